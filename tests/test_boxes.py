@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou, generalized_box_iou
+
+from oddetr.boxes import cxcywh_to_xyxy, generalized_iou, iou, pairwise_l1, xyxy_to_cxcywh
+
+coordinates = st.floats(0, 1, width=32)
+sides = st.floats(0, 1, width=32)
+visible_sides = st.floats(0.015625, 1, width=32)
+
+
+def box_lists(side: st.SearchStrategy[float], min_size: int = 1) -> st.SearchStrategy[Tensor]:
+    """[n, 4] boxes (cx, cy, w, h), `min_size` <= n <= 5."""
+    box = st.tuples(coordinates, coordinates, side, side)
+    return st.lists(box, min_size=min_size, max_size=5).map(lambda boxes: torch.tensor(boxes).reshape(-1, 4))
+
+
+any_boxes, visible_boxes = box_lists(sides), box_lists(visible_sides)
+DEGENERATE = torch.tensor(
+    [
+        [0.5, 0.5, 0, 0],
+        [0.5, 0.5, 0.2, 0],
+        [0.5, 0.5, 0, 0.1],
+        [0.5, 0.5, 1e-30, 1e-30],
+        [0.1, 0.9, 0, 0],
+        [0.5, 0.5, 1, 1],
+    ]
+)
+
+
+@given(visible_boxes)
+def test_formats_when_there_and_back_then_equal(boxes: Tensor) -> None:
+    torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes, rtol=0, atol=1e-6)
+
+
+def test_formats_when_known_box_then_known_corners() -> None:
+    box, corners = torch.tensor([0.5, 0.25, 0.5, 0.125]), torch.tensor([0.25, 0.1875, 0.75, 0.3125])
+    assert torch.equal(cxcywh_to_xyxy(box), corners)
+    assert torch.equal(xyxy_to_cxcywh(corners), box)
+
+
+@given(any_boxes, any_boxes)
+def test_iou_when_any_boxes_then_between_zero_and_one_and_symmetric(first: Tensor, second: Tensor) -> None:
+    pairs = iou(first[:, None], second[None])
+    assert pairs.shape == (len(first), len(second))
+    assert ((pairs >= 0) & (pairs <= 1 + 1e-6)).all()
+    assert torch.equal(pairs, iou(second[:, None], first[None]).T)
+
+
+@given(any_boxes, any_boxes)
+def test_generalized_iou_when_any_boxes_then_between_minus_one_and_iou_and_symmetric(
+    first: Tensor, second: Tensor
+) -> None:
+    pairs = generalized_iou(first[:, None], second[None])
+    assert (pairs >= -1 - 1e-6).all()
+    assert (pairs <= iou(first[:, None], second[None]) + 1e-6).all()
+    assert torch.equal(pairs, generalized_iou(second[:, None], first[None]).T)
+
+
+@given(visible_boxes)
+def test_iou_when_box_with_itself_then_one(boxes: Tensor) -> None:
+    torch.testing.assert_close(iou(boxes, boxes), torch.ones(len(boxes)))
+    torch.testing.assert_close(generalized_iou(boxes, boxes), torch.ones(len(boxes)))
+
+
+@given(visible_boxes, visible_boxes)
+def test_overlaps_when_all_pairs_then_equal_torchvision(first: Tensor, second: Tensor) -> None:
+    corners = cxcywh_to_xyxy(first), cxcywh_to_xyxy(second)
+    torch.testing.assert_close(iou(first[:, None], second[None]), box_iou(*corners), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        generalized_iou(first[:, None], second[None]), generalized_box_iou(*corners), rtol=0, atol=1e-6
+    )
+
+
+def test_generalized_iou_when_boxes_are_apart_then_minus_the_gap() -> None:
+    left, right = torch.tensor([0.125, 0.5, 0.25, 1.0]), torch.tensor([0.875, 0.5, 0.25, 1.0])
+    assert generalized_iou(left, right).item() == pytest.approx(-0.5)
+    assert iou(left, right).item() == 0
+
+
+@pytest.mark.parametrize("measure", [iou, generalized_iou])
+def test_overlaps_when_boxes_are_degenerate_then_value_and_gradient_are_finite(measure) -> None:
+    first, second = DEGENERATE.clone().requires_grad_(), DEGENERATE.clone().requires_grad_()
+    pairs = measure(first[:, None], second[None])
+    pairs.sum().backward()
+    assert pairs.isfinite().all()
+    for gradient in (first.grad, second.grad):
+        assert gradient is not None
+        assert gradient.norm().isfinite()
+
+
+@given(any_boxes, any_boxes)
+def test_generalized_iou_when_any_boxes_then_gradient_norm_is_finite(first: Tensor, second: Tensor) -> None:
+    first.requires_grad_()
+    generalized_iou(first[:, None], second[None]).sum().backward()
+    assert first.grad is not None
+    assert first.grad.norm().isfinite()
+
+
+@pytest.mark.parametrize("measure", [iou, generalized_iou])
+def test_overlaps_when_bfloat16_then_computed_in_float32(measure) -> None:
+    low = torch.rand(8, 2, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    first, second = low.unbind(1)
+    assert torch.equal(measure(first, second), measure(first.float(), second.float()))
+    assert measure(first, second).dtype == torch.float32
+    assert measure(first.double(), second.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("convert", [cxcywh_to_xyxy, xyxy_to_cxcywh])
+def test_formats_when_half_precision_then_float32(convert) -> None:
+    boxes = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).half()
+    assert torch.equal(convert(boxes), convert(boxes.float()))
+
+
+@given(any_boxes, any_boxes)
+def test_pairwise_l1_when_all_pairs_then_sum_of_differences(first: Tensor, second: Tensor) -> None:
+    by_hand = (first[:, None] - second[None]).abs().sum(dim=-1)
+    torch.testing.assert_close(pairwise_l1(first, second), by_hand, rtol=0, atol=1e-6)
+    assert pairwise_l1(first.bfloat16(), second.bfloat16()).dtype == torch.float32
+
+
+def test_pairwise_measures_when_an_image_is_empty_then_empty() -> None:
+    queries, objects = torch.rand(2, 3, 4), torch.zeros(2, 0, 4)
+    assert pairwise_l1(queries, objects).shape == (2, 3, 0)
+    assert generalized_iou(queries[:, :, None], objects[:, None]).shape == (2, 3, 0)

@@ -1,0 +1,87 @@
+"""Which query learns which object: a cost for every pair, and the cheapest one-to-one assignment (DETR, arXiv 2005.12872)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from oddetr.boxes import generalized_iou, pairwise_l1
+from oddetr.structures import GroundTruth, Predictions
+
+
+class NonFiniteCostError(FloatingPointError):
+    """A matching cost is NaN or infinite: the predictions are. `images` are the indices in the batch."""
+
+    def __init__(self, images: tuple[int, ...]) -> None:
+        super().__init__(
+            f"The matching cost is not finite for image {', '.join(map(str, images))} of the batch: the detector predicts "
+            "NaN or infinity. The training has diverged (try a lower learning rate, or float32)."
+        )
+        self.images = images
+
+
+@dataclass(frozen=True)
+class MatchingWeights:
+    """Weights of the cost's parts; the defaults are Deformable-DETR's."""
+
+    classes: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@torch.no_grad()
+def matching_cost(
+    predictions: Predictions, truth: GroundTruth, weights: MatchingWeights
+) -> Float[Tensor, "layers batch queries objects"]:
+    """The cost of every query for every object, in float32, all layers at once.
+
+    cost = w_class (f+ - f-) + w_l1 |box - object|_1 - w_giou GIoU(box, object)
+    f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  p the probability of the object's class, a = 1/4, g = 2.
+
+    Columns of padded objects mean nothing.
+    """
+    probabilities = predictions.logits.float().sigmoid()
+    positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
+    negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
+    layers, _, queries, _ = probabilities.shape
+    columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
+    class_cost = (positive - negative).gather(-1, columns)
+    boxes = truth.boxes.expand(layers, -1, -1, -1)
+    giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
+    return weights.classes * class_cost + weights.l1 * pairwise_l1(predictions.boxes, boxes) - weights.giou * giou
+
+
+def hungarian(
+    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...]
+) -> tuple[Int64[Tensor, "_ batch _"], ...]:
+    """The cheapest assignment for each layer and image of each cost tensor; all tensors cross to the host in one copy.
+
+    Args:
+        costs: as `matching_cost` gives them; layers and queries may differ between them.
+        counts: how many objects each image has.
+
+    Returns:
+        For each cost tensor the `Assignment` [layers, batch, queries]. An image with more objects than queries leaves
+        the objects without a query that cost the most.
+
+    Raises:
+        NonFiniteCostError: a cost of a real object is NaN or infinite.
+    """
+    host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+    parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
+    assignments: list[Tensor] = []
+    for cost, part in zip(costs, parts, strict=True):
+        values = part.reshape(cost.shape)
+        bad = tuple(i for i, count in enumerate(counts) if not np.isfinite(values[:, i, :, :count]).all())
+        if bad:
+            raise NonFiniteCostError(bad)
+        assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
+        for layer, image in np.ndindex(*cost.shape[:2]):
+            if counts[image]:
+                queries, objects = linear_sum_assignment(values[layer, image, :, : counts[image]])
+                assignment[layer, image, queries] = objects
+        assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
+    return tuple(assignments)

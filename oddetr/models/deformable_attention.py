@@ -1,0 +1,75 @@
+"""Multi-scale deformable attention as a module: linear maps around `kernels.deformable_attention`."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from oddetr.models.kernels import deformable_attention
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Each query reads `points` places per head and level, at learned offsets from its anchor (arXiv 2010.04159, eq. 3).
+
+    Offsets are in cells of the level around an anchor point; around an anchor box in units of half the box over
+    `points`. Initially the points of head h lie on a ray at angle 2 pi h / heads, at distances 1 .. points cells.
+
+    Args:
+        width: of queries and values, a multiple of `heads`.
+
+    Raises:
+        ValueError: `width` is not a multiple of `heads`.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"The width ({width}) must be a multiple of the number of heads ({heads}).")
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The official initialisation: offsets in rings, uniform attention, Xavier projections."""
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(dim=-1, keepdim=True)
+        distances = torch.arange(1, self.points + 1, dtype=torch.float32)
+        ring = (rays[:, None, None, :] * distances[:, None]).expand(-1, self.levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(ring.reshape(-1))
+        for zero in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+            nn.init.zeros_(zero)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch queries width"],
+        anchors: Float[Tensor, "batch queries #levels point_or_box"],
+        tokens: Float[Tensor, "batch tokens width"],
+        padding_mask: Bool[Tensor, "batch tokens"],
+        shapes: tuple[tuple[int, int], ...],
+    ) -> Float[Tensor, "batch queries width"]:
+        """Reads `tokens` (levels of `shapes`, one after the other) around `anchors`.
+
+        Anchors are relative to each level's padded map. Padded tokens read as 0.
+        """
+        batch, queries, width = query.shape
+        value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0.0)
+        value = value.view(batch, -1, self.heads, width // self.heads)
+        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
+        weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
+        weights = weights.softmax(dim=-1).view(batch, queries, self.heads, self.levels, self.points)
+        centre = anchors[:, :, None, :, None, :2]
+        if anchors.shape[-1] == 2:
+            extent = torch.tensor([(w, h) for h, w in shapes], dtype=anchors.dtype, device=anchors.device)
+            locations = centre + offsets / extent[:, None, :]
+        else:
+            locations = centre + offsets * (anchors[:, :, None, :, None, 2:] * (0.5 / self.points))
+        return self.output_proj(deformable_attention(value, shapes, locations, weights))

@@ -1,0 +1,65 @@
+"""Prediction heads: class logits, and boxes as corrections of anchors."""
+
+import copy
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def inverse_sigmoid(x: Float[Tensor, "*any"], eps: float = 1e-5) -> Float[Tensor, "*any"]:
+    """log(x / (1 - x)), with both terms at least `eps`."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, width: int, out: int, depth: int) -> None:
+        super().__init__()
+        sizes = [width] * depth + [out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any out"]:
+        """Applies the layers."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class PredictionHead(nn.Module):
+    """Class logits and box of each query, in float32.
+
+    box = sigmoid(MLP(content) + inverse_sigmoid(anchor)), where a point anchor corrects only the centre.
+
+    Initially every class has probability 0.01 (RetinaNet's prior) and the box is the anchor.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(width, num_classes)
+        self.boxes = MLP(width, 4, depth=3)
+        nn.init.constant_(self.classes.bias, -math.log((1 - 0.01) / 0.01))
+        last = self.boxes.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries point_or_box"]
+    ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
+        """Returns logits and boxes; `anchor_logits` are `inverse_sigmoid(anchors)`."""
+        correction = self.boxes(content).float()
+        if anchor_logits.shape[-1] == 2:
+            anchor_logits = nn.functional.pad(anchor_logits, (0, 2))
+        return self.classes(content).float(), (correction + anchor_logits.float()).sigmoid()
+
+    def start_with_size(self, logit: float) -> None:
+        """Sets the logit of the width and height that a box starts with when its anchor is a point (official: -2)."""
+        with torch.no_grad():
+            self.boxes.layers[-1].bias[2:] = logit
+
+    def copies(self, count: int) -> list["PredictionHead"]:
+        """`count` independent heads that start with the same weights."""
+        return [copy.deepcopy(self) for _ in range(count)]

@@ -1,0 +1,170 @@
+"""Detectors by name and size.
+
+A preset is a function that gives a `DetectorConfig`; `build_detector` composes the detector that it describes.
+
+    build_detector(deformable_detr_tiny(), num_classes=3)
+    build_detector(deformable_detr_r50(variant="two_stage", num_queries=100), num_classes=80)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from oddetr.models.backbone import Backbone
+from oddetr.models.decoder import DecoderLayer, DeformableDecoder
+from oddetr.models.detector import Detector
+from oddetr.models.encoder import DeformableEncoder, FeaturePyramid
+from oddetr.models.heads import PredictionHead
+from oddetr.models.queries import LearnedQueries, TwoStageQueries
+
+Variant = Literal["plain", "refine", "two_stage"]
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What a Deformable-DETR is made of; defaults are the paper's (arXiv 2010.04159).
+
+    Attributes:
+        variant: `plain`; `refine`: iterative box refinement; `two_stage`: that, with queries chosen from the encoder.
+        backbone: a timm model name.
+        pretrained: the backbone starts from ImageNet weights, so its batch norms and first layers are frozen.
+        width: of tokens and queries; a multiple of 32 and of `heads`.
+        heads: of every attention.
+        ffn_width: hidden width of the feed-forward networks.
+        encoder_layers, decoder_layers: how many.
+        levels: of the pyramid; the backbone gives the first three.
+        points: that a query reads per head and level.
+        num_queries: the most objects that can be found in an image.
+        dropout: the probability, in [0, 1), in encoder and decoder.
+
+    Raises:
+        ValueError: a size that is out of range.
+    """
+
+    variant: Variant = "plain"
+    backbone: str = "resnet50"
+    pretrained: bool = True
+    width: int = 256
+    heads: int = 8
+    ffn_width: int = 1024
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    levels: int = 4
+    points: int = 4
+    num_queries: int = 300
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")
+        for field in ("width", "heads", "ffn_width", "encoder_layers", "decoder_layers", "levels", "points", "num_queries"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        if self.width % 32 or self.width % self.heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of 32 and of heads ({self.heads}).")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
+
+    def override(self, changes: dict[str, Any]) -> "DetectorConfig":
+        """The same with some fields changed.
+
+        Raises:
+            ValueError: no such field, or a value that does not fit it.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(self)}
+        for name, value in changes.items():
+            if name not in fields:
+                raise ValueError(f"A detector has no field {name!r}; it has {', '.join(fields)}.")
+            kind = type(getattr(self, name))
+            if not (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))) and not (
+                kind is float and type(value) is int
+            ):
+                raise ValueError(f"detector.{name} is {value!r}; it must be a {kind.__name__}.")
+        return dataclasses.replace(self, **changes)
+
+
+def deformable_detr_tiny(**changes: Any) -> DetectorConfig:
+    """Trains on two CPU cores: EfficientNet-Lite0 (ImageNet weights without a download: the `offline` extra), width 128,
+    2 encoder and 3 decoder layers, 100 queries."""
+    tiny = DetectorConfig(
+        backbone="tf_efficientnet_lite0",
+        width=128,
+        ffn_width=512,
+        encoder_layers=2,
+        decoder_layers=3,
+        num_queries=100,
+        dropout=0.0,
+    )
+    return tiny.override(changes)
+
+
+def deformable_detr_refine_tiny(**changes: Any) -> DetectorConfig:
+    """`deformable_detr_tiny` with iterative box refinement."""
+    return deformable_detr_tiny(variant="refine").override(changes)
+
+
+def deformable_detr_two_stage_tiny(**changes: Any) -> DetectorConfig:
+    """`deformable_detr_tiny` with iterative box refinement and queries chosen from the encoder's proposals."""
+    return deformable_detr_tiny(variant="two_stage").override(changes)
+
+
+def deformable_detr_r50(**changes: Any) -> DetectorConfig:
+    """The paper's: ResNet-50, 4 levels, 6 + 6 layers, 300 queries."""
+    return DetectorConfig().override(changes)
+
+
+def deformable_detr_refine_r50(**changes: Any) -> DetectorConfig:
+    """The paper's, with iterative box refinement."""
+    return deformable_detr_r50(variant="refine").override(changes)
+
+
+def deformable_detr_two_stage_r50(**changes: Any) -> DetectorConfig:
+    """The paper's, with iterative box refinement and queries chosen from the encoder's proposals."""
+    return deformable_detr_r50(variant="two_stage").override(changes)
+
+
+PRESETS: dict[str, Callable[..., DetectorConfig]] = {
+    preset.__name__: preset
+    for preset in (
+        deformable_detr_tiny,
+        deformable_detr_refine_tiny,
+        deformable_detr_two_stage_tiny,
+        deformable_detr_r50,
+        deformable_detr_refine_r50,
+        deformable_detr_two_stage_r50,
+    )
+}
+"""What the command line calls them by."""
+
+
+def build_detector(config: DetectorConfig, num_classes: int) -> Detector:
+    """Composes the detector, with random weights (`Backbone.load_imagenet` fills the backbone's).
+
+    Raises:
+        ValueError: no classes, or a backbone that timm cannot build.
+    """
+    return compose(config, num_classes, Backbone(config.backbone, frozen=config.pretrained))
+
+
+def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector:
+    """`build_detector` around any backbone: a module with the attribute `channels`, images -> maps."""
+    if num_classes < 1:
+        raise ValueError(f"A detector needs at least one class, not {num_classes}.")
+    sizes = (config.width, config.heads, config.levels, config.points, config.ffn_width)
+    refine, two_stage = config.variant != "plain", config.variant == "two_stage"
+    head = PredictionHead(config.width, num_classes)
+    heads = head.copies(config.decoder_layers if refine else 1)
+    if two_stage:
+        query_source = TwoStageQueries(config.num_queries, config.width, head)
+    else:
+        heads[0].start_with_size(-2.0)
+        query_source = LearnedQueries(config.num_queries, config.width)
+    layers = [DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers)]
+    return Detector(
+        backbone=backbone,
+        pyramid=FeaturePyramid(cast(list[int], backbone.channels), config.width, config.levels),
+        encoder=DeformableEncoder(*sizes, config.encoder_layers, config.dropout),
+        query_source=query_source,
+        decoder=DeformableDecoder(layers, heads, refine_anchors=refine),
+    )

@@ -1,0 +1,124 @@
+import dataclasses
+
+import pytest
+import torch
+
+from oddetr.models.presets import PRESETS, DetectorConfig, build_detector, deformable_detr_tiny
+from tests.models.helpers import small_batch, small_detector
+
+VARIANTS = ["plain", "refine", "two_stage"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_detector_given_images_gives_predictions_of_every_layer(variant: str) -> None:
+    batch = small_batch()
+    predictions = small_detector(variant)(batch.images, batch.padding_mask)
+    assert predictions.logits.shape == (2, 2, 6, 3)
+    assert predictions.boxes.shape == (2, 2, 6, 4)
+    assert predictions.content.shape == (2, 2, 6, 32)
+    assert ((predictions.boxes >= 0) & (predictions.boxes <= 1)).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_when_its_features_change_then_predictions_do_not(variant: str) -> None:
+    """The backbone mixes nothing across strides here, so every difference would come through a mask that is not honoured."""
+    detector = small_detector(variant).eval()
+    with torch.no_grad():
+        for layer in (*detector.encoder.layers, *detector.decoder.layers):
+            attention = getattr(layer, "cross_attn", layer.self_attn)
+            attention.sampling_offsets.weight.normal_()
+            attention.sampling_offsets.bias.normal_(std=3)
+    batch = small_batch()
+    disturbed = batch.images.clone()
+    disturbed[-1, :, :, 32:] = torch.randn(3, 64, 32) * 10
+
+    # GroupNorm and the extra level's 3x3 convolution see the padding officially too: start after them.
+    maps = detector.pyramid(detector.backbone(batch.images))
+    changed = [level.clone() for level in maps]
+    for level in changed:
+        level[-1, :, :, level.shape[-1] // 2 + (level.shape[-1] == 1) :] += 5
+    memory, other = (detector.encoder(levels, batch.padding_mask) for levels in (maps, changed))
+    outputs = [detector.decode(m, detector.initial_queries(m).queries) for m in (memory, other)]
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(outputs[0], name), getattr(outputs[1], name), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_when_an_image_is_padded_then_its_valid_ratios_say_so(variant: str) -> None:
+    detector = small_detector(variant)
+    batch = small_batch()
+    memory = detector.encode(batch.images, batch.padding_mask)
+    torch.testing.assert_close(memory.valid_ratios[0], torch.ones(4, 2))
+    assert memory.valid_ratios[1, 0].tolist() == [0.5, 1.0]
+    assert memory.tokens.shape[1] == sum(h * w for h, w in memory.shapes) == memory.padding_mask.shape[1]
+
+
+def test_anchors_when_boxes_are_refined_then_carry_no_gradient_to_earlier_layers() -> None:
+    detector = small_detector("refine")
+    batch = small_batch()
+    predictions = detector(batch.images, batch.padding_mask)
+    first_head = detector.decoder.heads[0].boxes.layers[-1].bias
+    own, later = (torch.autograd.grad(predictions.boxes[i].sum(), first_head, retain_graph=True)[0] for i in (0, 1))
+    assert own.count_nonzero() == 4
+    assert later.count_nonzero() == 0
+
+
+def test_identity_when_queries_are_learned_is_the_slot_and_when_two_stage_the_token() -> None:
+    batch = small_batch()
+    for variant, expected in (("plain", None), ("two_stage", "tokens")):
+        detector = small_detector(variant)
+        memory = detector.encode(batch.images, batch.padding_mask)
+        initial = detector.initial_queries(memory)
+        if expected is None:
+            assert initial.queries.identity.equal(torch.arange(6).expand(2, -1))
+            assert initial.proposals is None
+        else:
+            boxes = initial.proposals.boxes[0].gather(1, initial.queries.identity[..., None].expand(-1, -1, 4))
+            torch.testing.assert_close(boxes, initial.queries.anchors)
+            assert not initial.queries.anchors.requires_grad
+
+
+def test_two_stage_when_image_has_fewer_tokens_than_queries_then_says_so() -> None:
+    batch = small_batch()
+    with pytest.raises(ValueError, match="fewer than the 500 queries"):
+        small_detector("two_stage", num_queries=500)(batch.images, batch.padding_mask)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
+def test_preset_when_built_then_has_its_sizes(preset: object) -> None:
+    config = preset()
+    with torch.device("meta"):
+        detector = build_detector(config, num_classes=7)
+    assert len(detector.encoder.layers) == config.encoder_layers
+    assert len(detector.decoder.layers) == config.decoder_layers
+    assert detector.decoder.heads[0].classes.out_features == 7
+    assert detector.decoder.refine_anchors is (config.variant != "plain")
+
+
+def test_r50_when_built_then_learns_as_many_parameters_as_the_official_model() -> None:
+    """The official training prints `number of params: 39847265` (ResNet-50, 91 classes, plain variant)."""
+    with torch.device("meta"):
+        detector = build_detector(PRESETS["deformable_detr_r50"](), num_classes=91)
+    assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == 39_847_265
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 100}, "multiple of 32"),
+        ({"heads": 7}, "of heads"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"num_queries": 0}, "at least 1"),
+    ],
+)
+def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(DetectorConfig(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"num_querys": 5}, "no field 'num_querys'"), ({"num_queries": "many"}, "must be a int")]
+)
+def test_override_when_it_does_not_fit_then_says_so(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deformable_detr_tiny(**changes)

@@ -1,0 +1,100 @@
+"""What golden files cannot see: how the official detectors begin, and what learns at which rate."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.presets import DetectorConfig
+from oddetr.training.config import OptimizerConfig
+from oddetr.training.module import parameter_groups
+from tests.models.helpers import small_batch, small_detector
+
+
+def test_offsets_when_new_then_lie_in_rings() -> None:
+    attention = MultiScaleDeformableAttention(width=64, heads=8, levels=3, points=4)
+    offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)
+    assert attention.sampling_offsets.weight.count_nonzero() == 0
+    for head in range(8):
+        angle = 2 * math.pi * head / 8
+        ray = torch.tensor([math.cos(angle), math.sin(angle)])
+        ray /= ray.abs().max()
+        for point in range(4):
+            torch.testing.assert_close(offsets[head, :, point], (ray * (point + 1)).expand(3, 2), atol=1e-5, rtol=0)
+
+
+def test_attention_when_new_then_weighs_all_points_alike_and_projects_by_xavier() -> None:
+    attention = MultiScaleDeformableAttention(width=64, heads=8, levels=3, points=4)
+    assert attention.attention_weights.weight.count_nonzero() == 0
+    assert attention.attention_weights.bias.count_nonzero() == 0
+    bound = math.sqrt(6 / 128)
+    for projection in (attention.value_proj, attention.output_proj):
+        assert projection.bias.count_nonzero() == 0
+        assert 0.95 * bound < projection.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])
+def test_heads_when_new_then_have_the_prior_and_the_official_box_bias(variant: str) -> None:
+    detector = small_detector(variant)
+    heads = list(detector.decoder.heads)
+    assert len(heads) == (1 if variant == "plain" else 2)
+    for index, head in enumerate(heads):
+        torch.testing.assert_close(head.classes.bias.sigmoid(), torch.full((3,), 0.01))
+        last = head.boxes.layers[-1]
+        size = -2.0 if index == 0 and variant != "two_stage" else 0.0
+        assert last.weight.count_nonzero() == 0
+        assert last.bias.tolist() == [0, 0, size, size]
+        assert head.classes.weight.equal(heads[0].classes.weight)
+        assert head.boxes.layers[0].weight.equal(heads[0].boxes.layers[0].weight)
+    if variant == "two_stage":
+        assert detector.query_source.head.boxes.layers[-1].bias.count_nonzero() == 0
+        assert detector.query_source.head.classes.weight is not heads[0].classes.weight
+
+
+def test_transformer_when_new_then_matrices_are_xavier() -> None:
+    detector = small_detector("two_stage")
+    linears = [
+        module
+        for part in (detector.encoder.layers, detector.decoder.layers)
+        for name, module in part.named_modules()
+        if isinstance(module, nn.Linear) and not name.endswith(("sampling_offsets", "attention_weights"))
+    ]
+    linears += [detector.query_source.token_projection, detector.query_source.position_projection]
+    assert len(linears) == 16
+    for linear in linears:
+        bound = math.sqrt(6 / (linear.in_features + linear.out_features))
+        assert 0.9 * bound < linear.weight.abs().max() <= bound
+    assert detector.encoder.level_embed.std() > 0.7
+
+
+def test_paper_config_when_default_then_has_dropout_at_the_official_places() -> None:
+    assert DetectorConfig().dropout == 0.1
+    detector = small_detector("plain", dropout=0.1)
+    batch = small_batch()
+    for layer in (*detector.encoder.layers, *detector.decoder.layers):
+        assert layer.dropout.p == 0.1
+    assert detector.decoder.layers[0].self_attn.dropout == 0.1
+    detector.train()
+    torch.manual_seed(0)
+    first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
+    assert not first.equal(second)
+    detector.eval()
+    first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
+    assert first.equal(second)
+
+
+@pytest.mark.parametrize("variant", ["plain", "two_stage"])
+def test_parameter_groups_when_made_then_hold_each_parameter_once_at_its_rate(variant: str) -> None:
+    detector = small_detector(variant)
+    detector.backbone.stages[0].requires_grad_(False)
+    groups = {group["name"]: group for group in parameter_groups(detector, OptimizerConfig(learning_rate=1e-3))}
+    rates = {id(parameter): group["lr"] for group in groups.values() for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in groups.values()) == len(rates)
+    for name, parameter in detector.named_parameters():
+        if name.startswith("backbone.stages.0"):
+            assert id(parameter) not in rates
+            continue
+        slow = name.startswith("backbone.") or "sampling_offsets" in name or "reference_points" in name
+        assert rates[id(parameter)] == pytest.approx(1e-4 if slow else 1e-3), name

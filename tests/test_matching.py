@@ -1,0 +1,110 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.structures import GroundTruth, Predictions
+
+
+def random_case(seed: int, counts: tuple[int, ...], queries: int = 5, layers: int = 2) -> tuple[Predictions, GroundTruth]:
+    generator = torch.Generator().manual_seed(seed)
+    truth = GroundTruth.stack(
+        [torch.randint(4, (count,), generator=generator) for count in counts],
+        [torch.rand(count, 4, generator=generator) * 0.4 + 0.1 for count in counts],
+    )
+    shape = (layers, len(counts), queries)
+    predictions = Predictions(
+        torch.randn(*shape, 4, generator=generator),
+        torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1,
+        torch.zeros(*shape, 1),
+    )
+    return predictions, truth
+
+
+def test_cost_when_computed_by_hand_then_agrees() -> None:
+    """p = 0.5 for the class; boxes (.5 .5 .2 .2) and (.5 .5 .4 .4): IoU = GIoU = 1/4, L1 = 0.4.
+
+    f+ = .25 * .25 * ln 2 = 0.04332, f- = .75 * .25 * ln 2 = 0.12996: 2 * (f+ - f-) + 5 * 0.4 - 2 * 0.25 = 1.32671.
+    """
+    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
+    predictions = Predictions(
+        torch.zeros(1, 1, 1, 2), torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
+    )
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    assert cost.item() == pytest.approx(1.32671, abs=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 4), min_size=1, max_size=3))
+def test_hungarian_when_compared_with_all_permutations_then_is_the_cheapest(seed: int, counts: list[int]) -> None:
+    predictions, truth = random_case(seed, tuple(counts))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    (assignment,) = hungarian(cost, counts=truth.counts)
+    for layer, image in np.ndindex(2, len(counts)):
+        chosen = assignment[layer, image]
+        matched = chosen[chosen >= 0]
+        assert sorted(matched.tolist()) == list(range(counts[image]))
+        total = sum(cost[layer, image, query, chosen[query]].item() for query in range(5) if chosen[query] >= 0)
+        best = min(
+            (
+                sum(cost[layer, image, query, item].item() for item, query in enumerate(order))
+                for order in itertools.permutations(range(5), counts[image])
+            ),
+            default=0.0,
+        )
+        assert total == pytest.approx(best, abs=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_hungarian_when_queries_are_permuted_then_the_assignment_is_permuted(seed: int) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
+    (first,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    (second,) = hungarian(matching_cost(permuted, truth, MatchingWeights()), counts=truth.counts)
+    assert first[:, :, order].equal(second)
+
+
+def test_hungarian_when_there_are_more_objects_than_queries_then_every_query_has_one() -> None:
+    predictions, truth = random_case(0, (9,))
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert (assignment >= 0).all()
+    assert all(len(set(row.tolist())) == 5 for row in assignment.flatten(0, 1))
+
+
+def test_hungarian_when_no_image_has_an_object_then_nothing_is_assigned() -> None:
+    predictions, truth = random_case(0, (0, 0))
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert (assignment == -1).all()
+
+
+def test_hungarian_when_given_several_costs_then_matches_each_as_if_alone() -> None:
+    predictions, truth = random_case(3, (3, 1))
+    more, _ = random_case(4, (3, 1), queries=8, layers=1)
+    costs = [matching_cost(each, truth, MatchingWeights()) for each in (predictions, more)]
+    together = hungarian(*costs, counts=truth.counts)
+    for cost, assignment in zip(costs, together, strict=True):
+        assert hungarian(cost, counts=truth.counts)[0].equal(assignment)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_hungarian_when_a_cost_is_not_finite_then_names_the_image(value: float) -> None:
+    predictions, truth = random_case(0, (2, 2, 0))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    cost[1, 1, 0, 0] = value
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch") as caught:
+        hungarian(cost, counts=truth.counts)
+    assert caught.value.images == (1,)
+
+
+def test_hungarian_when_only_padding_is_not_finite_then_does_not_care() -> None:
+    predictions, truth = random_case(0, (2, 1))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    cost[:, 1, :, 1:] = float("nan")
+    (assignment,) = hungarian(cost, counts=truth.counts)
+    assert (assignment[:, 1] >= 0).sum(dim=-1).tolist() == [1, 1]

@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+import torch
+
+from oddetr.matching import NonFiniteCostError
+from oddetr.structures import Batch, GroundTruth
+from oddetr.task import DetectionTask
+from tests.models.helpers import small_batch, small_detector
+
+VARIANTS = ["plain", "refine", "two_stage"]
+
+
+def gradients(task: DetectionTask, batches: list[Batch]) -> dict[str, torch.Tensor]:
+    task.zero_grad()
+    for batch in batches:
+        task(batch)["loss"].backward()
+    return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+
+
+def one_image(batch: Batch, index: int, objects: int) -> Batch:
+    count = batch.truth.counts[index]
+    chosen = slice(index, index + 1)
+    return dataclasses.replace(
+        batch,
+        images=batch.images[chosen],
+        padding_mask=batch.padding_mask[chosen],
+        truth=GroundTruth.stack([batch.truth.labels[index, :count]], [batch.truth.boxes[index, :count]]),
+        image_ids=batch.image_ids[chosen],
+        original_sizes=batch.original_sizes[chosen],
+        step_objects=objects,
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plain_loop_when_run_on_one_batch_then_learns_it(variant: str) -> None:
+    task = DetectionTask(small_detector(variant))
+    batch = small_batch((2, 1))
+    optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = task(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0), (9, 1)], ids=str)
+def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_a_finite_gradient(
+    variant: str, counts: tuple[int, ...]
+) -> None:
+    """The same graph whatever the objects: no process of several ever has a parameter without a gradient."""
+    task = DetectionTask(small_detector(variant))
+    found = gradients(task, [small_batch(counts)])
+    without = {name for name, _ in task.named_parameters()} - found.keys()
+    assert without == set()
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
+    task = DetectionTask(small_detector(variant))
+    batch = small_batch((3, 1), size=128)
+    whole = gradients(task, [batch])
+    parts = gradients(task, [one_image(batch, index, batch.truth.total) for index in (0, 1)])
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_loss_when_it_is_two_stage_then_supervises_proposals_without_classes() -> None:
+    task = DetectionTask(small_detector("two_stage"))
+    batch = small_batch((2, 1))
+    found = task(batch)
+    weighted = sum(
+        weight * found[f"loss_{prefix}{part}"]
+        for prefix in ("", "proposal_")
+        for part, weight in (("classes", 2), ("l1", 5), ("giou", 2))
+    )
+    torch.testing.assert_close(found["loss"].detach(), weighted)
+    other = dataclasses.replace(
+        batch, truth=GroundTruth((batch.truth.labels + 1).clamp(max=2), batch.truth.boxes, batch.truth.counts)
+    )
+    assert task(other)["loss_proposal_classes"].equal(found["loss_proposal_classes"])
+
+
+def test_loss_when_the_detector_predicts_nan_then_raises() -> None:
+    task = DetectionTask(small_detector("plain"))
+    with torch.no_grad():
+        task.detector.decoder.heads[0].classes.bias[:] = float("nan")
+    with pytest.raises(NonFiniteCostError):
+        task(small_batch((1, 1)))
+
+
+def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
+    task = DetectionTask(small_detector("plain"))
+    batch = small_batch((2, 1))
+    exact = task(batch)["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = task(batch)["loss"]
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.05)

@@ -1,0 +1,61 @@
+"""What a detector found on one image: the value that prediction, evaluation, drawing and files exchange."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from oddetr.data.dataset import ClassTable
+
+
+class CocoResult(TypedDict):
+    """One entry of a COCO results file; `bbox` is (left, top, width, height) in pixels."""
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found on one image, in any order.
+
+    Attributes:
+        boxes: (x0, y0, x1, y1) in pixels of the original image.
+        scores: in [0, 1].
+        labels: 0..K-1.
+    """
+
+    boxes: Float32[np.ndarray, "detections 4"]
+    scores: Float32[np.ndarray, " detections"]
+    labels: Int64[np.ndarray, " detections"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, which: Int64[np.ndarray, " chosen"] | Bool[np.ndarray, " detections"]) -> "Detections":
+        """Those at the given rows, in the given order, or those where the mask is True."""
+        return Detections(self.boxes[which], self.scores[which], self.labels[which])
+
+    def above(self, threshold: float) -> "Detections":
+        """Those with a score of at least `threshold`, in the same order."""
+        return self.take(self.scores >= threshold)
+
+    def top(self, count: int) -> "Detections":
+        """The `count` best, best first; of equal scores the earlier one first."""
+        return self.take(np.argsort(-self.scores, kind="stable")[:count])
+
+    def to_coco(self, image_id: int, classes: ClassTable) -> list[CocoResult]:
+        """Entries of a COCO results file, with the original class ids, ready for `json.dump`.
+
+        Coordinates are rounded to 1/100 pixel and scores to six digits, which keeps a file of 10^6 of them small.
+        """
+        corners = self.boxes.astype(np.float64)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(2).tolist()
+        scores = self.scores.astype(np.float64).round(6).tolist()
+        return [
+            {"image_id": image_id, "category_id": classes.ids[label], "bbox": box, "score": score}
+            for label, box, score in zip(self.labels.tolist(), boxes, scores, strict=True)
+        ]

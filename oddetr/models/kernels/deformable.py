@@ -1,0 +1,66 @@
+"""The entry to deformable attention: chooses the form that suits the inputs."""
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from oddetr.models.kernels.gather import gather_attention
+from oddetr.models.kernels.reference import grid_sample_attention
+
+
+def deformable_attention(
+    value: Float[Tensor, "batch tokens heads width"],
+    shapes: tuple[tuple[int, int], ...],
+    locations: Float[Tensor, "batch queries heads levels points 2"],
+    weights: Float[Tensor, "batch queries heads levels points"],
+) -> Float[Tensor, "batch queries heads_times_width"]:
+    """Multi-scale deformable attention without its linear maps (arXiv 2010.04159, eq. 3).
+
+    out[b, q, h] = sum over levels l and points p of  weights[b, q, h, l, p] * V[b, l, h](locations[b, q, h, l, p])
+
+    V(x, y) interpolates a level bilinearly between pixel centres and is 0 outside: `grid_sample` at (2x - 1, 2y - 1)
+    with `align_corners=False` and `padding_mode="zeros"`.
+
+    Computed in float64 if any input is float64, else in float32; the result has the type of `value`. A location that is
+    not finite makes the result of its query and head NaN.
+
+    Args:
+        value: per level its pixels row by row, level after level.
+        shapes: (h, w) of every level; tokens = sum of h * w.
+        locations: (x, y) in [0, 1] across each level's padded map; points outside are allowed.
+        weights: of the points; usually they sum to 1 over levels and points.
+
+    Raises:
+        ValueError: the shapes contradict each other.
+    """
+    inputs = (value, locations, weights)
+    if _must_stay_symbolic() or _are_transformed():
+        return gather_attention(value, shapes, locations, weights)
+    if all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in inputs):
+        return _cpu_form()(value, shapes, locations, weights)
+    return grid_sample_attention(value, shapes, locations, weights)
+
+
+def _must_stay_symbolic() -> bool:
+    """Whether operators are being recorded for compilation or export."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+
+
+def _are_transformed() -> bool:
+    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot look into the CPU kernel."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
+
+
+@functools.cache
+def _cpu_form() -> Callable[..., Tensor]:
+    """The numba form, imported on first use; `grid_sample` where numba cannot be imported."""
+    try:
+        return importlib.import_module("oddetr.models.kernels.cpu").numba_attention
+    except ImportError as reason:
+        warnings.warn(f"Deformable attention on the CPU is about 5 times slower without numba: {reason}", stacklevel=3)
+        return grid_sample_attention

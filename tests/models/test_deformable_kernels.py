@@ -1,0 +1,370 @@
+"""Deformable attention: the forms agree with `grid_sample`, and the CPU kernel is exact, repeatable and safe."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from oddetr.models.kernels import cpu_loops, deformable, deformable_attention
+from oddetr.models.kernels.cpu import _geometry, numba_attention
+from oddetr.models.kernels.gather import gather_attention
+from oddetr.models.kernels.inputs import common_precision
+from oddetr.models.kernels.reference import grid_sample_attention
+
+Form = Callable[..., Tensor]
+FORMS = [numba_attention, gather_attention, grid_sample_attention]
+
+
+class Inputs(NamedTuple):
+    value: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    locations: Tensor
+    weights: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Inputs":
+        return Inputs(self.value.to(dtype), self.shapes, self.locations.to(dtype), self.weights.to(dtype))
+
+    def with_gradients(self) -> "Inputs":
+        value, locations, weights = (tensor.detach().requires_grad_() for tensor in (self[0], *self[2:]))
+        return Inputs(value, self.shapes, locations, weights)
+
+
+def random_inputs(
+    shapes: tuple[tuple[int, int], ...] = ((6, 8), (3, 4)),
+    batch: int = 2,
+    queries: int = 7,
+    heads: int = 2,
+    width: int = 8,
+    points: int = 3,
+    seed: int = 0,
+) -> Inputs:
+    """Float64 inputs whose points lie inside and outside, each at least 1/20 of a pixel from where a slope jumps."""
+    random = torch.Generator().manual_seed(seed)
+    extent = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float64)[:, None]
+    sizes = (batch, queries, heads, len(shapes), points)
+    pixel = (torch.rand(*sizes, 2, generator=random, dtype=torch.float64) * (extent + 3) - 2).floor()
+    within = torch.rand(*sizes, 2, generator=random, dtype=torch.float64) * 0.9 + 0.05
+    tokens = sum(h * w for h, w in shapes)
+    return Inputs(
+        torch.randn(batch, tokens, heads, width, generator=random, dtype=torch.float64),
+        shapes,
+        (pixel + within + 0.5) / extent,
+        torch.rand(*sizes, generator=random, dtype=torch.float64),
+    )
+
+
+def results_of(form: Form, inputs: Inputs) -> list[Tensor]:
+    """The output and the gradients of a sum of it with fixed random coefficients."""
+    inputs = inputs.with_gradients()
+    output = form(*inputs)
+    coefficients = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad((output * coefficients).sum(), (inputs.value, inputs.locations, inputs.weights))
+    return [output.detach(), *gradients]
+
+
+def assert_agree(form: Form, inputs: Inputs, **tolerance: float) -> None:
+    for found, expected in zip(results_of(form, inputs), results_of(grid_sample_attention, inputs), strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        random_inputs(),
+        random_inputs(shapes=((1, 1),), points=5),
+        random_inputs(shapes=((1, 7), (5, 1), (1, 1)), batch=1),
+        random_inputs(shapes=((7, 5), (4, 3), (2, 2), (1, 1)), batch=3, heads=3, width=5),
+        random_inputs(batch=1, queries=1, heads=1, width=1, points=1),
+        random_inputs(shapes=((12, 9),), queries=40, heads=8, width=32, points=4),
+    ],
+    ids=["usual", "one pixel", "lines", "four odd levels", "all ones", "wide"],
+)
+@pytest.mark.parametrize("form", [numba_attention, gather_attention])
+def test_form_when_compared_with_grid_sample_then_output_and_gradients_agree(
+    form: Form, inputs: Inputs, dtype: torch.dtype
+) -> None:
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
+    assert_agree(form, inputs.to(dtype), **tolerance)
+
+
+@pytest.mark.parametrize("form", [numba_attention, gather_attention])
+def test_form_when_points_lie_on_pixel_centres_and_borders_then_output_and_gradients_agree(form: Form) -> None:
+    inputs = random_inputs(shapes=((4, 8), (2, 4)), queries=16)
+    halves = torch.arange(-2, inputs.locations.numel() - 2, dtype=torch.float64) % 21 / 16
+    assert_agree(form, inputs._replace(locations=halves.view_as(inputs.locations)).to(torch.float32))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4).map(tuple),
+    sizes=st.tuples(*[st.integers(1, 4)] * 3),
+    width=st.integers(1, 40),
+    points=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_forms_when_sizes_are_arbitrary_then_agree(
+    shapes: tuple[tuple[int, int], ...], sizes: tuple[int, int, int], width: int, points: int, seed: int
+) -> None:
+    batch, queries, heads = sizes
+    inputs = random_inputs(shapes, batch, queries, heads, width, points, seed)
+    for form in (numba_attention, gather_attention):
+        assert_agree(form, inputs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", [numba_attention, gather_attention])
+def test_form_when_differentiated_numerically_then_first_and_second_derivatives_agree(form: Form) -> None:
+    inputs = random_inputs(shapes=((3, 4), (1, 2)), batch=1, queries=3, width=2, points=2).with_gradients()
+
+    def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return form(value, inputs.shapes, locations, weights)
+
+    variables = (inputs.value, inputs.locations, inputs.weights)
+    assert torch.autograd.gradcheck(attend, variables)
+    assert torch.autograd.gradgradcheck(attend, variables)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_when_values_are_bfloat16_then_only_the_ends_are_rounded(form: Form) -> None:
+    precise = random_inputs().to(torch.float32)
+    inputs = precise._replace(value=precise.value.bfloat16())
+    output, to_value, to_locations, _ = results_of(form, inputs)
+    assert (output.dtype, to_value.dtype, to_locations.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    expected = results_of(grid_sample_attention, inputs._replace(value=inputs.value.float()))
+    torch.testing.assert_close(output.float(), expected[0], rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(to_value.float(), expected[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_form_when_all_inputs_are_half_precision_then_agrees_with_float32(form: Form, dtype: torch.dtype) -> None:
+    inputs = random_inputs().to(dtype)
+    expected = grid_sample_attention(*inputs.to(torch.float32))
+    torch.testing.assert_close(form(*inputs).float(), expected, rtol=1e-2, atol=1e-5)
+
+
+def test_numba_attention_when_repeated_and_threaded_then_every_bit_is_the_same(threads: Callable[[int], None]) -> None:
+    inputs = random_inputs(shapes=((9, 11), (4, 5)), queries=300, heads=3, width=24, points=4).to(torch.float32)
+    found = []
+    for number in (1, 1, 2, 2):
+        threads(number)
+        found.append(results_of(numba_attention, inputs))
+    for again in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], again, strict=True))
+
+
+@pytest.mark.parametrize("cuts", [(0, 1, 4, 6), (0, 2, 5, 6), (0, 0, 3, 3, 6)], ids=str)
+def test_loops_when_tasks_are_cut_anywhere_then_every_bit_is_the_same(cuts: tuple[int, ...]) -> None:
+    inputs = random_inputs(batch=2, queries=3, heads=3)
+    levels, value = _geometry(inputs.shapes), inputs.value.flatten(0, 2).numpy()
+    arrays = levels, value, inputs.locations.numpy(), inputs.weights.numpy()
+    output, to_value, to_locations, to_weights = (tensor.numpy() for tensor in results_of(numba_attention, inputs))
+    random = torch.Generator().manual_seed(1)
+    gradient = torch.randn(output.shape, generator=random, dtype=torch.float64).view(2, 3, 3, 8).numpy()
+    found_output = np.empty_like(gradient)
+    found = np.zeros_like(value), np.empty_like(to_locations), np.empty_like(to_weights)
+    for first, last in pairwise(cuts):
+        cpu_loops.forward(*arrays, found_output, first, last)
+        cpu_loops.backward(*arrays, gradient, *found, first, last)
+    assert np.array_equal(found_output.reshape(output.shape), output)
+    assert np.array_equal(found[0].reshape(to_value.shape), to_value)
+    assert np.array_equal(found[1], to_locations)
+    assert np.array_equal(found[2], to_weights)
+
+
+def test_numba_attention_when_called_from_two_python_threads_then_both_are_right(
+    threads: Callable[[int], None],
+) -> None:
+    threads(2)
+    inputs = random_inputs(queries=400, heads=4, width=16, points=4).to(torch.float32)
+    expected = results_of(numba_attention, inputs)
+    together = threading.Barrier(2)
+
+    def attend(_: int) -> list[list[Tensor]]:
+        torch.set_num_threads(2)
+        together.wait()
+        return [results_of(numba_attention, inputs) for _ in range(10)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in chain.from_iterable(pool.map(attend, range(2))):
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("form", FORMS)
+def test_form_when_a_location_is_not_finite_then_only_its_query_and_head_are_nan(
+    form: Form, bad: float, dtype: torch.dtype
+) -> None:
+    inputs = random_inputs().to(dtype)
+    inputs.locations[1, 4, 1, 0, 2, 1] = bad
+    output, _, to_locations, to_weights = results_of(form, inputs)
+    expected = torch.zeros(2, 7, 2, 8, dtype=torch.bool)
+    expected[1, 4, 1] = True
+    assert torch.equal(output.isnan(), expected.flatten(2))
+    assert to_locations[1, 4, 1, 0, 2].isnan().any()
+    assert to_weights[1, 4, 1, 0, 2].isnan()
+
+
+@pytest.mark.parametrize("far", [1e30, -1e30, 1e9, -1e9, 2.0**31, -(2.0**63)])
+@pytest.mark.parametrize("form", FORMS)
+def test_form_when_all_locations_are_far_outside_then_output_and_gradients_are_zero(form: Form, far: float) -> None:
+    inputs = random_inputs().to(torch.float32)
+    for found in results_of(form, inputs._replace(locations=torch.full_like(inputs.locations, far))):
+        assert not found.any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_when_inputs_are_not_contiguous_then_result_is_the_same(form: Form) -> None:
+    inputs = random_inputs()
+    strided = inputs._replace(
+        value=inputs.value.transpose(1, 3).contiguous().transpose(1, 3),
+        locations=inputs.locations.flip(-1).contiguous().flip(-1).transpose(0, 1).contiguous().transpose(0, 1),
+        weights=torch.stack([inputs.weights, inputs.weights], dim=-1)[..., 0],
+    )
+    for found, expected in zip(results_of(form, strided), results_of(form, inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("wanted", [("value",), ("locations",), ("weights",), ("value", "weights")])
+def test_numba_attention_when_some_inputs_need_no_gradient_then_the_others_get_theirs(wanted: tuple[str, ...]) -> None:
+    inputs = random_inputs()
+    for name in wanted:
+        getattr(inputs, name).requires_grad_()
+    numba_attention(*inputs).sum().backward()
+    expected = inputs.with_gradients()
+    grid_sample_attention(*expected).sum().backward()
+    for name in ("value", "locations", "weights"):
+        gradient = getattr(inputs, name).grad
+        if name in wanted:
+            torch.testing.assert_close(gradient, getattr(expected, name).grad)
+        else:
+            assert gradient is None
+
+
+def test_numba_attention_when_gradients_are_off_then_output_has_no_graph() -> None:
+    inputs = random_inputs().with_gradients()
+    with torch.no_grad():
+        output = numba_attention(*inputs)
+    assert not output.requires_grad
+    assert torch.equal(output, numba_attention(*inputs))
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(0, 3), (2, 0)])
+def test_deformable_attention_when_empty_then_output_is_empty_and_gradients_are_zero(batch: int, queries: int) -> None:
+    inputs = random_inputs(batch=batch, queries=queries).with_gradients()
+    output = deformable_attention(*inputs)
+    assert output.shape == (batch, queries, 16)
+    output.sum().backward()
+    assert inputs.value.grad is not None
+    assert not inputs.value.grad.any()
+
+
+def test_deformable_attention_when_on_the_cpu_then_uses_numba() -> None:
+    assert deformable._cpu_form() is numba_attention
+    inputs = random_inputs().to(torch.float32)
+    assert torch.equal(deformable_attention(*inputs), numba_attention(*inputs))
+
+
+def test_deformable_attention_when_vectorised_by_functorch_then_agrees_with_a_loop() -> None:
+    inputs = random_inputs().with_gradients()
+
+    def loss(value: Tensor) -> Tensor:
+        return deformable_attention(value, inputs.shapes, inputs.locations, inputs.weights).square().sum()
+
+    values = torch.stack([inputs.value, 2 * inputs.value]).detach()
+    found = torch.func.vmap(torch.func.grad(loss))(values)
+    for value, gradient in zip(values, found, strict=True):
+        value.requires_grad_()
+        torch.testing.assert_close(gradient, torch.autograd.grad(loss(value), value)[0])
+
+
+def test_deformable_attention_when_numba_is_missing_then_warns_and_uses_grid_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "oddetr.models.kernels.cpu", None)
+    deformable._cpu_form.cache_clear()
+    inputs = random_inputs()
+    try:
+        with pytest.warns(UserWarning, match="slower without numba"):
+            output = deformable_attention(*inputs)
+        assert torch.equal(output, grid_sample_attention(*inputs))
+    finally:
+        deformable._cpu_form.cache_clear()
+
+
+@pytest.mark.parametrize("shapes", [((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))])
+@pytest.mark.parametrize("form", [deformable_attention, *FORMS])
+def test_form_when_levels_do_not_hold_the_tokens_then_error_names_both(
+    form: Form, shapes: tuple[tuple[int, int], ...]
+) -> None:
+    inputs = random_inputs(shapes=((6, 8), (3, 4)))
+    with pytest.raises(ValueError, match=re.escape(f"{shapes} do not hold the 60 tokens")):
+        form(*inputs._replace(shapes=shapes))
+
+
+def test_common_precision_when_points_differ_then_error_shows_what_was_found() -> None:
+    inputs = random_inputs()
+    with pytest.raises(ValueError, match=r"weights \(2, 7, 2, 2, 3\); found .* \(2, 7, 2, 2, 2\)"):
+        common_precision(*inputs._replace(weights=inputs.weights[..., :2]))
+
+
+def test_compiled_when_there_is_nowhere_to_keep_the_code_then_compiles_in_memory() -> None:
+    namespace: dict[str, Callable[[int], int]] = {}
+    exec("def double(number): return 2 * number", namespace)
+    assert cpu_loops._compiled(namespace["double"])(4) == 8
+
+
+RECORDING = """
+import sys
+import torch
+from torch import nn
+import oddetr.models.kernels
+from oddetr.models.kernels import deformable_attention
+from oddetr.models.kernels.reference import grid_sample_attention
+assert "numba" not in sys.modules, "importing the kernels imported numba"
+
+
+class Attention(nn.Module):
+    def forward(self, value, locations, weights):
+        return deformable_attention(value, ((6, 8), (3, 4)), locations, weights)
+
+
+value, weights = torch.randn(2, 60, 2, 8), torch.rand(2, 7, 2, 2, 3)
+locations = torch.rand(2, 7, 2, 2, 3, 2) * 1.5 - 0.25
+expected = grid_sample_attention(value, ((6, 8), (3, 4)), locations, weights)
+batch, queries = torch.export.Dim("batch"), torch.export.Dim("queries")
+dynamic = ({0: batch}, {0: batch, 1: queries}, {0: batch, 1: queries})
+program = torch.export.export(Attention(), (value, locations, weights), dynamic_shapes=dynamic)
+operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+assert not any("grid_sampler" in operator for operator in operators), operators
+torch.testing.assert_close(program.module()(value, locations, weights), expected)
+torch.testing.assert_close(program.module()(value[:1], locations[:1, :5], weights[:1, :5]), expected[:1, :5])
+compiled = torch.compile(Attention(), backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(value, locations, weights), expected)
+assert "numba" not in sys.modules, "export or compilation imported numba"
+"""
+
+
+def test_deformable_attention_when_exported_and_compiled_then_one_graph_without_numba_or_grid_sample() -> None:
+    process = subprocess.run([sys.executable, "-c", RECORDING], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

@@ -1,0 +1,202 @@
+"""From examples to batches: an item that depends on its key alone, an order that depends on the epoch alone.
+
+What is drawn for (seed, epoch, index) does not depend on the number of workers, on what was drawn before, or on where a
+run was resumed: every item seeds torch's generator from its key.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from oddetr.data.dataset import Source
+from oddetr.data.transforms import Example, Transform
+from oddetr.structures import Batch, GroundTruth
+
+Key = tuple[int, int]
+"""(epoch, index)."""
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers >= 0."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class TransformedDataset(Dataset[Example]):
+    """Examples by (epoch, index).
+
+    Args:
+        source: the images.
+        transform: makes an example from a sample, drawing from torch's global generator only.
+        seed: >= 0.
+    """
+
+    def __init__(self, source: Source, transform: Transform, seed: int = 0) -> None:
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> Example:
+        """A function of (seed, epoch, index); leaves torch's generator as it was."""
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.seed, epoch, index))
+            return self.transform(self.source.sample(index, epoch))
+
+
+class EpochSampler(Sampler[Key]):
+    """The keys of one epoch, as far as they fall to this rank.
+
+    With `shuffle` (training) the order is a permutation by (seed, epoch), and all ranks get the same number of keys:
+    the permutation begins anew where it ends. Without (evaluation) the order is the source's, each image falls to
+    exactly one rank, and ranks may differ by one in number.
+
+    Args:
+        length: images.
+        seed: >= 0.
+        shuffle: for training.
+        rank: this process, 0..world_size-1.
+        world_size: processes.
+
+    Raises:
+        ValueError: there is no image or no such rank.
+    """
+
+    def __init__(self, length: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world_size: int = 1) -> None:
+        if length < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"Cannot share {length} images among {world_size} processes as process {rank}.")
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return math.ceil(self.length / self.world_size)
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch = self.epoch
+        order = list(range(self.length))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
+        for step in range(len(self)):
+            yield epoch, order[(self.rank + step * self.world_size) % self.length]
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Pads images at the right and the bottom to the largest height and width among them (B >= 1)."""
+    height = max(example.image.shape[1] for example in examples)
+    width = max(example.image.shape[2] for example in examples)
+    images = torch.zeros(len(examples), 3, height, width)
+    padding_mask = torch.ones(len(examples), height, width, dtype=torch.bool)
+    for index, example in enumerate(examples):
+        rows, columns = example.image.shape[1:]
+        images[index, :, :rows, :columns] = example.image
+        padding_mask[index, :rows, :columns] = False
+    return Batch(
+        images=images,
+        padding_mask=padding_mask,
+        truth=GroundTruth.stack([example.labels for example in examples], [example.boxes for example in examples]),
+        image_ids=tuple(example.image_id for example in examples),
+        original_sizes=torch.tensor([example.original_size for example in examples]),
+    )
+
+
+class AccumulatedLoader:
+    """Batches in groups of `parts` that make one optimizer step together, each stamped with the group's objects.
+
+    Losses divide by the number of objects; with the whole group's number, gradients accumulated over the group equal
+    those of one large batch. Reads a group ahead. The last group may be shorter. With one part, batches pass unchanged.
+
+    Args:
+        loader: gives the batches.
+        parts: batches to a step, >= 1.
+
+    Raises:
+        ValueError: `parts` is below 1.
+    """
+
+    def __init__(self, loader: DataLoader[Any], parts: int) -> None:
+        if parts < 1:
+            raise ValueError(f"An optimizer step needs at least 1 batch, not {parts}.")
+        self.loader = loader
+        self.parts = parts
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """The loader's data set."""
+        return self.loader.dataset
+
+    @property
+    def sampler(self) -> Any:
+        """The loader's sampler: Lightning tells it the epoch."""
+        return self.loader.sampler
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loader's batch sampler."""
+        return self.loader.batch_sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration gives."""
+        self.loader.sampler.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(batch)
+            if len(group) == self.parts:
+                yield from self._stamped(group)
+                group = []
+        yield from self._stamped(group)
+
+    def _stamped(self, group: list[Batch]) -> Iterator[Batch]:
+        if self.parts == 1:
+            yield from group
+            return
+        total = sum(batch.truth.total for batch in group)
+        for batch in group:
+            yield replace(batch, step_objects=total)
+
+
+def make_loader(
+    dataset: TransformedDataset, sampler: Sampler[Key], batch_size: int, workers: int = 0, parts: int = 1
+) -> AccumulatedLoader:
+    """Batches of a data set in the sampler's order; the last may be smaller.
+
+    Worker processes run torch with one thread each (torch's default there), live as long as the loader, and give pinned
+    memory where there is a CUDA device.
+
+    Args:
+        dataset: gives examples by key.
+        sampler: gives keys.
+        batch_size: images per batch on this process, >= 1.
+        workers: processes that prepare batches; 0 prepares them in this one.
+        parts: batches to an optimizer step, see `AccumulatedLoader`.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
+    )
+    return AccumulatedLoader(loader, parts)

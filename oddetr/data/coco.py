@@ -1,0 +1,348 @@
+"""COCO JSON: `annotations/instances_<split>*.json` with image folders, or Roboflow's `<split>/_annotations.coco.json`.
+
+A file is turned into arrays at once and forgotten; whole columns are converted together, and only a column that cannot
+be is looked through record by record. Ids must be whole numbers; boxes are (x, y, width, height) in pixels.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from oddetr.data.cleaning import RawFolder, RawSplit
+from oddetr.data.dataset import ClassTable
+from oddetr.data.faults import DataError, Fault
+from oddetr.data.folders import SPLITS, Listing, inside, split_of, subfolders
+
+FORMAT = "COCO"
+LAYOUTS = (
+    "annotations/instances_train.json, instances_val.json, ...; images in train/, val/, ... or images/",
+    "train/_annotations.coco.json, valid/_annotations.coco.json, ...; images beside them (Roboflow)",
+)
+
+_ROBOFLOW = "_annotations.coco.json"
+_NO_INTEGER = np.iinfo(np.int64).min
+_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_PROBE = 200
+
+Records = list[Any]
+
+
+@dataclass(frozen=True)
+class _Category:
+    id: int
+    name: str
+    supercategory: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    """One JSON file as arrays; ids are the file's. Annotations are numbered by their ids."""
+
+    file: str
+    split: str
+    categories: tuple[_Category, ...]
+    names: list[str]
+    image_ids: Int64[np.ndarray, " images"]
+    sizes: Int64[np.ndarray, "images 2"]
+    ids: Int64[np.ndarray, " objects"]
+    images: Int64[np.ndarray, " objects"]
+    labels: Int64[np.ndarray, " objects"]
+    boxes: Float64[np.ndarray, "objects 4"]
+    areas: Float64[np.ndarray, " objects"]
+    crowd: Bool[np.ndarray, " objects"]
+
+
+def recognises(root: Path) -> bool:
+    """Whether there are annotation files where COCO or Roboflow has them."""
+    return bool(_candidates(root))
+
+
+def read(root: Path) -> RawFolder:
+    """The data set, not yet cleaned.
+
+    Category ids, sorted, become labels 0..K-1. A category without annotations remains a class, except Roboflow's id 0
+    with supercategory "none", which is the project's name and no class.
+
+    Raises:
+        DataError: no file can be read, or none names a class.
+    """
+    faults: list[Fault] = []
+    notes: list[str] = []
+    chosen = _chosen(root, faults, notes)
+    documents = [
+        document for split, file in chosen.items() if (document := _document(root, file, split, faults)) is not None
+    ]
+    if not documents:
+        raise DataError(root, faults)
+    classes = _classes(root, documents, faults, notes)
+    listing = Listing(root)
+    splits = [_split(root, listing, document, classes, faults) for document in documents]
+    return RawFolder(FORMAT, classes, documents[0].file, tuple(chosen), splits, faults, notes)
+
+
+def _candidates(root: Path) -> list[Path]:
+    folder = root / "annotations"
+    instances = sorted(folder.glob("instances_*.json"))
+    others = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(_OTHER_TASKS)]
+    others = [] if any(folder.glob("*.xml")) else others
+    beside = [path / _ROBOFLOW for path in subfolders(root) if split_of(path.name) and (path / _ROBOFLOW).is_file()]
+    return (instances or others) + beside
+
+
+def _chosen(root: Path, faults: list[Fault], notes: list[str]) -> dict[str, str]:
+    """The annotation file of each split; a single file that names no split is train."""
+    files = _candidates(root)
+    chosen: dict[str, str] = {}
+    for path in files:
+        file = path.relative_to(root).as_posix()
+        split = split_of(path.parent.name if path.name == _ROBOFLOW else path.stem)
+        split = split or ("train" if len(files) == 1 else None)
+        if split is None:
+            notes.append(f"{file} was not read: its name says neither train nor val nor test.")
+        elif split in chosen:
+            faults.append(Fault("duplicate-split", file, f"defines {split}, as does {chosen[split]}"))
+        else:
+            chosen[split] = file
+    if not chosen and not faults:
+        message = f"none of {len(files)} files says train, val or test in its name"
+        faults.append(Fault("malformed-file", "annotations", message))
+    return {split: chosen[split] for split in SPLITS if split in chosen}
+
+
+def _document(root: Path, file: str, split: str, faults: list[Fault]) -> _Document | None:
+    try:
+        content = json.loads((root / file).read_bytes())
+        images, annotations, categories = (_records(content, key) for key in ("images", "annotations", "categories"))
+    except (OSError, ValueError, RecursionError) as problem:
+        faults.append(Fault("malformed-file", file, str(problem)))
+        return None
+    names, image_ids, sizes = _images(file, images, faults)
+    good = _good_annotations(file, annotations, faults)
+    annotations = [record for record, is_good in zip(annotations, good, strict=True) if is_good]
+    corners = _boxes(annotations)
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners[:, 2:] += corners[:, :2]
+    return _Document(
+        file=file,
+        split=split,
+        categories=_categories(file, categories, faults),
+        names=names,
+        image_ids=image_ids,
+        sizes=sizes,
+        ids=_integers(annotations, "id"),
+        images=_integers(annotations, "image_id"),
+        labels=_integers(annotations, "category_id"),
+        boxes=corners,
+        areas=_areas(annotations),
+        crowd=np.array([record.get("iscrowd") == 1 for record in annotations], dtype=bool),
+    )
+
+
+def _images(
+    file: str, records: Records, faults: list[Fault]
+) -> tuple[list[str], Int64[np.ndarray, " images"], Int64[np.ndarray, "images 2"]]:
+    """File names, ids and (height, width) of the well-formed images; the size is 0 where there is none."""
+    ids = _integers(records, "id")
+    names = [_text(record, "file_name") for record in records]
+    good = (ids != _NO_INTEGER) & np.array([bool(name) for name in names], dtype=bool)
+    for row in np.flatnonzero(~good):
+        faults.append(Fault("malformed-record", file, f"images[{row}] needs a whole number as id and a file_name"))
+    good[good] = _first(ids[good], "duplicate-image-id", "image id", file, faults)
+    sizes = np.stack([_integers(records, "height"), _integers(records, "width")], axis=1)[good]
+    known = (sizes > 0).all(axis=1, keepdims=True)
+    return [names[row] for row in np.flatnonzero(good)], ids[good], np.where(known, sizes, 0)
+
+
+def _good_annotations(file: str, records: Records, faults: list[Fault]) -> Bool[np.ndarray, " records"]:
+    ids, images, labels = (_integers(records, key) for key in ("id", "image_id", "category_id"))
+    good = (ids != _NO_INTEGER) & (images != _NO_INTEGER) & (labels != _NO_INTEGER)
+    for row in np.flatnonzero(~good):
+        message = f"annotations[{row}] needs whole numbers as id, image_id and category_id"
+        faults.append(Fault("malformed-record", file, message, None if ids[row] == _NO_INTEGER else int(ids[row])))
+    good[good] = _first(ids[good], "duplicate-annotation-id", "annotation id", file, faults)
+    return good
+
+
+def _records(content: Any, key: str) -> Records:
+    records = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise ValueError(f'there is no list "{key}" at its top level')
+    return records
+
+
+def _integers(records: Records, key: str) -> Int64[np.ndarray, " records"]:
+    """A column of whole numbers; `_NO_INTEGER` where there is none."""
+    try:
+        values = np.array([record[key] for record in records])
+    except (KeyError, TypeError, ValueError):
+        values = np.zeros(0)
+    if values.dtype.kind == "i" and values.shape == (len(records),):
+        return values.astype(np.int64)
+    return np.array([_integer(record, key) for record in records], dtype=np.int64)
+
+
+def _integer(record: Any, key: str) -> int:
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return _NO_INTEGER
+    return int(value) if abs(value) < 2**62 and value == int(value) else _NO_INTEGER
+
+
+def _text(record: Any, key: str) -> str:
+    value = record.get(key) if isinstance(record, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _boxes(records: Records) -> Float64[np.ndarray, "records 4"]:
+    """(x, y, width, height) as written; NaN where a box is not a list of four numbers."""
+    try:
+        values = np.array([record["bbox"] for record in records])
+    except (KeyError, TypeError, ValueError):
+        values = np.zeros(0)
+    if values.dtype.kind in "if" and values.shape == (len(records), 4):
+        return values.astype(np.float64)
+    return np.array([_box(record) for record in records], dtype=np.float64).reshape(-1, 4)
+
+
+def _box(record: Any) -> list[float]:
+    box = record.get("bbox") if isinstance(record, dict) else None
+    if not isinstance(box, list) or len(box) != 4:
+        return [np.nan] * 4
+    return [float(value) if isinstance(value, int | float) else np.nan for value in box]
+
+
+def _areas(records: Records) -> Float64[np.ndarray, " records"]:
+    """The areas; 0 where there is none."""
+    values = [record.get("area") if isinstance(record, dict) else None for record in records]
+    try:
+        return np.nan_to_num(np.array(values, dtype=np.float64), nan=0.0)
+    except (TypeError, ValueError):
+        return np.array([float(value) if isinstance(value, int | float) else 0.0 for value in values])
+
+
+def _first(
+    ids: Int64[np.ndarray, " ids"], kind: str, what: str, file: str, faults: list[Fault]
+) -> Bool[np.ndarray, " ids"]:
+    """True at the first occurrence of each id; the others are faults."""
+    first = np.zeros(len(ids), dtype=bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    for twice in ids[~first]:
+        annotation = int(twice) if kind == "duplicate-annotation-id" else None
+        faults.append(Fault(kind, file, f"{what} {twice} stands twice", annotation))
+    return first
+
+
+def _categories(file: str, records: Records, faults: list[Fault]) -> tuple[_Category, ...]:
+    found: list[_Category] = []
+    for index, record in enumerate(records):
+        category = _Category(_integer(record, "id"), _text(record, "name").strip(), _text(record, "supercategory"))
+        if category.id == _NO_INTEGER or not category.name:
+            faults.append(Fault("malformed-record", file, f"categories[{index}] needs a whole number as id and a name"))
+        else:
+            found.append(category)
+    return tuple(sorted(found, key=lambda category: category.id))
+
+
+def _classes(root: Path, documents: list[_Document], faults: list[Fault], notes: list[str]) -> ClassTable:
+    """The class table of the first file, with which the others must agree."""
+    first = documents[0]
+    for other in documents[1:]:
+        names, others = ({(c.id, c.name) for c in document.categories} for document in (first, other))
+        if names != others:
+            different = ", ".join(f"{name!r} (id {id})" for id, name in sorted(names ^ others)[:5])
+            message = f"its categories differ from those of {first.file}: {different}"
+            faults.append(Fault("classes", other.file, message))
+    categories = first.categories
+    unused = not any((document.labels == 0).any() for document in documents)
+    if unused and len(categories) > 1 and categories[0].id == 0 and categories[0].supercategory == "none":
+        notes.append(f"Category 0, {categories[0].name!r}, is Roboflow's name for the project, not a class: left out.")
+        categories = categories[1:]
+    try:
+        return ClassTable(tuple(c.name for c in categories), tuple(c.id for c in categories))
+    except ValueError as problem:
+        raise DataError(root, [*faults, Fault("classes", first.file, str(problem))]) from problem
+
+
+def _split(root: Path, listing: Listing, document: _Document, classes: ClassTable, faults: list[Fault]) -> RawSplit:
+    labels, label_known = _positions(document.labels, np.array(classes.ids))
+    image, image_known = _positions(document.images, document.image_ids)
+    for kind, row, message in [
+        *(("unknown-category", row, f"category_id {document.labels[row]}") for row in np.flatnonzero(~label_known)),
+        *(("unknown-image", row, f"image_id {document.images[row]}") for row in np.flatnonzero(~image_known)),
+    ]:
+        faults.append(Fault(kind, document.file, message, int(document.ids[row])))
+    rows = np.flatnonzero(label_known & image_known)
+    files, found = _files(root, listing, document, faults)
+    split = RawSplit(
+        name=document.split,
+        files=files,
+        label_files=[document.file] * len(files),
+        image_ids=document.image_ids,
+        sizes=document.sizes,
+        image=image,
+        boxes=document.boxes,
+        labels=labels,
+        areas=document.areas,
+        crowd=document.crowd,
+        annotation_ids=document.ids,
+        numbers=document.ids,
+    )
+    return split.take_objects(rows).take(np.flatnonzero(found))
+
+
+def _positions(
+    ids: Int64[np.ndarray, " ids"], known: Int64[np.ndarray, " known"]
+) -> tuple[Int64[np.ndarray, " ids"], Bool[np.ndarray, " ids"]]:
+    """Where each id stands among the known ones, and whether it does."""
+    if not len(known):
+        return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=bool)
+    order = np.argsort(known)
+    places = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
+    return places, known[places] == ids
+
+
+def _files(
+    root: Path, listing: Listing, document: _Document, faults: list[Fault]
+) -> tuple[list[str], Bool[np.ndarray, " images"]]:
+    """The images' paths relative to the root, and whether each is there, for the first time, and inside."""
+    base = _image_folder(root, listing, document)
+    files: list[str] = []
+    seen: set[str] = set()
+    good = np.zeros(len(document.names), dtype=bool)
+    for row, name in enumerate(document.names):
+        path = inside(root, base, name)
+        file = listing.find(path) if path is not None else None
+        files.append(file or name)
+        image = f"image id {document.image_ids[row]}"
+        if path is None:
+            faults.append(Fault("outside-folder", document.file, f"{image} is {name!r}"))
+        elif file is None:
+            faults.append(Fault("missing-image", path, f"listed in {document.file} as {image}"))
+        elif file in seen:
+            faults.append(Fault("duplicate-file-name", document.file, f"{file} is listed again as {image}"))
+        else:
+            seen.add(file)
+            good[row] = True
+    return files, good
+
+
+def _image_folder(root: Path, listing: Listing, document: _Document) -> str:
+    """The folder in which most of the split's images are found."""
+    stem, beside = Path(document.file).stem.removeprefix("instances_"), Path(document.file).parent.as_posix()
+    named = [
+        folder.relative_to(root).as_posix()
+        for base in (root, root / "images")
+        for folder in subfolders(base)
+        if split_of(folder.name) == document.split
+    ]
+    folders = [stem, f"images/{stem}", *named, "images", beside, "."]
+
+    def hits(folder: str) -> int:
+        paths = (inside(root, folder, name) for name in document.names[:_PROBE])
+        return sum(path is not None and listing.find(path) is not None for path in paths)
+
+    return max((folder for folder in folders if (root / folder).is_dir()), key=hits)

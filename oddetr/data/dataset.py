@@ -1,0 +1,203 @@
+"""One typed data set, whatever the files looked like: a class table and flat arrays.
+
+`DetectionData` holds the annotations of one split as arrays (no Python object per annotation, so that 10^6 of them cost
+megabytes and worker processes share them). `Sample` is one image with its objects, as a transform receives it.
+`Source` is what training, evaluation and prediction read from: a folder of files or the generated digit scenes.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from oddetr.data.images import read_image
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes: label k (0 <= k < K) inside is `names[k]` with original id `ids[k]` outside.
+
+    Raises:
+        ValueError: there is no class, or an id or a name stands twice.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.ids):
+            found = f"{len(self.names)} names, {len(self.ids)} ids"
+            raise ValueError(f"A class table needs as many ids as names, and at least one: {found}.")
+        for what, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+            if twice:
+                raise ValueError(
+                    f"The class {what} {twice[0]!r} stands twice in the class table. Give every class its own {what}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its objects.
+
+    Attributes:
+        image: RGB, EXIF orientation applied.
+        boxes: (x0, y0, x1, y1) in pixels; the left edge of the left-most pixel is 0.
+        labels: 0..K-1.
+        crowd: True on regions that evaluation ignores and training does not learn (COCO crowds, VOC difficult objects).
+        image_id: the original id.
+        name: for messages: a file's name, or what the image was made from.
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    boxes: Float32[np.ndarray, "objects 4"]
+    labels: Int64[np.ndarray, " objects"]
+    crowd: Bool[np.ndarray, " objects"]
+    image_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The annotations of a split: what evaluation compares with.
+
+    Objects of image i are rows `offsets[i]:offsets[i + 1]` of `boxes`, `labels`, `areas`, `crowd`, `annotation_ids`.
+
+    Attributes:
+        image_ids: original ids, unique.
+        sizes: (height, width) in pixels.
+        offsets: where each image's objects begin, and at the end the number of objects.
+        boxes: (x0, y0, x1, y1) in pixels.
+        labels: 0..K-1.
+        areas: in square pixels, by which evaluation calls objects small, medium or large (COCO: the segment's area).
+        crowd: True on regions to ignore.
+        annotation_ids: original ids.
+    """
+
+    image_ids: Int64[np.ndarray, " images"]
+    sizes: Int64[np.ndarray, "images 2"]
+    offsets: Int64[np.ndarray, " images_plus_1"]
+    boxes: Float32[np.ndarray, "objects 4"]
+    labels: Int64[np.ndarray, " objects"]
+    areas: Float32[np.ndarray, " objects"]
+    crowd: Bool[np.ndarray, " objects"]
+    annotation_ids: Int64[np.ndarray, " objects"]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def rows(self, index: int) -> slice:
+        """The rows of image `index` (0 <= index < images) in the objects' arrays."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def take(self, images: Int64[np.ndarray, " taken"]) -> "Annotations":
+        """The annotations of some images, given by their indices, in that order."""
+        counts = np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        return Annotations(
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            offsets=offsets,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            annotation_ids=self.annotation_ids[rows],
+        )
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Images with objects, by index. Reading an index twice in the same epoch gives the same sample."""
+
+    @property
+    def classes(self) -> ClassTable:
+        """The class table."""
+        ...
+
+    @property
+    def flippable(self) -> bool:
+        """Whether a mirrored image still shows the same classes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """Image `index`; generated sources may show another one in every `epoch`, files do not."""
+        ...
+
+    def annotations(self) -> Annotations:
+        """The ground truth of the whole source (epoch 0)."""
+        ...
+
+
+def mirrored_alike(names: Sequence[str]) -> bool:
+    """Whether a mirrored object still belongs to its class, as far as the classes' names tell.
+
+    It does not where a name holds the word "left" or "right", nor where all names are single letters or numbers.
+    """
+    words = {word.lower() for name in names for word in _WORD.findall(name)}
+    characters = all(len(name) == 1 or name.isdigit() for name in names)
+    return not characters and not words & {"left", "right"}
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """One split of a folder of files; a `Source`.
+
+    Attributes:
+        root: the data set's folder.
+        split: the split's name.
+        files: the images, relative to `root`, one for each of `truth`'s images.
+        classes: the class table.
+        truth: the annotations.
+    """
+
+    root: Path
+    split: str
+    files: Sequence[str]
+    classes: ClassTable
+    truth: Annotations
+
+    @property
+    def flippable(self) -> bool:
+        """Whether a mirrored image still shows the same classes: see `mirrored_alike`."""
+        return mirrored_alike(self.classes.names)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """Image `index` (0 <= index < images) and its objects; every epoch shows the same.
+
+        Raises:
+            ImageError: the file is gone or cannot be read.
+        """
+        rows = self.truth.rows(index)
+        return Sample(
+            image=read_image(self.root / self.files[index]),
+            boxes=self.truth.boxes[rows].copy(),
+            labels=self.truth.labels[rows].copy(),
+            crowd=self.truth.crowd[rows].copy(),
+            image_id=int(self.truth.image_ids[index]),
+            name=self.files[index],
+        )
+
+    def annotations(self) -> Annotations:
+        """The ground truth."""
+        return self.truth
+
+    def take(self, images: Int64[np.ndarray, " taken"], split: str | None = None) -> "DetectionData":
+        """Some of the images, given by their indices, in that order; `split` renames them."""
+        files = tuple(self.files[int(index)] for index in images)
+        return replace(self, split=split or self.split, files=files, truth=self.truth.take(images))

@@ -1,0 +1,144 @@
+"""Image files: decoding to RGB, sizes as shown (EXIF orientation applied), and what is wrong with a file.
+
+Pillow's decoders raise whatever they trip over when a file is corrupt, so everything they raise counts as unreadable.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""Image files by their lower-case extension."""
+
+_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+_ORIENTATIONS_THAT_SWAP_SIDES = frozenset({5, 6, 7, 8})
+
+Result = TypeVar("Result")
+
+
+class ImageError(OSError):
+    """An image file that is missing, truncated, too large or no image."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image file turned out to be.
+
+    Attributes:
+        size: (height, width) in pixels as shown; None where the file cannot be read.
+        rotated: whether EXIF orientation swaps the stored width and height.
+        digest: of the file's bytes; empty where only the header was read.
+        problem: why the file cannot be read; empty where it can.
+        too_large: whether the problem is its size.
+    """
+
+    size: tuple[int, int] | None
+    rotated: bool = False
+    digest: bytes = b""
+    problem: str = ""
+    too_large: bool = False
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """The image as shown: EXIF orientation applied, converted to RGB.
+
+    Palettes and transparency are resolved (colours stay, transparency is dropped); 16 bits per pixel are scaled to 8.
+
+    Raises:
+        ImageError: the file is missing, truncated, or no image that can be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return _rgb(image)
+    except Exception as problem:
+        found = _unreadable(problem).problem
+        raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
+
+
+def read_size(path: Path) -> ImageFacts:
+    """Size and orientation, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            return _facts(image)
+    except Exception as problem:
+        return _unreadable(problem)
+
+
+def decode(path: Path) -> ImageFacts:
+    """Size, orientation and digest; the file is decoded to its last pixel."""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            rotated = _facts(image).rotated
+            height, width, _ = _rgb(image).shape
+    except Exception as problem:
+        return _unreadable(problem)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return ImageFacts((height, width), rotated, digest)
+
+
+def map_images(
+    function: Callable[[Path], Result], paths: Sequence[Path], console: Console | None = None, title: str = "Images"
+) -> list[Result]:
+    """`function` of every path, in order, by a pool of threads; shows progress on `console` if it is a terminal."""
+    with _bombs_are_errors(), ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        results: Iterator[Result] = pool.map(function, paths)
+        if console is None or not console.is_terminal:
+            return list(results)
+        return list(track(results, title, total=len(paths), console=console, transient=True))
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _sixteen_bits(np.asarray(image))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, which have no agreed range")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _sixteen_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    if pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("its pixels do not fit into 16 bits")
+    return np.repeat((pixels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _facts(image: Image.Image) -> ImageFacts:
+    rotated = image.getexif().get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES
+    width, height = image.size
+    return ImageFacts((width, height) if rotated else (height, width), rotated)
+
+
+def _unreadable(problem: BaseException) -> ImageFacts:
+    if isinstance(problem, FileNotFoundError):
+        return ImageFacts(None, problem="the file is missing")
+    if isinstance(problem, Image.UnidentifiedImageError):
+        return ImageFacts(None, problem="the file is empty or no image")
+    return ImageFacts(None, problem=str(problem).rstrip("."), too_large=isinstance(problem, _BOMB))
+
+
+@contextmanager
+def _bombs_are_errors() -> Generator[None, None, None]:
+    """Pillow only warns of images of 90 to 180 million pixels; here they are as unreadable as larger ones.
+
+    Its other warnings (odd EXIF data, for one) do not concern the pixels and are silenced.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield

@@ -1,0 +1,70 @@
+"""Opening data by name: a folder of files, or the built-in digit scenes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oddetr.data.check import load_data
+from oddetr.data.dataset import Source
+from oddetr.data.digits import DigitScenes
+from oddetr.data.reader import read_data
+
+DIGITS = "digits"
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """The built-in set's training scenes; validation and test scenes are fixed.
+
+    Attributes:
+        train_images: scenes of an epoch.
+        fresh: other scenes in every epoch.
+
+    Raises:
+        ValueError: no training scene.
+    """
+
+    train_images: int = 3000
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train_images < 1:
+            raise ValueError(f"digits.train_images is {self.train_images}; it must be at least 1.")
+
+
+def open_sources(data: str, digits: DigitsConfig | None = None, seed: int = 0) -> dict[str, Source]:
+    """The splits (train, val and, where there is one, test) of `data`: `digits` or a data set's folder.
+
+    Faults that can be dropped safely are dropped; images are not opened before they are needed.
+
+    Args:
+        digits: the training scenes, for `digits`.
+        seed: of the training scenes, for `digits`.
+
+    Raises:
+        DataError: the annotations have errors.
+        ValueError: there is no data set, or none of a known layout.
+    """
+    if data == DIGITS:
+        return _digit_splits(digits or DigitsConfig(), seed)
+    return dict(read_data(Path(data)).splits)
+
+
+def open_training_sources(data: str, digits: DigitsConfig, seed: int) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """`open_sources` for training: every image is checked first; with what was dropped, split or noticed, in sentences.
+
+    Raises:
+        DataError: annotations or images have errors.
+        ValueError: there is no data set, or none of a known layout, or nothing to train on.
+    """
+    if data == DIGITS:
+        return _digit_splits(digits, seed), ()
+    folder = load_data(Path(data))
+    return dict(folder.splits), folder.notes
+
+
+def _digit_splits(digits: DigitsConfig, seed: int) -> dict[str, Source]:
+    return {
+        "train": DigitScenes("train", digits.train_images, seed=seed, fresh=digits.fresh),
+        "val": DigitScenes("val"),
+        "test": DigitScenes("test"),
+    }

@@ -1,0 +1,81 @@
+"""A split in numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oddetr.data.dataset import DetectionData
+
+SMALL, LARGE = 32.0**2, 96.0**2
+"""Square pixels below which COCO calls an object small, and from which on it calls it large."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest, middle (median or mean, as the field says) and largest value; all 0 where there is none."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a split holds. Regions to ignore count as crowd only, never as objects.
+
+    Attributes:
+        images: how many.
+        empty_images: how many of them have neither object nor crowd region.
+        objects: how many.
+        crowd: regions to ignore.
+        per_class: objects of each class, in the order of the class table.
+        widths: of the images in pixels, with the median.
+        heights: of the images in pixels, with the median.
+        objects_per_image: with the mean.
+        small: objects of less than 32 x 32 square pixels.
+        medium: the others.
+        large: objects of at least 96 x 96 square pixels.
+    """
+
+    images: int
+    empty_images: int
+    objects: int
+    crowd: int
+    per_class: tuple[int, ...]
+    widths: Range
+    heights: Range
+    objects_per_image: Range
+    small: int
+    medium: int
+    large: int
+
+
+def statistics(data: DetectionData) -> Statistics:
+    """The numbers of one split."""
+    truth = data.truth
+    learned = ~truth.crowd
+    areas = truth.areas[learned]
+    owners = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    per_image = np.bincount(owners[learned], minlength=len(truth))
+    small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
+    return Statistics(
+        images=len(truth),
+        empty_images=int((np.diff(truth.offsets) == 0).sum()),
+        objects=len(areas),
+        crowd=int(truth.crowd.sum()),
+        per_class=tuple(np.bincount(truth.labels[learned], minlength=len(data.classes)).tolist()),
+        widths=_range(truth.sizes[:, 1], np.median),
+        heights=_range(truth.sizes[:, 0], np.median),
+        objects_per_image=_range(per_image, np.mean),
+        small=small,
+        medium=len(areas) - small - large,
+        large=large,
+    )
+
+
+def _range(values: np.ndarray, middle: Callable[[np.ndarray], Any]) -> Range:
+    return (
+        Range(float(values.min()), float(middle(values)), float(values.max())) if len(values) else Range(0.0, 0.0, 0.0)
+    )

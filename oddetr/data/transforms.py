@@ -1,0 +1,207 @@
+"""From a sample to what the detector sees: resizing, DETR's augmentation, normalisation.
+
+Sizes follow DETR, relative to the size of evaluation: DETR evaluates at a shorter side of 800 pixels and at most 1333
+for the longer, trains at shorter sides of 480..800 and crops windows of 384..600 from images shrunk to 400, 500 or 600.
+Randomness comes from torch's global generator, which the data set seeds for each item.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from oddetr.boxes import xyxy_to_cxcywh
+from oddetr.data.dataset import Sample
+
+LONGEST = 1333 / 800
+"""The longest side, relative to the shorter side asked for."""
+SCALES = 11
+"""Sizes to choose from in training."""
+CROP_FROM = (0.5, 0.625, 0.75)
+"""Shorter sides of the image that a crop is cut from, relative to the size of evaluation."""
+CROP_SIDES = (0.48, 0.75)
+"""Range of a crop's sides, relative to the size of evaluation."""
+KEPT_SHARE = 0.25
+"""A crop keeps an object of which it shows at least this share of the box. DETR keeps every sliver; but a label for
+what cannot be recognised teaches noise, most of all for small objects."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training images vary.
+
+    Attributes:
+        flip: mirror half of the images left to right; "auto" asks the data set whether its classes allow it.
+        min_scale: the smallest training size relative to the size of evaluation, in (0, 1]; 1 trains at one size.
+            DETR: 480 / 800 = 0.6.
+        crop: cut half of the images to a random window first (DETR). Off for scenes that only make sense as a whole.
+        photometric: vary brightness, contrast and saturation by up to 20 %. Hue stays: it costs more time than the rest
+            together, and colours tell classes apart.
+
+    Raises:
+        ValueError: `min_scale` is outside (0, 1].
+    """
+
+    flip: bool | Literal["auto"] = "auto"
+    min_scale: float = 0.6
+    crop: bool = True
+    photometric: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.min_scale <= 1.0:
+            raise ValueError(f"augment.min_scale must lie in (0, 1], not {self.min_scale}. DETR trains with 0.6.")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as the detector sees it.
+
+    Attributes:
+        image: normalised.
+        boxes: (cx, cy, w, h) relative to the image.
+        labels: 0..K-1; crowd regions are not among the objects.
+        image_id: the original id.
+        original_size: (height, width) in pixels of the image as stored.
+    """
+
+    image: Float32[Tensor, "3 height width"]
+    boxes: Float32[Tensor, "objects 4"]
+    labels: Int64[Tensor, " objects"]
+    image_id: int
+    original_size: tuple[int, int]
+
+
+Transform = Callable[[Sample], Example]
+"""Makes an example from a sample."""
+
+
+def resized_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """The size that an image is brought to: its shorter side as asked, unless the longer would exceed `LONGEST` times
+    that; then the longer has this length. No side falls below one pixel.
+
+    Args:
+        height, width: of the image, in pixels, >= 1.
+        shorter: pixels, >= 1.
+    """
+    scale = _scale(height, width, float(shorter))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _scale(height: int, width: int, shorter: float) -> float:
+    return min(shorter / min(height, width), shorter * LONGEST / max(height, width))
+
+
+def training_sizes(image_size: int, min_scale: float) -> list[int]:
+    """`SCALES` shorter sides, evenly spaced in [min_scale, 1] × image_size and rounded to multiples of 8; the last is
+    `image_size`."""
+    steps = torch.linspace(min_scale, 1.0, SCALES).tolist()
+    return [min(image_size, max(8, 8 * round(step * image_size / 8))) for step in steps[:-1]] + [image_size]
+
+
+def _open(sample: Sample) -> tuple[Tensor, Tensor, Int64[Tensor, " _"]]:
+    """The image and the objects that are no crowd, as torchvision's transforms take them; boxes end at the border."""
+    image = tv_tensors.Image(torch.tensor(sample.image).permute(2, 0, 1))
+    real = torch.from_numpy(~sample.crowd)
+    boxes = tv_tensors.BoundingBoxes(
+        torch.tensor(sample.boxes)[real], format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=sample.image.shape[:2]
+    )  # pyright: ignore[reportCallIssue]
+    return image, F.clamp_bounding_boxes(boxes), torch.tensor(sample.labels)[real]
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _pick(low: int, high: int) -> int:
+    """An integer from low to high, both included."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+class EvalTransform:
+    """Resizes and normalises.
+
+    Args:
+        image_size: the shorter side, in pixels.
+        mean, std: of the backbone's training images, per channel, for pixels in [0, 1].
+    """
+
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.image_size = image_size
+        self._mean, self._std = list(mean), list(std)
+
+    def __call__(self, sample: Sample) -> Example:
+        """The whole image and all its objects."""
+        image, boxes, labels = _open(sample)
+        image, boxes = self._resize(image, boxes, self.image_size)
+        return self._finish(sample, image, boxes, labels)
+
+    def _resize(self, image: Tensor, boxes: Tensor, shorter: int) -> tuple[Tensor, Tensor]:
+        shape = list(resized_shape(image.shape[-2], image.shape[-1], shorter))
+        return F.resize(image, shape, antialias=True), F.resize(boxes, shape)
+
+    def _finish(self, sample: Sample, image: Tensor, boxes: Tensor, labels: Tensor) -> Example:
+        pixels = F.normalize(F.to_dtype(image, torch.float32, scale=True), self._mean, self._std)
+        height, width = image.shape[-2:]
+        relative = xyxy_to_cxcywh(boxes.as_subclass(Tensor)) / torch.tensor([width, height, width, height])
+        return Example(
+            image=pixels.as_subclass(Tensor).contiguous(),
+            boxes=relative,
+            labels=labels,
+            image_id=sample.image_id,
+            original_size=(sample.image.shape[0], sample.image.shape[1]),
+        )
+
+
+class TrainTransform(EvalTransform):
+    """DETR's augmentation: flip, crop, resize, distort.
+
+    Args:
+        image_size: the shorter side at evaluation, in pixels.
+        mean, std: of the backbone's training images, per channel, for pixels in [0, 1].
+        flippable: whether the data set's classes survive mirroring.
+        augment: what to vary.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        flippable: bool,
+        augment: AugmentConfig = AugmentConfig(),
+    ) -> None:
+        super().__init__(image_size, mean, std)
+        self.flip = flippable if augment.flip == "auto" else augment.flip
+        self.crop = augment.crop
+        self.sizes = training_sizes(image_size, augment.min_scale)
+        self._distort = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2) if augment.photometric else None
+
+    def __call__(self, sample: Sample) -> Example:
+        """One random view; an object is among its objects if `KEPT_SHARE` of its box is in view."""
+        image, boxes, labels = _open(sample)
+        if self.flip and _pick(0, 1):
+            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        areas = _area(boxes)
+        if self.crop and _pick(0, 1):
+            image, boxes = self._cut(image, boxes)
+        shown = _area(boxes)
+        image, boxes = self._resize(image, boxes, self.sizes[_pick(0, len(self.sizes) - 1)])
+        if self._distort is not None:
+            image = self._distort(image)
+        kept = (shown > 0) & (shown >= KEPT_SHARE * areas)
+        return self._finish(sample, image, boxes[kept], labels[kept])
+
+    def _cut(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """DETR's resize, random crop, resize, without the first resampling: the window is cut from the original."""
+        height, width = image.shape[-2:]
+        scale = _scale(height, width, CROP_FROM[_pick(0, len(CROP_FROM) - 1)] * self.image_size)
+        low, high = (max(1, round(side * self.image_size / scale)) for side in CROP_SIDES)
+        window = [_pick(min(low, side), min(high, side)) for side in (height, width)]
+        top, left = _pick(0, height - window[0]), _pick(0, width - window[1])
+        return F.crop(image, top, left, *window), F.crop(boxes, top, left, *window)

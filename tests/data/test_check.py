@@ -1,0 +1,285 @@
+"""The data doctor: image files, statistics, the printed report, and what training is told."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from oddetr.data.check import CheckReport, check, load_data, print_report
+from oddetr.data.faults import KINDS, DataError
+from oddetr.data.images import ImageError, read_image
+from oddetr.data.reader import read_folder
+from oddetr.data.statistics import Range
+from tests.data.builders import coco, coco_file, coco_image, coco_object, found, only, voc, write_image, yolo
+
+
+def printed(report: CheckReport, every: bool = False, width: int = 200) -> str:
+    console = Console(width=width)
+    with console.capture() as capture:
+        print_report(report, console, every)
+    return capture.get()
+
+
+def test_image_when_truncated_then_is_an_error(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    content = (root / "train/b.jpg").read_bytes()
+    (root / "train/b.jpg").write_bytes(content[: len(content) // 2])
+
+    fault = only(check(root), "unreadable-image")
+
+    assert (fault.severity, fault.file) == ("error", "train/b.jpg")
+    assert "truncated" in fault.message
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff"])
+def test_image_when_no_image_then_is_an_error(tmp_path: Path, content: bytes) -> None:
+    root = coco(tmp_path)
+    (root / "train/b.jpg").write_bytes(content)
+
+    assert only(check(root), "unreadable-image").file == "train/b.jpg"
+
+
+def test_image_when_no_image_and_its_size_is_needed_then_is_an_error_once(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {f"{name}.jpg": "0 0.5 0.5 0.5 0.5" for name in ("train/a", "train/b", "val/c")})
+    (root / "images/train/b.jpg").write_bytes(b"no image")
+
+    report = check(root)
+
+    assert only(report, "unreadable-image").file == "images/train/b.jpg"
+    assert report.statistics["train"].images == 1
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_image_when_a_decompression_bomb_then_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int
+) -> None:
+    root = coco(tmp_path)
+    write_image(root / "train/b.jpg", 64 * 2, 48 * factor)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 + 1)
+
+    report = check(root)
+
+    assert only(report, "image-too-large").file == "train/b.jpg"
+    assert not report.ok
+
+
+def test_warnings_when_checked_then_are_as_before(tmp_path: Path) -> None:
+    before = list(warnings.filters)
+
+    check(coco(tmp_path))
+
+    assert warnings.filters == before
+
+
+def test_size_when_the_file_has_another_then_is_an_error(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    write_image(root / "train/b.jpg", 32, 24)
+
+    fault = only(check(root), "wrong-size")
+
+    assert (fault.severity, fault.file) == ("error", "train/b.jpg")
+    assert "32x24 pixels, but its annotations say 64x48" in fault.message
+
+
+def test_size_when_the_annotations_are_of_the_image_before_exif_then_says_so(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    write_image(root / "train/b.jpg", 64, 48, orientation=6)
+
+    assert "EXIF orientation turns it" in only(check(root), "wrong-size").message
+
+
+def test_size_when_the_annotations_are_of_the_image_after_exif_then_is_right(tmp_path: Path) -> None:
+    root = coco(tmp_path, images=[coco_image(1, "a.jpg", 48, 64)], written=False)
+    write_image(root / "train/a.jpg", 64, 48, orientation=6)
+
+    report = check(root)
+
+    assert report.ok, report.errors
+    assert report.folder is not None
+    assert report.folder.splits["train"].sample(0).image.shape == (64, 48, 3)
+
+
+def test_image_when_turned_by_exif_then_is_read_as_shown(tmp_path: Path) -> None:
+    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+    pixels[:, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+
+    image = read_image(tmp_path / "a.png")
+
+    assert image.shape == (64, 48, 3)
+    assert image[:32].min() == 255
+    assert image[32:].max() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I"])
+def test_image_when_of_any_mode_then_is_read_as_rgb(tmp_path: Path, mode: str) -> None:
+    if mode.startswith("I"):
+        values = np.full((4, 6), 128 << 8, dtype=np.uint16 if mode == "I;16" else np.int32)
+        image = Image.fromarray(values)
+    else:
+        image = Image.new("RGB", (6, 4), (128, 128, 128)).convert(mode)
+    image.save(tmp_path / "a.tif")
+
+    pixels = read_image(tmp_path / "a.tif")
+
+    assert pixels.shape == (4, 6, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    if mode != "1":
+        assert np.abs(pixels.astype(int) - 128).max() <= (26 if mode == "P" else 1)
+
+
+def test_image_when_of_a_palette_with_transparency_then_is_read(tmp_path: Path) -> None:
+    image = Image.new("RGB", (6, 4), (10, 200, 30)).convert("P")
+    image.save(tmp_path / "a.png", transparency=bytes([0] * 256))
+
+    assert read_image(tmp_path / "a.png").shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_image_when_it_cannot_be_read_then_the_error_names_the_file(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.jpg").write_bytes(content)
+
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_image_when_val_has_a_copy_of_a_training_image_then_is_told(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    (root / "val/v.jpg").write_bytes((root / "train/b.jpg").read_bytes())
+
+    report = check(root)
+
+    fault = only(report, "shared-image")
+    assert (fault.severity, fault.file) == ("warning", "val/v.jpg")
+    assert "train/b.jpg" in fault.message
+    assert report.ok
+
+
+def test_statistics_when_taken_then_count_objects_images_and_sizes(tmp_path: Path) -> None:
+    images = [coco_image(1, "a.jpg", 64, 48), coco_image(2, "b.jpg", 200, 100), coco_image(3, "c.jpg", 100, 100)]
+    objects = [
+        coco_object(1, 2, (0, 0, 10, 10)),
+        coco_object(2, 2, (0, 0, 50, 50), 7),
+        coco_object(3, 2, (0, 0, 99, 99)),
+    ]
+
+    numbers = check(coco(tmp_path, [*objects, coco_object(4, 2, iscrowd=1)], images)).statistics["train"]
+
+    assert (numbers.images, numbers.empty_images, numbers.objects, numbers.crowd) == (3, 1, 4, 1)
+    assert numbers.per_class == (3, 1)
+    assert (numbers.small, numbers.medium, numbers.large) == (2, 1, 1)
+    assert numbers.widths == Range(64.0, 100.0, 200.0)
+    assert numbers.heights == Range(48.0, 100.0, 100.0)
+    assert numbers.objects_per_image == Range(0.0, 4 / 3, 3.0)
+
+
+def test_report_when_the_folder_is_no_data_set_then_has_the_error(tmp_path: Path) -> None:
+    report = check(tmp_path)
+
+    assert only(report, "layout").severity == "error"
+    assert report.folder is None
+    assert "understood layouts" in printed(report)
+    assert "1 error: training will not start" in printed(report)
+
+
+def test_report_when_all_is_well_then_says_so(tmp_path: Path) -> None:
+    text = printed(check(voc(tmp_path, {"train": ["a"], "val": ["b"]})))
+
+    assert "Pascal VOC, 1 class\n" in text
+    assert "No errors: this data can be trained on." in text
+
+
+def test_report_when_there_are_errors_then_says_what_where_and_what_to_do(tmp_path: Path) -> None:
+    text = printed(check(coco(tmp_path, [coco_object(5, 2, (8, 8, -5, 4))])))
+
+    assert "error: 1 inverted box\n" in text
+    assert "annotations/instances_train.json annotation 5: left 8, top 8, right 3, bottom 12 in train/b.jpg" in text
+    assert f"-> {KINDS['inverted-box'].advice}" in text
+    assert "1 error: training will not start" in text
+
+
+def test_report_when_a_list_is_long_then_is_shortened_unless_asked_for(tmp_path: Path) -> None:
+    report = check(coco(tmp_path, [coco_object(id, 2, (8, 8, 0, 4)) for id in range(1, 31)]))
+
+    short, whole = printed(report), printed(report, every=True)
+
+    assert "30 boxes without area, left out" in short
+    assert short.count("instances_train.json annotation") == 10
+    assert "and 20 more" in short
+    assert whole.count("instances_train.json annotation") == 30
+
+
+def test_report_when_a_list_is_one_too_long_then_is_shown_whole(tmp_path: Path) -> None:
+    text = printed(check(coco(tmp_path, [coco_object(id, 2, (8, 8, 0, 4)) for id in range(1, 12)])))
+
+    assert text.count("instances_train.json annotation") == 11
+    assert "and 1 more" not in text
+
+
+def test_report_when_there_are_many_classes_then_shows_the_most_frequent(tmp_path: Path) -> None:
+    categories = [{"id": id, "name": f"class {id}"} for id in range(50)]
+    report = check(coco(tmp_path, [coco_object(5, 2, category=49)], categories=categories))
+
+    assert "class 49" in printed(report).split("and 30 classes with fewer objects")[0]
+    assert "class 31" in printed(report, every=True).split("warning:")[0]
+
+
+def test_report_when_names_look_like_markup_then_prints_them(tmp_path: Path) -> None:
+    report = check(voc(tmp_path, {"train": ["[red]a[/nothing]"], "val": ["b"]}, [("[bold]cat", (1, 1, 9, 9))]))
+
+    assert "[bold]cat" in printed(report)
+
+
+def test_data_when_loaded_to_train_then_is_clean_and_tells_all(tmp_path: Path) -> None:
+    root = coco(tmp_path, [coco_object(5, 2, (8, 8, 0, 4))])
+    (root / "val/v.jpg").write_bytes((root / "train/b.jpg").read_bytes())
+
+    folder = load_data(root)
+
+    assert folder.splits["train"].truth.annotation_ids.tolist() == [90]
+    assert any("without area" in note for note in folder.notes)
+    assert any("also trained on" in note and "val/v.jpg" in note for note in folder.notes)
+
+
+def test_data_when_loaded_with_errors_then_the_error_lists_them_and_points_to_check(tmp_path: Path) -> None:
+    root = coco(tmp_path, [coco_object(5, 2, (8, 8, -5, 4))])
+    (root / "train/a.jpg").write_bytes(b"no image")
+
+    with pytest.raises(DataError) as error:
+        load_data(root)
+
+    message = str(error.value)
+    assert "1 inverted box:\n  annotations/instances_train.json annotation 5" in message
+    assert "1 image that cannot be read:\n  train/a.jpg" in message
+    assert f"oddetr check {root}" in message
+    assert {fault.kind for fault in error.value.faults} == {"inverted-box", "unreadable-image"}
+
+
+def test_faults_when_two_splits_share_a_file_then_are_told_once(tmp_path: Path) -> None:
+    root = yolo(
+        tmp_path, {"train/a.jpg": "0 0.5 0.5 0 0.5\n0 0.5 0.5 0.5 0.5"}, "train: images\nval: images\nnames: [cat]\n"
+    )
+
+    assert len(found(check(root), "zero-area-box")) == 1
+    assert [fault.kind for fault in read_folder(root).faults].count("zero-area-box") == 1
+
+
+def test_progress_when_there_is_a_terminal_then_is_shown(tmp_path: Path) -> None:
+    with Path(tmp_path / "out").open("w") as file:
+        check(coco(tmp_path / "data"), Console(file=file, force_terminal=True))
+
+    assert "Decoding images" in (tmp_path / "out").read_text()
+
+
+def test_coco_when_val_is_the_training_file_then_is_told(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    coco_file(root / "annotations/instances_val.json", [coco_image(1, "../train/a.jpg")], [coco_object(5, 1)])
+
+    assert only(check(root), "shared-image").file == "train/a.jpg"

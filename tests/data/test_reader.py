@@ -1,0 +1,207 @@
+"""Layouts are recognised, splits are made, and the same data comes out whatever the order on disk."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oddetr.data.dataset import mirrored_alike
+from oddetr.data.faults import DataError
+from oddetr.data.folders import split_of
+from oddetr.data.reader import read_data, read_folder
+from tests.data.builders import coco, coco_object, voc, voc_xml, write_image, yolo
+
+LINE = "0 0.5 0.5 0.25 0.5\n"
+ONLY_TRAIN = "train: images/train\nnames: [cat, dog]\n"
+
+
+def only_train(root: Path, names: list[str]) -> Path:
+    return yolo(root, {f"train/{name}": LINE for name in names}, ONLY_TRAIN)
+
+
+def test_layout_when_unknown_then_says_what_is_there_and_what_is_understood(tmp_path: Path) -> None:
+    write_image(tmp_path / "pictures/a.jpg")
+    (tmp_path / "labels.csv").touch()
+
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path)
+
+    message = str(error.value)
+    assert "labels.csv, pictures/" in message
+    assert all(
+        layout in message for layout in ("COCO: ", "Pascal VOC: ", "YOLO: ", "_annotations.coco.json", "data.yaml")
+    )
+
+
+def test_layout_when_one_folder_too_high_then_points_to_the_folder(tmp_path: Path) -> None:
+    voc(tmp_path / "VOC2012", {"train": ["a"]})
+
+    with pytest.raises(DataError, match=r"did you mean .*VOC2012"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "found"), [("nowhere", "does not exist"), ("file.txt", "is a file")])
+def test_layout_when_there_is_no_folder_then_says_so(tmp_path: Path, name: str, found: str) -> None:
+    (tmp_path / "file.txt").touch()
+
+    with pytest.raises(DataError, match=found):
+        read_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("instances_train2017", "train"),
+        ("Training", "train"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("VAL_images", "val"),
+        ("test-dev2017", "test"),
+        ("trainval", None),
+        ("contest", None),
+        ("default", None),
+    ],
+)
+def test_split_when_named_in_any_usual_way_then_is_recognised(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+
+
+def test_held_out_images_when_there_is_no_val_then_are_15_percent_and_said_aloud(tmp_path: Path) -> None:
+    folder = read_data(only_train(tmp_path, [f"{index}.jpg" for index in range(20)]))
+
+    train, val = folder.splits["train"], folder.splits["val"]
+    assert (len(train), len(val)) == (17, 3)
+    assert not set(train.files) & set(val.files)
+    assert list(train.files) == sorted(train.files)
+    assert [len(data.truth.boxes) for data in (train, val)] == [17, 3]
+    assert any("3 of the 20 training images (15%) are held out as val" in note for note in folder.notes)
+
+
+def test_held_out_images_when_written_in_another_order_then_are_the_same(tmp_path: Path) -> None:
+    names = [f"{index}.jpg" for index in range(20)]
+    one = read_data(only_train(tmp_path / "one", names))
+    other = read_data(only_train(tmp_path / "other", names[::-1]))
+
+    assert one.splits["val"].files == other.splits["val"].files
+
+
+def test_held_out_images_when_read_anywhere_then_are_these(tmp_path: Path) -> None:
+    folder = read_data(only_train(tmp_path, [f"{index}.jpg" for index in range(8)]))
+
+    assert folder.splits["val"].files == ("images/train/1.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"), [(1, {"train": 1}), (2, {"train": 1, "val": 1}), (3, {"train": 2, "val": 1})]
+)
+def test_held_out_images_when_there_are_few_then_each_split_has_one(
+    tmp_path: Path, images: int, sizes: dict[str, int]
+) -> None:
+    folder = read_data(only_train(tmp_path, [f"{index}.jpg" for index in range(images)]))
+
+    assert {split: len(data) for split, data in folder.splits.items()} == sizes
+
+
+def test_order_when_the_disk_lists_files_differently_then_is_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = yolo(tmp_path, {f"{split}/{name}.jpg": LINE for split in ("train", "val") for name in "dbca"})
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((here, folders, names[::-1]) for here, folders, names in walk(top)))
+
+    files = read_data(root).splits["train"].files
+
+    assert files == tuple(f"images/train/{name}.jpg" for name in "abcd")
+
+
+def test_images_when_hidden_then_are_left_out(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"train/a.jpg": LINE, "val/b.jpg": LINE})
+    (root / "images/train/._a.jpg").write_bytes(b"resource fork")
+
+    assert read_data(root).splits["train"].files == ("images/train/a.jpg",)
+
+
+def test_split_when_asked_for_but_absent_then_says_which_there_are(tmp_path: Path) -> None:
+    folder = read_data(coco(tmp_path))
+
+    assert folder.split("val") is folder.splits["val"]
+    with pytest.raises(DataError, match="no test split; there is train, val"):
+        folder.split("test")
+
+
+def test_errors_when_data_is_to_be_used_then_are_not_let_through(tmp_path: Path) -> None:
+    root = coco(tmp_path, [coco_object(5, 2, (8, 8, -5, 4))])
+
+    assert read_folder(root).splits
+    with pytest.raises(DataError, match=r"1 inverted box:\n.*annotation 5"):
+        read_data(root)
+
+
+def test_sample_when_taken_then_is_the_image_with_its_objects(tmp_path: Path) -> None:
+    data = read_data(coco(tmp_path, [coco_object(5, 2, (8, 10, 20, 16), 7, iscrowd=1)])).splits["train"]
+
+    sample = data.sample(1, epoch=3)
+
+    assert sample.image.shape == (48, 64, 3)
+    assert sample.boxes.tolist() == [[8, 10, 28, 26]]
+    assert sample.labels.tolist() == [1]
+    assert sample.crowd.tolist() == [True]
+    assert (sample.image_id, sample.name) == (2, "train/b.jpg")
+    assert data.annotations() is data.truth
+
+
+def test_sample_when_changed_by_a_transform_then_the_data_is_not(tmp_path: Path) -> None:
+    data = read_data(coco(tmp_path)).splits["train"]
+
+    data.sample(0).boxes[:] = 0
+
+    assert data.sample(0).boxes.tolist() == [[8, 8, 28, 24]]
+
+
+def test_images_when_taken_then_keep_their_objects_in_the_given_order(tmp_path: Path) -> None:
+    data = read_data(coco(tmp_path, [coco_object(5, 2), coco_object(6, 2)])).splits["train"]
+
+    taken = data.take(np.array([1, 0]), "some")
+
+    assert (taken.split, taken.files) == ("some", ("train/b.jpg", "train/a.jpg"))
+    assert taken.truth.image_ids.tolist() == [2, 1]
+    assert taken.truth.offsets.tolist() == [0, 2, 3]
+    assert taken.truth.annotation_ids.tolist() == [5, 6, 90]
+
+
+@pytest.mark.parametrize(
+    ("names", "flippable"),
+    [
+        (("cat", "dog"), True),
+        (("left hand", "right hand"), False),
+        (("TurnLeft", "stop"), False),
+        (("arrow_RIGHT", "stop"), False),
+        (("leftover", "bright"), True),
+        (("a", "b", "7"), False),
+        (("30", "50", "120"), False),
+        (("a", "bicycle"), True),
+    ],
+)
+def test_mirroring_when_names_tell_sides_or_are_characters_then_is_refused(
+    names: tuple[str, ...], flippable: bool
+) -> None:
+    assert mirrored_alike(names) == flippable
+
+
+def test_mirroring_when_refused_then_is_said_aloud(tmp_path: Path) -> None:
+    folder = read_data(voc(tmp_path, {"train": ["a"], "val": ["b"]}, [("left shoe", (1, 1, 9, 9))]))
+
+    assert not folder.splits["train"].flippable
+    assert any("will not be mirrored" in note for note in folder.notes)
+
+
+def test_classes_when_rarely_or_never_shown_then_are_told(tmp_path: Path) -> None:
+    root = voc(tmp_path, {"train": ["a"], "val": ["b"]}, [("cat", (1, 1, 9, 9))] * 3)
+    voc_xml(root / "Annotations/b.xml", [("dog", (1, 1, 9, 9))])
+
+    notes = read_data(root).notes
+
+    assert "1 class without an example to train on: dog." in notes
+    assert "1 class with fewer than 10 examples to train on: cat (3)." in notes

@@ -4,7 +4,6 @@ Every loss is a masked sum over tensors of known shape: nothing is skipped for a
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,7 +41,9 @@ def focal_loss(
 ) -> Float[Tensor, "*any"]:
     """Sigmoid focal loss, element by element (Lin et al., arXiv 1708.02002), in float32.
 
-    FL(p, y) = a_t (1 - p_t)^gamma BCE(p, y),  p_t = p and a_t = alpha where y = 1;  p_t = 1 - p and a_t = 1 - alpha where y = 0.
+    FL(p, y) = a_t (1 - p_t)^gamma BCE(p, y)
+
+    p_t = p and a_t = alpha where y = 1;  p_t = 1 - p and a_t = 1 - alpha where y = 0.
     """
     logits = logits.float()
     probabilities = logits.sigmoid()
@@ -88,7 +89,7 @@ def detection_loss(
     boxes = assigned_boxes(assignment, truth)
     matched = (assignment >= 0).float()
     predicted = predictions.boxes.float()
-    l1 = cast(Tensor, (predicted - boxes).abs()).sum(dim=-1) * matched
+    l1 = (predicted - boxes).abs().sum(dim=-1) * matched
     giou = (1 - generalized_iou(predicted, boxes)) * matched
     return DetectionLoss(
         classes=focal_loss(predictions.logits, targets).sum(dim=(1, 2, 3)) / objects,

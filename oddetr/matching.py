@@ -1,4 +1,4 @@
-"""Which query learns which object: a cost for every pair, and the cheapest one-to-one assignment (DETR, arXiv 2005.12872)."""
+"""Which query learns which object: a cost for every pair, and the cheapest assignment (DETR, arXiv 2005.12872)."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class NonFiniteCostError(FloatingPointError):
 
     def __init__(self, images: tuple[int, ...]) -> None:
         super().__init__(
-            f"The matching cost is not finite for image {', '.join(map(str, images))} of the batch: the detector predicts "
-            "NaN or infinity. The training has diverged (try a lower learning rate, or float32)."
+            f"The matching cost is not finite for image {', '.join(map(str, images))} of the batch: the detector "
+            "predicts NaN or infinity. The training has diverged (try a lower learning rate, or float32)."
         )
         self.images = images
 
@@ -39,7 +39,7 @@ def matching_cost(
     """The cost of every query for every object, in float32, all layers at once.
 
     cost = w_class (f+ - f-) + w_l1 |box - object|_1 - w_giou GIoU(box, object)
-    f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  p the probability of the object's class, a = 1/4, g = 2.
+    f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  a = 1/4, g = 2,  p the object's class's probability.
 
     Columns of padded objects mean nothing.
     """

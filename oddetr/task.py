@@ -1,10 +1,10 @@
 """One training step, free of any engine: a batch in, a loss with its parts out.
 
-    task = DetectionTask(detector)
-    for batch in loader:
-        optimizer.zero_grad()
-        task(batch)["loss"].backward()
-        optimizer.step()
+task = DetectionTask(detector)
+for batch in loader:
+    optimizer.zero_grad()
+    task(batch)["loss"].backward()
+    optimizer.step()
 """
 
 import torch

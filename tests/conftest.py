@@ -1,15 +1,25 @@
-"""Options and places that several test rooms share."""
+"""Options, places, and the tiny data set and run (seconds, not minutes) that several test rooms share."""
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from oddetr.data.digits import DigitScenes
+from oddetr.data.writer import write_coco
+from oddetr.training.config import TrainConfig
+from oddetr.training.run import run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--golden", type=Path, default=SHARED / "golden", help="folder of reference outputs of the official implementations"
+        "--golden",
+        type=Path,
+        default=SHARED / "golden",
+        help="folder of reference outputs of the official implementations",
     )
 
 
@@ -20,3 +30,55 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training and four validation scenes, in COCO's layout."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_coco(DigitScenes("train", 8), folder, "train")
+    write_coco(DigitScenes("val"), folder, "val", count=4)
+    write_coco(DigitScenes("test"), folder, "test", count=4)
+    return folder
+
+
+def tiny_arguments(scenes: Path, out: Path) -> dict:
+    """Arguments of a run of seconds; dropout is on, so that its randomness is tested too."""
+    return {
+        "data": str(scenes),
+        "model": "deformable_detr_refine_tiny",
+        "epochs": 4,
+        "image_size": 96,
+        "batch_size": 4,
+        "workers": 0,
+        "out": out,
+        "detector": {
+            "backbone": "test_efficientnet",
+            "pretrained": False,
+            "width": 32,
+            "heads": 4,
+            "ffn_width": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "num_queries": 12,
+            "dropout": 0.1,
+        },
+        "trainer": {"accelerator": "cpu"},
+    }
+
+
+@pytest.fixture
+def tiny(scenes: Path, tmp_path: Path) -> dict:
+    return tiny_arguments(scenes, tmp_path / "run")
+
+
+@pytest.fixture
+def config(tiny: dict) -> TrainConfig:
+    return TrainConfig(**tiny)
+
+
+@pytest.fixture(scope="session")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run of one epoch."""
+    arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("trained") / "run")
+    return run(TrainConfig(**arguments | {"epochs": 1}), Console(file=io.StringIO()))

@@ -10,7 +10,9 @@ from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matc
 from oddetr.structures import GroundTruth, Predictions
 
 
-def random_case(seed: int, counts: tuple[int, ...], queries: int = 5, layers: int = 2) -> tuple[Predictions, GroundTruth]:
+def random_case(
+    seed: int, counts: tuple[int, ...], queries: int = 5, layers: int = 2
+) -> tuple[Predictions, GroundTruth]:
     generator = torch.Generator().manual_seed(seed)
     truth = GroundTruth.stack(
         [torch.randint(4, (count,), generator=generator) for count in counts],

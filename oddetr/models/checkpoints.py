@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor
 
+from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.queries import TwoStageQueries
 
@@ -34,7 +36,8 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
         ValueError: tensors that are missing, left over or of another shape, or heads that the official model shares
             between layers but `state` holds with different values.
     """
-    layers, heads = len(detector.decoder.layers), len(detector.decoder.heads)
+    decoder = cast(DeformableDecoder, detector.decoder)
+    layers, heads = len(decoder.layers), len(decoder.heads)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = _our_name(key, layers, heads, isinstance(detector.query_source, TwoStageQueries))

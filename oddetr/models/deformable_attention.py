@@ -10,7 +10,7 @@ from oddetr.models.kernels import deformable_attention
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Each query reads `points` places per head and level, at learned offsets from its anchor (arXiv 2010.04159, eq. 3).
+    """A query reads `points` places per head and level, at learned offsets from its anchor (arXiv 2010.04159, eq. 3).
 
     Offsets are in cells of the level around an anchor point; around an anchor box in units of half the box over
     `points`. Initially the points of head h lie on a ray at angle 2 pi h / heads, at distances 1 .. points cells.

@@ -28,7 +28,9 @@ class Detector(nn.Module):
         self.decoder = decoder
 
     def encode(
-        self, images: Float[Tensor, "batch 3 image_height image_width"], padding_mask: Bool[Tensor, "batch image_height image_width"]
+        self,
+        images: Float[Tensor, "batch 3 image_height image_width"],
+        padding_mask: Bool[Tensor, "batch image_height image_width"],
     ) -> Memory:
         """Backbone, pyramid and encoder; `padding_mask` is True on padding."""
         return self.encoder(self.pyramid(self.backbone(images)), padding_mask)
@@ -42,7 +44,9 @@ class Detector(nn.Module):
         return self.decoder(memory, queries)
 
     def forward(
-        self, images: Float[Tensor, "batch 3 image_height image_width"], padding_mask: Bool[Tensor, "batch image_height image_width"]
+        self,
+        images: Float[Tensor, "batch 3 image_height image_width"],
+        padding_mask: Bool[Tensor, "batch image_height image_width"],
     ) -> Predictions:
         """All three steps."""
         memory = self.encode(images, padding_mask)

@@ -1,6 +1,7 @@
 """The feature pyramid and the deformable encoder: maps of the backbone -> Memory (arXiv 2010.04159, section 4.1)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,27 +24,30 @@ class FeaturePyramid(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, levels: int) -> None:
         super().__init__()
         if levels < len(channels):
-            raise ValueError(f"A pyramid of {levels} levels cannot hold the backbone's {len(channels)} maps; use at least as many.")
+            raise ValueError(
+                f"A pyramid of {levels} levels cannot hold the backbone's {len(channels)} maps; use at least as many."
+            )
         if width % 32:
             raise ValueError(f"The width ({width}) must be a multiple of 32: the pyramid normalises in 32 groups.")
         sizes = [(count, 1, 1) for count in channels]
         sizes += [(channels[-1] if extra == 0 else width, 3, 2) for extra in range(levels - len(channels))]
-        self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(count, width, kernel, stride, padding=kernel // 2), nn.GroupNorm(32, width))
-            for count, kernel, stride in sizes
-        )
-        for projection in self.projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        self.projections = nn.ModuleList(_projection(count, width, kernel, stride) for count, kernel, stride in sizes)
 
     def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch width _ _"]]:
-        """Returns the levels, finest first; each added level comes from the one before (the first from the last map)."""
+        """Returns the levels, finest first; each added level comes from the one before, the first from the last map."""
         levels = [projection(features) for projection, features in zip(self.projections, maps, strict=False)]
         source = maps[-1]
         for projection in self.projections[len(maps) :]:
             source = projection(source)
             levels.append(source)
         return levels
+
+
+def _projection(channels: int, width: int, kernel: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(cast(Tensor, convolution.bias))
+    return nn.Sequential(convolution, nn.GroupNorm(32, width))
 
 
 class EncoderLayer(nn.Module):
@@ -61,7 +65,10 @@ class EncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(
-        self, memory: Memory, position: Float[Tensor, "batch tokens width"], anchors: Float[Tensor, "batch tokens levels 2"]
+        self,
+        memory: Memory,
+        position: Float[Tensor, "batch tokens width"],
+        anchors: Float[Tensor, "batch tokens levels 2"],
     ) -> Float[Tensor, "batch tokens width"]:
         """Returns the new tokens."""
         tokens = memory.tokens
@@ -88,7 +95,9 @@ class DeformableEncoder(nn.Module):
         )
 
     def forward(
-        self, levels: Sequence[Float[Tensor, "batch width _ _"]], padding_mask: Bool[Tensor, "batch image_height image_width"]
+        self,
+        levels: Sequence[Float[Tensor, "batch width _ _"]],
+        padding_mask: Bool[Tensor, "batch image_height image_width"],
     ) -> Memory:
         """Encodes `levels`; `padding_mask` is that of the images, at their size."""
         masks = [_resize_mask(padding_mask, level.shape[-2:]) for level in levels]

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -20,7 +22,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, out: int, depth: int) -> None:
         super().__init__()
         sizes = [width] * depth + [out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any out"]:
         """Applies the layers."""
@@ -42,9 +44,12 @@ class PredictionHead(nn.Module):
         self.classes = nn.Linear(width, num_classes)
         self.boxes = MLP(width, 4, depth=3)
         nn.init.constant_(self.classes.bias, -math.log((1 - 0.01) / 0.01))
-        last = self.boxes.layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        nn.init.zeros_(self._correction.weight)
+        nn.init.zeros_(self._correction.bias)
+
+    @property
+    def _correction(self) -> nn.Linear:
+        return cast(nn.Linear, self.boxes.layers[-1])
 
     def forward(
         self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries point_or_box"]
@@ -58,7 +63,7 @@ class PredictionHead(nn.Module):
     def start_with_size(self, logit: float) -> None:
         """Sets the logit of the width and height that a box starts with when its anchor is a point (official: -2)."""
         with torch.no_grad():
-            self.boxes.layers[-1].bias[2:] = logit
+            self._correction.bias[2:] = logit
 
     def copies(self, count: int) -> list["PredictionHead"]:
         """`count` independent heads that start with the same weights."""

@@ -63,7 +63,7 @@ class TwoStageQueries(nn.Module):
         Raises:
             ValueError: the image has fewer tokens than there are queries.
         """
-        batch, tokens, width = memory.tokens.shape
+        tokens, width = memory.tokens.shape[1:]
         if tokens < self.num_queries:
             raise ValueError(
                 f"The images give {tokens} tokens, fewer than the {self.num_queries} queries that a two-stage detector "

@@ -21,7 +21,7 @@ def test_detector_given_images_gives_predictions_of_every_layer(variant: str) ->
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padding_when_its_features_change_then_predictions_do_not(variant: str) -> None:
-    """The backbone mixes nothing across strides here, so every difference would come through a mask that is not honoured."""
+    """Every difference would come through a mask that is not honoured: nothing else connects padding and image here."""
     detector = small_detector(variant).eval()
     with torch.no_grad():
         for layer in (*detector.encoder.layers, *detector.decoder.layers):

@@ -1,4 +1,4 @@
-"""The official implementations' outputs, file by file: `pytest tests/parity --golden DIR` for any folder of such files."""
+"""The official implementations' outputs, file by file: `pytest tests/parity --golden DIR` for any other folder."""
 
 from pathlib import Path
 
@@ -33,7 +33,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if "golden_file" in metafunc.fixturenames:
         reason = pytest.mark.skip(reason=f"no golden files in {folder}")
-        metafunc.parametrize("golden_file", files or [pytest.param(None, marks=reason)], ids=[f.stem for f in files] or None)
+        metafunc.parametrize(
+            "golden_file", files or [pytest.param(None, marks=reason)], ids=[f.stem for f in files] or None
+        )
 
 
 def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -118,4 +120,6 @@ def test_criterion_on_official_proposals_gives_official_losses(golden_file: Path
     (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=counts)
     loss = detection_loss(predictions, truth, assignment, float(max(sum(counts), 1)))
     for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
-        torch.testing.assert_close(getattr(loss, ours)[0], tensors[f"output/loss_{theirs}_encoder"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            getattr(loss, ours)[0], tensors[f"output/loss_{theirs}_encoder"], atol=1e-5, rtol=1e-5
+        )

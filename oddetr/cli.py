@@ -1,0 +1,177 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from oddetr import __version__
+
+
+class _Help(DefaultHelpFormatter):
+    """Shows options with dashes, as they are usually typed; both forms are understood."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return super()._format_action_invocation(action).replace("_", "-")
+
+
+def _parser(verb: str, text: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"oddetr {verb}", description=text, formatter_class=_Help, exit_on_error=True)
+
+
+def train(arguments: Sequence[str], console: Console) -> int:
+    """Train a detector: oddetr train --data DIR."""
+    from oddetr.training.config import TrainConfig
+    from oddetr.training.run import run
+
+    parser = _parser(
+        "train", "Trains a detector on a folder of COCO, Pascal VOC or YOLO layout, or on the built-in digits."
+    )
+    parser.add_argument(
+        "--config", action="config", help="a YAML file with any of these arguments (see --print-config)"
+    )
+    parser.add_class_arguments(TrainConfig, skip={"resume", "tensorboard"}, fail_untyped=True)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
+    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard (the `loggers` extra)")
+    parsed = parser.parse_args(list(arguments))
+    values = parser.instantiate(parsed).as_dict()
+    values.pop("config")
+    run(TrainConfig(**values), console)
+    return 0
+
+
+def evaluate(arguments: Sequence[str], console: Console) -> int:
+    """Score a checkpoint on a split: oddetr evaluate CHECKPOINT."""
+    from oddetr.inference import evaluate as verb
+
+    parser = _parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
+    parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
+    parser.add_function_arguments(verb, skip={"checkpoint"})
+    values = _values(parser, arguments)
+    metrics = verb(**values)
+    table = Table(title=f"{values['checkpoint']} on {values['split']} (0-1)")
+    for column in ("score", "value"):
+        table.add_column(column, justify="left" if column == "score" else "right")
+    for name, value in metrics.to_json().items():
+        for part, score in value.items() if isinstance(value, dict) else (("", value),):
+            table.add_row(f"AP {part}" if part else name, _score(score))
+    console.print(table)
+    return 0
+
+
+def predict(arguments: Sequence[str], console: Console) -> int:
+    """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
+    from oddetr.inference import predict as verb
+
+    parser = _parser("predict", "Finds objects in images, folders and globs; writes pictures and detections.json.")
+    parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
+    parser.add_argument(
+        "paths", nargs="+", type=str, metavar="PATH", help="images, folders (all images below) and globs"
+    )
+    parser.add_function_arguments(verb, skip={"checkpoint", "paths"})
+    report = verb(**_values(parser, arguments))
+    for file, reason in report.unreadable.items():
+        console.print(f"skipped {file}: {reason}", style="yellow", highlight=False)
+    console.print(
+        f"{report.objects} objects in {len(report.pictures)} images. Pictures and {report.results}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0 if report.pictures else 1
+
+
+def check(arguments: Sequence[str], console: Console) -> int:
+    """Look for faults in a data set: oddetr check DIR."""
+    from oddetr.data.check import check as verb
+    from oddetr.data.check import print_report
+
+    parser = _parser(
+        "check", "Reads a data set, opens every image, and reports statistics and faults. Exit code 1: errors."
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of COCO, Pascal VOC or YOLO layout")
+    parser.add_argument("--all", action="store_true", help="list every fault, not the first ten of a kind")
+    values = _values(parser, arguments)
+    report = verb(values["dir"], console)
+    print_report(report, console, every=values["all"])
+    return 0 if report.ok else 1
+
+
+def digits(arguments: Sequence[str], console: Console) -> int:
+    """Write the built-in digit scenes as files in COCO's layout: oddetr digits --out DIR."""
+    from oddetr.data.digits import DigitScenes, Split
+    from oddetr.data.writer import write_coco
+
+    parser = _parser(
+        "digits", "Writes the built-in digit scenes as PNGs and COCO JSON, to look at or to train others on."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--split", type=Split, default="val", help="train, val or test")
+    parser.add_argument("--count", type=int | None, default=None, help="the first so many scenes; default: all")
+    values = _values(parser, arguments)
+    folder = write_coco(DigitScenes(values["split"]), values["out"], values["split"], values["count"])
+    console.print(f"{len(list(folder.iterdir()))} scenes in {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
+    verb.__name__: verb for verb in (train, evaluate, predict, check, digits)
+}
+
+
+def _values(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    parsed: Namespace = parser.parse_args(list(arguments))
+    return parser.instantiate(parsed).as_dict()
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _underscored(argument: str) -> str:
+    """--image-size=3 -> --image_size=3: options are known by their Python names."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {name:<10}{verb.__doc__}" for name, verb in VERBS.items())
+    return f"usage: oddetr VERB ...\n\n{verbs}\n\noddetr VERB --help tells more; oddetr --version is {__version__}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit code: 0, 1 for a failure that its message explains, 2 for a wrong command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    if words[:1] == ["--version"]:
+        console.print(__version__, highlight=False)
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        console.print(_usage(), highlight=False, markup=False, soft_wrap=True)
+        return 0 if words else 2
+    if words[0] not in VERBS:
+        Console(stderr=True).print(
+            f"oddetr: there is no verb {words[0]!r}\n\n{_usage()}", highlight=False, markup=False
+        )
+        return 2
+    try:
+        return VERBS[words[0]]([_underscored(word) for word in words[1:]], console)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        if not str(error) or type(error) is RuntimeError:
+            raise
+        Console(stderr=True).print(
+            f"oddetr {words[0]}: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What a training run is: every field is an argument of `oddetr train` and of `oddetr.train`."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from oddetr.data.sources import DIGITS, DigitsConfig
+from oddetr.data.transforms import AugmentConfig
+from oddetr.models.presets import PRESETS, DetectorConfig
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DEFAULT_MODEL = "deformable_detr_refine_tiny"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning rate over the run; times are fractions of the run.
+
+    Attributes:
+        learning_rate: of all but the following.
+        backbone_factor: the backbone's rate over the others' (the paper: 0.1).
+        weight_decay: AdamW's (the paper: 1e-4).
+        clip: largest norm of the whole gradient (the paper: 0.1); 0 does not clip.
+        schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0.
+        drop_at: when `step` drops; the paper's 40 of 50 epochs.
+        warmup: the rate rises linearly from 0 in this part of the run, which protects pretrained weights from the
+            first, random gradients and costs next to nothing.
+
+    Raises:
+        ValueError: a value that is out of range.
+    """
+
+    learning_rate: float = 2e-4
+    backbone_factor: float = 0.1
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    schedule: Literal["step", "cosine"] = "step"
+    drop_at: float = 0.8
+    warmup: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("backbone_factor", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.schedule not in ("step", "cosine"):
+            raise ValueError(f"optimizer.schedule is {self.schedule!r}; it must be step or cosine.")
+        for name in ("drop_at", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it is a fraction of the run, in [0, 1].")
+
+    def factor(self, progress: float) -> float:
+        """The learning rate over `learning_rate` when the fraction `progress` of the run is done."""
+        rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return rise * (0.1 if progress >= self.drop_at else 1.0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
+        model: a preset's name.
+        epochs: passes over the training images.
+        image_size: images are resized to this shorter side, in pixels.
+        batch_size: images of a batch on each device; a step is `accumulate` batches on every device.
+        seed: of weights, order of images, augmentation and dropout.
+        out: the run's folder; default: a new one below runs/.
+        resume: go on from the run's last checkpoint, with the run's own configuration.
+        detector: changes to the preset, for example `--detector.num-queries 300`.
+        backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
+        precision: of the forward pass; matching, losses and weights are always fp32.
+        accumulate: batches whose gradients make one step together.
+        workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
+        validate_every: epochs between validations; the last epoch is always validated.
+        optimizer: learning rate and schedule.
+        augment: how training images vary.
+        digits: the built-in scenes.
+        tensorboard: also log for TensorBoard (the `loggers` extra).
+        trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`.
+
+    Raises:
+        ValueError: a value that is out of range, an unknown preset or field.
+    """
+
+    data: str = DIGITS
+    model: str = DEFAULT_MODEL
+    epochs: int = 50
+    image_size: int = 320
+    batch_size: int = 8
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    detector: dict[str, Any] = field(default_factory=dict[str, Any])
+    backbone_weights: Path | None = None
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    workers: int | None = None
+    validate_every: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
+    tensorboard: bool = False
+    trainer: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("epochs", 1),
+            ("image_size", 32),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("validate_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.seed < 0 or (self.workers or 0) < 0:
+            raise ValueError(f"seed ({self.seed}) and workers ({self.workers}) must be at least 0.")
+        if self.model not in PRESETS:
+            raise ValueError(f"There is no model {self.model!r}; there are {', '.join(PRESETS)}.")
+        self.detector_config()
+
+    def detector_config(self) -> DetectorConfig:
+        """The preset with the changes."""
+        return PRESETS[self.model]().override(self.detector)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`; `TrainConfig.from_json` reads them."""
+        content = dataclasses.asdict(self)
+        for name in ("out", "backbone_weights"):
+            content[name] = content[name] and str(content[name])
+        content["trainer"] = {
+            name: value for name, value in self.trainer.items() if isinstance(value, (bool, int, float, str))
+        }
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TrainConfig":
+        """Reads what `to_json` wrote."""
+        parts = {"optimizer": OptimizerConfig, "augment": AugmentConfig, "digits": DigitsConfig}
+        content = content | {name: make(**content[name]) for name, make in parts.items()}
+        for name in ("out", "backbone_weights"):
+            content[name] = Path(content[name]) if content[name] else None
+        return cls(**content)

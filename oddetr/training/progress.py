@@ -1,0 +1,144 @@
+"""What a person sees of a running training: a line that moves on a terminal, a line per epoch elsewhere."""
+
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from oddetr.structures import Batch
+
+
+class Speed:
+    """Images per second, and the share of time in which training waits for data.
+
+    Waiting is all that passes between a step's end and the next one's beginning: loading, and the copy to the device.
+    """
+
+    def __init__(self) -> None:
+        self.images, self.waiting, self.working = 0, 0.0, 0.0
+        self._mark: float | None = None
+
+    def step_begins(self) -> None:
+        """A batch is there."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self.waiting += now - self._mark
+        self._mark = now
+
+    def step_ends(self, images: int) -> None:
+        """A batch of `images` is done."""
+        now = time.perf_counter()
+        self.working += now - (self._mark or now)
+        self.images += images
+        self._mark = now
+
+    def pause(self) -> None:
+        """What follows (validation, say) is no part of a step."""
+        self._mark = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Since the beginning, pauses left out."""
+        return self.images / max(self.waiting + self.working, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """In [0, 1]."""
+        return self.waiting / max(self.waiting + self.working, 1e-9)
+
+
+def peak_memory_gib() -> float:
+    """The most memory held so far: the device's on CUDA, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class ProgressLine(Callback):
+    """Epoch, time left, loss, AP (in 0-1), images per second, share of time waiting for data, peak memory."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.speed = Speed()
+        self._begin = 0.0
+        self._steps_before = 0
+        self._loss = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[status]}"), console=console, refresh_per_second=2, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=1, status="")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._begin, self._steps_before = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero and self.console.is_terminal:
+            self._bar.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """A step begins."""
+        self.speed.step_begins()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """A step is done; now and then the loss is read, which waits for the device."""
+        self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
+        if batch_idx % 20 == 0:
+            self._loss = float(_loss_of(outputs)) / trainer.accumulate_grad_batches
+        if trainer.is_global_zero and self.console.is_terminal:
+            total = max(1, int(trainer.estimated_stepping_batches))
+            self._bar.update(
+                self._task,
+                total=total,
+                completed=trainer.global_step,
+                description=self._epoch(trainer),
+                status=self._status(trainer),
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is no part of a step."""
+        self.speed.pause()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says how the epoch went, where no line moves or the scores are new."""
+        self.speed.pause()
+        if trainer.is_global_zero:
+            self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the terminal back."""
+        self._bar.stop()
+
+    def _epoch(self, trainer: Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+    def _status(self, trainer: Trainer) -> str:
+        done = trainer.global_step - self._steps_before
+        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        seconds = (time.perf_counter() - self._begin) / max(done, 1) * left
+        metrics = getattr(trainer.lightning_module, "metrics", None)
+        ap = "-" if metrics is None or math.isnan(metrics.ap) else f"{metrics.ap:.3f}"
+        return (
+            f"loss {self._loss:.3f}  AP {ap}  {self.speed.images_per_second:.1f} images/s  "
+            f"waiting for data {self.speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _loss_of(outputs: Any) -> Tensor:
+    return outputs["loss"] if isinstance(outputs, dict) else outputs

@@ -1,0 +1,62 @@
+"""Beginning a run in a folder, and going on with one that was stopped."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from oddetr.checkpoint import RESUME
+from oddetr.training.config import TrainConfig
+
+CONFIGURATION = "config.json"
+MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "tensorboard")
+"""Fields that a resumed run takes from the command rather than from the run."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints: of the first node, the first."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return int(next((rank for rank in ranks if rank), "0")) == 0
+
+
+def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
+    """What to run, and the state to go on from.
+
+    With `config.resume`, the configuration of the run in `out`; where there is none yet, the given one and None.
+
+    Raises:
+        FileExistsError: there is a run in `out`, and `config.resume` is off.
+        ValueError: arguments contradict the run that is to be resumed.
+    """
+    state = next((folder / RESUME for folder in (out / "last", out / "last.old") if (folder / RESUME).is_file()), None)
+    if state is None:
+        return config, None
+    if not config.resume:
+        raise FileExistsError(f"{out} holds a run already. Go on with it by --resume, or give another folder by --out.")
+    saved = json.loads((out / CONFIGURATION).read_text())
+    given, default = config.to_json(), TrainConfig().to_json()
+    changed = [name for name in given if name not in MAY_CHANGE and given[name] not in (default[name], saved[name])]
+    if changed:
+        listed = "; ".join(f"{name} is {saved[name]}, not {given[name]}" for name in changed)
+        raise ValueError(
+            f"The run {out} was begun otherwise: {listed}. Resume it without these arguments, or begin a new run."
+        )
+    kept = {name: given[name] for name in MAY_CHANGE if given[name] != default[name]}
+    merged = TrainConfig.from_json(saved | kept | {"resume": True})
+    merged.trainer.update(config.trainer)
+    return merged, state
+
+
+def save_configuration(config: TrainConfig, out: Path) -> None:
+    """Makes the run's folder and writes what `resumed` reads."""
+    out.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        (out / CONFIGURATION).write_text(json.dumps(config.to_json(), indent=1))
+
+
+def steps_done(state: Path | None) -> int:
+    """Optimizer steps that the training of `state` has done; 0 without one."""
+    if state is None:
+        return 0
+    return int(torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"])

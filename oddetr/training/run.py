@@ -1,0 +1,192 @@
+"""`train`: from arguments to a run's folder."""
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+
+from oddetr.checkpoint import CheckpointInfo
+from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
+from oddetr.data.dataset import Source
+from oddetr.data.sources import open_training_sources
+from oddetr.data.transforms import EvalTransform, TrainTransform
+from oddetr.models.backbone import Backbone
+from oddetr.models.presets import build_detector
+from oddetr.task import DetectionTask
+from oddetr.training.config import TrainConfig
+from oddetr.training.module import TrainingModule
+from oddetr.training.progress import ProgressLine
+from oddetr.training.recorder import Recorder
+from oddetr.training.resume import is_first_process, resumed, save_configuration, steps_done
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_ADVICE = (
+    ".*does not have many workers.*",
+    ".*isinstance.treespec, LeafSpec.. is deprecated.*",
+)
+
+
+def train(**arguments: Any) -> Path:
+    """Trains a detector and returns the run's folder. The arguments are the fields of `TrainConfig`.
+
+        import oddetr
+        run = oddetr.train(data="cells", model="deformable_detr_refine_tiny", epochs=50)
+
+    Raises:
+        ValueError: a field that is unknown or out of range; DataError: the data set has errors.
+        FileExistsError: the folder holds a run already and `resume` is off.
+        BackboneWeightsError: the backbone's ImageNet weights cannot be had.
+        NonFiniteCostError: the training has diverged.
+    """
+    return run(TrainConfig(**arguments))
+
+
+train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def run(config: TrainConfig, console: Console | None = None) -> Path:
+    """`train`, with a checked configuration; progress goes to `console`."""
+    console = console or Console(quiet=not is_first_process())
+    out = config.out or _new_folder(config)
+    config, state = resumed(config, out)
+    _refuse_fp16_on_cpu(config)
+    sources, notes = open_training_sources(config.data, config.digits, config.seed)
+    for note in notes:
+        console.print(f"data: {note}", highlight=False, soft_wrap=True)
+    torch.manual_seed(config.seed)
+    detector = build_detector(config.detector_config(), len(sources["train"].classes))
+    backbone = cast(Backbone, detector.backbone)
+    if config.detector_config().pretrained and state is None:
+        origin = backbone.load_imagenet(config.backbone_weights)
+        console.print(f"backbone: {backbone.name}, weights from {origin}", highlight=False, soft_wrap=True)
+    _introduce(config, out, sources, console)
+    save_configuration(config, out)
+
+    def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
+        return CheckpointInfo(
+            detector=config.detector_config(),
+            classes=sources["train"].classes,
+            image_size=config.image_size,
+            mean=backbone.mean,
+            std=backbone.std,
+            epoch=epoch,
+            metrics=metrics,
+            configuration=config.to_json(),
+        )
+
+    progress = ProgressLine(console)
+    recorder = Recorder(out, describe, progress.speed, steps_done(state))
+    module = TrainingModule(DetectionTask(detector), config.optimizer, sources["val"], config.seed)
+    with _quiet():
+        trainer = _trainer(config, out, [progress, recorder])
+        loaders = _loaders(config, sources, backbone, trainer)
+        trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+    console.print(
+        f"run: {out}   best AP {recorder.best:.3f} (0-1)   evaluate it: oddetr evaluate {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return out
+
+
+def _several_processes(config: TrainConfig) -> bool:
+    return (
+        str(config.trainer.get("devices", "auto")) not in ("auto", "1") or int(config.trainer.get("num_nodes", 1)) > 1
+    )
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    if _several_processes(config):
+        raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
+    name = f"{Path(config.data).resolve().name}-{config.model}"
+    return next(path for n in range(1, 10**6) if not (path := Path("runs") / f"{name}-{n}").exists())
+
+
+def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
+    accelerator = str(config.trainer.get("accelerator", "auto"))
+    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
+
+
+def _introduce(config: TrainConfig, out: Path, sources: dict[str, Source], console: Console) -> None:
+    classes = sources["train"].classes
+    shown = ", ".join(f"{name} ({i})" for name, i in list(zip(classes.names, classes.ids, strict=True))[:12])
+    console.print(
+        f"classes: {len(classes)}: {shown}{' ...' if len(classes) > 12 else ''}", highlight=False, soft_wrap=True
+    )
+    sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
+    console.print(
+        f"images: {sizes}   model: {config.model}   image size: {config.image_size}   run: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _trainer(config: TrainConfig, out: Path, callbacks: list[Any]) -> Trainer:
+    flags: dict[str, Any] = {
+        "max_epochs": config.epochs,
+        "precision": PRECISIONS[config.precision],
+        "accumulate_grad_batches": config.accumulate,
+        "check_val_every_n_epoch": config.validate_every,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "logger": TensorBoardLogger(out, name="", version="tensorboard") if config.tensorboard else False,
+        "strategy": DDPStrategy(broadcast_buffers=False) if _several_processes(config) else "auto",
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    given = dict(config.trainer)
+    return Trainer(callbacks=[*callbacks, *given.pop("callbacks", [])], **(flags | given))
+
+
+def _loaders(
+    config: TrainConfig, sources: dict[str, Source], backbone: Backbone, trainer: Trainer
+) -> tuple[AccumulatedLoader, AccumulatedLoader]:
+    mean, std = backbone.mean, backbone.std
+    rank, world = trainer.global_rank, trainer.world_size
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
+    augmented = TrainTransform(config.image_size, mean, std, sources["train"].flippable, config.augment)
+    training = make_loader(
+        TransformedDataset(sources["train"], augmented, config.seed),
+        EpochSampler(len(sources["train"]), config.seed, rank=rank, world_size=world),
+        config.batch_size,
+        workers,
+        config.accumulate,
+    )
+    validation = make_loader(
+        TransformedDataset(sources["val"], EvalTransform(config.image_size, mean, std)),
+        EpochSampler(len(sources["val"]), shuffle=False, rank=rank, world_size=world),
+        config.batch_size,
+        workers,
+    )
+    return training, validation
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keeps Lightning's advice on things that are chosen here to itself; its warnings and errors are heard."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _ADVICE:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

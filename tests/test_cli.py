@@ -1,0 +1,133 @@
+"""The command line as a user types it: words in, exit code and text out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from oddetr import __version__
+from oddetr.cli import main
+from oddetr.data.digits import DigitScenes
+from oddetr.data.writer import write_coco
+
+TINY = [
+    *("--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", "32"),
+    *("--detector.encoder-layers", "1", "--detector.decoder-layers", "1", "--detector.num-queries", "12"),
+    *("--image-size", "96", "--batch-size", "4", "--workers", "0", "--trainer.accelerator", "cpu"),
+]
+
+
+def test_commands_when_typed_one_after_the_other_then_train_evaluate_predict_and_resume(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["train", "--data", str(scenes), "--epochs", "1", "--seed", "3", "--out", out, *TINY]) == 0
+    assert "epoch 1/1" in capsys.readouterr().out
+    assert main(["train", "--out", out, "--resume"]) == 0
+    assert main(["evaluate", out, "--split", "test", "--json", str(tmp_path / "scores.json")]) == 0
+    assert "AP50" in capsys.readouterr().out
+    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["AP"] <= 1
+    pictures = str(tmp_path / "pictures")
+    assert main(["predict", out, str(scenes / "test" / "*.png"), str(scenes / "val"), "--out", pictures]) == 0
+    assert len(list(Path(pictures).glob("*.png"))) == 8
+
+
+def test_config_when_printed_and_read_again_then_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                "train",
+                "--epochs",
+                "7",
+                "--optimizer.learning-rate",
+                "0.001",
+                "--detector.num-queries",
+                "9",
+                "--print-config",
+            ]
+        )
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["epochs"] == 7
+    file = tmp_path / "config.yaml"
+    file.write_text(printed)
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(file), "--print-config"])
+    again = yaml.safe_load(capsys.readouterr().out)
+    assert again == yaml.safe_load(printed)
+    assert again["detector"] == {"num_queries": 9}
+
+
+def test_check_when_data_is_sound_or_broken_then_exits_0_or_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coco(DigitScenes("train", 4), tmp_path, "train")
+    assert main(["check", str(tmp_path)]) == 0
+    next((tmp_path / "train").iterdir()).unlink()
+    assert main(["check", str(tmp_path)]) == 1
+    assert "1 error" in capsys.readouterr().out
+
+
+def test_digits_when_written_then_can_be_checked(tmp_path: Path) -> None:
+    assert main(["digits", "--out", str(tmp_path), "--split", "train", "--count", "5"]) == 0
+    assert main(["check", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["evaluate", "nowhere"], 1, "There is no nowhere"),
+        (["predict", "nowhere", "nothing.jpg", "--out", "x"], 1, "No image at nothing.jpg"),
+        (["check", "nowhere"], 1, "nowhere"),
+        (["trian"], 2, "no verb 'trian'"),
+        (["train", "--data", "nowhere"], 1, "nowhere"),
+        (["train", "--epochs", "many"], 2, "epochs"),
+        (["train", "--epochs", "0"], 1, "epochs is 0; it must be at least 1"),
+        (["train", "--model", "yolo"], 1, "deformable_detr_tiny"),
+        (["train", "--detector.num-querys", "3"], 1, "num_queries"),
+    ],
+)
+def test_command_when_wrong_then_says_what(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = main(words)
+    except SystemExit as stopped:
+        found = stopped.code
+    assert found == code
+    told = capsys.readouterr()
+    assert message in told.out + told.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_when_wrong_then_leaves_no_traceback_and_no_warning(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "oddetr.cli", "train", "--detector.variant", "three_stage"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "oddetr train: variant is 'three_stage'; it must be one of plain, refine, two_stage.\n"
+
+
+def test_version_and_help_when_asked_for_then_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(verb in told for verb in ("train", "evaluate", "predict", "check"))
+
+
+def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> None:
+    optional = ("tensorboard", "transformers", "triton", "pycocotools", "torch", "lightning", "numba")
+    code = f"import sys, oddetr; print([name for name in {optional!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import oddetr
+from oddetr.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+from oddetr.inference import Predictor, find_images, postprocess
+from oddetr.structures import Predictions
+
+
+def test_postprocess_when_scores_are_known_then_ranks_all_queries_and_classes_together() -> None:
+    """Query 0 scores high for both classes: it gives two of the three best. Height 100, width 200 pixels."""
+    logits = torch.tensor([[3.0, 2.0], [1.0, -5.0]]).view(1, 1, 2, 2)
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.25, 0.25, 0.1, 0.1]]).view(1, 1, 2, 4)
+    predictions = Predictions(logits, boxes, torch.zeros(1, 1, 2, 1))
+    (found,) = postprocess(predictions, torch.tensor([[100, 200]]), top_k=3)
+    assert found.labels.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(found.scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid(), rtol=1e-6)
+    np.testing.assert_allclose(found.boxes, [[80, 30, 120, 70], [80, 30, 120, 70], [40, 20, 60, 30]], atol=1e-4)
+
+
+def test_postprocess_when_a_box_leaves_the_image_then_is_cut_there() -> None:
+    predictions = Predictions(
+        torch.zeros(1, 1, 1, 1), torch.tensor([0.1, 0.9, 0.4, 0.4]).view(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
+    )
+    (found,) = postprocess(predictions, torch.tensor([[100, 200]]))
+    np.testing.assert_allclose(found.boxes, [[0, 70, 60, 100]], atol=1e-4)
+
+
+def test_postprocess_when_the_last_layer_differs_then_is_the_one_used() -> None:
+    logits = torch.stack([torch.full((1, 2, 1), 5.0), torch.full((1, 2, 1), -5.0)])
+    predictions = Predictions(logits, torch.rand(2, 1, 2, 4), torch.zeros(2, 1, 2, 1))
+    (found,) = postprocess(predictions, torch.tensor([[10, 10]]))
+    assert (found.scores < 0.1).all()
+
+
+def test_predictor_when_images_of_one_size_are_batched_then_finds_what_it_finds_alone(trained: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, size, dtype=np.uint8) for size in ((96, 150, 3), (96, 150, 3))]
+    predictor = Predictor.load(trained)
+    together = predictor.detect(images)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = predictor.detect([image])
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.05)
+
+
+def test_evaluate_when_run_on_a_trained_split_then_writes_scores_in_0_to_1(trained: Path, tmp_path: Path) -> None:
+    metrics = oddetr.evaluate(trained, split="test", json=tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores.keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "per_class"}
+    assert set(scores["per_class"]) == set("0123456789")
+    assert scores["AP"] == metrics.ap
+    assert 0 <= scores["AP"] <= 1
+
+
+def test_evaluate_when_repeating_the_validation_of_training_then_gives_its_score(trained: Path) -> None:
+    described = json.loads((trained / "best" / "checkpoint.json").read_text())
+    assert oddetr.evaluate(trained, split="val", batch_size=4).ap == pytest.approx(described["metrics"]["AP"], abs=1e-9)
+
+
+def test_evaluate_when_the_split_or_the_classes_are_others_then_says_so(trained: Path, real_data: Path) -> None:
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, val, test"):
+        oddetr.evaluate(trained, split="dev")
+    with pytest.raises(ValueError, match="the data set has Platelets, RBC, WBC"):
+        oddetr.evaluate(trained, data=str(real_data / "bccd"), split="test")
+
+
+def test_predict_when_given_images_then_writes_pictures_and_coco_json(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    report = oddetr.predict(trained, [str(scenes / "test")], tmp_path / "out", threshold=0.0)
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(report.pictures) == len(content["images"]) == 4
+    assert [category["name"] for category in content["categories"]] == list("0123456789")
+    assert len(content["annotations"]) == report.objects == 4 * 100
+    first = content["annotations"][0]
+    assert first.keys() == {"id", "image_id", "category_id", "bbox", "score"}
+    assert {found["image_id"] for found in content["annotations"]} == {image["id"] for image in content["images"]}
+    for picture in report.pictures:
+        with Image.open(picture) as drawn:
+            assert min(drawn.size) >= 480
+
+
+def test_predict_when_a_file_is_no_image_then_skips_it_and_says_so(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    good = next((scenes / "test").iterdir())
+    report = oddetr.predict(trained, [str(broken), str(good)], tmp_path / "out")
+    assert list(report.unreadable) == [broken]
+    assert len(report.pictures) == 1
+
+
+def test_find_images_when_given_folders_globs_and_files_then_lists_each_once(tmp_path: Path) -> None:
+    for name in ("a/x.JPG", "a/b/y.png", "a/notes.txt", "z.png"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    found = find_images([tmp_path / "a", str(tmp_path / "*.png"), tmp_path / "z.png"])
+    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["a/b/y.png", "a/x.JPG", "z.png"]
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        find_images([tmp_path / "nothing*.jpg"])
+
+
+@pytest.mark.parametrize("part", ["", "best", "last", "best/model.safetensors", "last/checkpoint.json"])
+def test_checkpoint_when_named_by_run_folder_or_file_then_is_found(trained: Path, part: str) -> None:
+    detector, info = load_checkpoint(trained / part)
+    assert not detector.training
+    assert info.epoch == 1
+    assert len(info.classes) == 10
+
+
+def test_checkpoint_when_there_is_none_or_it_is_broken_then_says_what_to_do(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="after its first epoch"):
+        find_checkpoint(tmp_path)
+    for name in ("model.safetensors", "checkpoint.json"):
+        (tmp_path / name).write_bytes((trained / "best" / name).read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path)

@@ -21,7 +21,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.user
 
 quickstart: $(VENV)/.user
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/quickstart.sh
+	$(BIN)/oddetr train --config recipes/quickstart.yaml --out runs/quickstart --resume
+	$(BIN)/oddetr evaluate runs/quickstart --json runs/quickstart/val.json
+	$(BIN)/oddetr digits --split test --count 12 --out runs/quickstart/scenes
+	$(BIN)/oddetr predict runs/quickstart runs/quickstart/scenes/test --out runs/quickstart/pictures
 
 test: $(VENV)/.dev
 	$(MAKE) check

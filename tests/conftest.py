@@ -2,15 +2,15 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from oddetr.data.digits import DigitScenes
-from oddetr.data.writer import write_coco
-from oddetr.training.config import TrainConfig
-from oddetr.training.run import run
+if TYPE_CHECKING:
+    from oddetr.training.config import TrainConfig
 
+# The package is imported in the fixtures: most rooms' tests need little of it, and importing all of it takes seconds.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -35,6 +35,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight training and four validation scenes, in COCO's layout."""
+    from oddetr.data.digits import DigitScenes
+    from oddetr.data.writer import write_coco
+
     folder = tmp_path_factory.mktemp("scenes")
     write_coco(DigitScenes("train", 8), folder, "train")
     write_coco(DigitScenes("val"), folder, "val", count=4)
@@ -73,12 +76,17 @@ def tiny(scenes: Path, tmp_path: Path) -> dict:
 
 
 @pytest.fixture
-def config(tiny: dict) -> TrainConfig:
+def config(tiny: dict) -> "TrainConfig":
+    from oddetr.training.config import TrainConfig
+
     return TrainConfig(**tiny)
 
 
 @pytest.fixture(scope="session")
 def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run of one epoch."""
+    from oddetr.training.config import TrainConfig
+    from oddetr.training.run import run
+
     arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("trained") / "run")
     return run(TrainConfig(**arguments | {"epochs": 1}), Console(file=io.StringIO()))

@@ -32,6 +32,7 @@ from oddetr.training.resume import is_first_process, resumed, save_configuration
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
     ".*does not have many workers.*",
+    ".*`broadcast_buffers` is deprecated.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -56,7 +57,7 @@ train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFu
 
 def run(config: TrainConfig, console: Console | None = None) -> Path:
     """`train`, with a checked configuration; progress goes to `console`."""
-    console = console or Console(quiet=not is_first_process())
+    console = (console or Console()) if is_first_process() else Console(quiet=True)
     out = config.out or _new_folder(config)
     config, state = resumed(config, out)
     _refuse_fp16_on_cpu(config)
@@ -91,11 +92,8 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         trainer = _trainer(config, out, [progress, recorder])
         loaders = _loaders(config, sources, backbone, trainer)
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
-    console.print(
-        f"run: {out}   best AP {recorder.best:.3f} (0-1)   evaluate it: oddetr evaluate {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    best = f"best AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: the validation images show no object"
+    console.print(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}", highlight=False, soft_wrap=True)
     return out
 
 

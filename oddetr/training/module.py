@@ -42,6 +42,7 @@ class TrainingModule(LightningModule):
 
     Attributes:
         metrics: scores of the last validation.
+        scored_epoch: the epoch, from 1, after which they were computed; 0 before the first.
 
     Args:
         task: computes the loss of a batch.
@@ -57,7 +58,13 @@ class TrainingModule(LightningModule):
         self.validation = validation
         self.seed = seed
         self.metrics: Metrics | None = None
+        self.scored_epoch = 0
         self._found: dict[int, Detections] = {}
+
+    def on_train_epoch_start(self) -> None:
+        """The last epoch is validated whatever the period."""
+        if self.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes this step's randomness a function of its place in the run."""
@@ -85,6 +92,7 @@ class TrainingModule(LightningModule):
             self._found = {image: found for part in gathered for image, found in part.items()}
         if not self.trainer.sanity_checking:
             self.metrics = evaluate_detections(self.validation.annotations(), self.validation.classes, self._found)
+            self.scored_epoch = self.current_epoch + 1
         self._found = {}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,8 +66,8 @@ def peak_memory_gib() -> float:
 class ProgressLine(Callback):
     """Epoch, time left, loss, AP (in 0-1), images per second, share of time waiting for data, peak memory."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, folder: Path) -> None:
+        self.console, self.folder = console, folder
         self.speed = Speed()
         self._begin = 0.0
         self._steps_before = 0
@@ -113,6 +114,15 @@ class ProgressLine(Callback):
         self.speed.pause()
         if trainer.is_global_zero:
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """After Ctrl-C, says how to go on."""
+        self._bar.stop()
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+            hint = "No epoch was finished."
+            if (self.folder / "last").exists():
+                hint = f"Go on after its last finished epoch: oddetr train --out {self.folder} --resume"
+            self.console.print(f"Stopped in {self._epoch(trainer)}. {hint}", highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the terminal back."""

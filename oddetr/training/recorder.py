@@ -36,11 +36,9 @@ class Recorder(Callback):
     ) -> None:
         self.folder, self.describe, self.speed = folder, describe, speed
         self.events = RunLog(folder, steps_done)
-        scores = [
-            event["AP"] for event in read_events(folder) if event["kind"] == "epoch" and event.get("AP") is not None
-        ]
-        self.best: float = max(scores, default=-1.0)
-        self._begin = time.time()
+        before = [event for event in read_events(folder) if event["kind"] == "epoch"]
+        self.best: float = max((event["AP"] for event in before if event.get("AP") is not None), default=-1.0)
+        self._begin = time.time() - (before[-1]["seconds"] if before else 0.0)
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -69,12 +67,7 @@ class Recorder(Callback):
         """Logs the epoch and writes `last`, and `best` where the epoch is the best so far."""
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
-        validated = (
-            module.metrics
-            if epoch % cast(int, trainer.check_val_every_n_epoch) == 0 or epoch == trainer.max_epochs
-            else None
-        )
-        scores = validated.to_json() if validated else {}
+        scores = module.metrics.to_json() if module.metrics and module.scored_epoch == epoch else {}
         if trainer.is_global_zero:
             self._log_losses(trainer)
             self.events.add(

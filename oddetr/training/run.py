@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,19 +59,20 @@ train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFu
 def run(config: TrainConfig, console: Console | None = None) -> Path:
     """`train`, with a checked configuration; progress goes to `console`."""
     console = (console or Console()) if is_first_process() else Console(quiet=True)
+    say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
     config, state = resumed(config, out)
     _refuse_fp16_on_cpu(config)
     sources, notes = open_training_sources(config.data, config.digits, config.seed)
     for note in notes:
-        console.print(f"data: {note}", highlight=False, soft_wrap=True)
+        say(f"data: {note}")
     torch.manual_seed(config.seed)
     detector = build_detector(config.detector_config(), len(sources["train"].classes))
     backbone = cast(Backbone, detector.backbone)
     if config.detector_config().pretrained and state is None:
         origin = backbone.load_imagenet(config.backbone_weights)
-        console.print(f"backbone: {backbone.name}, weights from {origin}", highlight=False, soft_wrap=True)
-    _introduce(config, out, sources, console)
+        say(f"backbone: {backbone.name}, weights from {origin}")
+    say(_introduction(config, out, sources))
     save_configuration(config, out)
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
@@ -85,7 +87,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
             configuration=config.to_json(),
         )
 
-    progress = ProgressLine(console)
+    progress = ProgressLine(console, out)
     recorder = Recorder(out, describe, progress.speed, steps_done(state))
     module = TrainingModule(DetectionTask(detector), config.optimizer, sources["val"], config.seed)
     with _quiet():
@@ -93,14 +95,18 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         loaders = _loaders(config, sources, backbone, trainer)
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     best = f"best AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: the validation images show no object"
-    console.print(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}", highlight=False, soft_wrap=True)
+    say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     return out
 
 
 def _several_processes(config: TrainConfig) -> bool:
-    return (
-        str(config.trainer.get("devices", "auto")) not in ("auto", "1") or int(config.trainer.get("num_nodes", 1)) > 1
-    )
+    """Whether Lightning's flags, or a launcher such as torchrun, make more than one process of this run."""
+    devices = config.trainer.get("devices", 1)
+    if str(devices) in ("auto", "-1"):
+        devices = torch.cuda.device_count()
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return count > 1 or int(config.trainer.get("num_nodes", 1)) > 1 or launched
 
 
 def _new_folder(config: TrainConfig) -> Path:
@@ -116,23 +122,21 @@ def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
         raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
 
 
-def _introduce(config: TrainConfig, out: Path, sources: dict[str, Source], console: Console) -> None:
+def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source]) -> str:
     classes = sources["train"].classes
-    shown = ", ".join(f"{name} ({i})" for name, i in list(zip(classes.names, classes.ids, strict=True))[:12])
-    console.print(
-        f"classes: {len(classes)}: {shown}{' ...' if len(classes) > 12 else ''}", highlight=False, soft_wrap=True
-    )
+    shown = [f"{name} ({i})" for name, i in zip(classes.names, classes.ids, strict=True)]
+    table = ", ".join(shown[:12]) + (" ..." if len(shown) > 12 else "")
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
-    console.print(
-        f"images: {sizes}   model: {config.model}   image size: {config.image_size}   run: {out}",
-        highlight=False,
-        soft_wrap=True,
+    return (
+        f"classes: {len(classes)}: {table}\n"
+        f"images: {sizes}   model: {config.model}   image size: {config.image_size}   run: {out}"
     )
 
 
 def _trainer(config: TrainConfig, out: Path, callbacks: list[Any]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
+        "devices": 1,
         "precision": PRECISIONS[config.precision],
         "accumulate_grad_batches": config.accumulate,
         "check_val_every_n_epoch": config.validate_every,

@@ -109,12 +109,12 @@ def test_weights_when_they_cannot_be_had_then_the_error_names_every_way(
 
 def test_weights_when_the_file_is_of_another_model_then_says_what_is_missing(tmp_path: Path) -> None:
     save_file({"something": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(BackboneWeightsError, match="does not fit test_efficientnet: .* tensors are missing"):
+    with pytest.raises(BackboneWeightsError, match=r"does not fit test_efficientnet: .* tensors are missing"):
         Backbone(TINY, frozen=True).load_imagenet(tmp_path / "other.safetensors")
 
 
 def test_backbone_when_timm_does_not_know_it_or_it_has_no_such_maps_then_says_so() -> None:
-    with pytest.raises(ValueError, match="Similar names: .*resnet50"):
+    with pytest.raises(ValueError, match=r"Similar names: .*resnet50"):
         Backbone("resnet51", frozen=False)
     with pytest.raises(ValueError, match="strides"):
         Backbone("vit_tiny_patch16_224", frozen=False)

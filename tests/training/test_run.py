@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,28 @@ def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config:
     assert described["classes"] == {"names": list("0123456789"), "ids": list(range(10))}
     assert described["versions"].keys() >= {"oddetr", "torch", "timm"}
     assert TrainConfig.from_json(json.loads((out / "config.json").read_text())).epochs == 2
+
+
+def test_run_when_validated_every_second_epoch_then_validates_the_last_too(config: TrainConfig) -> None:
+    run(dataclasses.replace(config, epochs=3, validate_every=2), quiet())
+    scored = [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch" and "AP" in event]
+    assert scored == [2, 3]
+
+
+def test_run_when_interrupted_then_says_how_to_go_on(config: TrainConfig) -> None:
+    class Interrupt(StopAfter):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            if trainer.current_epoch == self.epochs:
+                raise KeyboardInterrupt
+
+    console = quiet()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Interrupt(1)]}), console)
+    signal.signal(signal.SIGINT, before)
+    assert f"Stopped in epoch 2/4. Go on after its last finished epoch: oddetr train --out {config.out} --resume" in (
+        console.file.getvalue()
+    )
 
 
 def test_run_when_it_shows_progress_then_says_what_matters(config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from oddetr.structures import Batch
+from oddetr.training.module import TrainingModule
 
 
 class Speed:
@@ -71,7 +72,8 @@ class ProgressLine(Callback):
         self.speed = Speed()
         self._begin = 0.0
         self._steps_before = 0
-        self._loss = 0.0
+        self._loss = math.nan
+        self._losses: list[Tensor] = []
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[status]}"), console=console, refresh_per_second=2, transient=True,
@@ -91,10 +93,11 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A step is done; now and then the loss is read, which waits for the device."""
+        """A step is done; every 20 steps the losses are read, which waits for the device."""
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
-        if batch_idx % 20 == 0:
-            self._loss = float(_loss_of(outputs)) / trainer.accumulate_grad_batches
+        self._losses.append(_loss_of(outputs).detach())
+        if batch_idx % 20 == 19:
+            self._read_losses(trainer)
         if trainer.is_global_zero and self.console.is_terminal:
             total = max(1, int(trainer.estimated_stepping_batches))
             self._bar.update(
@@ -109,9 +112,16 @@ class ProgressLine(Callback):
         """Validation is no part of a step."""
         self.speed.pause()
 
+    def _read_losses(self, trainer: Trainer) -> None:
+        """The mean over the batches since the last reading."""
+        if self._losses:
+            self._loss = float(torch.stack(self._losses).mean()) / trainer.accumulate_grad_batches
+        self._losses = []
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how the epoch went, where no line moves or the scores are new."""
         self.speed.pause()
+        self._read_losses(trainer)
         if trainer.is_global_zero:
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
@@ -135,10 +145,13 @@ class ProgressLine(Callback):
         done = trainer.global_step - self._steps_before
         left = int(trainer.estimated_stepping_batches) - trainer.global_step
         seconds = (time.perf_counter() - self._begin) / max(done, 1) * left
-        metrics = getattr(trainer.lightning_module, "metrics", None)
-        ap = "-" if metrics is None or math.isnan(metrics.ap) else f"{metrics.ap:.3f}"
+        module = cast(TrainingModule, trainer.lightning_module)
+        loss = "-" if math.isnan(self._loss) else f"{self._loss:.3f}"
+        ap = "-" if module.metrics is None or math.isnan(module.metrics.ap) else f"{module.metrics.ap:.3f}"
+        if module.metrics and module.scored_epoch <= trainer.current_epoch:
+            ap += f" (epoch {module.scored_epoch})"
         return (
-            f"loss {self._loss:.3f}  AP {ap}  {self.speed.images_per_second:.1f} images/s  "
+            f"loss {loss}  AP {ap}  {self.speed.images_per_second:.1f} images/s  "
             f"waiting for data {self.speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"
         )
 

@@ -54,7 +54,8 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     parser.add_function_arguments(verb, skip={"checkpoint"})
     values = _values(parser, arguments)
     metrics = verb(**values)
-    table = Table(title=f"{values['checkpoint']} on {values['split']} (0-1)")
+    console.print(f"{values['checkpoint']} on {values['split']}, in 0-1", highlight=False, soft_wrap=True)
+    table = Table()
     for column in ("score", "value"):
         table.add_column(column, justify="left" if column == "score" else "right")
     for name, value in metrics.to_json().items():

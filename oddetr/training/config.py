@@ -68,7 +68,7 @@ class TrainConfig:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
         model: a preset's name.
         epochs: passes over the training images.
-        image_size: images are resized to this shorter side, in pixels.
+        image_size: images are resized to this shorter side, in pixels; default: 320, and 128 (their own) for digits.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device.
         seed: of weights, order of images, augmentation and dropout.
         out: the run's folder; default: a new one below runs/.
@@ -92,7 +92,7 @@ class TrainConfig:
     data: str = DIGITS
     model: str = DEFAULT_MODEL
     epochs: int = 50
-    image_size: int = 320
+    image_size: int | None = None
     batch_size: int = 8
     seed: int = 0
     out: Path | None = None
@@ -117,13 +117,18 @@ class TrainConfig:
             ("accumulate", 1),
             ("validate_every", 1),
         ):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if self.seed < 0 or (self.workers or 0) < 0:
             raise ValueError(f"seed ({self.seed}) and workers ({self.workers}) must be at least 0.")
         if self.model not in PRESETS:
             raise ValueError(f"There is no model {self.model!r}; there are {', '.join(PRESETS)}.")
         self.detector_config()
+
+    @property
+    def shorter_side(self) -> int:
+        """`image_size`, or its default for the data."""
+        return self.image_size or (128 if self.data == DIGITS else 320)
 
     def detector_config(self) -> DetectorConfig:
         """The preset with the changes."""

@@ -1,7 +1,6 @@
 """What a person sees of a running training: a line that moves on a terminal, a line per epoch elsewhere."""
 
 import math
-import resource
 import sys
 import time
 from pathlib import Path
@@ -57,9 +56,13 @@ class Speed:
 
 
 def peak_memory_gib() -> float:
-    """The most memory held so far: the device's on CUDA, else this process's."""
+    """The most memory held so far: the device's on CUDA, else this process's; NaN where the system does not tell."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

@@ -79,7 +79,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         return CheckpointInfo(
             detector=config.detector_config(),
             classes=sources["train"].classes,
-            image_size=config.image_size,
+            image_size=config.shorter_side,
             mean=backbone.mean,
             std=backbone.std,
             epoch=epoch,
@@ -129,7 +129,7 @@ def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source]) ->
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     return (
         f"classes: {len(classes)}: {table}\n"
-        f"images: {sizes}   model: {config.model}   image size: {config.image_size}   run: {out}"
+        f"images: {sizes}   model: {config.model}   image size: {config.shorter_side}   run: {out}"
     )
 
 
@@ -160,7 +160,7 @@ def _loaders(
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
-    augmented = TrainTransform(config.image_size, mean, std, sources["train"].flippable, config.augment)
+    augmented = TrainTransform(config.shorter_side, mean, std, sources["train"].flippable, config.augment)
     training = make_loader(
         TransformedDataset(sources["train"], augmented, config.seed),
         EpochSampler(len(sources["train"]), config.seed, rank=rank, world_size=world),
@@ -169,7 +169,7 @@ def _loaders(
         config.accumulate,
     )
     validation = make_loader(
-        TransformedDataset(sources["val"], EvalTransform(config.image_size, mean, std)),
+        TransformedDataset(sources["val"], EvalTransform(config.shorter_side, mean, std)),
         EpochSampler(len(sources["val"]), shuffle=False, rank=rank, world_size=world),
         config.batch_size,
         workers,

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from oddetr import __version__
@@ -107,7 +106,7 @@ def find_checkpoint(path: Path) -> Path:
         CheckpointError: there is none.
     """
     folder = path if path.is_dir() else path.parent
-    for candidate in (folder, folder / "best", folder / "last", folder / "last.old"):
+    for candidate in (folder, *(folder / name for name in ("best", "best.old", "last", "last.old"))):
         if (candidate / DESCRIPTION).is_file() and (candidate / WEIGHTS).is_file():
             return candidate
     if not path.exists():
@@ -132,8 +131,3 @@ def load_checkpoint(path: Path) -> tuple[Detector, CheckpointInfo]:
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info
-
-
-def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -149,15 +149,15 @@ def _usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code: 0, 1 for a failure that its message explains, 2 for a wrong command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    console = Console(markup=False)
     if words[:1] == ["--version"]:
         console.print(__version__, highlight=False)
         return 0
     if not words or words[0] in ("-h", "--help"):
-        console.print(_usage(), highlight=False, markup=False, soft_wrap=True)
+        console.print(_usage(), highlight=False, soft_wrap=True)
         return 0 if words else 2
     if words[0] not in VERBS:
-        Console(stderr=True).print(
+        Console(stderr=True, markup=False).print(
             f"oddetr: there is no verb {words[0]!r}\n\n{_usage()}", highlight=False, markup=False
         )
         return 2
@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:
             raise
-        Console(stderr=True).print(
-            f"oddetr {words[0]}: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        Console(stderr=True, markup=False).print(
+            f"oddetr {words[0]}: {error}", style="red", highlight=False, soft_wrap=True
         )
         return 1
 

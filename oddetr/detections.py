@@ -47,6 +47,11 @@ class Detections:
         """The `count` best, best first; of equal scores the earlier one first."""
         return self.take(np.argsort(-self.scores, kind="stable")[:count])
 
+    def clipped(self, height: int, width: int) -> "Detections":
+        """The same with boxes cut at the edges of an image of this size, in pixels."""
+        extent = np.array([width, height, width, height], np.float32)
+        return Detections(self.boxes.clip(0, extent), self.scores, self.labels)
+
     def to_coco(self, image_id: int, classes: ClassTable) -> list[CocoResult]:
         """Entries of a COCO results file, with the original class ids, ready for `json.dump`.
 

@@ -1,7 +1,7 @@
 """From a checkpoint to detections: on pictures, and on a data set's split with its scores."""
 
 import json as jsonlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from oddetr.boxes import cxcywh_to_xyxy
-from oddetr.checkpoint import CheckpointInfo, load_checkpoint, pick_device
+from oddetr.checkpoint import CheckpointInfo, load_checkpoint
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source
 from oddetr.data.images import EXTENSIONS, ImageError, read_image
@@ -30,7 +30,8 @@ TOP_K = 100
 def postprocess(predictions: Predictions, sizes: Int64[Tensor, "batch 2"], top_k: int = TOP_K) -> list[Detections]:
     """The last layer's best detections of each image, best first.
 
-    The `top_k` best of all queries' scores for all classes: a query may give several detections.
+    The `top_k` best of all queries' scores for all classes: a query may give several detections. As officially, boxes
+    are not cut at the image's edge.
 
     Args:
         sizes: (height, width) in pixels of the images that the boxes are wanted for.
@@ -41,7 +42,7 @@ def postprocess(predictions: Predictions, sizes: Int64[Tensor, "batch 2"], top_k
     boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, (places // classes)[..., None].expand(-1, -1, 4))
     table = torch.cat([boxes, best[..., None], (places % classes)[..., None].float()], dim=-1).cpu()
     extent = sizes.flip(-1).repeat(1, 2)[:, None]
-    boxes = (table[..., :4] * extent).clamp(min=torch.zeros(()), max=extent)
+    boxes = table[..., :4] * extent
     return [
         Detections(image_boxes.numpy(), image[:, 4].numpy(), image[:, 5].long().numpy())
         for image, image_boxes in zip(table, boxes, strict=True)
@@ -68,7 +69,7 @@ class Predictor:
             CheckpointError: there is none, or it cannot be read.
         """
         detector, info = load_checkpoint(Path(checkpoint))
-        device = pick_device()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(detector.to(device), info, device)
 
     @property
@@ -87,6 +88,8 @@ class Predictor:
         Images of different sizes are padded to one; the padding moves scores a little (the pyramid's normalisation sees
         it), as in the official implementation.
         """
+        if not images:
+            return []
         nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
         samples = [Sample(image, *nothing, image_id=index, name="") for index, image in enumerate(images)]
         return self.detect_batch(collate([self.transform(sample) for sample in samples]), top_k)
@@ -127,6 +130,10 @@ def evaluate(
         DataError: the data set has errors.
         ValueError: it has no such split, or classes that the detector does not know.
     """
+    if batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
+    if json is not None:
+        Path(json).parent.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(checkpoint)
     sources = open_sources(data or predictor.info.configuration.get("data", "digits"))
     if split not in sources:
@@ -144,8 +151,11 @@ def evaluate(
     return metrics
 
 
-def find_images(paths: Iterable[Path | str]) -> list[Path]:
+def find_images(paths: Iterable[Path | str], without: Path | None = None) -> list[Path]:
     """The image files that files, folders (all below them) and globs mean, without repetition, in order.
+
+    Args:
+        without: a folder whose files are left out where it lies inside a folder of `paths`: there pictures are written.
 
     Raises:
         FileNotFoundError: one of them means no image.
@@ -153,7 +163,9 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            inner = without.resolve() if without and without.resolve() != path.resolve() else None
+            found_below = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            files = sorted(file for file in found_below if inner not in file.resolve().parents)
         elif path.exists():
             files = [path]
         else:
@@ -176,7 +188,11 @@ class PredictionReport:
 
 
 def predict(
-    checkpoint: Path | str, paths: list[str], out: Path | str, threshold: float = 0.3, batch_size: int = 8
+    checkpoint: Path | str,
+    paths: str | Path | Sequence[str | Path],
+    out: Path | str,
+    threshold: float = 0.3,
+    batch_size: int = 8,
 ) -> PredictionReport:
     """Finds objects in images; writes a picture of each with its detections, and `detections.json`.
 
@@ -193,44 +209,51 @@ def predict(
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
         FileNotFoundError: a path means no image.
-        ValueError: the threshold is not in [0, 1].
+        ValueError: the threshold is not in [0, 1], or an image would be overwritten.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
-    files = find_images(paths)
-    predictor = Predictor.load(checkpoint)
+    if batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    files = find_images([paths] if isinstance(paths, str | Path) else paths, without=folder)
+    predictor = Predictor.load(checkpoint)
     pictures = _picture_names(files, folder)
+    overwritten = {picture.resolve() for picture in pictures.values()} & {file.resolve() for file in files}
+    if overwritten:
+        raise ValueError(f"{min(overwritten)} would be overwritten by its own picture. Give another folder by --out.")
+    folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, object]] = []
     results: list[CocoResult] = []
     unreadable: dict[Path, str] = {}
     for start in range(0, len(files), batch_size):
-        readable: list[tuple[Path, UInt8[np.ndarray, "_ _ 3"]]] = []
-        for file in files[start : start + batch_size]:
-            try:
-                readable.append((file, read_image(file)))
-            except ImageError as error:
-                unreadable[file] = str(error)
-        for (file, image), found in zip(
-            readable, predictor.detect([image for _, image in readable]) if readable else [], strict=True
-        ):
-            kept = found.above(threshold)
+        readable = _read_images(files[start : start + batch_size], unreadable)
+        for (file, image), found in zip(readable.items(), predictor.detect([*readable.values()]), strict=True):
+            height, width = image.shape[:2]
+            kept = found.above(threshold).clipped(height, width)
             draw_detections(image, kept, predictor.classes).save(pictures[file])
-            images.append(
-                {"id": len(images) + 1, "file_name": str(file), "height": image.shape[0], "width": image.shape[1]}
-            )
+            images.append({"id": len(images) + 1, "file_name": str(file), "height": height, "width": width})
             results += kept.to_coco(len(images), predictor.classes)
+    classes = zip(predictor.classes.ids, predictor.classes.names, strict=True)
     content = {
         "images": images,
-        "categories": [
-            {"id": i, "name": n} for i, n in zip(predictor.classes.ids, predictor.classes.names, strict=True)
-        ],
+        "categories": [{"id": category, "name": name} for category, name in classes],
         "annotations": [{"id": number, **result} for number, result in enumerate(results, start=1)],
     }
     (folder / "detections.json").write_text(jsonlib.dumps(content))
     written = [picture for file, picture in pictures.items() if file not in unreadable]
     return PredictionReport(written, folder / "detections.json", unreadable, len(results))
+
+
+def _read_images(files: Iterable[Path], unreadable: dict[Path, str]) -> dict[Path, UInt8[np.ndarray, "_ _ 3"]]:
+    """The images that can be read; why the others cannot goes into `unreadable`."""
+    images: dict[Path, UInt8[np.ndarray, "_ _ 3"]] = {}
+    for file in files:
+        try:
+            images[file] = read_image(file)
+        except ImageError as error:
+            unreadable[file] = str(error)
+    return images
 
 
 def _picture_names(files: list[Path], folder: Path) -> dict[Path, Path]:

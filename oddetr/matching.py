@@ -41,7 +41,8 @@ def matching_cost(
     cost = w_class (f+ - f-) + w_l1 |box - object|_1 - w_giou GIoU(box, object)
     f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  a = 1/4, g = 2,  p the object's class's probability.
 
-    Columns of padded objects mean nothing.
+    A query that predicts anything NaN or infinite costs NaN for every object, so that `hungarian` finds it, objects or
+    not. Columns of padded objects mean nothing else.
     """
     probabilities = predictions.logits.float().sigmoid()
     positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
@@ -51,7 +52,9 @@ def matching_cost(
     class_cost = (positive - negative).gather(-1, columns)
     boxes = truth.boxes.expand(layers, -1, -1, -1)
     giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
-    return weights.classes * class_cost + weights.l1 * pairwise_l1(predictions.boxes, boxes) - weights.giou * giou
+    cost = weights.classes * class_cost + weights.l1 * pairwise_l1(predictions.boxes, boxes) - weights.giou * giou
+    finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
+    return cost.masked_fill(~finite[..., None], torch.nan)
 
 
 def hungarian(
@@ -68,14 +71,14 @@ def hungarian(
         the objects without a query that cost the most.
 
     Raises:
-        NonFiniteCostError: a cost of a real object is NaN or infinite.
+        NonFiniteCostError: a cost is NaN or infinite.
     """
     host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
     assignments: list[Tensor] = []
     for cost, part in zip(costs, parts, strict=True):
         values = part.reshape(cost.shape)
-        bad = tuple(i for i, count in enumerate(counts) if not np.isfinite(values[:, i, :, :count]).all())
+        bad = tuple(i for i in range(len(counts)) if not np.isfinite(values[:, i]).all())
         if bad:
             raise NonFiniteCostError(bad)
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)

@@ -23,12 +23,13 @@ def test_postprocess_when_scores_are_known_then_ranks_all_queries_and_classes_to
     np.testing.assert_allclose(found.boxes, [[80, 30, 120, 70], [80, 30, 120, 70], [40, 20, 60, 30]], atol=1e-4)
 
 
-def test_postprocess_when_a_box_leaves_the_image_then_is_cut_there() -> None:
+def test_postprocess_when_a_box_leaves_the_image_then_is_cut_only_when_asked_for() -> None:
     predictions = Predictions(
         torch.zeros(1, 1, 1, 1), torch.tensor([0.1, 0.9, 0.4, 0.4]).view(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
     )
     (found,) = postprocess(predictions, torch.tensor([[100, 200]]))
-    np.testing.assert_allclose(found.boxes, [[0, 70, 60, 100]], atol=1e-4)
+    np.testing.assert_allclose(found.boxes, [[-20, 70, 60, 110]], atol=1e-4)
+    np.testing.assert_allclose(found.clipped(100, 200).boxes, [[0, 70, 60, 100]], atol=1e-4)
 
 
 def test_postprocess_when_the_last_layer_differs_then_is_the_one_used() -> None:
@@ -93,6 +94,25 @@ def test_predict_when_a_file_is_no_image_then_skips_it_and_says_so(trained: Path
     report = oddetr.predict(trained, [str(broken), str(good)], tmp_path / "out")
     assert list(report.unreadable) == [broken]
     assert len(report.pictures) == 1
+
+
+def test_predict_when_a_picture_would_replace_an_image_then_refuses(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "scene.png"
+    content = next((scenes / "test").iterdir()).read_bytes()
+    image.write_bytes(content)
+    with pytest.raises(ValueError, match="would be overwritten"):
+        oddetr.predict(trained, str(image), tmp_path)
+    assert image.read_bytes() == content
+
+
+def test_predict_when_repeated_into_a_folder_below_its_images_then_leaves_its_own_pictures_out(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "scene.png").write_bytes(next((scenes / "test").iterdir()).read_bytes())
+    for _ in range(2):
+        assert len(oddetr.predict(trained, str(tmp_path), tmp_path / "found").pictures) == 1
 
 
 def test_find_images_when_given_folders_globs_and_files_then_lists_each_once(tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ def test_hungarian_when_a_cost_is_not_finite_then_names_the_image(value: float) 
     assert caught.value.images == (1,)
 
 
-def test_hungarian_when_only_padding_is_not_finite_then_does_not_care() -> None:
-    predictions, truth = random_case(0, (2, 1))
-    cost = matching_cost(predictions, truth, MatchingWeights())
-    cost[:, 1, :, 1:] = float("nan")
-    (assignment,) = hungarian(cost, counts=truth.counts)
-    assert (assignment[:, 1] >= 0).sum(dim=-1).tolist() == [1, 1]
+@pytest.mark.parametrize("part", ["logits", "boxes"])
+def test_cost_when_an_image_without_objects_has_a_nan_then_is_caught_too(part: str) -> None:
+    predictions, truth = random_case(0, (2, 0))
+    getattr(predictions, part)[1, 1, 3, 2] = float("nan")
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch"):
+        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)

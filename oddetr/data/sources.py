@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from rich.console import Console
+
 from oddetr.data.check import load_data
 from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes
@@ -49,16 +53,25 @@ def open_sources(data: str, digits: DigitsConfig | None = None, seed: int = 0) -
     return dict(read_data(Path(data)).splits)
 
 
-def open_training_sources(data: str, digits: DigitsConfig, seed: int) -> tuple[dict[str, Source], tuple[str, ...]]:
-    """`open_sources` for training: every image is checked first; with what was dropped, split or noticed, in sentences.
+def open_training_sources(
+    data: str, digits: DigitsConfig, seed: int, console: Console | None = None, decode: bool = True
+) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """`open_sources` for training: train and val, with objects; and what was dropped, split or noticed, in sentences.
+
+    Args:
+        data: `digits` or a data set's folder.
+        digits: the training scenes, for `digits`.
+        seed: of the training scenes, for `digits`.
+        console: shows progress; None is silent.
+        decode: check every image to its last pixel first; of several processes, one is enough to do so.
 
     Raises:
-        DataError: annotations or images have errors.
-        ValueError: there is no data set, or none of a known layout, or nothing to train on.
+        DataError: annotations or images have errors, or there is nothing to train on or to validate with.
+        ValueError: there is no data set, or none of a known layout.
     """
     if data == DIGITS:
         return _digit_splits(digits, seed), ()
-    folder = load_data(Path(data))
+    folder = load_data(Path(data), console) if decode else read_data(Path(data), console, training=True)
     return dict(folder.splits), folder.notes
 
 

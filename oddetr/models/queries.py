@@ -58,21 +58,13 @@ class TwoStageQueries(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """Queries without gradient to their anchors; identity is the token's index.
-
-        Raises:
-            ValueError: the image has fewer tokens than there are queries.
-        """
+        """Queries without gradient to their anchors; identity is the token's index. A small image may have fewer tokens
+        than `num_queries`: then each gives a query."""
         tokens, width = memory.tokens.shape[1:]
-        if tokens < self.num_queries:
-            raise ValueError(
-                f"The images give {tokens} tokens, fewer than the {self.num_queries} queries that a two-stage detector "
-                "chooses from them. Use larger images or fewer queries."
-            )
         anchors, usable = token_anchors(memory)
         content = self.token_norm(self.token_projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         logits, boxes = self.head(content, anchors)
-        chosen = logits[..., 0].topk(self.num_queries, dim=1).indices
+        chosen = logits[..., 0].topk(min(self.num_queries, tokens), dim=1).indices
         chosen_boxes = boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
         embedded = self.position_norm(self.position_projection(sine_box_embedding(chosen_boxes, width // 2)))
         position, slots = embedded.chunk(2, dim=-1)

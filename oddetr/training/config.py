@@ -1,10 +1,12 @@
 """What a training run is: every field is an argument of `oddetr train` and of `oddetr.train`."""
 
 import dataclasses
+import difflib
+import inspect
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import AugmentConfig
@@ -52,12 +54,51 @@ class OptimizerConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it is a fraction of the run, in [0, 1].")
 
-    def factor(self, progress: float) -> float:
-        """The learning rate over `learning_rate` when the fraction `progress` of the run is done."""
-        rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
+    def factor(self, step: int, steps: int) -> float:
+        """The learning rate over `learning_rate` in step `step` (from 0) of `steps`."""
+        progress = step / steps
+        rise = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         if self.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return rise * (0.1 if progress >= self.drop_at else 1.0)
+
+
+_PARTS = {"optimizer": OptimizerConfig, "augment": AugmentConfig, "digits": DigitsConfig}
+_LEAST = {
+    "epochs": 1,
+    "image_size": 32,
+    "batch_size": 1,
+    "accumulate": 1,
+    "validate_every": 1,
+    "seed": 0,
+    "workers": 0,
+}
+_OURS = {
+    "max_epochs": "--epochs",
+    "accumulate_grad_batches": "--accumulate",
+    "gradient_clip_val": "--optimizer.clip",
+    "check_val_every_n_epoch": "--validate-every",
+    "precision": "--precision",
+    "logger": "--tensorboard",
+    "default_root_dir": "--out",
+    "enable_checkpointing": "nothing: checkpoints are always written",
+    "use_distributed_sampler": "nothing: images are always shared among processes",
+}
+"""Lightning's flags that would contradict ours, and what to use."""
+
+
+def _check_trainer_flags(flags: dict[str, Any]) -> None:
+    if not flags:
+        return
+    from lightning.pytorch import Trainer
+
+    known = inspect.signature(Trainer).parameters
+    for name in flags:
+        if name in _OURS:
+            raise ValueError(f"trainer.{name} would contradict the run's own setting; use {_OURS[name]}.")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(f"Lightning's Trainer has no flag {name!r}. Similar: {', '.join(near) or 'none'}.")
 
 
 @dataclass(frozen=True)
@@ -110,20 +151,16 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("image_size", 32),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("validate_every", 1),
-        ):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        if self.seed < 0 or (self.workers or 0) < 0:
-            raise ValueError(f"seed ({self.seed}) and workers ({self.workers}) must be at least 0.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
         if self.model not in PRESETS:
             raise ValueError(f"There is no model {self.model!r}; there are {', '.join(PRESETS)}.")
         self.detector_config()
+        _check_trainer_flags(self.trainer)
 
     @property
     def shorter_side(self) -> int:
@@ -135,20 +172,27 @@ class TrainConfig:
         return PRESETS[self.model]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`; `TrainConfig.from_json` reads them."""
+        """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
         content = dataclasses.asdict(self)
         for name in ("out", "backbone_weights"):
             content[name] = content[name] and str(content[name])
-        content["trainer"] = {
-            name: value for name, value in self.trainer.items() if isinstance(value, (bool, int, float, str))
-        }
+        content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}
         return content
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "TrainConfig":
-        """Reads what `to_json` wrote."""
-        parts = {"optimizer": OptimizerConfig, "augment": AugmentConfig, "digits": DigitsConfig}
-        content = content | {name: make(**content[name]) for name, make in parts.items()}
+    def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
+        """From what `to_json` wrote, or a caller's keywords: paths may be strings, parts may be dicts.
+
+        Raises:
+            TypeError: a field that does not exist; ValueError: see the class.
+        """
+        values = dict(values)
+        for name, kind in _PARTS.items():
+            if isinstance(values.get(name), dict):
+                values[name] = kind(**values[name])
         for name in ("out", "backbone_weights"):
-            content[name] = Path(content[name]) if content[name] else None
-        return cls(**content)
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        if "data" in values:
+            values["data"] = str(values["data"])
+        return cls(**values)

@@ -2,8 +2,41 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from oddetr.training.processes import is_first_process
+
+
+class StepMeans:
+    """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
+
+    Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added.
+    """
+
+    def __init__(self, steps_done: int = 0) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._since = steps_done
+
+    def steps(self, steps_done: int) -> int:
+        """How many steps have been added since the last reading."""
+        return steps_done - self._since
+
+    def add(self, shares: Mapping[str, Tensor]) -> None:
+        """Adds one batch."""
+        for name, value in shares.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+
+    def read(self, steps_done: int) -> dict[str, float]:
+        """The means since the last reading, which waits for the device; empty where no step was done."""
+        steps, names = self.steps(steps_done), list(self._sums)
+        means = torch.stack(list(self._sums.values())).div(max(steps, 1)).tolist() if names else []
+        self._sums, self._since = {}, steps_done
+        return dict(zip(names, means, strict=True)) if steps else {}
 
 
 class RunLog:
@@ -21,7 +54,8 @@ class RunLog:
         self.file = folder / "metrics.jsonl"
         self.table = folder / "metrics.csv"
         kept = [event for event in read_events(folder) if event["step"] <= steps_done]
-        self.file.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        if is_first_process():
+            self.file.write_text("".join(json.dumps(event) + "\n" for event in kept))
 
     def add(self, event: dict[str, Any]) -> None:
         """Appends one event; an epoch also becomes a row of the table."""

@@ -14,6 +14,7 @@ from oddetr.data.dataset import Source
 from oddetr.detections import Detections
 from oddetr.evaluation import Metrics, evaluate_detections
 from oddetr.inference import postprocess
+from oddetr.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.task import DetectionTask
 from oddetr.training.config import OptimizerConfig
@@ -71,8 +72,16 @@ class TrainingModule(LightningModule):
         torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss; Lightning divides it by the accumulated batches, whose objects its sums are divided by already."""
-        parts = self.task(batch)
+        """The loss; Lightning divides it by the accumulated batches, whose objects its sums are divided by already.
+
+        Raises:
+            FloatingPointError: the detector predicts NaN or infinity; names the step and the images.
+        """
+        try:
+            parts = self.task(batch)
+        except NonFiniteCostError as error:
+            ids = ", ".join(str(batch.image_ids[index]) for index in error.images)
+            raise FloatingPointError(f"Step {self.global_step}, images with the ids {ids}: {error}") from error
         return parts | {"loss": parts["loss"] * self.trainer.accumulate_grad_batches}
 
     def on_validation_epoch_start(self) -> None:
@@ -104,7 +113,7 @@ class TrainingModule(LightningModule):
             fused=fused,
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step / steps))
+        scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from torch import Tensor
 
 from oddetr.structures import Batch
+from oddetr.training.log import StepMeans
 from oddetr.training.module import TrainingModule
 
 
@@ -76,7 +76,7 @@ class ProgressLine(Callback):
         self._begin = 0.0
         self._steps_before = 0
         self._loss = math.nan
-        self._losses: list[Tensor] = []
+        self._means = StepMeans()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[status]}"), console=console, refresh_per_second=2, transient=True,
@@ -86,6 +86,7 @@ class ProgressLine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._begin, self._steps_before = time.perf_counter(), trainer.global_step
+        self._means = StepMeans(trainer.global_step)
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar.start()
 
@@ -98,9 +99,9 @@ class ProgressLine(Callback):
     ) -> None:
         """A step is done; every 20 steps the losses are read, which waits for the device."""
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
-        self._losses.append(_loss_of(outputs).detach())
-        if batch_idx % 20 == 19:
-            self._read_losses(trainer)
+        self._means.add({"loss": outputs["loss"]})
+        if self._means.steps(trainer.global_step) >= 20:
+            self._read_loss(trainer)
         if trainer.is_global_zero and self.console.is_terminal:
             total = max(1, int(trainer.estimated_stepping_batches))
             self._bar.update(
@@ -115,16 +116,13 @@ class ProgressLine(Callback):
         """Validation is no part of a step."""
         self.speed.pause()
 
-    def _read_losses(self, trainer: Trainer) -> None:
-        """The mean over the batches since the last reading."""
-        if self._losses:
-            self._loss = float(torch.stack(self._losses).mean()) / trainer.accumulate_grad_batches
-        self._losses = []
+    def _read_loss(self, trainer: Trainer) -> None:
+        self._loss = self._means.read(trainer.global_step).get("loss", self._loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how the epoch went, where no line moves or the scores are new."""
         self.speed.pause()
-        self._read_losses(trainer)
+        self._read_loss(trainer)
         if trainer.is_global_zero:
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
@@ -164,7 +162,3 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def _loss_of(outputs: Any) -> Tensor:
-    return outputs["loss"] if isinstance(outputs, dict) else outputs

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
 from oddetr.structures import Batch
-from oddetr.training.log import RunLog, read_events
+from oddetr.training.log import RunLog, StepMeans, read_events
 from oddetr.training.module import TrainingModule
 from oddetr.training.progress import Speed, peak_memory_gib
 
@@ -23,6 +21,7 @@ class Recorder(Callback):
     """Logs losses and scores, and writes the checkpoints after each epoch.
 
     `best` is the epoch with the highest validation AP; without an AP (no objects in the validation images), the last.
+    It is written before `last`, so that a run killed between the two does the epoch, and its `best`, again.
 
     Args:
         folder: the run's.
@@ -39,37 +38,31 @@ class Recorder(Callback):
         before = [event for event in read_events(folder) if event["kind"] == "epoch"]
         self.best: float = max((event["AP"] for event in before if event.get("AP") is not None), default=-1.0)
         self._begin = time.time() - (before[-1]["seconds"] if before else 0.0)
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._means = StepMeans(steps_done)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
-        for name, value in outputs.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._count += 1
-        if trainer.is_global_zero and self._count >= EVERY * trainer.accumulate_grad_batches:
+        self._means.add(outputs)
+        if self._means.steps(trainer.global_step) >= EVERY:
             self._log_losses(trainer)
 
     def _log_losses(self, trainer: Trainer) -> None:
-        if self._count:
-            means = torch.stack(list(self._sums.values())).div(self._count).tolist()
-            rate = cast(TrainingModule, trainer.lightning_module).learning_rate
-            event = dict(zip(self._sums, means, strict=True)) | {"learning_rate": rate}
-            event["loss"] /= trainer.accumulate_grad_batches
+        means = self._means.read(trainer.global_step)
+        if trainer.is_global_zero and means:
+            event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
             self.events.add({"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch, **event})
             if trainer.logger:
                 trainer.logger.log_metrics(event, trainer.global_step)
-        self._sums, self._count = {}, 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch and writes `last`, and `best` where the epoch is the best so far."""
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
         scores = module.metrics.to_json() if module.metrics and module.scored_epoch == epoch else {}
+        self._log_losses(trainer)
         if trainer.is_global_zero:
-            self._log_losses(trainer)
             self.events.add(
                 {"kind": "epoch", "step": trainer.global_step, "epoch": epoch, "seconds": time.time() - self._begin}
                 | {"images_per_second": self.speed.images_per_second, "waiting_share": self.speed.waiting_share}
@@ -86,9 +79,8 @@ class Recorder(Callback):
         trainer.save_checkpoint(state)
         if not trainer.is_global_zero:
             return
-        detector = module.task.detector
-        save_checkpoint(self.folder / "last", detector, info, state)
-        ap = scores.get("AP")
+        detector, ap = module.task.detector, scores.get("AP")
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
             self.best = ap if ap is not None else self.best
             save_checkpoint(self.folder / "best", detector, info)
+        save_checkpoint(self.folder / "last", detector, info, state)

@@ -1,23 +1,18 @@
 """Beginning a run in a folder, and going on with one that was stopped."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 
-from oddetr.checkpoint import RESUME
+from oddetr.checkpoint import DESCRIPTION, RESUME
+from oddetr.data.dataset import ClassTable
 from oddetr.training.config import TrainConfig
+from oddetr.training.processes import is_first_process
 
 CONFIGURATION = "config.json"
 MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "tensorboard")
 """Fields that a resumed run takes from the command rather than from the run."""
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and prints: of the first node, the first."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
 def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
@@ -43,9 +38,25 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
             f"The run {out} was begun otherwise: {listed}. Resume it without these arguments, or begin a new run."
         )
     kept = {name: given[name] for name in MAY_CHANGE if given[name] != default[name]}
-    merged = TrainConfig.from_json(saved | kept | {"resume": True})
-    merged.trainer.update(config.trainer)
-    return merged, state
+    flags = {"trainer": saved["trainer"] | config.trainer}
+    return TrainConfig.from_plain(saved | kept | flags | {"resume": True}), state
+
+
+def check_classes(out: Path, classes: ClassTable) -> None:
+    """Compares the data's classes with those of the run in `out`, if there is one.
+
+    Raises:
+        ValueError: they differ.
+    """
+    file = out / "last" / DESCRIPTION
+    if not file.exists():
+        return
+    known = json.loads(file.read_text())["classes"]
+    if [*known["names"]] != [*classes.names]:
+        raise ValueError(
+            f"The run {out} was trained on the classes {', '.join(known['names'])}; this data has "
+            f"{', '.join(classes.names)}. Resume it with its own data, or begin a new run."
+        )
 
 
 def save_configuration(config: TrainConfig, out: Path) -> None:

@@ -6,12 +6,13 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
@@ -19,16 +20,17 @@ from rich.console import Console
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
 from oddetr.data.dataset import Source
-from oddetr.data.sources import open_training_sources
+from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.models.backbone import Backbone
 from oddetr.models.presets import build_detector
 from oddetr.task import DetectionTask
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
+from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
-from oddetr.training.resume import is_first_process, resumed, save_configuration, steps_done
+from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_configuration, steps_done
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
@@ -50,7 +52,7 @@ def train(**arguments: Any) -> Path:
         BackboneWeightsError: the backbone's ImageNet weights cannot be had.
         NonFiniteCostError: the training has diverged.
     """
-    return run(TrainConfig(**arguments))
+    return run(TrainConfig.from_plain(arguments))
 
 
 train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]
@@ -58,14 +60,19 @@ train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFu
 
 def run(config: TrainConfig, console: Console | None = None) -> Path:
     """`train`, with a checked configuration; progress goes to `console`."""
-    console = (console or Console()) if is_first_process() else Console(quiet=True)
+    console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
     config, state = resumed(config, out)
+    if config.data != DIGITS:
+        config = replace(config, data=str(Path(config.data).resolve()))
     _refuse_fp16_on_cpu(config)
-    sources, notes = open_training_sources(config.data, config.digits, config.seed)
+    sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
     for note in notes:
         say(f"data: {note}")
+    if state is not None:
+        check_classes(out, sources["train"].classes)
+        say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
     torch.manual_seed(config.seed)
     detector = build_detector(config.detector_config(), len(sources["train"].classes))
     backbone = cast(Backbone, detector.backbone)
@@ -73,7 +80,6 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         origin = backbone.load_imagenet(config.backbone_weights)
         say(f"backbone: {backbone.name}, weights from {origin}")
     say(_introduction(config, out, sources))
-    save_configuration(config, out)
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(
@@ -87,6 +93,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
             configuration=config.to_json(),
         )
 
+    save_configuration(config, out)
     progress = ProgressLine(console, out)
     recorder = Recorder(out, describe, progress.speed, steps_done(state))
     module = TrainingModule(DetectionTask(detector), config.optimizer, sources["val"], config.seed)
@@ -99,18 +106,8 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     return out
 
 
-def _several_processes(config: TrainConfig) -> bool:
-    """Whether Lightning's flags, or a launcher such as torchrun, make more than one process of this run."""
-    devices = config.trainer.get("devices", 1)
-    if str(devices) in ("auto", "-1"):
-        devices = torch.cuda.device_count()
-    count = len(devices) if isinstance(devices, list) else int(devices)
-    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return count > 1 or int(config.trainer.get("num_nodes", 1)) > 1 or launched
-
-
 def _new_folder(config: TrainConfig) -> Path:
-    if _several_processes(config):
+    if several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
     name = f"{Path(config.data).resolve().name}-{config.model}"
     return next(path for n in range(1, 10**6) if not (path := Path("runs") / f"{name}-{n}").exists())
@@ -133,7 +130,7 @@ def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source]) ->
     )
 
 
-def _trainer(config: TrainConfig, out: Path, callbacks: list[Any]) -> Trainer:
+def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
         "devices": 1,
@@ -143,19 +140,22 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Any]) -> Trainer:
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
         "logger": TensorBoardLogger(out, name="", version="tensorboard") if config.tensorboard else False,
-        "strategy": DDPStrategy(broadcast_buffers=False) if _several_processes(config) else "auto",
+        "strategy": DDPStrategy(broadcast_buffers=False) if several_processes(config.trainer) else "auto",
         "use_distributed_sampler": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    given = dict(config.trainer)
-    return Trainer(callbacks=[*callbacks, *given.pop("callbacks", [])], **(flags | given))
+    flags |= config.trainer
+    return Trainer(**flags | {"callbacks": callbacks + flags.get("callbacks", [])})
 
 
 def _loaders(
     config: TrainConfig, sources: dict[str, Source], backbone: Backbone, trainer: Trainer
 ) -> tuple[AccumulatedLoader, AccumulatedLoader]:
+    for name, source in (("training", sources["train"]), ("validation", sources["val"])):
+        if len(source) < trainer.world_size:
+            raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
     mean, std = backbone.mean, backbone.std
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

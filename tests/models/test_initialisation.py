@@ -76,8 +76,15 @@ def test_paper_config_when_default_then_has_dropout_at_the_official_places() -> 
     for layer in (*detector.encoder.layers, *detector.decoder.layers):
         assert layer.dropout.p == 0.1
     assert detector.decoder.layers[0].self_attn.dropout == 0.1
+    dropped: list[str] = []
+    for part in ("encoder", "decoder"):
+        for layer in getattr(detector, part).layers:
+            layer.dropout.register_forward_hook(lambda *_, part=part: dropped.append(part))
     detector.train()
     torch.manual_seed(0)
+    detector(batch.images, batch.padding_mask)
+    # Per layer: after attention, inside and after the feed-forward network; the decoder also after self-attention.
+    assert (dropped.count("encoder"), dropped.count("decoder")) == (3 * 1, 4 * 2)
     first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
     assert not first.equal(second)
     detector.eval()

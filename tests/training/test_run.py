@@ -86,18 +86,31 @@ def frozen(tiny: dict, tmp_path: Path) -> dict:
     return tiny | {"epochs": 1, "backbone_weights": file, "detector": detector}
 
 
-def test_run_when_accumulating_then_ends_close_to_the_run_of_one_large_batch(frozen: dict) -> None:
-    """The two differ only in the order of additions, which Adam blows up where gradients are 0: small steps."""
-    frozen |= {"augment": AugmentConfig(min_scale=1.0, crop=False), "optimizer": OptimizerConfig(learning_rate=1e-5)}
-    runs = [
-        run(TrainConfig(**frozen | {"out": frozen["out"] / name, "batch_size": size, "accumulate": parts}), quiet())
-        for name, size, parts in (("large", 4, 1), ("parts", 2, 2))
-    ]
-    first, second = ([e for e in read_events(folder) if e["kind"] == "train"] for folder in runs)
-    assert [e["step"] for e in first] == [e["step"] for e in second]
-    large, parts = (weights(folder) for folder in runs)
-    for name, value in large.items():
-        torch.testing.assert_close(parts[name], value, atol=5e-6, rtol=0, msg=name)
+class GradientNorms(Callback):
+    """The gradient's norm before each step, before it is clipped."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+
+def test_run_when_accumulating_then_has_the_gradients_and_losses_of_one_large_batch(frozen: dict) -> None:
+    """Eight images: a step of six and one of two, so the last group of parts is short."""
+    frozen |= {"augment": AugmentConfig(min_scale=1.0, crop=False), "optimizer": OptimizerConfig(learning_rate=1e-6)}
+    norms, events = [], []
+    for name, size, parts in (("large", 6, 1), ("parts", 2, 3)):
+        seen = GradientNorms()
+        trainer = frozen["trainer"] | {"callbacks": [seen]}
+        arguments = frozen | {"out": frozen["out"] / name, "batch_size": size, "accumulate": parts, "trainer": trainer}
+        events += [event for event in read_events(run(TrainConfig(**arguments), quiet())) if event["kind"] == "train"]
+        norms.append(seen.norms)
+    assert len(norms[0]) == len(norms[1]) == 2
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+    for part in ("loss", "loss_classes", "loss_l1", "loss_giou"):
+        assert events[1][part] == pytest.approx(events[0][part], rel=1e-4)
 
 
 def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
@@ -119,7 +132,7 @@ def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config:
     described = json.loads((out / "best" / "checkpoint.json").read_text())
     assert described["classes"] == {"names": list("0123456789"), "ids": list(range(10))}
     assert described["versions"].keys() >= {"oddetr", "torch", "timm"}
-    assert TrainConfig.from_json(json.loads((out / "config.json").read_text())).epochs == 2
+    assert TrainConfig.from_plain(json.loads((out / "config.json").read_text())).epochs == 2
 
 
 def test_run_when_validated_every_second_epoch_then_validates_the_last_too(config: TrainConfig) -> None:
@@ -206,8 +219,44 @@ def test_run_when_fp16_is_asked_for_on_a_cpu_then_refuses(config: TrainConfig) -
         run(dataclasses.replace(config, precision="fp16"), quiet())
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_epochs": 2}, "use --epochs"),
+        ({"accumulate_grad_batches": 2}, "use --accumulate"),
+        ({"gradient_clip_val": 2}, "use --optimizer.clip"),
+        ({"device": 2}, "no flag 'device'. Similar: devices"),
+    ],
+)
+def test_trainer_flags_when_they_contradict_or_do_not_exist_then_are_refused(flags: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(trainer=flags)
+
+
+def test_resume_when_the_data_has_other_classes_then_refuses(config: TrainConfig, tmp_path: Path) -> None:
+    run(dataclasses.replace(config, epochs=1), quiet())
+    for split in ("train", "val"):
+        write_coco(DigitScenes("train", 4), tmp_path / "other", split)
+        file = tmp_path / "other" / "annotations" / f"instances_{split}.json"
+        file.write_text(file.read_text().replace('"name": "3"', '"name": "three"'))
+    with pytest.raises(ValueError, match="this data has 0, 1, 2, three"):
+        run(TrainConfig(data=str(tmp_path / "other"), out=config.out, resume=True), quiet())
+
+
+def test_run_when_the_detector_diverges_then_names_step_and_images(config: TrainConfig) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            if trainer.global_step == 1:
+                for parameter in pl_module.task.detector.decoder.heads.parameters():
+                    parameter.data.fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match=r"Step 1, images with the ids \d, \d, \d, \d: "):
+        run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
+
+
 def test_train_when_called_as_a_function_then_takes_the_fields(tiny: dict) -> None:
-    assert oddetr.train(**tiny | {"epochs": 1}) == tiny["out"]
+    plain = tiny | {"epochs": 1, "out": str(tiny["out"]), "data": Path(tiny["data"]), "optimizer": {"clip": 0.2}}
+    assert oddetr.train(**plain) == tiny["out"]
     with pytest.raises(TypeError, match="epoch"):
         oddetr.train(epoch=3)
 

@@ -1,0 +1,26 @@
+"""Which process of a run this is, before Lightning has begun to say so."""
+
+import os
+from typing import Any
+
+import torch
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints: of the first node, the first."""
+    if int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0) > 0:
+        return False
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return int(next((rank for rank in ranks if rank), "0")) == 0
+
+
+def several_processes(trainer_flags: dict[str, Any]) -> bool:
+    """Whether Lightning's flags, or a launcher such as torchrun, make more than one process of a run."""
+    devices = trainer_flags.get("devices", 1)
+    if str(devices) in ("auto", "-1"):
+        devices = torch.cuda.device_count()
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    launched = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return count > 1 or int(trainer_flags.get("num_nodes", 1)) > 1 or launched

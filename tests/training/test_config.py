@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from oddetr.training.config import OptimizerConfig, TrainConfig
+from oddetr.training.processes import several_processes
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (OptimizerConfig(warmup=0.0), {0: 1.0, 79: 1.0, 80: 0.1, 99: 0.1}),
+        (OptimizerConfig(warmup=0.1, drop_at=0.5), {0: 0.1, 4: 0.5, 9: 1.0, 49: 1.0, 50: 0.1}),
+        (OptimizerConfig(warmup=0.0, schedule="cosine"), {0: 1.0, 50: 0.5, 99: 0.000247}),
+    ],
+    ids=["step", "step with warm-up", "cosine"],
+)
+def test_rate_when_the_run_has_100_steps_then_follows_the_schedule(
+    config: OptimizerConfig, expected: dict[int, float]
+) -> None:
+    assert {step: config.factor(step, 100) for step in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_rate_when_the_run_has_one_step_then_is_the_full_one() -> None:
+    assert OptimizerConfig().factor(0, 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"clip": -1.0}, "clip"),
+        ({"drop_at": 1.5}, "fraction of the run"),
+    ],
+)
+def test_optimizer_when_a_field_is_out_of_range_then_says_which(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**fields)
+
+
+def test_image_size_when_not_given_then_suits_the_data() -> None:
+    assert TrainConfig().shorter_side == 128
+    assert TrainConfig(data="cells").shorter_side == 320
+    assert TrainConfig(image_size=200).shorter_side == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "several"),
+    [
+        ({}, False),
+        ({"devices": 2}, True),
+        ({"devices": "0,1"}, True),
+        ({"devices": [0]}, False),
+        ({"num_nodes": 2}, True),
+    ],
+)
+def test_processes_when_flags_ask_for_several_then_are_several(flags: dict, several: bool) -> None:
+    assert several_processes(flags) is several
+
+
+def test_processes_when_all_devices_are_asked_for_then_depends_on_the_machine() -> None:
+    assert several_processes({"devices": "auto"}) is (torch.cuda.device_count() > 1)

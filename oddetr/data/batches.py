@@ -47,7 +47,7 @@ class TransformedDataset(Dataset[Example]):
         """A function of (seed, epoch, index); leaves torch's generator as it was."""
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, epoch, index))
+            torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
             return self.transform(self.source.sample(index, epoch))
 
 

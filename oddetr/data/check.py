@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import indent
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -75,17 +76,26 @@ def load_data(root: Path | str, console: Console | None = None) -> DataFolder:
         console: shows progress; None is silent.
 
     Raises:
-        DataError: there are errors; the message lists them.
+        DataError: there are errors, or no train or val split with objects; the message lists them.
     """
     report = check(root, console)
     if report.folder is None or report.errors:
-        raise DataError(report.root, report.errors)
+        raise DataError(report.root, report.faults)
     return report.folder
 
 
 def print_report(report: CheckReport, console: Console, every: bool = False) -> None:
-    """Prints `render(report, every)`."""
-    console.print(render(report, every))
+    """Prints `render(report, every)`; where the console is no terminal, a line of text is never broken.
+
+    Args:
+        report: what `check` found.
+        console: prints it.
+        every: see `render`.
+    """
+    for part in _parts(report, every):
+        if isinstance(part, Padding) and not console.is_terminal:
+            part = Text(indent(str(part.renderable), " " * part.left))
+        console.print(part, soft_wrap=isinstance(part, Text) and not console.is_terminal, highlight=False)
 
 
 def render(report: CheckReport, every: bool = False) -> RenderableType:
@@ -95,16 +105,21 @@ def render(report: CheckReport, every: bool = False) -> RenderableType:
         report: what `check` found.
         every: list all faults and classes; otherwise the first ten faults of a kind, and the most frequent classes.
     """
+    return Group(*_parts(report, every))
+
+
+def _parts(report: CheckReport, every: bool) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if report.folder is not None:
         classes = len(report.folder.classes)
         title = f"{report.root}: {report.folder.format}, {classes} class{'es' if classes > 1 else ''}"
-        parts += [Text(title, style="bold"), _split_table(report), _class_table(report, every)]
-        parts += [Group("", Text(f"note: {decision}")) for decision in report.folder.decisions]
+        parts += [Text(title, style="bold"), _split_table(report), "", *_class_table(report, every)]
+        for decision in report.folder.decisions:
+            parts += ["", Text(f"note: {decision}")]
     for faults in (report.warnings, report.errors):
         for kind, found in by_kind(faults).items():
             parts += ["", *_section(kind, found, None if every else 10)]
-    return Group(*parts, "", _verdict(report))
+    return [*parts, "", _verdict(report)]
 
 
 def _image_faults(folder: DataFolder, console: Console | None) -> Iterator[Fault]:
@@ -146,10 +161,10 @@ def _shared_content(splits: dict[str, DetectionData], facts: dict[str, ImageFact
 
 def _split_table(report: CheckReport) -> Table:
     numbers = report.statistics
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=True, header_style="bold")
-    table.add_column("")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
+    table.add_column("", no_wrap=True)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
     def row(title: str, values: Sequence[str]) -> None:
         if any(value != "0" for value in values):
@@ -158,27 +173,31 @@ def _split_table(report: CheckReport) -> Table:
     splits = list(numbers.values())
     row("images", [f"{split.images:,}" for split in splits])
     row("images without objects", [f"{split.empty_images:,}" for split in splits])
+    row("image width (median)", [_shown(split.widths, ",.0f") for split in splits])
+    row("image height (median)", [_shown(split.heights, ",.0f") for split in splits])
     row("objects", [f"{split.objects:,}" for split in splits])
-    row("regions to ignore (crowd, difficult)", [f"{split.crowd:,}" for split in splits])
-    row("objects per image: least / mean / most", [_shown(split.objects_per_image, ".1f") for split in splits])
-    row("objects: small / medium / large", [f"{s.small:,} / {s.medium:,} / {s.large:,}" for s in splits])
-    row("image width: least / median / most", [_shown(split.widths, ".0f") for split in splits])
-    row("image height: least / median / most", [_shown(split.heights, ".0f") for split in splits])
+    row("small (below 32x32)", [f"{split.small:,}" for split in splits])
+    row("medium", [f"{split.medium:,}" for split in splits])
+    row("large (from 96x96)", [f"{split.large:,}" for split in splits])
+    row("objects per image (mean)", [_shown(split.objects_per_image, ",.1f") for split in splits])
+    row("crowd or difficult", [f"{split.crowd:,}" for split in splits])
     return table
 
 
 def _shown(values: Range, middle: str) -> str:
-    return f"{values.low:.0f} / {values.middle:{middle}} / {values.high:.0f}"
+    if values.low == values.high:
+        return f"{values.low:,.0f}"
+    return f"{values.low:,.0f}-{values.high:,.0f} ({values.middle:{middle}})"
 
 
-def _class_table(report: CheckReport, every: bool) -> RenderableType:
+def _class_table(report: CheckReport, every: bool) -> list[RenderableType]:
     assert report.folder is not None
     classes, splits = report.folder.classes, list(report.statistics.values())
     order = list(range(len(classes)))
     hidden = 0 if every else max(0, len(classes) - _CLASSES_SHOWN)
     if hidden:
         order = sorted(order, key=lambda label: (-splits[0].per_class[label], label))[:_CLASSES_SHOWN]
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("id", justify="right")
     table.add_column("class")
     for name in report.statistics:
@@ -187,7 +206,7 @@ def _class_table(report: CheckReport, every: bool) -> RenderableType:
         counts = [f"{split.per_class[label]:,}" for split in splits]
         table.add_row(str(classes.ids[label]), Text(classes.names[label]), *counts)
     more = [Text(f"and {hidden} classes with fewer objects")] if hidden else []
-    return Group("", table, *more)
+    return [table, *more]
 
 
 def _section(kind: str, faults: list[Fault], limit: int | None) -> list[RenderableType]:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import SPLITS, Listing, inside, split_of, subfolders
+from oddetr.data.folders import SPLITS, Listing, advice_outside, inside, split_of, subfolders
 
 FORMAT = "COCO"
 LAYOUTS = (
@@ -123,7 +123,7 @@ def _document(root: Path, file: str, split: str, faults: list[Fault]) -> _Docume
     names, image_ids, sizes = _images(file, images, faults)
     good = _good_annotations(file, annotations, faults)
     annotations = [record for record, is_good in zip(annotations, good, strict=True) if is_good]
-    corners = _boxes(annotations)
+    annotations, corners = _with_boxes(file, annotations, faults)
     with np.errstate(over="ignore", invalid="ignore"):
         corners[:, 2:] += corners[:, :2]
     return _Document(
@@ -163,8 +163,23 @@ def _good_annotations(file: str, records: Records, faults: list[Fault]) -> Bool[
     for row in np.flatnonzero(~good):
         message = f"annotations[{row}] needs whole numbers as id, image_id and category_id"
         faults.append(Fault("malformed-record", file, message, None if ids[row] == _NO_INTEGER else int(ids[row])))
+    for row in [row for row in np.flatnonzero(good) if records[row].get("iscrowd", 0) not in (0, 1)]:
+        good[row] = False
+        message = f"iscrowd is {json.dumps(records[row]['iscrowd'])[:80]}; it must be 0 or 1"
+        faults.append(Fault("malformed-record", file, message, int(ids[row])))
     good[good] = _first(ids[good], "duplicate-annotation-id", "annotation id", file, faults)
     return good
+
+
+def _with_boxes(file: str, records: Records, faults: list[Fault]) -> tuple[Records, Float64[np.ndarray, "records 4"]]:
+    """The annotations that have a box of four finite numbers, and these boxes."""
+    boxes = _boxes(records)
+    good = np.isfinite(boxes).all(axis=1)
+    for row in np.flatnonzero(~good):
+        record = records[row]
+        message = f"bbox is {json.dumps(record['bbox'])[:80]}" if "bbox" in record else "has no bbox"
+        faults.append(Fault("not-a-number", file, message, _integer(record, "id")))
+    return [records[row] for row in np.flatnonzero(good)], boxes[good]
 
 
 def _records(content: Any, key: str) -> Records:
@@ -319,7 +334,9 @@ def _files(
         files.append(file or name)
         image = f"image id {document.image_ids[row]}"
         if path is None:
-            faults.append(Fault("outside-folder", document.file, f"{image} is {name!r}"))
+            faults.append(
+                Fault("outside-folder", document.file, f"{image} is {name!r}{advice_outside(root, name, base)}")
+            )
         elif file is None:
             faults.append(Fault("missing-image", path, f"listed in {document.file} as {image}"))
         elif file in seen:

@@ -71,11 +71,25 @@ KINDS: dict[str, Kind] = {
         "splits without any image",
         "Add its images, or take the split away altogether.",
     ),
+    "missing-split": Kind(
+        "error",
+        "split that training needs and that is not there",
+        "splits that training needs and that are not there",
+        "Training learns from train and picks its best checkpoint on val, which is held out of train where there is "
+        "none: give it a train split of at least two different images.",
+    ),
     "no-objects": Kind(
         "error",
-        "split to train on without any object",
-        "splits to train on without any object",
-        "Look for the labels: they may be in another folder, or belong to other images.",
+        "split of train and val without any object",
+        "splits of train and val without any object",
+        "Look for the labels: they may be in another folder, or belong to other images. Where val was held out of "
+        "train, label more images, or make a val split that shows objects.",
+    ),
+    "ambiguous-image": Kind(
+        "error",
+        "image that its name does not tell from others",
+        "images that their names do not tell from others",
+        "Give every image a name of its own, or sort the XML files into folders like those of the images.",
     ),
     "missing-image": Kind(
         "error",
@@ -188,7 +202,8 @@ KINDS: dict[str, Kind] = {
         "warning",
         "image without a label file, used as one without objects",
         "images without a label file, used as ones without objects",
-        "Label them if they show objects: unlabelled objects teach the detector not to see them.",
+        "Label them if they show objects: in train, unlabelled objects teach the detector not to see them; in val and "
+        "test, what it rightly finds counts as wrong.",
     ),
     "unlisted-image": Kind(
         "warning",
@@ -201,6 +216,12 @@ KINDS: dict[str, Kind] = {
         "image to evaluate on that is also trained on",
         "images to evaluate on that are also trained on",
         "Take them out of one of the splits: scores on them say nothing about new images.",
+    ),
+    "nothing-to-score": Kind(
+        "warning",
+        "split without any object, which cannot be scored",
+        "splits without any object, which cannot be scored",
+        "Look for the labels, or take the split out: training goes without it.",
     ),
     "no-examples": Kind(
         "warning",
@@ -292,24 +313,25 @@ def summaries(faults: Iterable[Fault]) -> list[str]:
 
 
 class DataError(ValueError):
-    """A data set that cannot be used as it is; the message lists what is wrong, where, and what to do.
+    """A data set that cannot be used as it is; the message lists the errors, where they are, and what to do.
 
     Attributes:
         root: the data set's folder.
-        faults: the errors, at least one.
+        faults: all that was found: at least one error, and the warnings that may explain it.
     """
 
     def __init__(self, root: Path, faults: Sequence[Fault]) -> None:
         super().__init__(root, faults)
         self.root = root
-        self.faults = tuple(fault for fault in faults if fault.severity == "error")
+        self.faults = tuple(faults)
 
     def __str__(self) -> str:
+        errors = [fault for fault in self.faults if fault.severity == "error"]
         lines = [f"The data in {self.root} cannot be used as it is."]
-        for kind, found in by_kind(self.faults).items():
+        for kind, found in by_kind(errors).items():
             lines.append(f"{headline(kind, len(found))}:")
             lines += [f"  {line}" for line in listed(kind, found)]
             lines.append(f"  -> {KINDS[kind].advice}")
-        if any(fault.kind != "layout" for fault in self.faults):
+        if any(fault.kind != "layout" for fault in errors):
             lines.append(f"Run `oddetr check {self.root}` for the whole report.")
         return "\n".join(lines)

@@ -78,6 +78,20 @@ def inside(root: Path, base: str, written: str) -> str | None:
     return None if path == ".." or path.startswith(("../", "/")) else path
 
 
+def advice_outside(root: Path, written: str, base: str = ".") -> str:
+    """What to write for a path that leads out of `root`, where its last parts name a file in `base`; else nothing.
+
+    Args:
+        root: the data folder.
+        written: the path as the file gives it.
+        base: the folder that the path should be relative to, itself relative to `root`.
+    """
+    parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("..", "/")]
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    found = next((tail for tail in tails if (root / base / tail).is_file()), None)
+    return f"; write {found}" if found else ""
+
+
 def without_extension(name: str) -> str:
     """The path without its extension."""
     return posixpath.splitext(name)[0]

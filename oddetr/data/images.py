@@ -102,14 +102,16 @@ def map_images(
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _sixteen_bits(np.asarray(image))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which have no agreed range")
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _sixteen_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import posixpath
+import re
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +22,10 @@ from oddetr.data.images import map_images, read_size
 
 HELD_OUT = 0.15
 """Share of the training images that becomes the validation split where there is none."""
+_COPY = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.)")
+"""What Roboflow adds to the name of an image for each of its augmented copies."""
+_OF_TRAINING = frozenset({"missing-split", "no-objects"})
+"""Errors that only matter to training."""
 _FORMATS: tuple[ModuleType, ...] = (coco, yolo, voc)
 
 
@@ -60,24 +66,29 @@ class DataFolder:
         return self.splits[name]
 
 
-def read_data(root: Path, console: Console | None = None) -> DataFolder:
+def read_data(root: Path, console: Console | None = None, training: bool = False) -> DataFolder:
     """`read_folder` for data that is going to be used: errors are not let through. Images are not decoded.
+
+    Args:
+        root: the data set's folder.
+        console: shows progress; None is silent.
+        training: whether it must have what training needs: train and val, both with objects.
 
     Raises:
         DataError: there are errors; the message lists them.
     """
     folder = read_folder(root, console)
-    errors = [fault for fault in folder.faults if fault.severity == "error"]
-    if errors:
-        raise DataError(root, errors)
+    let_through = frozenset() if training else _OF_TRAINING
+    if any(fault.severity == "error" and fault.kind not in let_through for fault in folder.faults):
+        raise DataError(root, [fault for fault in folder.faults if fault.kind not in let_through])
     return folder
 
 
 def read_folder(root: Path, console: Console | None = None) -> DataFolder:
     """Reads a data set in any of the understood layouts, whatever its faults, which it lists.
 
-    Without a val split, `HELD_OUT` of the training images, chosen by a hash of their names, become one. Images are not
-    decoded; `oddetr.data.check` does that.
+    Without a val split, `HELD_OUT` of the training images, chosen by a hash of their names, become one; augmented
+    copies of an image stay together. Images are not decoded; `oddetr.data.check` does that.
 
     Args:
         root: the data set's folder.
@@ -91,22 +102,19 @@ def read_folder(root: Path, console: Console | None = None) -> DataFolder:
     faults, decisions = list(raw.faults), list(raw.notes)
     if others:
         decisions.append(f"The folder also looks like {others[0].FORMAT}; it is read as {raw.format}.")
-    splits: dict[str, DetectionData] = {}
-    for split in raw.splits:
-        data = _cleaned(root, split, raw.classes, faults, console)
-        if len(data):
-            splits[split.name] = data
-        else:
-            faults.append(Fault("empty-split", raw.class_file, f"{split.name} has no image"))
+    cleaned = [_cleaned(root, split, raw.classes, faults, console) for split in raw.splits]
+    splits = {data.split: data for data in cleaned if len(data)}
     if not splits:
         raise DataError(root, [*faults, Fault("empty-split", raw.class_file, "there is no image in any split")])
+    faults += [Fault("empty-split", raw.class_file, f"{data.split} has no image") for data in cleaned if not len(data)]
     faults += _unlisted(root, raw)
     if "train" in splits and "val" not in raw.defined:
         splits |= _held_out(splits["train"], decisions)
     if not mirrored_alike(raw.classes.names):
         decisions.append("Images will not be mirrored: class names tell left from right, or are letters or numbers.")
     splits = {name: splits[name] for name in SPLITS if name in splits}
-    faults += [*_shared_files(splits), *_rare_classes(splits, raw.class_file)]
+    faults += [*_missing_splits(splits, raw), *_without_objects(splits, raw)]
+    faults += [*_shared_files(splits, decisions), *_rare_classes(splits, raw.class_file)]
     return DataFolder(root, raw.format, raw.classes, splits, tuple(dict.fromkeys(faults)), tuple(decisions))
 
 
@@ -149,8 +157,6 @@ def _cleaned(
     raw = raw.take(np.array(sorted(range(len(raw.files)), key=raw.files.__getitem__), dtype=np.int64))
     truth, found = clean(raw)
     faults += found
-    if raw.name == "train" and len(raw.files) and not len(truth.boxes):
-        faults.append(Fault("no-objects", raw.label_files[0], f"{len(raw.files):,} images, no object"))
     return DetectionData(root, raw.name, tuple(raw.files), classes, truth)
 
 
@@ -170,18 +176,57 @@ def _with_sizes(root: Path, raw: RawSplit, faults: list[Fault], console: Console
 
 
 def _held_out(train: DetectionData, decisions: list[str]) -> dict[str, DetectionData]:
-    """Train and val from the images of train. The same images are chosen whatever their order on disk."""
-    if len(train) < 2:
+    """Train and val from the images of train: nothing where they are all copies of one.
+
+    The same images are chosen whatever their order on disk. Groups of copies are held out whole: those that fit into
+    the share, in the order of their hashes; where none does, the smallest.
+    """
+    groups = _groups_of_copies(train.files)
+    if len(groups) < 2:
         return {}
-    chance = [hashlib.blake2b(Path(file).name.encode(), digest_size=8).digest() for file in train.files]
-    order = sorted(range(len(train)), key=lambda index: (chance[index], train.files[index]))
     count = max(1, round(HELD_OUT * len(train)))
-    held, kept = (np.array(sorted(part), dtype=np.int64) for part in (order[:count], order[count:]))
+    held: list[int] = []
+    for group in groups:
+        if len(held) + len(group) <= count:
+            held += group
+    held = held or min(groups, key=len)
+    taken = np.isin(np.arange(len(train)), held)
+    share = len(held) / len(train)
     decisions.append(
-        f"There is no val split: {count:,} of the {len(train):,} training images ({HELD_OUT:.0%}) are held out as val, "
-        f"chosen by a hash of their names; the other {len(kept):,} are trained on."
+        f"There is no val split: {len(held):,} of the {len(train):,} training images ({share:.0%}) are held out as "
+        f"val, chosen by a hash of their names; the other {len(train) - len(held):,} are trained on."
     )
-    return {"train": train.take(kept), "val": train.take(held, "val")}
+    return {"train": train.take(np.flatnonzero(~taken)), "val": train.take(np.flatnonzero(taken), "val")}
+
+
+def _groups_of_copies(files: Sequence[str]) -> list[list[int]]:
+    """The indices of files, those of copies of the same image together, in the order of a hash of their names."""
+    groups: dict[tuple[bytes, str], list[int]] = defaultdict(list)
+    for index, file in enumerate(files):
+        original = posixpath.join(posixpath.dirname(file), _COPY.sub("", posixpath.basename(file)))
+        chance = hashlib.blake2b(posixpath.basename(original).encode(), digest_size=8).digest()
+        groups[chance, original].append(index)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _missing_splits(splits: dict[str, DetectionData], raw: RawFolder) -> Iterator[Fault]:
+    """What training needs and no file defines; what is defined but cannot be read is a fault already."""
+    if "train" not in raw.defined:
+        yield Fault("missing-split", ".", "there is no train split")
+    elif "train" in splits and "val" not in splits and "val" not in raw.defined:
+        count = len(splits["train"])
+        images = "1 image is" if count == 1 else f"{count:,} copies of one image are"
+        yield Fault("missing-split", ".", f"{images} too few to hold out a val split")
+
+
+def _without_objects(splits: dict[str, DetectionData], raw: RawFolder) -> Iterator[Fault]:
+    files = {split.name: split.label_files[0] for split in raw.splits if split.label_files}
+    for name, data in splits.items():
+        if data.truth.crowd.all():
+            ignored = ", only regions to ignore" if len(data.truth.crowd) else ""
+            message = f"{name}: {len(data):,} image{'s' * (len(data) > 1)}, no object{ignored}"
+            kind = "nothing-to-score" if name == "test" else "no-objects"
+            yield Fault(kind, files.get(name, files.get("train", raw.class_file)), message)
 
 
 def _unlisted(root: Path, raw: RawFolder) -> list[Fault]:
@@ -193,9 +238,16 @@ def _unlisted(root: Path, raw: RawFolder) -> list[Fault]:
     return [Fault("unlisted-image", file, "no split names it") for file in sorted(beside - listed - mentioned)]
 
 
-def _shared_files(splits: dict[str, DetectionData]) -> list[Fault]:
-    shared = shared_images({name: data.files for name, data in splits.items()})
-    return [Fault("shared-image", splits[split].files[index], f"is in train and {split}") for split, index, _ in shared]
+def _shared_files(splits: dict[str, DetectionData], decisions: list[str]) -> list[Fault]:
+    """Files of train in val or test; a split that has the very images of train is a decision, not so many slips."""
+    files = {name: data.files for name, data in splits.items()}
+    for name in ("val", "test"):
+        if "train" in files and name in files and set(files[name]) == set(files["train"]):
+            decisions.append(f"train and {name} have the same images: scores on {name} will flatter.")
+            del files[name]
+    return [
+        Fault("shared-image", files[name][index], f"is in train and {name}") for name, index, _ in shared_images(files)
+    ]
 
 
 def _rare_classes(splits: dict[str, DetectionData], file: str) -> list[Fault]:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rich.console import Console
-
 from oddetr.data.check import load_data
 from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -106,12 +107,14 @@ def training_sizes(image_size: int, min_scale: float) -> list[int]:
 
 def _open(sample: Sample) -> tuple[Tensor, Tensor, Int64[Tensor, " _"]]:
     """The image and the objects that are no crowd, as torchvision's transforms take them; boxes end at the border."""
-    image = tv_tensors.Image(torch.tensor(sample.image).permute(2, 0, 1))
+    image = tv_tensors.Image(torch.from_numpy(np.require(sample.image, requirements="W")).permute(2, 0, 1))
     real = torch.from_numpy(~sample.crowd)
     boxes = tv_tensors.BoundingBoxes(
-        torch.tensor(sample.boxes)[real], format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=sample.image.shape[:2]
+        torch.from_numpy(sample.boxes)[real],
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=sample.image.shape[:2],
     )  # pyright: ignore[reportCallIssue]
-    return image, F.clamp_bounding_boxes(boxes), torch.tensor(sample.labels)[real]
+    return image, F.clamp_bounding_boxes(boxes), torch.from_numpy(sample.labels)[real]
 
 
 def _area(boxes: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ class EvalTransform:
 
     def _resize(self, image: Tensor, boxes: Tensor, shorter: int) -> tuple[Tensor, Tensor]:
         shape = list(resized_shape(image.shape[-2], image.shape[-1], shorter))
-        return F.resize(image, shape, antialias=True), F.resize(boxes, shape)
+        return F.resize(image, shape, antialias=True).contiguous(), F.resize(boxes, shape)
 
     def _finish(self, sample: Sample, image: Tensor, boxes: Tensor, labels: Tensor) -> Example:
         pixels = F.normalize(F.to_dtype(image, torch.float32, scale=True), self._mean, self._std)

@@ -4,9 +4,10 @@ VOC counts pixels from 1, and (xmin, ymin, xmax, ymax) name the first and the la
 from (xmin - 1, ymin - 1) to (xmax, ymax). Objects marked difficult become regions to ignore.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,12 +15,13 @@ import numpy as np
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import SPLITS, list_files, split_folders, subfolders, without_extension
+from oddetr.data.folders import SPLITS, list_files, split_folders, split_of, subfolders, without_extension
 from oddetr.data.images import EXTENSIONS
 
 FORMAT = "Pascal VOC"
 LAYOUTS = (
     "Annotations/*.xml, JPEGImages/, and the lists ImageSets/Main/train.txt, val.txt, ...",
+    "Annotations/train/*.xml, Annotations/val/*.xml, ... and JPEGImages/train/, JPEGImages/val/, ...",
     "XML files beside the images in train/, test/, ... or images/train/, images/test/, ...",
 )
 
@@ -67,7 +69,7 @@ def read(root: Path) -> RawFolder:
     objects = {split: _objects(root, pairs, faults) for split, pairs in splits.items()}
     names = sorted({name for found in objects.values() for name in found.names})
     if not names:
-        raise DataError(root, [*faults, Fault("classes", ".", "there is no object, and so no class, in any XML file")])
+        raise DataError(root, [*faults, Fault("classes", ".", _why_no_class(splits, faults))])
     classes = ClassTable(tuple(names), tuple(range(1, len(names) + 1)))
     raws = [_split(split, splits[split], objects[split], classes) for split in SPLITS if split in splits]
     where = standard[0].relative_to(root).as_posix() if standard else "."
@@ -79,7 +81,7 @@ def _standard_folders(root: Path) -> tuple[Path, Path] | None:
     folders = {folder.name.lower(): folder for folder in subfolders(root)}
     annotations = folders.get("annotations")
     images = next((folders[name] for name in _IMAGE_FOLDERS if name in folders), None)
-    if annotations is None or images is None or not any(annotations.glob("*.xml")):
+    if annotations is None or images is None or not any(annotations.rglob("*.xml")):
         return None
     return annotations, images
 
@@ -99,27 +101,97 @@ def _folders_of_splits(root: Path) -> dict[str, Path]:
 def _standard_splits(
     root: Path, annotations: Path, images: Path, faults: list[Fault], notes: list[str]
 ) -> dict[str, list[_Pair]]:
-    files = {Path(file).stem: file for file in list_files(root, images)}
-    labels = {Path(file).stem: file for file in list_files(root, annotations, [".xml"])}
-    faults += _labels_without_images(labels[name] for name in labels.keys() - files.keys())
+    pairs = _paired(root, images, annotations, faults)
     lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
     if not lists["train"].is_file():
         lists["train"] = lists["train"].with_name("trainval.txt")
     lists = {split: path for split, path in lists.items() if path.is_file()}
     if not lists:
-        notes.append("There are no lists ImageSets/Main/train.txt, val.txt, ...: all images belong to train.")
-        return {"train": [_Pair(file, labels.get(name)) for name, file in sorted(files.items(), key=lambda i: i[1])]}
+        return _unlisted_splits(root, images, pairs, notes)
+    named = _by_name(pairs, images.relative_to(root))
     splits: dict[str, list[_Pair]] = {}
     for split, path in lists.items():
+        file = path.relative_to(root).as_posix()
         splits[split] = []
-        for name in _listed(path, path.relative_to(root).as_posix(), faults):
-            if name in files:
-                splits[split].append(_Pair(files[name], labels.get(name)))
+        for name in _listed(path, file, faults):
+            found = named.get(name, [])
+            if len(found) == 1:
+                splits[split] += [pair for image in found if (pair := pairs[image]) is not None]
+            elif found:
+                faults.append(Fault("ambiguous-image", file, f"{name} may be {' or '.join(found[:3])}"))
             else:
                 expected = (images / f"{name}.jpg").relative_to(root).as_posix()
-                faults.append(Fault("missing-image", expected, f"listed in {path.relative_to(root).as_posix()}"))
+                faults.append(Fault("missing-image", expected, f"listed in {file}"))
         splits[split].sort(key=lambda pair: pair.image)
     return splits
+
+
+def _unlisted_splits(
+    root: Path, images: Path, pairs: dict[str, _Pair | None], notes: list[str]
+) -> dict[str, list[_Pair]]:
+    """The images by the folders named after splits, where all lie in such folders; otherwise all as train."""
+    sound = [pair for pair in pairs.values() if pair is not None]
+    base = images.relative_to(root)
+    folders = {file: PurePosixPath(file).relative_to(base.as_posix()).parts[:-1] for file in pairs}
+    named = {file: split_of(parts[0]) if parts else None for file, parts in folders.items()}
+    if pairs and all(named.values()):
+        notes.append(
+            f"There are no lists ImageSets/Main/train.txt, ...: the folders in {base.as_posix()} are the splits."
+        )
+        return {
+            split: [pair for pair in sound if named[pair.image] == split] for split in SPLITS if split in named.values()
+        }
+    notes.append("There are no lists ImageSets/Main/train.txt, val.txt, ...: all images belong to train.")
+    return {"train": sound}
+
+
+def _by_name(files: Iterable[str], base: Path) -> dict[str, list[str]]:
+    """Files by what a list may call them: the path below `base` or, where that names none, the last part of it."""
+    keys = {file: _key(file, base) for file in files}
+    names = {file: PurePosixPath(key).name for file, key in keys.items()}
+    return _grouped(keys, names) | _grouped(keys, keys)
+
+
+def _key(file: str, base: Path) -> str:
+    return without_extension(PurePosixPath(file).relative_to(base.as_posix()).as_posix())
+
+
+def _paired(root: Path, images: Path, annotations: Path, faults: list[Fault]) -> dict[str, _Pair | None]:
+    """Every image below a folder, sorted, with its XML file; None where an XML file may belong to several images.
+
+    They belong together where their paths below the two folders are the same but for the extension; what then is left
+    is matched by name alone.
+    """
+    files, labels = list_files(root, images), list_files(root, annotations, [".xml"])
+    keys = {file: _key(file, images.relative_to(root)) for file in files}
+    keys |= {label: _key(label, annotations.relative_to(root)) for label in labels}
+    of_files, of_labels = _grouped(files, keys), _grouped(labels, keys)
+    names = {path: PurePosixPath(key).name for path, key in keys.items()}
+    lone_files = _grouped([file for file in files if keys[file] not in of_labels], names)
+    lone_labels = _grouped([label for label in labels if keys[label] not in of_files], names)
+    pairs: dict[str, _Pair | None] = {}
+    used: set[str] = set()
+    for file in files:
+        rivals, candidates = of_files[keys[file]], of_labels.get(keys[file], [])
+        if not candidates:
+            rivals, candidates = lone_files[names[file]], lone_labels.get(names[file], [])
+        used.update(candidates)
+        if candidates and len(rivals) + len(candidates) > 2:
+            others = ", ".join(rival for rival in rivals if rival != file)
+            message = f"may belong to {' or '.join(candidates[:3])}" + (f", as may {others[:200]}" if others else "")
+            faults.append(Fault("ambiguous-image", file, message))
+            pairs[file] = None
+        else:
+            pairs[file] = _Pair(file, candidates[0] if candidates else None)
+    faults += _labels_without_images(label for label in labels if label not in used)
+    return pairs
+
+
+def _grouped(paths: Iterable[str], keys: dict[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        groups[keys[path]].append(path)
+    return dict(groups)
 
 
 def _listed(path: Path, file: str, faults: list[Fault]) -> list[str]:
@@ -128,7 +200,7 @@ def _listed(path: Path, file: str, faults: list[Fault]) -> list[str]:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         name = line.strip()
         if Path(name).suffix.lower() in EXTENSIONS:
-            name = Path(name).stem
+            name = without_extension(name)
         if name in names:
             faults.append(Fault("repeated-image", file, f"{name} stands in line {names[name]} already", number))
         elif name:
@@ -137,18 +209,22 @@ def _listed(path: Path, file: str, faults: list[Fault]) -> list[str]:
 
 
 def _splits_beside(root: Path, faults: list[Fault]) -> dict[str, list[_Pair]]:
-    splits: dict[str, list[_Pair]] = {}
-    for split, folder in _folders_of_splits(root).items():
-        images = list_files(root, folder)
-        labels = {without_extension(file): file for file in list_files(root, folder, [".xml"])}
-        splits[split] = [_Pair(image, labels.get(without_extension(image))) for image in images]
-        stems = {without_extension(image) for image in images}
-        faults += _labels_without_images(labels[stem] for stem in labels.keys() - stems)
-    return splits
+    return {
+        split: [pair for pair in _paired(root, folder, folder, faults).values() if pair is not None]
+        for split, folder in _folders_of_splits(root).items()
+    }
 
 
 def _labels_without_images(labels: Iterable[str]) -> list[Fault]:
     return [Fault("label-without-image", label, "there is no image of this name") for label in sorted(labels)]
+
+
+def _why_no_class(splits: dict[str, list[_Pair]], faults: list[Fault]) -> str:
+    pairs = [pair for pairs in splits.values() for pair in pairs]
+    lone = sorted(fault.file for fault in faults if fault.kind == "label-without-image")
+    if lone and pairs and all(pair.label is None for pair in pairs):
+        return f"no XML file has the name of an image: the first are {lone[0]} and {pairs[0].image}"
+    return "there is no object, and so no class, in any XML file"
 
 
 def _objects(root: Path, pairs: list[_Pair], faults: list[Fault]) -> _Objects:

@@ -2,7 +2,7 @@
 
 A line is `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` for a polygon, whose bounding box is taken; all
 but the class are shares of the image's size. The label file of `images/a.jpg` is `labels/a.txt`: the last folder called
-images becomes labels. Without such a folder it lies beside the image.
+images becomes labels (Images becomes Labels). Without such a folder it lies beside the image.
 """
 
 import math
@@ -17,12 +17,13 @@ from jaxtyping import Float64
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import Listing, inside, list_files, split_of, without_extension
+from oddetr.data.folders import Listing, advice_outside, inside, list_files, split_of, without_extension
 
 FORMAT = "YOLO"
 LAYOUTS = ("data.yaml with names, train and val; images/train/, ... and labels/train/, ...",)
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 _PIXELS = 2.0
 """Beyond this a coordinate is taken for pixels; boxes that merely reach out of the image stay below."""
 
@@ -47,30 +48,38 @@ def read(root: Path) -> RawFolder:
         DataError: data.yaml cannot be understood, or its classes are no class table.
     """
     configuration = _configuration(root)
-    raw = RawFolder(FORMAT, configuration.classes, configuration.file, tuple(configuration.entries), [])
+    raw = RawFolder(FORMAT, configuration.classes, configuration.file, (), [])
     listing = Listing(root)
     labels: dict[str, set[str]] = {}
     for split, entries in configuration.entries.items():
         files = _images(root, listing, configuration, split, entries, raw)
+        if files is not None or split == "train":
+            raw.defined += (split,)
         if files is None:
             continue
-        raw.splits.append(_split(root, listing, split, files, configuration.classes, raw.faults))
-        for file in map(label_file, files):
+        label_files = [_label_file(listing, file) for file in files]
+        raw.splits.append(_split(root, listing, split, files, label_files, configuration.classes, raw.faults))
+        for file in label_files:
             labels.setdefault(str(PurePosixPath(file).parent), set()).add(file)
     for folder, expected in sorted(labels.items()):
         raw.faults += _labels_without_images(root, folder, expected)
-    if configuration.entries.get("val") == configuration.entries.get("train"):
-        raw.notes.append(f"{configuration.file} gives the same images to train and val: scores will flatter.")
     return raw
 
 
 def label_file(image: str) -> str:
     """Where the labels of an image stand; both relative to the data folder."""
     parts = list(PurePosixPath(image).parts)
-    folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    folders = [index for index, part in enumerate(parts[:-1]) if part in _LABELS]
     if folders:
-        parts[folders[-1]] = "labels"
+        parts[folders[-1]] = _LABELS[parts[folders[-1]]]
     return without_extension("/".join(parts)) + ".txt"
+
+
+def _label_file(listing: Listing, image: str) -> str:
+    """`label_file`, or the same file in a folder called labels where it is not there."""
+    file = label_file(image)
+    other = str(PurePosixPath(*("labels" if part in _LABELS.values() else part for part in PurePosixPath(file).parts)))
+    return other if listing.find(file) is None and listing.find(other) is not None else file
 
 
 def _configuration_file(root: Path) -> Path | None:
@@ -128,12 +137,16 @@ def _classes(root: Path, file: str, content: dict[Any, Any]) -> ClassTable:
 def _images(
     root: Path, listing: Listing, configuration: _Configuration, split: str, entries: list[str], raw: RawFolder
 ) -> list[str] | None:
-    """The images of a split, sorted, each once; None where none of its folders and lists is there."""
+    """The images of a split, sorted, each once; None where there is no such split: exporters name what is not there."""
     places = {entry: _find(root, configuration, entry) for entry in entries}
+    if split != "train" and not any(path and _holds_something(root / path) for path in places.values()):
+        raw.notes.append(
+            f"{configuration.file} says {', '.join(entries)} for {split}, which is not there or holds no image: "
+            f"there is no {split} split."
+        )
+        return None
     for entry, path in places.items():
-        if path is None and split == "test":
-            raw.notes.append(f"{configuration.file} says {entry} for test, which is not there: there is no test split.")
-        elif path is None:
+        if path is None:
             message = f"{split}: {entry} is not in the data folder"
             raw.faults.append(Fault("missing-folder", configuration.file, message))
         elif ".." in PurePosixPath(entry).parts or entry.startswith("/"):
@@ -144,6 +157,13 @@ def _images(
         is_folder = (root / path).is_dir()
         files.update(list_files(root, root / path) if is_folder else _listed(root, listing, path, raw.faults))
     return sorted(files) if found else None
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether there is an image in the folder, or a line in the list."""
+    if path.is_dir():
+        return bool(list_files(path, path))
+    return bool(path.read_text(encoding="utf-8-sig", errors="replace").strip())
 
 
 def _find(root: Path, configuration: _Configuration, entry: str) -> str | None:
@@ -176,7 +196,7 @@ def _listed(root: Path, listing: Listing, path: str, faults: list[Fault]) -> lis
         expected = [place for place in places if place is not None]
         file = next((file for place in expected if (file := listing.find(place)) is not None), None)
         if not expected:
-            faults.append(Fault("outside-folder", path, name, number))
+            faults.append(Fault("outside-folder", path, name + advice_outside(root, name), number))
         elif file is None:
             faults.append(Fault("missing-image", expected[-1], f"listed in {path} line {number}"))
         elif file in files:
@@ -190,14 +210,19 @@ def _labels_without_images(root: Path, folder: str, expected: set[str]) -> list[
     return [
         Fault("label-without-image", file, "there is no image of this name")
         for file in list_files(root, root / folder, [".txt"], below=False)
-        if file not in expected and not file.endswith("classes.txt")
+        if file not in expected and PurePosixPath(file).name != "classes.txt"
     ]
 
 
 def _split(
-    root: Path, listing: Listing, split: str, files: list[str], classes: ClassTable, faults: list[Fault]
+    root: Path,
+    listing: Listing,
+    split: str,
+    files: list[str],
+    labels: list[str],
+    classes: ClassTable,
+    faults: list[Fault],
 ) -> RawSplit:
-    labels = [label_file(file) for file in files]
     parsed = [_objects(root, listing, *pair, faults) for pair in zip(files, labels, strict=True)]
     counts = [len(rows) for rows in parsed]
     table = np.concatenate([np.zeros((0, 6)), *parsed])

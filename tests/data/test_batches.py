@@ -63,6 +63,13 @@ def test_dataset_when_read_then_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_dataset_when_read_then_leaves_the_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    digits()[0, 0]
+    assert not reseeded
+
+
 @given(length=st.integers(1, 50), world=st.integers(1, 7), epoch=st.integers(0, 5), seed=st.integers(0, 9))
 def test_sampler_when_shuffled_then_ranks_are_equally_long_and_cover_everything(
     length: int, world: int, epoch: int, seed: int

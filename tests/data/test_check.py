@@ -8,19 +8,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from oddetr.data.check import CheckReport, check, load_data, print_report
-from oddetr.data.faults import KINDS, DataError
+from oddetr.data.check import check, load_data
+from oddetr.data.faults import DataError
 from oddetr.data.images import ImageError, read_image
-from oddetr.data.reader import read_folder
+from oddetr.data.reader import read_data, read_folder
+from oddetr.data.sources import DigitsConfig, open_sources, open_training_sources
 from oddetr.data.statistics import Range
-from tests.data.builders import coco, coco_file, coco_image, coco_object, found, only, voc, write_image, yolo
-
-
-def printed(report: CheckReport, every: bool = False, width: int = 200) -> str:
-    console = Console(width=width)
-    with console.capture() as capture:
-        print_report(report, console, every)
-    return capture.get()
+from tests.data.builders import coco, coco_file, coco_image, coco_object, found, only, voc, voc_xml, write_image, yolo
 
 
 def test_image_when_truncated_then_is_an_error(tmp_path: Path) -> None:
@@ -180,63 +174,6 @@ def test_statistics_when_taken_then_count_objects_images_and_sizes(tmp_path: Pat
     assert numbers.objects_per_image == Range(0.0, 4 / 3, 3.0)
 
 
-def test_report_when_the_folder_is_no_data_set_then_has_the_error(tmp_path: Path) -> None:
-    report = check(tmp_path)
-
-    assert only(report, "layout").severity == "error"
-    assert report.folder is None
-    assert "understood layouts" in printed(report)
-    assert "1 error: training will not start" in printed(report)
-
-
-def test_report_when_all_is_well_then_says_so(tmp_path: Path) -> None:
-    text = printed(check(voc(tmp_path, {"train": ["a"], "val": ["b"]})))
-
-    assert "Pascal VOC, 1 class\n" in text
-    assert "No errors: this data can be trained on." in text
-
-
-def test_report_when_there_are_errors_then_says_what_where_and_what_to_do(tmp_path: Path) -> None:
-    text = printed(check(coco(tmp_path, [coco_object(5, 2, (8, 8, -5, 4))])))
-
-    assert "error: 1 inverted box\n" in text
-    assert "annotations/instances_train.json annotation 5: left 8, top 8, right 3, bottom 12 in train/b.jpg" in text
-    assert f"-> {KINDS['inverted-box'].advice}" in text
-    assert "1 error: training will not start" in text
-
-
-def test_report_when_a_list_is_long_then_is_shortened_unless_asked_for(tmp_path: Path) -> None:
-    report = check(coco(tmp_path, [coco_object(id, 2, (8, 8, 0, 4)) for id in range(1, 31)]))
-
-    short, whole = printed(report), printed(report, every=True)
-
-    assert "30 boxes without area, left out" in short
-    assert short.count("instances_train.json annotation") == 10
-    assert "and 20 more" in short
-    assert whole.count("instances_train.json annotation") == 30
-
-
-def test_report_when_a_list_is_one_too_long_then_is_shown_whole(tmp_path: Path) -> None:
-    text = printed(check(coco(tmp_path, [coco_object(id, 2, (8, 8, 0, 4)) for id in range(1, 12)])))
-
-    assert text.count("instances_train.json annotation") == 11
-    assert "and 1 more" not in text
-
-
-def test_report_when_there_are_many_classes_then_shows_the_most_frequent(tmp_path: Path) -> None:
-    categories = [{"id": id, "name": f"class {id}"} for id in range(50)]
-    report = check(coco(tmp_path, [coco_object(5, 2, category=49)], categories=categories))
-
-    assert "class 49" in printed(report).split("and 30 classes with fewer objects")[0]
-    assert "class 31" in printed(report, every=True).split("warning:")[0]
-
-
-def test_report_when_names_look_like_markup_then_prints_them(tmp_path: Path) -> None:
-    report = check(voc(tmp_path, {"train": ["[red]a[/nothing]"], "val": ["b"]}, [("[bold]cat", (1, 1, 9, 9))]))
-
-    assert "[bold]cat" in printed(report)
-
-
 def test_data_when_loaded_to_train_then_is_clean_and_tells_all(tmp_path: Path) -> None:
     root = coco(tmp_path, [coco_object(5, 2, (8, 8, 0, 4))])
     (root / "val/v.jpg").write_bytes((root / "train/b.jpg").read_bytes())
@@ -259,7 +196,8 @@ def test_data_when_loaded_with_errors_then_the_error_lists_them_and_points_to_ch
     assert "1 inverted box:\n  annotations/instances_train.json annotation 5" in message
     assert "1 image that cannot be read:\n  train/a.jpg" in message
     assert f"oddetr check {root}" in message
-    assert {fault.kind for fault in error.value.faults} == {"inverted-box", "unreadable-image"}
+    assert "examples to train on" not in message
+    assert {"inverted-box", "unreadable-image", "few-examples"} <= {fault.kind for fault in error.value.faults}
 
 
 def test_faults_when_two_splits_share_a_file_then_are_told_once(tmp_path: Path) -> None:
@@ -271,11 +209,32 @@ def test_faults_when_two_splits_share_a_file_then_are_told_once(tmp_path: Path) 
     assert [fault.kind for fault in read_folder(root).faults].count("zero-area-box") == 1
 
 
-def test_progress_when_there_is_a_terminal_then_is_shown(tmp_path: Path) -> None:
+def test_training_sources_when_told_not_to_decode_then_only_read(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    (root / "train/b.jpg").write_bytes(b"no image")
+
+    sources, notes = open_training_sources(str(root), DigitsConfig(), 0, decode=False)
+
+    assert list(sources) == ["train", "val"]
+    assert any("fewer than" in note for note in notes)
+    with pytest.raises(DataError, match=r"train/b\.jpg"):
+        open_training_sources(str(root), DigitsConfig(), 0)
+
+
+def test_training_sources_when_there_is_a_terminal_then_show_progress(tmp_path: Path) -> None:
     with Path(tmp_path / "out").open("w") as file:
-        check(coco(tmp_path / "data"), Console(file=file, force_terminal=True))
+        open_training_sources(str(coco(tmp_path / "data")), DigitsConfig(), 0, Console(file=file, force_terminal=True))
 
     assert "Decoding images" in (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_training_sources_when_there_is_no_val_to_be_had_then_say_so(tmp_path: Path, decode: bool) -> None:
+    root = yolo(tmp_path, {"train/a.jpg": "0 0.5 0.5 0.5 0.5"}, "train: images/train\nnames: [cat]\n")
+
+    with pytest.raises(DataError, match="too few to hold out"):
+        open_training_sources(str(root), DigitsConfig(), 0, decode=decode)
+    assert list(open_sources(str(root))) == ["train"]
 
 
 def test_coco_when_val_is_the_training_file_then_is_told(tmp_path: Path) -> None:
@@ -283,3 +242,86 @@ def test_coco_when_val_is_the_training_file_then_is_told(tmp_path: Path) -> None
     coco_file(root / "annotations/instances_val.json", [coco_image(1, "../train/a.jpg")], [coco_object(5, 1)])
 
     assert only(check(root), "shared-image").file == "train/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (("val/a.jpg", "val/b.jpg"), "there is no train split"),
+        (("test/a.jpg",), "there is no train split"),
+        (("train/a.jpg",), "1 image is too few to hold out a val split"),
+    ],
+)
+def test_split_when_training_needs_it_but_it_is_not_there_then_is_an_error(
+    tmp_path: Path, images: tuple[str, ...], message: str
+) -> None:
+    split = images[0].split("/")[0]
+    root = yolo(tmp_path, dict.fromkeys(images, "0 0.5 0.5 0.5 0.5"), f"{split}: images/{split}\nnames: [cat, dog]\n")
+
+    report = check(root)
+
+    assert message in {fault.message for fault in found(report, "missing-split")}
+    with pytest.raises(DataError, match=message):
+        load_data(root)
+    with pytest.raises(DataError, match=message):
+        read_data(root, training=True)
+    assert len(read_data(root).splits[split]) == len(images)
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("val",), ("test",), ("train", "test"), ()])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_data_when_it_has_no_error_then_has_train_and_val_with_objects(
+    tmp_path: Path, splits: tuple[str, ...], count: int
+) -> None:
+    names = [f"{split}/{index}.jpg" for split in splits for index in range(count)]
+    entries = "".join(f"{split}: images/{split}\n" for split in splits)
+    root = yolo(tmp_path, dict.fromkeys(names, "0 0.5 0.5 0.5 0.5"), f"{entries}names: [cat]\n")
+
+    report = check(root)
+
+    assert report.ok == ("train" in splits and (count > 1 or "val" in splits))
+    if report.ok:
+        folder = load_data(root)
+        assert all((~folder.splits[split].truth.crowd).any() for split in ("train", "val"))
+
+
+@pytest.mark.parametrize(("split", "kind"), [("val", "no-objects"), ("test", "nothing-to-score")])
+def test_split_to_score_on_when_without_objects_then_is_told(tmp_path: Path, split: str, kind: str) -> None:
+    images = {f"{name}/a.jpg": "" if name == split else "0 0.5 0.5 0.5 0.5" for name in ("train", "val", "test")}
+    yaml = "train: images/train\nval: images/val\ntest: images/test\nnames: [cat]\n"
+
+    report = check(yolo(tmp_path, images, yaml))
+
+    assert only(report, kind).message.startswith(f"{split}: 1 image, no object")
+    assert report.ok == (split == "test")
+
+
+def test_held_out_split_when_without_objects_then_is_an_error(tmp_path: Path) -> None:
+    images = {f"train/{index}.jpg": "" if index == 1 else "0 0.5 0.5 0.5 0.5" for index in range(8)}
+
+    report = check(yolo(tmp_path, images, "train: images/train\nnames: [cat]\n"))
+
+    assert report.folder is not None
+    assert report.folder.splits["val"].files == ("images/train/1.jpg",)
+    assert only(report, "no-objects").message.startswith("val: 1 image, no object")
+
+
+def test_split_when_it_shows_only_regions_to_ignore_then_is_an_error(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    coco_file(root / "annotations/instances_val.json", [coco_image(11, "v.jpg")], [coco_object(5, 11, iscrowd=1)])
+
+    assert only(check(root), "no-objects").message.startswith("val: 1 image, no object")
+
+
+def test_errors_when_nothing_can_be_read_then_the_warnings_that_explain_them_are_shown(tmp_path: Path) -> None:
+    root = voc(tmp_path, {"train": ["a", "b"], "val": ["c"]})
+    (root / "Annotations").rename(root / "old")
+    voc_xml(root / "Annotations/picture a.xml", [("cat", (1, 1, 9, 9))])
+
+    report = check(root)
+
+    message = only(report, "classes").message
+    assert "Annotations/picture a.xml" in message
+    assert "JPEGImages/a.jpg" in message
+    assert only(report, "label-without-image").file == "Annotations/picture a.xml"
+    assert len(found(report, "image-without-label")) == 3

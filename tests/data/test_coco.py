@@ -342,3 +342,51 @@ def test_images_when_splits_share_a_folder_then_each_split_has_its_own(tmp_path:
 
     assert report.ok, report.errors
     assert only(report, "unlisted-image").file == "images/c.jpg"
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ({}, "has no bbox"),
+        ({"bbox": None}, "bbox is null"),
+        ({"bbox": [1, 2, 3]}, "bbox is [1, 2, 3]"),
+        ({"bbox": ["1", "2", "3", "4"]}, 'bbox is ["1", "2", "3", "4"]'),
+        ({"bbox": [float("nan"), 1, 2, 3]}, "bbox is [NaN, 1, 2, 3]"),
+    ],
+)
+def test_box_when_it_is_no_four_numbers_then_is_shown_as_written(
+    tmp_path: Path, box: dict[str, object], message: str
+) -> None:
+    record = {key: value for key, value in coco_object(5, 2).items() if key != "bbox"} | box
+
+    fault = only(check(coco(tmp_path, [record])), "not-a-number")
+
+    assert (fault.annotation, fault.message) == (5, message)
+
+
+@pytest.mark.parametrize(("value", "crowd"), [(0, False), (1, True), (False, False), (True, True)])
+def test_iscrowd_when_0_or_1_then_is_understood(tmp_path: Path, value: object, crowd: bool) -> None:
+    folder = read_data(coco(tmp_path, [coco_object(5, 2, iscrowd=value)]))
+
+    assert folder.splits["train"].truth.crowd.tolist() == [False, crowd]
+
+
+@pytest.mark.parametrize("value", ["1", "0", 2, None, [1], 0.5])
+def test_iscrowd_when_anything_else_then_is_an_error(tmp_path: Path, value: object) -> None:
+    fault = only(check(coco(tmp_path, [coco_object(5, 2, iscrowd=value)])), "malformed-record")
+
+    assert (fault.annotation, "iscrowd" in fault.message) == (5, True)
+
+
+def test_split_when_none_has_an_image_then_is_told_once(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        coco_file(tmp_path / f"annotations/instances_{split}.json", [], [])
+
+    assert "no image in any split" in only(check(tmp_path), "empty-split").message
+
+
+def test_file_name_when_absolute_but_ends_in_the_folder_then_says_what_to_write(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    coco_file(root / TRAIN, [coco_image(1, "C:\\data\\train\\a.jpg"), coco_image(2, "b.jpg")], [coco_object(5, 2)])
+
+    assert "write a.jpg" in only(check(root), "outside-folder").message

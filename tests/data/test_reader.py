@@ -205,3 +205,30 @@ def test_classes_when_rarely_or_never_shown_then_are_told(tmp_path: Path) -> Non
 
     assert "1 class without an example to train on: dog." in notes
     assert "1 class with fewer than 10 examples to train on: cat (3)." in notes
+
+
+def test_held_out_images_when_15_percent_is_no_whole_number_then_the_true_share_is_said(tmp_path: Path) -> None:
+    folder = read_data(only_train(tmp_path, [f"{index}.jpg" for index in range(12)]))
+
+    assert any("2 of the 12 training images (17%)" in note for note in folder.notes)
+
+
+def test_held_out_images_when_there_are_augmented_copies_then_copies_stay_together(tmp_path: Path) -> None:
+    names = [f"{index}_jpg.rf.{copy}{index:x}0f.jpg" for index in range(14) for copy in "abc"]
+
+    folder = read_data(only_train(tmp_path, names))
+
+    originals = [{file.split(".rf.")[0] for file in folder.splits[name].files} for name in ("train", "val")]
+    assert not originals[0] & originals[1]
+    assert len(folder.splits["val"]) == 6
+
+
+@pytest.mark.parametrize(("copies", "sizes"), [((9, 1), {"train": 9, "val": 1}), ((10,), {"train": 10})])
+def test_held_out_images_when_most_are_copies_of_one_then_it_is_trained_on(
+    tmp_path: Path, copies: tuple[int, ...], sizes: dict[str, int]
+) -> None:
+    names = [f"{index}_jpg.rf.{copy:x}.jpg" for index, count in enumerate(copies) for copy in range(count)]
+
+    folder = read_data(only_train(tmp_path, names))
+
+    assert {split: len(data) for split, data in folder.splits.items()} == sizes

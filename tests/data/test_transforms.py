@@ -55,6 +55,32 @@ def bright_box(example: Example) -> torch.Tensor | None:
     return torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
 
+class WatchedTransform(TrainTransform):
+    """Remembers the size of the window that it cuts out."""
+
+    window: tuple[int, int] | None = None
+
+    def _cut(self, image: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        image, boxes = super()._cut(image, boxes)
+        self.window = (image.shape[-2], image.shape[-1])
+        return image, boxes
+
+    def shares(
+        self, example: Example, found: torch.Tensor | None, shape: tuple[int, int], area: int
+    ) -> tuple[float, float]:
+        """The share of an object of this area (in pixels of the original) that is in view, by its bright pixels.
+
+        Least and most: resizing blurs the object's edges by up to a pixel at each side.
+        """
+        if found is None:
+            return 0.0, 0.0
+        height, width = self.window or shape
+        scale = example.image.shape[1] / height * example.image.shape[2] / width
+        sides = found[2:] - found[:2]
+        least, most = (float((sides + blur).clamp(min=0).prod()) / scale / area for blur in (-2.0, 2.0))
+        return least, most
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -69,17 +95,32 @@ def test_train_transform_when_anything_happens_then_the_box_frames_the_rectangle
     top, left = (int(at * (side - length)) for at, side, length in zip(corner, shape, size, strict=True))
     sample = sample_with((left, top, left + size[1], top + size[0]), height=height, width=width)
     torch.manual_seed(seed)
-    example = TrainTransform(128, **PLAIN, flippable=True)(sample)
+    transform = WatchedTransform(128, **PLAIN, flippable=True)
+    example = transform(sample)
     found = bright_box(example)
+    least, most = transform.shares(example, found, shape, size[0] * size[1])
     if len(example.boxes):
         assert found is not None
         assert example.boxes.min() >= 0
         assert pixel_boxes(example).min() >= -1e-3
         torch.testing.assert_close(pixel_boxes(example)[0], found, atol=2.0, rtol=0)
         assert example.labels.tolist() == [0]
-    elif found is not None:
-        sides = (found[2:] - found[:2]) / torch.tensor([example.image.shape[2], example.image.shape[1]])
-        assert sides.prod() < 1
+        assert most >= KEPT_SHARE
+    else:
+        assert least < KEPT_SHARE
+
+
+def test_train_transform_when_photometric_then_changes_pixels_and_not_boxes() -> None:
+    sample = sample_with((10, 20, 50, 70))
+    sample.image[:] = sample.image // 2 + np.array([90, 60, 30], dtype=np.uint8)
+    plain, distorted = (
+        TrainTransform(64, **PLAIN, flippable=False, augment=AugmentConfig(False, 1.0, False, photometric))(sample)
+        for photometric in (False, True)
+    )
+    assert torch.equal(plain.boxes, distorted.boxes)
+    assert torch.equal(plain.labels, distorted.labels)
+    change = (plain.image - distorted.image).abs()
+    assert 0.01 < change.mean() < 0.3
 
 
 @settings(max_examples=60, deadline=None)

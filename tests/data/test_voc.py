@@ -191,3 +191,74 @@ def test_list_when_it_names_an_image_twice_then_uses_it_once(tmp_path: Path) -> 
 
 def test_objects_when_there_are_none_at_all_then_is_an_error(tmp_path: Path) -> None:
     assert only(check(voc(tmp_path, LISTS, [])), "classes").severity == "error"
+
+
+@pytest.mark.parametrize("names", [("a/1.jpg", "b/1.jpg"), ("1.jpg", "1.png")])
+def test_images_when_their_xml_cannot_tell_them_apart_then_are_errors(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in (*names, "2.jpg"):
+        write_image(tmp_path / "JPEGImages" / name)
+    for name in ("1", "2"):
+        voc_xml(tmp_path / "Annotations" / f"{name}.xml", [("cat", (1, 1, 9, 9))])
+
+    faults = found(check(tmp_path), "ambiguous-image")
+
+    assert [(fault.severity, fault.file) for fault in faults] == [("error", f"JPEGImages/{name}") for name in names]
+    assert all("Annotations/1.xml" in fault.message for fault in faults)
+
+
+def test_images_when_in_folders_like_those_of_their_xml_then_are_told_apart(tmp_path: Path) -> None:
+    for split, name in (("train", "cat"), ("val", "dog")):
+        for stem in ("1", "2"):
+            write_image(tmp_path / "JPEGImages" / split / f"{stem}.jpg")
+            voc_xml(tmp_path / "Annotations" / split / f"{stem}.xml", [(name, (1, 1, 9, 9))])
+
+    folder = read_data(tmp_path)
+
+    files = {split: data.files for split, data in folder.splits.items()}
+    assert files == {split: tuple(f"JPEGImages/{split}/{stem}.jpg" for stem in "12") for split in ("train", "val")}
+    assert [set(data.truth.labels.tolist()) for data in folder.splits.values()] == [{0}, {1}]
+
+
+def test_images_when_nested_deeper_than_their_xml_then_are_found_by_name(tmp_path: Path) -> None:
+    root = voc(tmp_path, LISTS)
+    (root / "JPEGImages/camera").mkdir()
+    (root / "JPEGImages/b.jpg").rename(root / "JPEGImages/camera/b.jpg")
+
+    report = check(root)
+
+    assert report.ok, report.errors
+    assert report.statistics["train"].objects == 2
+
+
+def test_xml_when_in_a_folder_next_to_the_images_of_its_split_then_is_found(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_image(tmp_path / split / "images/1.jpg")
+        voc_xml(tmp_path / split / "annotations/1.xml", [("cat", (1, 1, 9, 9))])
+
+    folder = read_data(tmp_path)
+
+    assert [data.files for data in folder.splits.values()] == [("train/images/1.jpg",), ("val/images/1.jpg",)]
+    assert [len(data.truth.boxes) for data in folder.splits.values()] == [1, 1]
+
+
+def test_list_when_two_images_have_its_name_then_is_an_error(tmp_path: Path) -> None:
+    root = voc(tmp_path, LISTS)
+    for folder in ("x", "y"):
+        write_image(root / "JPEGImages" / folder / "z.jpg")
+        voc_xml(root / "Annotations" / folder / "z.xml", [("cat", (1, 1, 9, 9))])
+    (root / "ImageSets/Main/val.txt").write_text("c\nz\n")
+
+    fault = only(check(root), "ambiguous-image")
+
+    assert fault.file == "ImageSets/Main/val.txt"
+    assert "JPEGImages/x/z.jpg" in fault.message
+
+
+def test_list_when_it_names_folders_then_is_followed(tmp_path: Path) -> None:
+    root = voc(tmp_path, LISTS)
+    for folder in ("x", "y"):
+        write_image(root / "JPEGImages" / folder / "z.jpg")
+        voc_xml(root / "Annotations" / folder / "z.xml", [("cat", (1, 1, 9, 9))])
+    (root / "ImageSets/Main/val.txt").write_text("x/z\ny/z.jpg\n")
+
+    assert read_data(root).splits["val"].files == ("JPEGImages/x/z.jpg", "JPEGImages/y/z.jpg")

@@ -113,6 +113,8 @@ def test_roboflows_paths_when_they_lead_up_then_are_found_below(tmp_path: Path) 
         ("images/x/images/a.JPG", "images/x/labels/a.txt"),
         ("train/a.png", "train/a.txt"),
         ("images.png", "images.txt"),
+        ("Images/train/a.jpg", "Labels/train/a.txt"),
+        ("IMAGES/a.jpg", "LABELS/a.txt"),
     ],
 )
 def test_label_file_when_asked_for_then_replaces_the_last_images(image: str, label: str) -> None:
@@ -156,11 +158,12 @@ def test_label_file_when_missing_then_image_is_one_without_objects(tmp_path: Pat
 def test_label_file_when_without_image_then_is_told(tmp_path: Path) -> None:
     root = yolo(tmp_path, LABELS)
     (root / "labels/train/z.txt").write_text(GOOD)
+    (root / "labels/train/my_classes.txt").write_text(GOOD)
     (root / "labels/train/classes.txt").write_text("cat\ndog\n")
 
-    fault = only(check(root), "label-without-image")
+    faults = sorted((fault.severity, fault.file) for fault in found(check(root), "label-without-image"))
 
-    assert (fault.severity, fault.file) == ("warning", "labels/train/z.txt")
+    assert faults == [("warning", "labels/train/my_classes.txt"), ("warning", "labels/train/z.txt")]
 
 
 def test_label_file_when_not_text_then_is_an_error(tmp_path: Path) -> None:
@@ -195,9 +198,9 @@ def test_list_when_it_names_missing_and_repeated_images_then_tells(tmp_path: Pat
 def test_validation_when_it_is_the_training_set_then_is_told(tmp_path: Path) -> None:
     report = check(yolo(tmp_path, LABELS, "train: images/train\nval: images/train\nnames: [cat, dog]\n"))
 
-    assert [fault.file for fault in found(report, "shared-image")] == ["images/train/a.jpg", "images/train/b.jpg"]
+    assert not found(report, "shared-image")
     assert report.folder is not None
-    assert any("same images to train and val" in note for note in report.folder.notes)
+    assert any("train and val have the same images" in note for note in report.folder.notes)
     assert report.ok
 
 
@@ -211,7 +214,8 @@ def test_validation_when_it_is_the_training_set_then_is_told(tmp_path: Path) -> 
         ("train: images/train\nval: images/val\nnames: []", "classes"),
         ("train: images/train\nval: images/val\nnames: [cat, cat]", "classes"),
         ("train: images/train\nval: images/val\nnames: [cat, dog]\nnc: 3", "classes"),
-        ("train: images/train\nval: images/nowhere\nnames: [cat, dog]", "missing-folder"),
+        ("train: images/nowhere\nval: images/val\nnames: [cat, dog]", "missing-folder"),
+        ("train: images/train\nval: [images/val, images/nowhere]\nnames: [cat, dog]", "missing-folder"),
     ],
 )
 def test_yaml_when_it_cannot_be_followed_then_is_an_error(tmp_path: Path, yaml: str, kind: str) -> None:
@@ -224,3 +228,39 @@ def test_images_when_there_are_none_anywhere_then_is_an_error(tmp_path: Path) ->
     (tmp_path / "data.yaml").write_text("test: ../test/images\nnames: [cat]\n")
 
     assert "no image in any split" in only(check(tmp_path), "empty-split").message
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_validation_when_its_folder_is_missing_or_empty_then_is_held_out_aloud(tmp_path: Path, empty: bool) -> None:
+    images = {f"train/{index}.jpg": GOOD for index in range(20)}
+    root = yolo(tmp_path, images, "train: ../images/train\nval: ../images/valid\nnames: [cat, dog]\n")
+    if empty:
+        (root / "images/valid").mkdir()
+
+    report = check(root)
+
+    assert report.ok, report.errors
+    assert {split: numbers.images for split, numbers in report.statistics.items()} == {"train": 17, "val": 3}
+    assert report.folder is not None
+    assert any("../images/valid for val" in note for note in report.folder.notes)
+    assert any("3 of the 20 training images" in note for note in report.folder.notes)
+
+
+@pytest.mark.parametrize("labels", ["Labels", "labels"])
+def test_labels_when_folders_are_capitalised_then_are_found(tmp_path: Path, labels: str) -> None:
+    root = yolo(tmp_path, LABELS, "train: Images/train\nval: Images/val\nnames: [cat, dog]\n")
+    (root / "images").rename(root / "Images")
+    (root / "labels").rename(root / labels)
+
+    report = check(root)
+
+    assert report.ok, report.errors
+    assert not found(report, "image-without-label")
+    assert report.statistics["train"].objects == 2
+
+
+def test_list_when_a_line_is_absolute_but_ends_in_the_folder_then_says_what_to_write(tmp_path: Path) -> None:
+    root = yolo(tmp_path, LABELS, "train: train.txt\nval: images/val\nnames: [cat, dog]\n")
+    (root / "train.txt").write_text("images/train/a.jpg\n/content/pets/images/train/b.jpg\n")
+
+    assert "write images/train/b.jpg" in only(check(root), "outside-folder").message

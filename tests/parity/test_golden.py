@@ -81,6 +81,12 @@ def test_detector_with_official_weights_gives_official_outputs(golden_file: Path
         torch.testing.assert_close(initial.proposals.boxes[0], tensors["output/enc_outputs_boxes"], atol=1e-4, rtol=0)
 
 
+def truth_of(tensors: dict[str, Tensor], labels: Tensor) -> GroundTruth:
+    count = tensors["input/gt_count"]
+    padding = torch.arange(labels.shape[1]) >= count[:, None]
+    return GroundTruth(labels.masked_fill(padding, -1), tensors["input/gt_boxes"], tuple(count.tolist()))
+
+
 def predictions_of(logits: Tensor, boxes: Tensor) -> Predictions:
     return Predictions(logits, boxes, content=torch.zeros(*logits.shape[:-1], 1))
 
@@ -89,16 +95,14 @@ def test_criterion_on_official_inputs_gives_official_assignments_losses_and_grad
     _, tensors = read(golden_file)
     if "input/gt_labels" not in tensors:
         pytest.skip("not a criterion's file")
-    counts = tuple(tensors["input/gt_count"].tolist())
-    padding = torch.arange(tensors["input/gt_labels"].shape[1]) >= tensors["input/gt_count"][:, None]
-    truth = GroundTruth(tensors["input/gt_labels"].masked_fill(padding, -1), tensors["input/gt_boxes"], counts)
+    truth = truth_of(tensors, tensors["input/gt_labels"])
     logits, boxes = (tensors[f"input/{name}"].requires_grad_() for name in ("logits", "boxes"))
     predictions = predictions_of(logits, boxes)
 
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=counts)
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
     assert assignment.equal(tensors["output/assignment"])
 
-    loss = detection_loss(predictions, truth, assignment, float(max(sum(counts), 1)))
+    loss = detection_loss(predictions, truth, assignment, float(max(truth.total, 1)))
     total = loss.weighted(LossWeights())
     total.backward()
     for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
@@ -112,13 +116,10 @@ def test_criterion_on_official_proposals_gives_official_losses(golden_file: Path
     _, tensors = read(golden_file)
     if "input/encoder_logits" not in tensors:
         pytest.skip("no proposals in this file")
-    counts = tuple(tensors["input/gt_count"].tolist())
-    padding = torch.arange(tensors["input/gt_labels"].shape[1]) >= tensors["input/gt_count"][:, None]
-    labels = torch.zeros_like(tensors["input/gt_labels"]).masked_fill(padding, -1)
-    truth = GroundTruth(labels, tensors["input/gt_boxes"], counts)
+    truth = truth_of(tensors, torch.zeros_like(tensors["input/gt_labels"]))
     predictions = predictions_of(tensors["input/encoder_logits"][None], tensors["input/encoder_boxes"][None])
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=counts)
-    loss = detection_loss(predictions, truth, assignment, float(max(sum(counts), 1)))
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    loss = detection_loss(predictions, truth, assignment, float(max(truth.total, 1)))
     for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
         torch.testing.assert_close(
             getattr(loss, ours)[0], tensors[f"output/loss_{theirs}_encoder"], atol=1e-5, rtol=1e-5

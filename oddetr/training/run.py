@@ -50,7 +50,7 @@ def train(**arguments: Any) -> Path:
         ValueError: a field that is unknown or out of range; DataError: the data set has errors.
         FileExistsError: the folder holds a run already and `resume` is off.
         BackboneWeightsError: the backbone's ImageNet weights cannot be had.
-        NonFiniteCostError: the training has diverged.
+        FloatingPointError: the training has diverged; names the step and the images.
     """
     return run(TrainConfig.from_plain(arguments))
 

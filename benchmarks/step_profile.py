@@ -9,9 +9,9 @@ from collections import defaultdict
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.models.presets import PRESETS, build_detector
 from oddetr.structures import Batch, GroundTruth
-from oddetr.task import DetectionTask
 
 KINDS = {
     "convolution": ("conv", "mkldnn"),
@@ -42,19 +42,22 @@ def main() -> None:
     parser.add_argument("--model", choices=PRESETS, default="deformable_detr_refine_tiny")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--distillation", action="store_true", help="of OD-DETR, not of the baseline")
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    task = DetectionTask(build_detector(PRESETS[arguments.model](), num_classes=10))
-    optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    config = DistillationConfig(enabled=arguments.distillation)
+    task = DistillationTask(build_detector(PRESETS[arguments.model](), num_classes=10), steps=1000, distillation=config)
+    optimizer = torch.optim.AdamW([p for p in task.student.parameters() if p.requires_grad], lr=1e-5, fused=True)
     batch = random_batch(arguments.image_size)
 
     def step() -> None:
         optimizer.zero_grad()
         task(batch)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), 0.1)
+        torch.nn.utils.clip_grad_norm_(task.student.parameters(), 0.1)
         optimizer.step()
+        task.update_teacher()
 
     for _ in range(3):
         step()

@@ -88,3 +88,11 @@ def hungarian(
                 assignment[layer, image, queries] = objects
         assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
     return tuple(assignments)
+
+
+def cheapest(cost: Float[Tensor, "batch candidates objects"], count: int) -> Int64[Tensor, "batch chosen objects"]:
+    """For each object the `count` candidates (or as many as there are) with the least cost, cheapest first.
+
+    A candidate may be chosen for several objects. What is chosen for padded objects means nothing.
+    """
+    return cost.topk(min(count, cost.shape[1]), dim=1, largest=False).indices

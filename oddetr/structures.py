@@ -75,6 +75,7 @@ class Batch:
         original_sizes: (height, width) in pixels of the images as evaluated, before resizing and padding.
         step_objects: objects in all parts (accumulated batches) of this optimizer step on this process;
             None where the batch is the whole step.
+        step_images: images in all those parts; None likewise.
     """
 
     images: Float[Tensor, "batch 3 image_height image_width"]
@@ -83,6 +84,7 @@ class Batch:
     image_ids: tuple[int, ...]
     original_sizes: Int64[Tensor, "batch 2"]
     step_objects: int | None = None
+    step_images: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same on another device; `original_sizes` stays on the host, where it is read."""
@@ -122,7 +124,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Queries:
-    """What enters the decoder.
+    """What enters the decoder: one group, whose queries see one another in self-attention.
 
     Attributes:
         content: the state that the decoder's layers transform.
@@ -130,12 +132,14 @@ class Queries:
         position: position embedding that every layer adds to the content.
         identity: which query this is, across models and epochs: the slot for learned queries, the index of the
             encoder token for two-stage queries.
+        padding: True on queries that only fill the group up; no other query sees them. None: there are none.
     """
 
     content: Float[Tensor, "batch queries width"]
     anchors: Float[Tensor, "batch queries point_or_box"]
     position: Float[Tensor, "batch queries width"]
     identity: Int64[Tensor, "batch queries"]
+    padding: Bool[Tensor, "batch queries"] | None = None
 
 
 @dataclass(frozen=True)

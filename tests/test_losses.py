@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
-from oddetr.losses import LossWeights, assigned_boxes, detection_loss, focal_loss, one_hot_targets
+from oddetr.losses import (
+    LossConfig,
+    assigned_boxes,
+    box_shares,
+    class_targets,
+    detection_loss,
+    focal_loss,
+    one_hot_targets,
+    quality_focal_loss,
+)
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.structures import GroundTruth, Predictions
 from tests.test_matching import random_case
@@ -33,36 +42,41 @@ def test_detection_loss_when_computed_by_hand_then_agrees() -> None:
     truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
     predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
-    loss = detection_loss(predictions, truth, torch.tensor([[[0, -1]]]), objects=1.0)
+    loss = detection_loss(predictions, truth, (torch.tensor([[[0, -1]]]),), 1.0, "focal")
     assert loss.classes.item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
     assert loss.l1.item() == pytest.approx(0.4)
     assert loss.giou.item() == pytest.approx(0.75)
-    assert loss.weighted(LossWeights()).item() == pytest.approx(2 * loss.classes.item() + 5 * 0.4 + 2 * 0.75)
+    assert loss.weighted(LossConfig("focal")).item() == pytest.approx(2 * loss.classes.item() + 5 * 0.4 + 2 * 0.75)
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_detection_loss_when_queries_are_permuted_then_is_the_same(seed: int) -> None:
+@given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
+def test_detection_loss_when_queries_are_permuted_then_is_the_same(seed: int, classification: str) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
     for part in ("classes", "l1", "giou"):
         first, second = (
-            getattr(detection_loss(each, truth, assign(each, truth), 5.0), part) for each in (predictions, permuted)
+            getattr(detection_loss(each, truth, (assign(each, truth),), 5.0, classification), part)
+            for each in (predictions, permuted)
         )
         torch.testing.assert_close(first, second)
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), more=st.integers(1, 4))
-def test_detection_loss_when_objects_are_padded_further_then_is_the_same(seed: int, more: int) -> None:
+@given(seed=st.integers(0, 10**6), more=st.integers(1, 4), classification=st.sampled_from(["focal", "quality_focal"]))
+def test_detection_loss_when_objects_are_padded_further_then_is_the_same(
+    seed: int, more: int, classification: str
+) -> None:
     predictions, truth = random_case(seed, (2, 1))
     padded = GroundTruth(
         torch.nn.functional.pad(truth.labels, (0, more), value=-1),
         torch.nn.functional.pad(truth.boxes, (0, 0, 0, more)),
         truth.counts,
     )
-    first, second = (detection_loss(predictions, t, assign(predictions, t), 3.0) for t in (truth, padded))
+    first, second = (
+        detection_loss(predictions, t, (assign(predictions, t),), 3.0, classification) for t in (truth, padded)
+    )
     assert first.classes.equal(second.classes)
     assert first.l1.equal(second.l1)
     assert first.giou.equal(second.giou)
@@ -71,8 +85,9 @@ def test_detection_loss_when_objects_are_padded_further_then_is_the_same(seed: i
 def test_detection_loss_when_nothing_is_there_then_only_background_is_learned() -> None:
     predictions, truth = random_case(0, (0, 0))
     logits, boxes = predictions.logits.requires_grad_(), predictions.boxes.requires_grad_()
-    loss = detection_loss(Predictions(logits, boxes, predictions.content), truth, assign(predictions, truth), 1.0)
-    loss.weighted(LossWeights()).backward()
+    found = Predictions(logits, boxes, predictions.content)
+    loss = detection_loss(found, truth, (assign(predictions, truth),), 1.0, "focal")
+    loss.weighted(LossConfig("focal")).backward()
     assert loss.l1.tolist() == loss.giou.tolist() == [0, 0]
     assert (logits.grad > 0).all()
     assert boxes.grad.count_nonzero() == 0
@@ -95,3 +110,100 @@ def test_targets_when_a_label_is_too_large_then_raises() -> None:
     truth = GroundTruth.stack([torch.tensor([7])], [torch.rand(1, 4)])
     with pytest.raises(RuntimeError):
         one_hot_targets(torch.tensor([[[0]]]), truth, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_quality_focal_loss_when_targets_are_hard_then_is_focal_loss_without_balance(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, generator=generator) * 4
+    targets = (torch.rand(40, generator=generator) < 0.5).float()
+    torch.testing.assert_close(quality_focal_loss(logits, targets), sigmoid_focal_loss(logits, targets, alpha=-1))
+
+
+def test_quality_focal_loss_when_the_score_is_the_quality_then_is_zero() -> None:
+    targets = torch.tensor([0.0, 0.3, 0.9, 1.0])
+    assert quality_focal_loss(torch.logit(targets), targets)[1:3].abs().max() < 1e-12
+
+
+def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() -> None:
+    """Objects A: class 0, (.5 .5 .4 .4), and B: class 1, (.5 .5 .2 .2). Query 0 predicts A's box: IoU 1 with A, 1/4
+    with B; query 1 predicts (.1 .1 .1 .1): IoU 0 with both. All logits 0: BCE = ln 2. Student: 0 -> A, 1 -> B; teacher:
+    the other way round.
+
+    Classes: targets of query 0 are (1, 1/4), of query 1 (0, 0): (1/4 + 1/16 + 1/4 + 1/4) ln 2.
+    Boxes: query 0 learns A by 4/5 and B by 1/5: L1 0.4 / 5, 1 - GIoU 0.75 / 5. Query 1 learns both by half:
+    L1 (1.4 + 1.0) / 2, 1 - GIoU (1 + .2525/.4225 + 1 + .2525/.3025) / 2.
+    """
+    truth = GroundTruth.stack([torch.tensor([0, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
+    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    both = (torch.tensor([[[0, 1]]]), torch.tensor([[[1, 0]]]))
+    loss = detection_loss(predictions, truth, both, 1.0, "quality_focal")
+    assert loss.classes.item() == pytest.approx(0.8125 * math.log(2))
+    assert loss.l1.item() == pytest.approx(0.08 + 1.2)
+    far = (2 + 0.2525 / 0.4225 + 0.2525 / 0.3025) / 2
+    assert loss.giou.item() == pytest.approx(0.15 + far)
+    equal = detection_loss(predictions, truth, both, 1.0, "quality_focal", box_power=0.0)
+    assert equal.l1.item() == pytest.approx(0.2 + 1.2)
+    own = detection_loss(predictions, truth, both, 1.0, "quality_focal", box_power=None)
+    assert own.l1.item() == pytest.approx(0.0 + 1.0)
+    focal = class_targets(predictions, truth, both, "focal")
+    assert focal.tolist() == [[[[1, 1], [1, 1]]]]
+
+
+def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_all() -> None:
+    predictions, truth = random_case(0, (2, 1))
+    own = assign(predictions, truth)
+    none = torch.full_like(own, -1)
+    alone = detection_loss(predictions, truth, (own,), 3.0, "quality_focal")
+    for assignments in ((own, none), (none, own)):
+        found = detection_loss(predictions, truth, assignments, 3.0, "quality_focal")
+        for part in ("classes", "l1", "giou"):
+            torch.testing.assert_close(getattr(found, part), getattr(alone, part))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    power=st.sampled_from([0.0, 1.0, 2.0]),
+    classification=st.sampled_from(["focal", "quality_focal"]),
+)
+def test_detection_loss_when_assignments_are_equal_then_is_that_of_one_to_the_bit(
+    seed: int, power: float, classification: str
+) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    own = assign(predictions, truth)
+    once = detection_loss(predictions, truth, (own,), 5.0, classification, power)
+    twice = detection_loss(predictions, truth, (own, own), 5.0, classification, power)
+    for part in ("classes", "l1", "giou"):
+        assert getattr(once, part).equal(getattr(twice, part))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), power=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int, power: float) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    own = assign(predictions, truth)
+    other = own.roll(1, dims=-1)
+    total = sum(box_shares(predictions, truth, (own, other), power))
+    has = (own >= 0) | (other >= 0)
+    torch.testing.assert_close(total, has.float())
+
+
+def test_detection_loss_when_queries_are_padding_then_they_learn_nothing() -> None:
+    predictions, truth = random_case(0, (2, 1))
+    logits = predictions.logits.requires_grad_()
+    padding = torch.tensor([[False, False, True, False, True], [True] * 5])
+    assignment = torch.full((2, 2, 5), -1)
+    found = Predictions(logits, predictions.boxes, predictions.content)
+    detection_loss(found, truth, (assignment,), 3.0, "quality_focal", padding=padding).classes.sum().backward()
+    learned = logits.grad.abs().sum(dim=(0, 3)) > 0
+    assert learned.equal(~padding)
+
+
+def test_config_when_weights_are_not_given_then_are_those_of_the_loss() -> None:
+    configs = (LossConfig("focal"), LossConfig(), LossConfig(classes=0.5))
+    assert [config.class_weight for config in configs] == [2, 1, 0.5]
+    with pytest.raises(ValueError, match=r"loss.l1 is -1.0"):
+        LossConfig(l1=-1.0)

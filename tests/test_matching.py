@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.matching import MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost
 from oddetr.structures import GroundTruth, Predictions
 
 
@@ -110,3 +110,10 @@ def test_cost_when_an_image_without_objects_has_a_nan_then_is_caught_too(part: s
     getattr(predictions, part)[1, 1, 3, 2] = float("nan")
     with pytest.raises(NonFiniteCostError, match="image 1 of the batch"):
         hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
+def test_cheapest_when_compared_with_sorting_then_agrees(seed: int, count: int) -> None:
+    cost = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(seed))
+    assert cheapest(cost, count).equal(cost.argsort(dim=1)[:, :count])

@@ -115,7 +115,7 @@ def collate(examples: list[Example]) -> Batch:
 
 
 class AccumulatedLoader:
-    """Batches in groups of `parts` that make one optimizer step together, each stamped with the group's objects.
+    """Batches in groups of `parts` that make one optimizer step together, each stamped with the group's totals.
 
     Losses divide by the number of objects; with the whole group's number, gradients accumulated over the group equal
     those of one large batch. Reads a group ahead. The last group may be shorter. With one part, batches pass unchanged.
@@ -169,9 +169,10 @@ class AccumulatedLoader:
         if self.parts == 1:
             yield from group
             return
-        total = sum(batch.truth.total for batch in group)
+        objects = sum(batch.truth.total for batch in group)
+        images = sum(len(batch.image_ids) for batch in group)
         for batch in group:
-            yield replace(batch, step_objects=total)
+            yield replace(batch, step_objects=objects, step_images=images)
 
 
 def make_loader(

@@ -1,16 +1,25 @@
-"""The deformable decoder: queries read the memory, layer by layer (arXiv 2010.04159, sections 4.1 and A.4)."""
+"""The deformable decoder: queries read the memory, layer by layer (arXiv 2010.04159, sections 4.1 and A.4).
+
+Queries come in groups, which share every weight and all work but self-attention: a group is blind to the others.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.heads import PredictionHead, inverse_sigmoid
 from oddetr.structures import Memory, Predictions, Queries
 
+Group = tuple[int, Bool[Tensor, "batch _"] | None]
+"""A group's number of queries, and which of them are padding."""
+
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable cross-attention to the memory, feed-forward network; post-norm."""
+    """Self-attention within each group, deformable cross-attention to the memory, feed-forward network; post-norm."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int, dropout: float) -> None:
         super().__init__()
@@ -29,13 +38,23 @@ class DecoderLayer(nn.Module):
         self,
         content: Float[Tensor, "batch queries width"],
         position: Float[Tensor, "batch queries width"],
-        anchors: Float[Tensor, "batch queries levels point_or_box"],
+        anchors: Float[Tensor, "batch queries levels 4"],
         memory: Memory,
+        groups: Sequence[Group],
     ) -> Float[Tensor, "batch queries width"]:
-        """Returns the new content; `anchors` are relative to each level's padded map."""
-        query = content + position
-        attended, _ = self.self_attn(query, query, content, need_weights=False)
-        content = self.norm2(content + self.dropout(attended))
+        """Returns the new content.
+
+        Args:
+            anchors: boxes relative to each level's padded map.
+            groups: lengths and padding of the groups, in the order in which their queries follow one another.
+        """
+        lengths = [length for length, _ in groups]
+        parts = zip((content + position).split(lengths, dim=1), content.split(lengths, dim=1), groups, strict=True)
+        attended = [
+            self.self_attn(query, query, value, key_padding_mask=padding, need_weights=False)[0]
+            for query, value, (_, padding) in parts
+        ]
+        content = self.norm2(content + self.dropout(torch.cat(attended, dim=1)))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
         content = self.norm1(content + self.dropout(read))
         hidden = self.dropout(self.linear1(content).relu())
@@ -62,26 +81,49 @@ class DeformableDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.heads = nn.ModuleList(heads)
         self.refine_anchors = refine_anchors
+        self.points = layers[0].cross_attn.points
 
-    def forward(self, memory: Memory, queries: Queries) -> Predictions:
-        """Decodes `queries` over `memory`; predictions of every layer."""
-        content, anchors = queries.content, queries.anchors
-        logits: list[Tensor] = []
-        boxes: list[Tensor] = []
-        contents: list[Tensor] = []
+    def forward(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
+        """Decodes all groups over `memory` in one pass; predictions of every layer, by the group's name."""
+        queries = list(groups.values())
+        lengths = [group.content.shape[1] for group in queries]
+        masks = list(zip(lengths, map(_padding, queries), strict=True))
+        content = torch.cat([group.content for group in queries], dim=1)
+        position = torch.cat([group.position for group in queries], dim=1)
+        places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
+        anchor_logits = torch.cat([_logits(group.anchors) for group in queries], dim=1)
+        stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
-            content = layer(content, queries.position, _on_levels(anchors, memory), memory)
-            head = self.heads[index % len(self.heads)]
-            layer_logits, layer_boxes = head(content, inverse_sigmoid(anchors))
-            if self.refine_anchors:
-                anchors = layer_boxes.detach()
-            logits.append(layer_logits)
-            boxes.append(layer_boxes)
-            contents.append(content)
-        return Predictions(torch.stack(logits), torch.stack(boxes), torch.stack(contents))
+            content = layer(content, position, places, memory, masks)
+            logits, boxes = self.heads[index % len(self.heads)](content, anchor_logits)
+            stacked.append((logits, boxes, content))
+            if self.refine_anchors and index + 1 < len(self.layers):
+                places, anchor_logits = _on_levels(boxes.detach(), memory, self.points), _logits(boxes.detach())
+        logits, boxes, contents = (torch.stack(values).split(lengths, dim=2) for values in zip(*stacked, strict=True))
+        return {name: Predictions(*parts) for name, *parts in zip(groups, logits, boxes, contents, strict=True)}
 
 
-def _on_levels(anchors: Tensor, memory: Memory) -> Tensor:
-    """Anchors relative to the unpadded image -> relative to each level's padded map: [B, N, levels, 2 or 4]."""
+def _padding(queries: Queries) -> Tensor | None:
+    """The group's padding as attention wants it. Of an image with nothing else, padding sees padding: nothing reads
+    what comes out, and attention over nothing at all would be NaN."""
+    if queries.padding is None:
+        return None
+    return queries.padding & ~queries.padding.all(dim=1, keepdim=True)
+
+
+def _on_levels(anchors: Tensor, memory: Memory, points: int) -> Tensor:
+    """Anchors relative to the unpadded image -> boxes relative to each level's padded map: [B, N, levels, 4].
+
+    An anchor that is a point becomes the box around which attention's offsets count in cells: 2 * points cells wide.
+    """
     ratios = memory.valid_ratios.repeat(1, 1, anchors.shape[-1] // 2)
-    return anchors[:, :, None] * ratios[:, None]
+    placed = anchors[:, :, None] * ratios[:, None]
+    if anchors.shape[-1] == 4:
+        return placed
+    sizes = torch.tensor([(2 * points / w, 2 * points / h) for h, w in memory.shapes], device=placed.device)
+    return torch.cat([placed, sizes.to(placed.dtype).expand_as(placed)], dim=-1)
+
+
+def _logits(anchors: Tensor) -> Tensor:
+    """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
+    return F.pad(inverse_sigmoid(anchors), (0, 4 - anchors.shape[-1]))

@@ -1,5 +1,7 @@
 """A detector: four steps, composed of parts."""
 
+from collections.abc import Mapping
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class Detector(nn.Module):
         pyramid: feature maps -> levels of one width.
         encoder: levels, padding mask -> Memory.
         query_source: Memory -> InitialQueries.
-        decoder: Memory, Queries -> Predictions.
+        decoder: Memory, groups of Queries by name -> Predictions by name.
     """
 
     def __init__(
@@ -39,15 +41,21 @@ class Detector(nn.Module):
         """The detector's own queries."""
         return self.query_source(memory)
 
-    def decode(self, memory: Memory, queries: Queries) -> Predictions:
-        """Predictions of each decoder layer for `queries`."""
-        return self.decoder(memory, queries)
+    def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
+        """Predictions of each decoder layer for each group of queries; groups are blind to one another."""
+        return self.decoder(memory, groups)
+
+    def position(
+        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
+    ) -> Float[Tensor, "batch queries width"]:
+        """Position embeddings of queries that have moved to `anchors`; `learned` are those they came with."""
+        return self.query_source.position(anchors, learned)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self,
         images: Float[Tensor, "batch 3 image_height image_width"],
         padding_mask: Bool[Tensor, "batch image_height image_width"],
     ) -> Predictions:
-        """All three steps."""
+        """All three steps, for the detector's own queries."""
         memory = self.encode(images, padding_mask)
-        return self.decode(memory, self.initial_queries(memory).queries)
+        return self.decode(memory, {"own": self.initial_queries(memory).queries})["own"]

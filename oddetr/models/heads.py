@@ -34,7 +34,7 @@ class MLP(nn.Module):
 class PredictionHead(nn.Module):
     """Class logits and box of each query, in float32.
 
-    box = sigmoid(MLP(content) + inverse_sigmoid(anchor)), where a point anchor corrects only the centre.
+    box = sigmoid(MLP(content) + inverse_sigmoid(anchor)); where the anchor is a point, the logits of its size are 0.
 
     Initially every class has probability 0.01 (RetinaNet's prior) and the box is the anchor.
     """
@@ -52,13 +52,11 @@ class PredictionHead(nn.Module):
         return cast(nn.Linear, self.boxes.layers[-1])
 
     def forward(
-        self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries point_or_box"]
+        self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]
     ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
         """Returns logits and boxes; `anchor_logits` are `inverse_sigmoid(anchors)`."""
-        correction = self.boxes(content).float()
-        if anchor_logits.shape[-1] == 2:
-            anchor_logits = nn.functional.pad(anchor_logits, (0, 2))
-        return self.classes(content).float(), (correction + anchor_logits.float()).sigmoid()
+        boxes = (self.boxes(content).float() + anchor_logits.float()).sigmoid()
+        return self.classes(content).float(), boxes
 
     def start_with_size(self, logit: float) -> None:
         """Sets the logit of the width and height that a box starts with when its anchor is a point (official: -2)."""

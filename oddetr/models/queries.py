@@ -36,6 +36,12 @@ class LearnedQueries(nn.Module):
             )
         )
 
+    def position(
+        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
+    ) -> Float[Tensor, "batch queries width"]:
+        """Position embeddings of queries that have moved to `anchors`: what was learned goes along."""
+        return learned
+
 
 class TwoStageQueries(nn.Module):
     """The encoder predicts an object at each token; the best become the queries (arXiv 2010.04159, section A.4).
@@ -66,12 +72,20 @@ class TwoStageQueries(nn.Module):
         logits, boxes = self.head(content, anchors)
         chosen = logits[..., 0].topk(min(self.num_queries, tokens), dim=1).indices
         chosen_boxes = boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
-        embedded = self.position_norm(self.position_projection(sine_box_embedding(chosen_boxes, width // 2)))
-        position, slots = embedded.chunk(2, dim=-1)
+        position, slots = self._embed(chosen_boxes, width).chunk(2, dim=-1)
         return InitialQueries(
             Queries(content=slots, anchors=chosen_boxes, position=position, identity=chosen),
             proposals=Predictions(logits[None], boxes[None], content[None]),
         )
+
+    def position(
+        self, anchors: Float[Tensor, "batch queries 4"], learned: Float[Tensor, "batch queries width"]
+    ) -> Float[Tensor, "batch queries width"]:
+        """Position embeddings of queries that have moved to `anchors`: computed from them; nothing is learned."""
+        return self._embed(anchors, learned.shape[-1]).chunk(2, dim=-1)[0]
+
+    def _embed(self, boxes: Tensor, width: int) -> Tensor:
+        return self.position_norm(self.position_projection(sine_box_embedding(boxes, width // 2)))
 
 
 def token_anchors(memory: Memory) -> tuple[Float[Tensor, "batch tokens 4"], Bool[Tensor, "batch tokens"]]:

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import AugmentConfig
+from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
+from oddetr.losses import LossConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -63,7 +65,14 @@ class OptimizerConfig:
         return rise * (0.1 if progress >= self.drop_at else 1.0)
 
 
-_PARTS = {"optimizer": OptimizerConfig, "augment": AugmentConfig, "digits": DigitsConfig}
+_PARTS = {
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
+    "distillation": DistillationConfig,
+    "augment": AugmentConfig,
+    "digits": DigitsConfig,
+}
+_LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
 _LEAST = {
     "epochs": 1,
     "image_size": 32,
@@ -121,6 +130,8 @@ class TrainConfig:
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
         validate_every: epochs between validations; the last epoch is always validated.
         optimizer: learning rate and schedule.
+        loss: classification loss, and weights.
+        distillation: the teacher and its three lessons; `--distillation.enabled false` is the baseline.
         augment: how training images vary.
         digits: the built-in scenes.
         tensorboard: also log for TensorBoard (the `loggers` extra).
@@ -145,6 +156,8 @@ class TrainConfig:
     workers: int | None = None
     validate_every: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     tensorboard: bool = False
@@ -187,12 +200,18 @@ class TrainConfig:
             TypeError: a field that does not exist; ValueError: see the class.
         """
         values = dict(values)
-        for name, kind in _PARTS.items():
-            if isinstance(values.get(name), dict):
-                values[name] = kind(**values[name])
+        if isinstance(values.get("distillation"), dict):
+            values["distillation"] = _made(values["distillation"], _LESSONS)
+        values = _made(values, _PARTS)
         for name in ("out", "backbone_weights"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
         if "data" in values:
             values["data"] = str(values["data"])
         return cls(**values)
+
+
+def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
+    """The same with dicts made into the values that they describe."""
+    made = {name: kind(**values[name]) for name, kind in kinds.items() if isinstance(values.get(name), dict)}
+    return values | made

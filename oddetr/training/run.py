@@ -22,9 +22,9 @@ from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedData
 from oddetr.data.dataset import Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
+from oddetr.distillation.task import DistillationTask
 from oddetr.models.backbone import Backbone
 from oddetr.models.presets import build_detector
-from oddetr.task import DetectionTask
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
@@ -36,6 +36,7 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
     ".*does not have many workers.*",
     ".*`broadcast_buffers` is deprecated.*",
+    ".*module.s. in eval mode at the start of training.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -94,14 +95,14 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         )
 
     save_configuration(config, out)
-    progress = ProgressLine(console, out)
-    recorder = Recorder(out, describe, progress.speed, steps_done(state))
-    module = TrainingModule(DetectionTask(detector), config.optimizer, sources["val"], config.seed)
+    recorder = Recorder(out, describe, steps_done(state))
+    task = DistillationTask(detector, steps=1, distillation=config.distillation, loss=config.loss)
+    module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, out, [progress, recorder])
+        trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, backbone, trainer)
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
-    best = f"best AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: the validation images show no object"
+    best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     return out
 

@@ -38,7 +38,7 @@ def test_padding_when_its_features_change_then_predictions_do_not(variant: str) 
     for level in changed:
         level[-1, :, :, level.shape[-1] // 2 + (level.shape[-1] == 1) :] += 5
     memory, other = (detector.encoder(levels, batch.padding_mask) for levels in (maps, changed))
-    outputs = [detector.decode(m, detector.initial_queries(m).queries) for m in (memory, other)]
+    outputs = [detector.decode(m, {"own": detector.initial_queries(m).queries})["own"] for m in (memory, other)]
     for name in ("logits", "boxes"):
         torch.testing.assert_close(getattr(outputs[0], name), getattr(outputs[1], name), atol=1e-6, rtol=0)
 

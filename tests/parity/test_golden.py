@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from oddetr.losses import LossWeights, detection_loss
+from oddetr.losses import LossConfig, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.checkpoints import load_official_state
 from oddetr.models.presets import DetectorConfig, compose
@@ -73,7 +73,7 @@ def test_detector_with_official_weights_gives_official_outputs(golden_file: Path
     with torch.no_grad():
         memory = detector.encode(torch.zeros(len(mask), 3, *mask.shape[1:]), mask)
         initial = detector.initial_queries(memory)
-        predictions = detector.decode(memory, initial.queries)
+        predictions = detector.decode(memory, {"own": initial.queries})["own"]
     torch.testing.assert_close(predictions.logits, tensors["output/logits"], atol=1e-4, rtol=0)
     torch.testing.assert_close(predictions.boxes, tensors["output/boxes"], atol=1e-4, rtol=0)
     if "output/enc_outputs_logits" in tensors:
@@ -102,8 +102,8 @@ def test_criterion_on_official_inputs_gives_official_assignments_losses_and_grad
     (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
     assert assignment.equal(tensors["output/assignment"])
 
-    loss = detection_loss(predictions, truth, assignment, float(max(truth.total, 1)))
-    total = loss.weighted(LossWeights())
+    loss = detection_loss(predictions, truth, (assignment,), float(max(truth.total, 1)), "focal")
+    total = loss.weighted(LossConfig("focal"))
     total.backward()
     for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
         torch.testing.assert_close(getattr(loss, ours), tensors[f"output/loss_{theirs}"], atol=1e-5, rtol=1e-5)
@@ -119,7 +119,7 @@ def test_criterion_on_official_proposals_gives_official_losses(golden_file: Path
     truth = truth_of(tensors, torch.zeros_like(tensors["input/gt_labels"]))
     predictions = predictions_of(tensors["input/encoder_logits"][None], tensors["input/encoder_boxes"][None])
     (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-    loss = detection_loss(predictions, truth, assignment, float(max(truth.total, 1)))
+    loss = detection_loss(predictions, truth, (assignment,), float(max(truth.total, 1)), "focal")
     for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
         torch.testing.assert_close(
             getattr(loss, ours)[0], tensors[f"output/loss_{theirs}_encoder"], atol=1e-5, rtol=1e-5

@@ -4,7 +4,7 @@ Both are small and random. The weights of transformers travel by the official ke
 maps of transformers' own backbone. What transformers 5.23 does unlike the official code, and what is done about it:
 
 - Its matching weighs classes by 1 (`class_cost`), and its loss weighs `loss_ce` by a 1 that no option changes; both are
-  officially 2. Ours are set to 1 by `MatchingWeights` and `LossWeights`. L1 (5) and GIoU (2) agree.
+  officially 2. Ours are set to 1 by `MatchingWeights` and `LossConfig`. L1 (5) and GIoU (2) agree.
 - It has losses for the layers before the last only with `auxiliary_loss=True`, the official default, which is set.
 - With box refinement in one stage it ties the class heads of all layers (`_tied_weights_keys`); officially, and in
   ours, each layer has its own. They are parted before the weights are drawn.
@@ -24,19 +24,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oddetr.losses import LossWeights, detection_loss
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.losses import LossConfig, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.checkpoints import load_official_state
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, compose
 from oddetr.structures import Batch, GroundTruth, Predictions
-from oddetr.task import DetectionTask
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
 
 CLASSES = 5
 SMALL = DetectorConfig(width=64, heads=4, ffn_width=96, encoder_layers=3, decoder_layers=3, points=3, num_queries=20)
-MATCHING, LOSS = MatchingWeights(classes=1.0), LossWeights(classes=1.0)
+MATCHING, LOSS = MatchingWeights(classes=1.0), LossConfig("focal", classes=1.0)
 PARTS = {"classes": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 OFFICIAL_NAMES = (
     (r"^model\.query_position_embeddings\.", "query_embed."),
@@ -130,7 +130,7 @@ class Pair:
         memory = self.ours.encode(self.batch.images, self.batch.padding_mask)
         initial, truth, output = self.ours.initial_queries(memory), self.batch.truth, self.output
         theirs = [*output.auxiliary_outputs, {"logits": output.logits, "pred_boxes": output.pred_boxes}]
-        parts = {"decoder": (self.ours.decode(memory, initial.queries), theirs, truth)}
+        parts = {"decoder": (self.ours.decode(memory, {"own": initial.queries})["own"], theirs, truth)}
         if initial.proposals is not None:
             theirs = [{"logits": output.enc_outputs_class, "pred_boxes": output.enc_outputs_coord_logits.sigmoid()}]
             parts["proposals"] = (initial.proposals, theirs, replace(truth, labels=truth.labels.clamp(max=0)))
@@ -166,7 +166,7 @@ def test_detector_with_weights_of_transformers_gives_its_outputs_in_every_layer(
 def test_criterion_with_weights_of_transformers_gives_its_assignments_and_losses_in_every_layer(pair: Pair) -> None:
     for part, (ours, theirs, truth) in pair.supervised().items():
         (assignment,) = hungarian(matching_cost(ours, truth, MATCHING), counts=truth.counts)
-        loss = detection_loss(ours, truth, assignment, float(truth.total))
+        loss = detection_loss(ours, truth, (assignment,), float(truth.total), "focal")
         losses = pair.output.loss_dict if part == "decoder" else pair.criterion(theirs[0], their_truth(truth))
         for index, layer in enumerate(theirs):
             expected = torch.full_like(assignment[index], -1)
@@ -189,7 +189,8 @@ def test_training_step_with_weights_of_transformers_gives_its_loss_and_gradients
     state = {name: value.grad for name, value in pair.theirs.state_dict(keep_vars=True).items()}
     load_official_state(gradients, official_state(state))
 
-    loss = DetectionTask(pair.ours, LOSS, MATCHING)(pair.batch)["loss"]
+    task = DistillationTask(pair.ours, 1, DistillationConfig(enabled=False), LOSS, MATCHING)
+    loss = task(pair.batch)["loss"]
     loss.backward()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for (name, ours), theirs in zip(pair.ours.named_parameters(), gradients.parameters(), strict=True):

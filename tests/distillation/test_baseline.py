@@ -3,19 +3,26 @@ import dataclasses
 import pytest
 import torch
 
-from oddetr.matching import NonFiniteCostError
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
+from oddetr.losses import LossConfig, detection_loss
+from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.models.detector import Detector
 from oddetr.structures import Batch, GroundTruth
-from oddetr.task import DetectionTask
 from tests.models.helpers import small_batch, small_detector
 
 VARIANTS = ["plain", "refine", "two_stage"]
 
 
-def gradients(task: DetectionTask, batches: list[Batch]) -> dict[str, torch.Tensor]:
+def baseline(detector: Detector, loss: LossConfig | None = None) -> DistillationTask:
+    return DistillationTask(detector, 10, DistillationConfig(enabled=False), loss or LossConfig("focal"))
+
+
+def gradients(task: DistillationTask, batches: list[Batch]) -> dict[str, torch.Tensor]:
     task.zero_grad()
     for batch in batches:
         task(batch)["loss"].backward()
-    return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in task.student.named_parameters() if p.grad is not None}
 
 
 def one_image(batch: Batch, index: int, objects: int) -> Batch:
@@ -29,14 +36,15 @@ def one_image(batch: Batch, index: int, objects: int) -> Batch:
         image_ids=batch.image_ids[chosen],
         original_sizes=batch.original_sizes[chosen],
         step_objects=objects,
+        step_images=len(batch.image_ids),
     )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_plain_loop_when_run_on_one_batch_then_learns_it(variant: str) -> None:
-    task = DetectionTask(small_detector(variant))
+    task = baseline(small_detector(variant))
     batch = small_batch((2, 1))
-    optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(task.student.parameters(), lr=2e-3)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
@@ -53,16 +61,16 @@ def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_
     variant: str, counts: tuple[int, ...]
 ) -> None:
     """The same graph whatever the objects: no process of several ever has a parameter without a gradient."""
-    task = DetectionTask(small_detector(variant))
+    task = baseline(small_detector(variant))
     found = gradients(task, [small_batch(counts)])
-    without = {name for name, _ in task.named_parameters()} - found.keys()
+    without = {name for name, _ in task.student.named_parameters()} - found.keys()
     assert without == set()
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
-    task = DetectionTask(small_detector(variant))
+    task = baseline(small_detector(variant))
     batch = small_batch((3, 1), size=128)
     whole = gradients(task, [batch])
     parts = gradients(task, [one_image(batch, index, batch.truth.total) for index in (0, 1)])
@@ -71,7 +79,7 @@ def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_
 
 
 def test_loss_when_it_is_two_stage_then_supervises_proposals_without_classes() -> None:
-    task = DetectionTask(small_detector("two_stage"))
+    task = baseline(small_detector("two_stage"))
     batch = small_batch((2, 1))
     found = task(batch)
     weighted = sum(
@@ -87,18 +95,55 @@ def test_loss_when_it_is_two_stage_then_supervises_proposals_without_classes() -
 
 
 def test_loss_when_the_detector_predicts_nan_then_raises() -> None:
-    task = DetectionTask(small_detector("plain"))
+    task = baseline(small_detector("plain"))
     with torch.no_grad():
-        task.detector.decoder.heads[0].classes.bias[:] = float("nan")
+        task.student.decoder.heads[0].classes.bias[:] = float("nan")
     with pytest.raises(NonFiniteCostError):
         task(small_batch((1, 1)))
 
 
 def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
-    task = DetectionTask(small_detector("plain"))
+    task = baseline(small_detector("plain"))
     batch = small_batch((2, 1))
     exact = task(batch)["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = task(batch)["loss"]
     assert rough.dtype == torch.float32
     assert rough.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["plain", "refine"])
+@pytest.mark.parametrize("classification", ["focal", "quality_focal"])
+@pytest.mark.parametrize("off", ["switch", "weights", "faded"])
+def test_step_when_all_distillation_is_off_then_is_the_baseline_to_the_bit(
+    variant: str, classification: str, off: str
+) -> None:
+    """The baseline written out by hand; dropout is on, so that not a single number more may be drawn."""
+    loss = LossConfig(classification)
+    fading = {"weight": 0.0} if off == "weights" else {"fade_until": 0.5}
+    config = DistillationConfig(
+        enabled=off != "switch",
+        matching=MatchingConfig(**fading),
+        prediction=PredictionConfig(**fading),
+        auxiliary=AuxiliaryConfig(**fading),
+    )
+    task = DistillationTask(small_detector(variant, dropout=0.1), 10, config, loss).train()
+    task.teacher.steps = 5
+    plain = small_detector(variant, dropout=0.1).train()
+    batch = small_batch((2, 1))
+    ours, theirs = (torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (task.student, plain))
+    for step in range(3):
+        torch.manual_seed(step)
+        found = task(batch)["loss"]
+        torch.manual_seed(step)
+        predictions = plain(batch.images, batch.padding_mask)
+        cost = matching_cost(predictions, batch.truth, MatchingWeights())
+        (assignment,) = hungarian(cost, counts=batch.truth.counts)
+        expected = detection_loss(predictions, batch.truth, (assignment,), torch.tensor(3.0), classification)
+        assert found.equal(expected.weighted(loss))
+        for value, optimizer in ((found, ours), (expected.weighted(loss), theirs)):
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        task.update_teacher()
+    assert all(a.equal(b) for a, b in zip(task.student.parameters(), plain.parameters(), strict=True))

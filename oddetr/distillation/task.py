@@ -1,0 +1,186 @@
+"""One training step, free of any engine: a batch in, a loss with its parts out.
+
+task = DistillationTask(detector, steps=len(loader))
+optimizer = torch.optim.AdamW(task.student.parameters(), lr=2e-4)
+for batch in loader:
+    optimizer.zero_grad()
+    task(batch)["loss"].backward()
+    optimizer.step()
+    task.update_teacher()
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from oddetr.distillation.auxiliary import AuxiliaryGroup, auxiliary_group, auxiliary_loss
+from oddetr.distillation.config import DistillationConfig
+from oddetr.distillation.matching import agreement, carried_over, own_loss
+from oddetr.distillation.normalisation import objects_per_process, step_total
+from oddetr.distillation.prediction import prediction_loss
+from oddetr.distillation.teacher import AUTO_HORIZON, Teacher
+from oddetr.losses import DetectionLoss, LossConfig, detection_loss
+from oddetr.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.models.detector import Detector
+from oddetr.structures import Batch, GroundTruth, Predictions, Queries
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss: its name in the log, its weight now, its parts and their weights."""
+
+    name: str
+    weight: float
+    loss: DetectionLoss
+    config: LossConfig
+
+    def weighted(self) -> Float[Tensor, ""]:
+        """What it adds to the loss."""
+        return self.weight * self.loss.weighted(self.config)
+
+    def parts(self) -> dict[str, Float[Tensor, ""]]:
+        """For the log: its parts, unweighted, summed over layers."""
+        parts = (("classes", self.loss.classes), ("l1", self.loss.l1), ("giou", self.loss.giou))
+        return {f"loss_{self.name}{part}": value.detach().sum() for part, value in parts}
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What the teacher makes of a batch, without gradient."""
+
+    queries: Queries
+    predictions: Predictions
+    cost: Float[Tensor, "layers batch queries objects"]
+
+
+class DistillationTask(nn.Module):
+    """A detector that learns, the teacher that it becomes and that teaches it, and the loss:
+
+    L = L_own + w_p L_pred + w_a L_aux (+ L_det of two-stage proposals, which are not distilled)
+
+    Attributes:
+        student: the detector that the optimizer trains.
+        teacher: its average, which `update_teacher` moves on after each optimizer step; no gradient reaches it.
+        steps: optimizer steps of the run: what fading weights and the default horizon are fractions of.
+
+    Args:
+        distillation: what is distilled; `DistillationConfig(enabled=False)` is the baseline.
+        loss: classification loss and weights; the method's own groups always learn by quality focal loss.
+        matching: weights of the matching cost.
+    """
+
+    def __init__(
+        self,
+        student: Detector,
+        steps: int,
+        distillation: DistillationConfig | None = None,
+        loss: LossConfig | None = None,
+        matching: MatchingWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = Teacher(student)
+        self.steps = steps
+        self.distillation = distillation or DistillationConfig()
+        self.loss = loss or LossConfig()
+        self.group_loss = replace(self.loss, classification="quality_focal", classes=None)
+        self.matching = matching or MatchingWeights()
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1]."""
+        return min(1.0, self.teacher.steps / max(self.steps, 1))
+
+    def update_teacher(self) -> None:
+        """To be called after each optimizer step."""
+        horizon = self.distillation.horizon or max(1.0, AUTO_HORIZON * self.steps)
+        self.teacher.update(self.student, horizon)
+
+    @torch.no_grad()
+    def view(self, batch: Batch) -> TeacherView:
+        """What the teacher makes of a batch."""
+        memory = self.teacher.detector.encode(batch.images, batch.padding_mask)
+        queries = self.teacher.detector.initial_queries(memory).queries
+        predictions = self.teacher.detector.decode(memory, {"own": queries})["own"]
+        return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The loss to minimise, `loss`, and for the log its unweighted parts summed over layers.
+
+        Raises:
+            NonFiniteCostError: the student, or its teacher, predicts NaN or infinity.
+        """
+        w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
+        view = self.view(batch) if w_matching or w_prediction or w_auxiliary else None
+        auxiliary = self.auxiliary(view, batch.truth) if view and w_auxiliary else None
+
+        memory = self.student.encode(batch.images, batch.padding_mask)
+        initial = self.student.initial_queries(memory)
+        groups = {"own": initial.queries}
+        if view and w_prediction:
+            groups["teacher"] = view.queries
+        if auxiliary:
+            groups["auxiliary"] = auxiliary.queries
+        predictions = self.student.decode(memory, groups)
+
+        truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
+        with torch.autocast(batch.images.device.type, enabled=False):
+            costs = {"own": matching_cost(own, truth, self.matching)}
+            if initial.proposals:
+                costs["proposals"] = matching_cost(initial.proposals, _without_classes(truth), self.matching)
+            if view and w_matching:
+                costs["teacher"] = view.cost
+            assigned = dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True))
+
+            log: dict[str, Tensor] = {}
+            terms: list[Term] = []
+            if view and w_matching:
+                taught = self.taught(assigned["teacher"], view.queries, initial.queries)
+                log |= agreement(assigned["own"], taught, objects)
+                mixed = own_loss(
+                    own, truth, assigned["own"], taught, objects, self.loss, self.distillation.matching, w_matching
+                )
+                terms.append(Term("", 1.0, mixed, self.loss))
+            else:
+                terms.append(Term("", 1.0, self.detection(own, truth, assigned["own"], objects), self.loss))
+            if initial.proposals:
+                proposed = self.detection(initial.proposals, _without_classes(truth), assigned["proposals"], objects)
+                terms.append(Term("proposal_", 1.0, proposed, self.loss))
+            if view and w_prediction:
+                config, total = self.distillation.prediction, partial(step_total, batch=batch)
+                answers = prediction_loss(predictions["teacher"], view.predictions, objects, config, total)
+                terms.append(Term("prediction_", w_prediction, answers, self.group_loss))
+            if auxiliary:
+                found = auxiliary_loss(predictions["auxiliary"], truth, auxiliary, objects)
+                terms.append(Term("auxiliary_", w_auxiliary, found, self.group_loss))
+            loss = torch.stack([term.weighted() for term in terms]).sum()
+        for term in terms:
+            log |= term.parts()
+        return {"loss": loss, **log}
+
+    def taught(
+        self, assignment: Int64[Tensor, "layers batch _"], teacher: Queries, student: Queries
+    ) -> Int64[Tensor, "layers batch queries"]:
+        """The teacher's assignment for the student's queries."""
+        if self.distillation.matching.layers == "last":
+            assignment = assignment[-1:].expand_as(assignment)
+        return carried_over(assignment, teacher.identity, student.identity)
+
+    def auxiliary(self, view: TeacherView, truth: GroundTruth) -> AuxiliaryGroup:
+        """The auxiliary group of the teacher's best queries."""
+        config = self.distillation.auxiliary
+        return auxiliary_group(self.teacher.detector, view.queries, view.predictions, view.cost, truth, config)
+
+    def detection(
+        self, found: Predictions, truth: GroundTruth, assignment: Int64[Tensor, "layers batch _"], objects: Tensor
+    ) -> DetectionLoss:
+        """The baseline's loss."""
+        return detection_loss(found, truth, (assignment,), objects, self.loss.classification)
+
+
+def _without_classes(truth: GroundTruth) -> GroundTruth:
+    """Two-stage proposals find objects whatever their class."""
+    return GroundTruth(truth.labels.clamp(max=0), truth.boxes, truth.counts)

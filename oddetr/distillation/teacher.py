@@ -1,0 +1,65 @@
+"""The teacher: the exponential moving average of the student."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from oddetr.models.detector import Detector
+
+AUTO_HORIZON = 0.04
+"""Of the run's steps; see `DistillationConfig.horizon`."""
+
+
+def horizon_at(step: int, most: float) -> float:
+    """Steps that the average reaches back after `step` updates: h_t = min(most, (10 + t) / 9), from 10/9 on.
+
+    It grows with the run, since a young student changes fast (ours; the same warm-up as in other EMA codes).
+    """
+    return min(most, (10 + step) / 9)
+
+
+class Teacher(nn.Module):
+    """theta' <- a theta' + (1 - a) theta after each optimizer step, over parameters and floating buffers, where
+    1 / (1 - a) = `horizon_at(t, most)`. Integer buffers are copied.
+
+    Always in evaluation mode and without gradient. Starts equal to the student. `state_dict` holds the steps too.
+
+    Attributes:
+        detector: the average.
+        steps: updates so far.
+    """
+
+    def __init__(self, student: Detector) -> None:
+        super().__init__()
+        self.detector = copy.deepcopy(student).requires_grad_(False)
+        self.steps = 0
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, student: Detector, horizon: float) -> None:
+        """One step towards the student; `horizon` is the most steps to average over."""
+        averages: list[torch.Tensor] = []
+        targets: list[torch.Tensor] = []
+        for average, value in zip(self.detector.state_dict().values(), student.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                targets.append(value)
+            else:
+                average.copy_(value)
+        weight = 1 / horizon_at(self.steps, horizon)
+        torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
+        self.steps += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What `state_dict` holds beside the weights."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Takes what `get_extra_state` gave."""
+        self.steps = int(state["steps"])

@@ -1,0 +1,275 @@
+"""OD-DETR's step as a whole."""
+
+import dataclasses
+from itertools import count
+
+import pytest
+import torch
+
+from oddetr.data.batches import EpochSampler, TransformedDataset, make_loader
+from oddetr.data.digits import DigitScenes
+from oddetr.data.transforms import EvalTransform
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, PredictionConfig
+from oddetr.evaluation import evaluate_detections
+from oddetr.inference import postprocess
+from oddetr.losses import LossConfig
+from oddetr.matching import NonFiniteCostError
+from oddetr.structures import Batch, Queries
+from tests.models.helpers import small_batch, small_detector
+
+VARIANTS = ["plain", "refine", "two_stage"]
+CONSTANT = DistillationConfig(matching=MatchingConfig(), prediction=PredictionConfig(), auxiliary=AuxiliaryConfig())
+
+
+def apart(variant: str, config: DistillationConfig = CONSTANT, steps: int = 10) -> DistillationTask:
+    """A task whose teacher differs from its student."""
+    task = DistillationTask(small_detector(variant), steps, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in task.student.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return task
+
+
+def test_loop_when_plain_pytorch_then_trains() -> None:
+    """Ten lines, no engine."""
+    task, loader = DistillationTask(small_detector("refine"), steps=40), [small_batch((2, 1))] * 40
+    optimizer = torch.optim.AdamW(task.student.parameters(), lr=3e-3)
+    losses = []
+    for batch in loader:
+        optimizer.zero_grad()
+        found = task(batch)
+        found["loss"].backward()
+        optimizer.step()
+        task.update_teacher()
+        losses.append((found["loss_l1"] + found["loss_giou"]).item())
+    assert losses[-1] < 0.4 * losses[0]
+    assert task.progress == 1.0
+
+
+def test_training_when_on_a_few_fixed_scenes_then_over_fits() -> None:
+    """Two digit scenes, 70 steps: the teacher finds all that is there."""
+    torch.manual_seed(0)
+    source = DigitScenes("train", 2)
+    dataset = TransformedDataset(source, EvalTransform(64, (0.5,) * 3, (0.5,) * 3))
+    (batch,) = make_loader(dataset, EpochSampler(2, shuffle=False), 2)
+    task = DistillationTask(small_detector("refine", num_classes=10, num_queries=12), steps=70)
+    optimizer = torch.optim.AdamW(task.student.parameters(), lr=4e-3)
+    for step in range(70):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * (1 - step / 70)
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.student.parameters(), 1.0)
+        optimizer.step()
+        task.update_teacher()
+    with torch.no_grad():
+        predictions = task.teacher.detector(batch.images, batch.padding_mask)
+    found = dict(zip(batch.image_ids, postprocess(predictions, batch.original_sizes), strict=True))
+    assert evaluate_detections(source.annotations(), source.classes, found).ap50 > 0.8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) -> None:
+    config = DistillationConfig(
+        matching=MatchingConfig(),
+        prediction=PredictionConfig(weight=0.5, fade_until=0.8),
+        auxiliary=AuxiliaryConfig(weight=2.0),
+    )
+    task = apart(variant, config)
+    task.teacher.steps = 4
+    found = task(small_batch((2, 1)))
+    weights = {"": 1.0, "prediction_": 0.25, "auxiliary_": 2.0} | ({"proposal_": 1.0} if variant == "two_stage" else {})
+    expected = sum(
+        weight * (found[f"loss_{name}classes"] + 5 * found[f"loss_{name}l1"] + 2 * found[f"loss_{name}giou"])
+        for name, weight in weights.items()
+    )
+    torch.testing.assert_close(found["loss"].detach(), expected)
+    assert all(value.item() > 0 for name, value in found.items() if name.startswith("loss"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0), (9, 1), (1, 1)], ids=str)
+def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_a_finite_gradient(
+    variant: str, counts: tuple[int, ...]
+) -> None:
+    task = apart(variant)
+    found = task(small_batch(counts))
+    found["loss"].backward()
+    assert all(value.isfinite() for value in found.values())
+    for name, parameter in task.student.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_step_when_there_is_one_query_and_one_object_then_learns() -> None:
+    task = DistillationTask(small_detector("refine", num_queries=1), 10, CONSTANT)
+    found = task(small_batch((1, 1)))
+    found["loss"].backward()
+    assert found["loss_auxiliary_l1"].item() > 0
+    assert found["matching_carried"].item() == pytest.approx(1.0)
+    assert found["matching_disagreement"].item() == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_when_teacher_and_student_are_equal_then_answers_agree_and_matching_changes_nothing(variant: str) -> None:
+    task, batch = DistillationTask(small_detector(variant), 10, CONSTANT), small_batch((2, 1))
+    found = task(batch)
+    plain = DistillationTask(small_detector(variant), 10, DistillationConfig(enabled=False))(batch)
+    for part in ("classes", "l1", "giou"):
+        assert found[f"loss_prediction_{part}"].item() == pytest.approx(0, abs=1e-4)
+        torch.testing.assert_close(found[f"loss_{part}"], plain[f"loss_{part}"], atol=1e-5, rtol=1e-5)
+    assert found["matching_disagreement"].item() == 0
+    assert found["matching_carried"].item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("variant", ["plain", "refine"])
+def test_loss_when_slots_of_both_models_are_permuted_then_is_the_same(variant: str) -> None:
+    task, batch = apart(variant), small_batch((2, 1))
+    expected = task(batch)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    for detector in (task.student, task.teacher.detector):
+        embedding = detector.query_source.embedding
+        with torch.no_grad():
+            embedding.weight.copy_(embedding.weight[order].clone())
+    for name, value in task(batch).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-4)
+
+
+def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DistillationConfig(
+        matching=MatchingConfig(fade_until=0.8),
+        prediction=PredictionConfig(fade_until=0.4),
+        auxiliary=AuxiliaryConfig(fade_until=0.6),
+    )
+    task, batch = apart("refine", config), small_batch((2, 1))
+    seen: list[tuple[bool, set[str]]] = []
+    decode, views = task.student.decode, count()
+    view = task.view
+
+    def decoding(memory: object, groups: dict[str, Queries]) -> object:
+        seen.append((next(views) > 0, set(groups)))
+        return decode(memory, groups)
+
+    def viewing(batch: Batch) -> object:
+        next(views)
+        return view(batch)
+
+    monkeypatch.setattr(task.student, "decode", decoding)
+    monkeypatch.setattr(task, "view", viewing)
+    for steps in (0, 5, 7, 9):
+        task.teacher.steps, views = steps, count()
+        task(batch)
+    assert seen == [
+        (True, {"own", "teacher", "auxiliary"}),
+        (True, {"own", "auxiliary"}),
+        (True, {"own"}),
+        (False, {"own"}),
+    ]
+
+
+def test_weight_when_fading_then_falls_linearly_to_zero_and_stays() -> None:
+    assert [Lesson(2.0, 0.5).at(progress) for progress in (0.0, 0.25, 0.5, 0.9)] == [2.0, 1.0, 0.0, 0.0]
+    assert [Lesson(2.0).at(progress) for progress in (0.0, 1.0)] == [2.0, 2.0]
+
+
+def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outputs() -> None:
+    plain = small_detector("refine")
+    task = DistillationTask(small_detector("refine"), 10, CONSTANT)
+    assert {n: v.shape for n, v in task.student.state_dict().items()} == {
+        n: v.shape for n, v in plain.state_dict().items()
+    }
+    assert {n.removeprefix("student.") for n, p in task.named_parameters() if p.requires_grad} == {
+        n for n, p in plain.named_parameters() if p.requires_grad
+    }
+    batch = small_batch((2, 1))
+    with torch.no_grad():
+        ours, theirs = (each.eval()(batch.images, batch.padding_mask) for each in (task.student, plain))
+    assert ours.logits.equal(theirs.logits)
+    assert ours.boxes.equal(theirs.boxes)
+
+
+def test_matching_when_layers_is_last_then_all_layers_learn_the_last_layers_assignment() -> None:
+    config = DistillationConfig(matching=MatchingConfig(layers="last"))
+    task = apart("refine", config)
+    slots = torch.arange(3)[None]
+    queries = Queries(torch.zeros(1, 3, 1), torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), slots)
+    assignment = torch.tensor([[[0, 1, -1]], [[-1, 0, 1]]])
+    assert task.taught(assignment, queries, queries).tolist() == [[[-1, 0, 1]], [[-1, 0, 1]]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
+    def gradients(batches: list[Batch]) -> dict[str, torch.Tensor]:
+        task = apart(variant)
+        for batch in batches:
+            task(batch)["loss"].backward()
+        return {name: parameter.grad for name, parameter in task.student.named_parameters()}
+
+    batch = small_batch((3, 1), size=128)
+    whole = gradients([batch])
+    parts = gradients([_image(batch, index) for index in (0, 1)])
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=2e-5, rtol=1e-3)
+
+
+def _image(batch: Batch, index: int) -> Batch:
+    chosen = slice(index, index + 1)
+    truth = dataclasses.replace(
+        batch.truth,
+        labels=batch.truth.labels[chosen],
+        boxes=batch.truth.boxes[chosen],
+        counts=batch.truth.counts[chosen],
+    )
+    return dataclasses.replace(
+        batch,
+        images=batch.images[chosen],
+        padding_mask=batch.padding_mask[chosen],
+        truth=truth,
+        image_ids=batch.image_ids[chosen],
+        original_sizes=batch.original_sizes[chosen],
+        step_objects=batch.truth.total,
+        step_images=2,
+    )
+
+
+def test_loss_when_the_teacher_predicts_nan_then_raises() -> None:
+    task = apart("refine")
+    task.teacher.detector.decoder.heads[0].classes.bias[:] = float("nan")
+    with pytest.raises(NonFiniteCostError):
+        task(small_batch((1, 1)))
+
+
+def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
+    task, batch = apart("refine"), small_batch((2, 1))
+    exact = task(batch)["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = task(batch)["loss"]
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.1)
+
+
+def test_own_loss_when_it_is_focal_then_the_methods_groups_still_learn_by_quality() -> None:
+    task = DistillationTask(small_detector("refine"), 10, CONSTANT, LossConfig("focal"))
+    other = DistillationTask(small_detector("refine"), 10, CONSTANT)
+    focal, quality = (each(small_batch((2, 1))) for each in (task, other))
+    assert focal["loss_auxiliary_classes"].equal(quality["loss_auxiliary_classes"])
+    assert not focal["loss_classes"].equal(quality["loss_classes"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MatchingConfig(weight=1.5), r"distillation.matching.weight is 1.5; it is a share"),
+        (lambda: PredictionConfig(weight=-1.0), r"distillation.prediction.weight is -1.0"),
+        (lambda: AuxiliaryConfig(fade_until=1.5), r"distillation.auxiliary.fade_until is 1.5; it is a fraction"),
+        (lambda: AuxiliaryConfig(candidates=0), r"distillation.auxiliary.candidates is 0"),
+        (lambda: AuxiliaryConfig(distinct=True, pool="per_layer"), r"cannot be distinct"),
+        (lambda: PredictionConfig(min_confidence=1.0), r"min_confidence is 1.0; it lies in \[0, 1\)"),
+        (lambda: DistillationConfig(horizon=0.5), r"distillation.horizon is 0.5; it must be at least 1 step"),
+    ],
+)
+def test_config_when_a_value_is_wrong_then_says_which(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

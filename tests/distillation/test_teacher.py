@@ -1,0 +1,97 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.teacher import Teacher, horizon_at
+from tests.models.helpers import small_batch, small_detector
+
+
+def constant(value: float) -> torch.nn.Module:
+    """A detector whose parameters are all `value`."""
+    detector = small_detector()
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.fill_(value)
+    return detector
+
+
+def test_horizon_when_computed_by_hand_then_grows_to_its_cap() -> None:
+    """(10 + 0) / 9, (10 + 8) / 9 = 2, (10 + 26) / 9 = 4, and no further than the cap."""
+    assert [horizon_at(step, 3.0) for step in (0, 8, 26)] == pytest.approx([10 / 9, 2.0, 3.0])
+    assert horizon_at(26, 100.0) == 4.0
+
+
+def test_update_when_computed_by_hand_then_agrees() -> None:
+    """Teacher 0, student 1: the first update takes 9/10 of the student; the second, horizon 11/9, 9/11 of the rest."""
+    teacher = Teacher(constant(0.0))
+    student = constant(1.0)
+    value = 0.0
+    for weight in (9 / 10, 9 / 11):
+        teacher.update(student, 100.0)
+        value += weight * (1 - value)
+        for parameter in teacher.detector.parameters():
+            torch.testing.assert_close(parameter, torch.full_like(parameter, value))
+    assert teacher.steps == 2
+
+
+@settings(max_examples=10, deadline=None)
+@given(cap=st.floats(1.0, 50.0), steps=st.integers(1, 30))
+def test_update_when_the_student_is_constant_then_the_teacher_nears_it_monotonically(cap: float, steps: int) -> None:
+    teacher, student, last = Teacher(constant(0.0)), constant(1.0), 0.0
+    for _ in range(steps):
+        teacher.update(student, cap)
+        now = next(teacher.parameters()).flatten()[0].item()
+        assert last <= now <= 1 + 1e-6
+        last = now
+
+
+def test_update_when_there_are_buffers_then_floats_are_averaged_and_integers_copied() -> None:
+    student = small_detector()
+    student.register_buffer("mean", torch.zeros(2))
+    student.register_buffer("count", torch.tensor(0))
+    teacher = Teacher(student)
+    student.mean.fill_(1.0)
+    student.count.fill_(7)
+    teacher.update(student, 100.0)
+    assert teacher.detector.mean.tolist() == pytest.approx([0.9, 0.9])
+    assert teacher.detector.count.item() == 7
+
+
+def test_teacher_when_made_then_equals_the_student_shares_nothing_and_has_no_gradient() -> None:
+    task = DistillationTask(small_detector("refine", dropout=0.5), 10).train()
+    for (name, ours), theirs in zip(task.student.named_parameters(), task.teacher.detector.parameters(), strict=True):
+        assert ours.equal(theirs), name
+        assert ours.data_ptr() != theirs.data_ptr(), name
+    assert task.student.training
+    assert not any(module.training for module in task.teacher.modules())
+    task(small_batch((2, 1)))["loss"].backward()
+    assert all(parameter.grad is None for parameter in task.teacher.parameters())
+    assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
+
+
+def test_state_dict_when_loaded_then_holds_the_teacher_and_how_far_it_is() -> None:
+    task, batch = DistillationTask(small_detector(), 10), small_batch((2, 1))
+    optimizer = torch.optim.SGD(task.student.parameters(), lr=0.1)
+    for _ in range(3):
+        task(batch)["loss"].backward()
+        optimizer.step()
+        task.update_teacher()
+    other = DistillationTask(small_detector(seed=1), 10)
+    other.load_state_dict(task.state_dict())
+    assert other.teacher.steps == 3
+    assert other.progress == pytest.approx(0.3)
+    assert other(batch)["loss"].equal(task(batch)["loss"])
+
+
+def test_default_horizon_when_the_run_is_cocos_then_is_dinos() -> None:
+    """4 % of 12 epochs of 118,287 images at 16 a step are 3,549 steps: decay 0.9997, as DINO's."""
+    task = DistillationTask(small_detector(), steps=12 * 118_287 // 16, distillation=DistillationConfig())
+    task.teacher.steps = 10**6
+    before = next(task.teacher.parameters()).clone()
+    with torch.no_grad():
+        next(task.student.parameters()).add_(1.0)
+    task.update_teacher()
+    moved = (next(task.teacher.parameters()) - before).mean().item()
+    assert 1 - moved == pytest.approx(0.9997, abs=5e-5)

@@ -1,0 +1,94 @@
+"""Query groups: decoded together, blind to one another."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from oddetr.models.detector import Detector
+from oddetr.structures import Memory, Queries
+from tests.models.helpers import small_batch, small_detector
+
+VARIANTS = ["plain", "refine", "two_stage"]
+
+
+def encoded(variant: str) -> tuple[Detector, Memory, Queries]:
+    detector = small_detector(variant).eval()
+    batch = small_batch((2, 1))
+    memory = detector.encode(batch.images, batch.padding_mask)
+    return detector, memory, detector.initial_queries(memory).queries
+
+
+def other_group(queries: Queries, count: int, point_or_box: int, seed: int = 0) -> Queries:
+    generator = torch.Generator().manual_seed(seed)
+    batch, _, width = queries.content.shape
+    return Queries(
+        content=torch.randn(batch, count, width, generator=generator),
+        anchors=torch.rand(batch, count, point_or_box, generator=generator),
+        position=torch.randn(batch, count, width, generator=generator),
+        identity=torch.arange(count).expand(batch, -1),
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("point_or_box", [2, 4])
+def test_decode_when_groups_are_added_then_none_changes_another(variant: str, point_or_box: int) -> None:
+    detector, memory, own = encoded(variant)
+    others = {"a": other_group(own, 5, point_or_box), "b": other_group(own, 1, 4, seed=1)}
+    alone = {name: detector.decode(memory, {name: group})[name] for name, group in ({"own": own} | others).items()}
+    for order in (("own", "a", "b"), ("b", "own", "a")):
+        together = detector.decode(memory, {name: ({"own": own} | others)[name] for name in order})
+        assert list(together) == list(order)
+        for name, expected in alone.items():
+            for part in ("logits", "boxes", "content"):
+                torch.testing.assert_close(getattr(together[name], part), getattr(expected, part), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_decode_when_a_group_is_added_then_no_gradient_of_the_own_group_reaches_it(variant: str) -> None:
+    detector, memory, own = encoded(variant)
+    other = other_group(own, 5, 4)
+    content = other.content.requires_grad_()
+    found = detector.decode(memory, {"own": own, "other": other})
+    (gradient,) = torch.autograd.grad(found["own"].logits.sum(), content, allow_unused=True, retain_graph=True)
+    assert gradient is None or gradient.count_nonzero() == 0
+    (gradient,) = torch.autograd.grad(found["other"].logits.sum(), content)
+    assert gradient.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_decode_when_a_group_is_padded_then_its_queries_do_not_notice(variant: str) -> None:
+    detector, memory, own = encoded(variant)
+    whole = other_group(own, 6, 4)
+    padding = torch.tensor([[False, False, False, False, True, True], [True] * 6])
+    short = Queries(whole.content[:, :4], whole.anchors[:, :4], whole.position[:, :4], whole.identity[:, :4])
+    padded = detector.decode(memory, {"group": replace(whole, padding=padding)})["group"]
+    expected = detector.decode(memory, {"group": short})["group"]
+    assert padded.logits.isfinite().all()
+    assert padded.boxes.isfinite().all()
+    torch.testing.assert_close(padded.logits[:, 0, :4], expected.logits[:, 0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(padded.boxes[:, 0, :4], expected.boxes[:, 0], atol=1e-6, rtol=1e-6)
+
+
+def test_backward_when_a_group_is_all_padding_then_gradients_are_finite() -> None:
+    detector, memory, own = encoded("refine")
+    group = replace(other_group(own, 3, 4), padding=torch.ones(2, 3, dtype=torch.bool))
+    found = detector.decode(memory, {"own": own, "group": group})
+    (found["own"].logits.sum() + 0.0 * found["group"].logits.sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_decode_when_an_anchor_is_a_box_as_large_as_points_see_then_layers_read_the_same_places() -> None:
+    """Around a point offsets count in cells: a box of 2 * points cells says the same on a memory of one level."""
+    detector, _, _ = encoded("plain")
+    generator = torch.Generator().manual_seed(0)
+    memory = Memory(
+        torch.randn(1, 64 * 4, 32, generator=generator),
+        torch.zeros(1, 64 * 4, dtype=torch.bool),
+        ((8, 8),) * 4,
+        torch.ones(1, 4, 2),
+    )
+    points = Queries(torch.randn(1, 3, 32), torch.rand(1, 3, 2), torch.randn(1, 3, 32), torch.arange(3)[None])
+    boxes = replace(points, anchors=torch.cat([points.anchors, torch.full((1, 3, 2), 2 * 2 / 8)], dim=-1))
+    first, second = (detector.decode(memory, {"own": group})["own"] for group in (points, boxes))
+    torch.testing.assert_close(first.content, second.content, atol=1e-6, rtol=1e-6)

@@ -1,17 +1,19 @@
 """Our checkpoints: a folder with weights (safetensors) and a JSON that says what they are.
 
 RUN/best, RUN/last
-  model.safetensors   the detector's weights
-  checkpoint.json     detector, classes, image size, normalisation, scores, configuration, versions
-  resume.ckpt         (last only) the training's state
+  model.safetensors     the teacher's weights: what is meant where nothing is said
+  student.safetensors   the student's
+  checkpoint.json       detector, classes, image size, normalisation, scores, configuration, versions
+  resume.ckpt           (last only) the training's state
 """
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
 
@@ -20,8 +22,13 @@ from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, build_detector
 
-WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "checkpoint.json", "resume.ckpt"
+DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 1
+
+Weights = Literal["teacher", "student"]
+"""Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
+less; or the student's, as the optimizer left them."""
+WEIGHT_FILES: dict[Weights, str] = {"teacher": "model.safetensors", "student": "student.safetensors"}
 
 
 class CheckpointError(ValueError):
@@ -38,7 +45,7 @@ class CheckpointInfo:
         image_size: shorter side, in pixels, that images are resized to.
         mean, std: normalisation of RGB in [0, 1].
         epoch: epochs trained.
-        metrics: validation scores, in 0-1.
+        metrics: validation scores, in 0-1, under `teacher` and `student`; empty where the epoch was not validated.
         configuration: the run's, to reproduce it.
         versions: of the packages it was trained with.
     """
@@ -77,17 +84,21 @@ class CheckpointInfo:
         return {"format": FORMAT, **asdict(self)}
 
 
-def save_checkpoint(folder: Path, detector: Detector, info: CheckpointInfo, resume: Path | None = None) -> None:
+def save_checkpoint(
+    folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo, resume: Path | None = None
+) -> None:
     """Writes a checkpoint aside and puts it in the place of `folder`, so that `folder` is always a whole one.
 
     Args:
+        detectors: at least the teacher.
         resume: a file with the training's state, which is moved into the checkpoint.
     """
     aside = folder.with_name(folder.name + ".new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-    save_file(state, aside / WEIGHTS)
+    for whose, detector in detectors.items():
+        state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+        save_file(state, aside / WEIGHT_FILES[whose])
     (aside / DESCRIPTION).write_text(json.dumps(info.to_json(), indent=1))
     if resume:
         resume.rename(aside / RESUME)
@@ -107,27 +118,44 @@ def find_checkpoint(path: Path) -> Path:
     """
     folder = path if path.is_dir() else path.parent
     for candidate in (folder, *(folder / name for name in ("best", "best.old", "last", "last.old"))):
-        if (candidate / DESCRIPTION).is_file() and (candidate / WEIGHTS).is_file():
+        if (candidate / DESCRIPTION).is_file() and (candidate / WEIGHT_FILES["teacher"]).is_file():
             return candidate
     if not path.exists():
         raise CheckpointError(f"There is no {path}. A checkpoint is a run's folder, or the folder best or last in it.")
     raise CheckpointError(
-        f"There is no checkpoint in {folder}: it has neither {DESCRIPTION} with {WEIGHTS}, nor best or last with "
-        "them. Give the folder that `oddetr train --out` wrote, after its first epoch."
+        f"There is no checkpoint in {folder}: it has neither {DESCRIPTION} with {WEIGHT_FILES['teacher']}, nor best or "
+        "last with them. Give the folder that `oddetr train --out` wrote, after its first epoch."
     )
 
 
-def load_checkpoint(path: Path) -> tuple[Detector, CheckpointInfo]:
+def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector, CheckpointInfo]:
     """The detector, in evaluation mode on the CPU, and what is known of it.
 
+    Args:
+        path: see `find_checkpoint`.
+        weights: whose; see `Weights`.
+
     Raises:
-        CheckpointError: there is no checkpoint at `path` (see `find_checkpoint`), or it cannot be read.
+        CheckpointError: there is no checkpoint at `path`, it cannot be read, or it does not hold these weights.
+        ValueError: there are no weights of that name.
     """
-    folder = find_checkpoint(path)
+    if weights not in WEIGHT_FILES:
+        raise ValueError(f"weights is {weights!r}; it must be {' or '.join(WEIGHT_FILES)}.")
+    folder, file = find_checkpoint(path), WEIGHT_FILES[weights]
+    if path.name != file and path.name in WEIGHT_FILES.values():
+        raise CheckpointError(
+            f"{path} does not hold the {weights}'s weights, {file} does. Give the folder, and say by --weights whose "
+            f"are meant: {' or '.join(WEIGHT_FILES)}."
+        )
+    if not (folder / file).is_file():
+        raise CheckpointError(
+            f"The checkpoint {folder} does not hold the {weights}'s weights: there is no {file} in it, only "
+            f"{WEIGHT_FILES['teacher']}, the teacher's. Use those (--weights teacher), or another checkpoint."
+        )
     try:
         info = CheckpointInfo.from_json(json.loads((folder / DESCRIPTION).read_text()))
         detector = build_detector(info.detector, len(info.classes))
-        detector.load_state_dict(load_file(folder / WEIGHTS))
+        detector.load_state_dict(load_file(folder / file))
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info

@@ -54,7 +54,8 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     parser.add_function_arguments(verb, skip={"checkpoint"})
     values = _values(parser, arguments)
     metrics = verb(**values)
-    console.print(f"{values['checkpoint']} on {values['split']}, in 0-1", highlight=False, soft_wrap=True)
+    told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
+    console.print(told, highlight=False, soft_wrap=True)
     table = Table()
     for column in ("score", "value"):
         table.add_column(column, justify="left" if column == "score" else "right")
@@ -119,8 +120,31 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+def compare(arguments: Sequence[str], console: Console) -> int:
+    """Train arms with several seeds on equal terms: oddetr compare CONFIG."""
+    from oddetr.comparison.compare import compare as verb
+
+    parser = _parser(
+        "compare",
+        "Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them. "
+        "The same command goes on where it was stopped. Exit code 1: a run failed.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file with base, arms and seeds")
+    parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"})
+    parser.add_argument("--seeds", type=str, help="train these, instead of the file's: 0,1,2")
+    parser.add_argument("--arms", type=str, help="train only these of the file's arms: qfl,oddetr_fading")
+    values = _values(parser, arguments)
+    seeds, arms = values.pop("seeds"), values.pop("arms")
+    try:
+        chosen = seeds and [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {seeds!r}; give whole numbers with commas between them: 0,1,2") from None
+    report = verb(**values, seeds=chosen, arms=arms and arms.split(","), console=console)
+    return 1 if report.failures else 0
+
+
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, predict, check, digits)
+    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare)
 }
 
 

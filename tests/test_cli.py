@@ -28,10 +28,15 @@ def test_commands_when_typed_one_after_the_other_then_train_evaluate_predict_and
     assert "epoch 1/1" in capsys.readouterr().out
     assert main(["train", "--out", out, "--resume"]) == 0
     assert main(["evaluate", out, "--split", "test", "--json", str(tmp_path / "scores.json")]) == 0
-    assert "AP50" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "AP50" in told
+    assert "the teacher's weights, on test" in told
+    assert main(["evaluate", out, "--weights", "student"]) == 0
+    assert "the student's weights, on val" in capsys.readouterr().out
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["AP"] <= 1
     pictures = str(tmp_path / "pictures")
     assert main(["predict", out, str(scenes / "test" / "*.png"), str(scenes / "val"), "--out", pictures]) == 0
+    assert main(["predict", out, str(scenes / "val"), "--out", pictures, "--weights", "student"]) == 0
     assert len(list(Path(pictures).glob("*.png"))) == 8
 
 
@@ -82,6 +87,7 @@ def test_digits_when_written_then_can_be_checked(tmp_path: Path) -> None:
     ("words", "code", "message"),
     [
         (["evaluate", "nowhere"], 1, "There is no nowhere"),
+        (["evaluate", "nowhere", "--weights", "ema"], 2, "teacher"),
         (["predict", "nowhere", "nothing.jpg", "--out", "x"], 1, "No image at nothing.jpg"),
         (["check", "nowhere"], 1, "nowhere"),
         (["trian"], 2, "no verb 'trian'"),

@@ -61,7 +61,9 @@ def test_evaluate_when_run_on_a_trained_split_then_writes_scores_in_0_to_1(train
 
 def test_evaluate_when_repeating_the_validation_of_training_then_gives_its_score(trained: Path) -> None:
     described = json.loads((trained / "best" / "checkpoint.json").read_text())
-    assert oddetr.evaluate(trained, split="val", batch_size=4).ap == pytest.approx(described["metrics"]["AP"], abs=1e-9)
+    for weights in ("teacher", "student"):
+        metrics = oddetr.evaluate(trained, split="val", batch_size=4, weights=weights)
+        assert metrics.ap == pytest.approx(described["metrics"][weights]["AP"], abs=1e-9)
 
 
 def test_evaluate_when_the_split_or_the_classes_are_others_then_says_so(trained: Path, real_data: Path) -> None:
@@ -143,3 +145,17 @@ def test_checkpoint_when_there_is_none_or_it_is_broken_then_says_what_to_do(trai
         (tmp_path / name).write_bytes((trained / "best" / name).read_bytes()[:200])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path)
+
+
+def test_checkpoint_when_asked_for_weights_that_it_lacks_then_says_which_it_has(trained: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "checkpoint.json"):
+        (tmp_path / name).write_bytes((trained / "best" / name).read_bytes())
+    load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no student\.safetensors in it, only model\.safetensors, the teacher's"):
+        load_checkpoint(tmp_path, "student")
+
+
+def test_checkpoint_when_named_by_the_file_of_other_weights_then_asks_whose_are_meant(trained: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not hold the teacher's weights, model\.safetensors does"):
+        load_checkpoint(trained / "best" / "student.safetensors")
+    load_checkpoint(trained / "best" / "student.safetensors", "student")

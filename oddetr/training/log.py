@@ -1,7 +1,11 @@
-"""A run's records: metrics.jsonl (every event, for machines) and metrics.csv (a row per epoch, for people)."""
+"""A run's records: metrics.jsonl (every event, for machines) and metrics.csv (a row per epoch, for people); and what is
+measured for them."""
 
 import csv
 import json
+import math
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +43,75 @@ class StepMeans:
         return dict(zip(names, means, strict=True)) if steps else {}
 
 
+class Speed:
+    """Time that training takes without its pauses, images per second, and the share of time spent waiting for data.
+
+    Waiting is all that passes between a step's end, or the epoch's beginning, and the next step's beginning: loading,
+    and the copy to the device. Clocks of the host: no step waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self.images, self.waiting, self.working = 0, 0.0, 0.0
+        self._mark: float | None = None
+
+    def go_on(self) -> None:
+        """Waiting for the first batch begins."""
+        self._mark = time.perf_counter()
+
+    def step_begins(self) -> None:
+        """A batch is there."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self.waiting += now - self._mark
+        self._mark = now
+
+    def step_ends(self, images: int) -> None:
+        """A batch of `images` is done."""
+        now = time.perf_counter()
+        self.working += now - (self._mark or now)
+        self.images += images
+        self._mark = now
+
+    def pause(self) -> None:
+        """What follows (validation, say) is no part of training."""
+        self._mark = None
+
+    @property
+    def seconds(self) -> float:
+        """Of steps, and of waiting for data."""
+        return self.waiting + self.working
+
+    @property
+    def images_per_second(self) -> float:
+        """Since the beginning, pauses left out."""
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """In [0, 1]."""
+        return self.waiting / max(self.seconds, 1e-9)
+
+
+def peak_memory_gib() -> float:
+    """The most memory held so far: the device's on CUDA, else this process's; NaN where the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 class RunLog:
     """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
 
-    An event is a JSON object with `kind` (`train`: means over the steps since the last; `epoch`: scores after an epoch,
-    in 0-1) and `step`.
+    An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
+    last. `epoch`: `epoch`, from 1; `seconds` since the run's beginning; `training_seconds`, of steps and of waiting for
+    data alone (no validation, no checkpoints); speed and memory; and where the epoch was validated, under `teacher` and
+    `student`, COCO's scores in 0-1 and, a number for each decoder layer, `instability` and `normalised_instability`
+    (null in the first validation) and `unstable_score` (from the second layer on).
 
     Args:
         folder: the run's.
@@ -65,7 +133,7 @@ class RunLog:
             self._write_table()
 
     def _write_table(self) -> None:
-        rows = [_flat(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
+        rows = [flat(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with self.table.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, columns)
@@ -85,7 +153,21 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _flat(event: dict[str, Any]) -> dict[str, Any]:
-    nested = event.get("per_class", {})
-    plain = {name: value for name, value in event.items() if name not in ("kind", "per_class")}
-    return plain | {f"AP {name}": value for name, value in nested.items()}
+def flat(event: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's numbers by the names of columns: `teacher AP`, `teacher AP CLASS`; instability of the last layer."""
+    row = {name: value for name, value in event.items() if name not in ("kind", *_MODELS)}
+    for model in _MODELS:
+        if model in event:
+            row |= {f"{model} {name}": value for name, value in _columns(event[model]).items()}
+    return row
+
+
+_MODELS = ("teacher", "student")
+_NESTED = ("per_class", "instability", "normalised_instability", "unstable_score")
+
+
+def _columns(scores: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in scores.items() if name not in _NESTED}
+    last = (scores["normalised_instability"] or [None])[-1]
+    classes = {f"AP {name}": value for name, value in scores["per_class"].items()}
+    return plain | {"normalised instability": last} | classes

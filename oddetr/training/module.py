@@ -1,22 +1,28 @@
 """A thin adapter of the training task to Lightning."""
 
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from oddetr.checkpoint import Weights
 from oddetr.data.batches import mixed_seed
 from oddetr.data.dataset import Source
 from oddetr.detections import Detections
+from oddetr.distillation.task import DistillationTask
 from oddetr.evaluation import Metrics, evaluate_detections
 from oddetr.inference import postprocess
-from oddetr.matching import NonFiniteCostError
+from oddetr.instability import Instability, Matching, instability, matched_queries
+from oddetr.matching import NonFiniteCostError, hungarian, matching_cost
+from oddetr.models.detector import Detector
 from oddetr.structures import Batch
-from oddetr.task import DetectionTask
 from oddetr.training.config import OptimizerConfig
 
 SLOW = ("sampling_offsets", "reference_points")
@@ -38,11 +44,37 @@ def parameter_groups(detector: nn.Module, config: OptimizerConfig) -> list[dict[
     ]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a validation says of one detector."""
+
+    metrics: Metrics
+    instability: Instability
+
+    def to_json(self) -> dict[str, Any]:
+        """Both, under the names of `metrics.jsonl`."""
+        return self.metrics.to_json() | self.instability.to_json()
+
+
+class Found:
+    """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
+    are matched to (see `matched_queries`)."""
+
+    def __init__(self) -> None:
+        self.detections: dict[int, Detections] = {}
+        self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
+
+    def merge(self, other: "Found") -> None:
+        """Adds what another process found."""
+        self.detections |= other.detections
+        self.queries |= other.queries
+
+
 class TrainingModule(LightningModule):
-    """Steps, validation and optimizer of one run.
+    """Steps, validation of teacher and student, and optimizer of one run.
 
     Attributes:
-        metrics: scores of the last validation.
+        scores: of the last validation; empty before the first.
         scored_epoch: the epoch, from 1, after which they were computed; 0 before the first.
 
     Args:
@@ -52,15 +84,28 @@ class TrainingModule(LightningModule):
         seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run goes on as if not stopped.
     """
 
-    def __init__(self, task: DetectionTask, optimizer_config: OptimizerConfig, validation: Source, seed: int) -> None:
+    def __init__(
+        self, task: DistillationTask, optimizer_config: OptimizerConfig, validation: Source, seed: int
+    ) -> None:
         super().__init__()
         self.task = task
         self.optimizer_config = optimizer_config
         self.validation = validation
         self.seed = seed
-        self.metrics: Metrics | None = None
+        self.scores: dict[Weights, Scores] = {}
         self.scored_epoch = 0
-        self._found: dict[int, Detections] = {}
+        self._found: dict[Weights, Found] = {}
+        self._matching: dict[Weights, Matching] = {}
+
+    @property
+    def detectors(self) -> dict[Weights, Detector]:
+        """What is validated and saved."""
+        return {"teacher": self.task.teacher.detector, "student": self.task.student}
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        """The optimizer's step, and the teacher's after it."""
+        super().optimizer_step(*arguments, **keywords)
+        self.task.update_teacher()
 
     def on_train_epoch_start(self) -> None:
         """The last epoch is validated whatever the period."""
@@ -80,46 +125,90 @@ class TrainingModule(LightningModule):
         try:
             parts = self.task(batch)
         except NonFiniteCostError as error:
-            ids = ", ".join(str(batch.image_ids[index]) for index in error.images)
-            raise FloatingPointError(f"Step {self.global_step}, images with the ids {ids}: {error}") from error
+            raise _diverged(f"Step {self.global_step}", batch, error) from error
         return parts | {"loss": parts["loss"] * self.trainer.accumulate_grad_batches}
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At the epoch's end all processes take the first one's statistics of batch norms, if these learn: what is
+        validated is what is saved, and what a resumed run goes on from."""
+        if self.trainer.world_size > 1 and self.trainer.is_last_batch:
+            for buffer in self.task.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last validation's detections."""
-        self._found = {}
+        """Forgets what the last validation found."""
+        self._found = {name: Found() for name in self.detectors}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects detections."""
-        predictions = self.task.detector(batch.images, batch.padding_mask)
-        self._found.update(zip(batch.image_ids, postprocess(predictions, batch.original_sizes), strict=True))
+        """Collects detections and matched queries.
+
+        Raises:
+            FloatingPointError: a detector predicts NaN or infinity; names the epoch and the images.
+        """
+        costs: list[Tensor] = []
+        identities: list[Tensor] = []
+        for name, detector in self.detectors.items():
+            memory = detector.encode(batch.images, batch.padding_mask)
+            queries = detector.initial_queries(memory).queries
+            predictions = detector.decode(memory, {"own": queries})["own"]
+            detections = postprocess(predictions, batch.original_sizes)
+            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
+            with torch.autocast(batch.images.device.type, enabled=False):
+                costs.append(matching_cost(predictions, batch.truth, self.task.matching))
+            identities.append(queries.identity)
+        try:
+            assignments = hungarian(*costs, counts=batch.truth.counts)
+        except NonFiniteCostError as error:
+            raise _diverged(f"Validation after epoch {self.current_epoch + 1}", batch, error) from error
+        for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
+            queries = matched_queries(assignment, identity, batch.truth.counts)
+            found.queries.update(zip(batch.image_ids, queries, strict=True))
 
     def on_validation_epoch_end(self) -> None:
-        """Scores the detections of all processes; every process computes the same."""
+        """Scores what all processes found; every process computes the same."""
         if self.trainer.world_size > 1:
-            gathered: list[dict[int, Detections]] = [{} for _ in range(self.trainer.world_size)]
+            gathered: list[dict[Weights, Found]] = [{} for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(gathered, self._found)
-            self._found = {image: found for part in gathered for image, found in part.items()}
+            for part in gathered:
+                for name, found in part.items():
+                    self._found[name].merge(found)
         if not self.trainer.sanity_checking:
-            self.metrics = evaluate_detections(self.validation.annotations(), self.validation.classes, self._found)
+            truth, classes = self.validation.annotations(), self.validation.classes
+            before, self._matching = self._matching, {}
+            for name, found in self._found.items():
+                self._matching[name] = Matching.of(found.queries)
+                changed = instability(self._matching[name], before.get(name))
+                self.scores[name] = Scores(evaluate_detections(truth, classes, found.detections), changed)
             self.scored_epoch = self.current_epoch + 1
         self._found = {}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the last validation's matching, so that a resumed run's instability is that of a run never stopped."""
+        checkpoint["matching"] = {name: matching.state() for name, matching in self._matching.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self._matching = {name: Matching.from_state(state) for name, state in checkpoint["matching"].items()}
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and its schedule by step. Fused, except in fp16, where gradients are unscaled before clipping."""
+        """AdamW and its schedule by step; tells the task how long the run is.
+
+        Fused, except in fp16, where gradients are unscaled before clipping.
+        """
         fused = self.trainer.precision != "16-mixed"
         optimizer = AdamW(
-            parameter_groups(self.task.detector, self.optimizer_config),
+            parameter_groups(self.task.student, self.optimizer_config),
             weight_decay=self.optimizer_config.weight_decay,
             fused=fused,
         )
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.task.steps = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clips the whole gradient's norm, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
         if self.optimizer_config.clip:
-            nn.utils.clip_grad_norm_(self.task.parameters(), self.optimizer_config.clip)
+            nn.utils.clip_grad_norm_(self.task.student.parameters(), self.optimizer_config.clip)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch, without waiting for it."""
@@ -129,3 +218,8 @@ class TrainingModule(LightningModule):
     def learning_rate(self) -> float:
         """Of the main parameters, now."""
         return cast(Optimizer, self.optimizers()).param_groups[0]["lr"]
+
+
+def _diverged(where: str, batch: Batch, error: NonFiniteCostError) -> FloatingPointError:
+    ids = ", ".join(str(batch.image_ids[index]) for index in error.images)
+    return FloatingPointError(f"{where}, images with the ids {ids}: {error}")

@@ -1,82 +1,34 @@
 """What a person sees of a running training: a line that moves on a terminal, a line per epoch elsewhere."""
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from oddetr.structures import Batch
-from oddetr.training.log import StepMeans
-from oddetr.training.module import TrainingModule
-
-
-class Speed:
-    """Images per second, and the share of time in which training waits for data.
-
-    Waiting is all that passes between a step's end and the next one's beginning: loading, and the copy to the device.
-    """
-
-    def __init__(self) -> None:
-        self.images, self.waiting, self.working = 0, 0.0, 0.0
-        self._mark: float | None = None
-
-    def step_begins(self) -> None:
-        """A batch is there."""
-        now = time.perf_counter()
-        if self._mark is not None:
-            self.waiting += now - self._mark
-        self._mark = now
-
-    def step_ends(self, images: int) -> None:
-        """A batch of `images` is done."""
-        now = time.perf_counter()
-        self.working += now - (self._mark or now)
-        self.images += images
-        self._mark = now
-
-    def pause(self) -> None:
-        """What follows (validation, say) is no part of a step."""
-        self._mark = None
-
-    @property
-    def images_per_second(self) -> float:
-        """Since the beginning, pauses left out."""
-        return self.images / max(self.waiting + self.working, 1e-9)
-
-    @property
-    def waiting_share(self) -> float:
-        """In [0, 1]."""
-        return self.waiting / max(self.waiting + self.working, 1e-9)
-
-
-def peak_memory_gib() -> float:
-    """The most memory held so far: the device's on CUDA, else this process's; NaN where the system does not tell."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:
-        return math.nan
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+from oddetr.training.log import peak_memory_gib
+from oddetr.training.module import Scores, TrainingModule
+from oddetr.training.recorder import Recorder
 
 
 class ProgressLine(Callback):
-    """Epoch, time left, loss, AP (in 0-1), images per second, share of time waiting for data, peak memory."""
+    """Epoch, loss, AP and normalised instability (in 0-1), images per second, share of time waiting for data, memory,
+    time left.
 
-    def __init__(self, console: Console, folder: Path) -> None:
-        self.console, self.folder = console, folder
-        self.speed = Speed()
+    Args:
+        console: where it goes.
+        folder: the run's.
+        recorder: measures; its callback comes before this one.
+    """
+
+    def __init__(self, console: Console, folder: Path, recorder: Recorder) -> None:
+        self.console, self.folder, self.recorder = console, folder, recorder
         self._begin = 0.0
         self._steps_before = 0
-        self._loss = math.nan
-        self._means = StepMeans()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[status]}"), console=console, refresh_per_second=2, transient=True,
@@ -86,22 +38,13 @@ class ProgressLine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._begin, self._steps_before = time.perf_counter(), trainer.global_step
-        self._means = StepMeans(trainer.global_step)
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar.start()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """A step begins."""
-        self.speed.step_begins()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A step is done; every 20 steps the losses are read, which waits for the device."""
-        self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
-        self._means.add({"loss": outputs["loss"]})
-        if self._means.steps(trainer.global_step) >= 20:
-            self._read_loss(trainer)
+        """Moves the line on."""
         if trainer.is_global_zero and self.console.is_terminal:
             total = max(1, int(trainer.estimated_stepping_batches))
             self._bar.update(
@@ -112,17 +55,8 @@ class ProgressLine(Callback):
                 status=self._status(trainer),
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is no part of a step."""
-        self.speed.pause()
-
-    def _read_loss(self, trainer: Trainer) -> None:
-        self._loss = self._means.read(trainer.global_step).get("loss", self._loss)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how the epoch went, where no line moves or the scores are new."""
-        self.speed.pause()
-        self._read_loss(trainer)
+        """Says how the epoch went."""
         if trainer.is_global_zero:
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
@@ -146,15 +80,31 @@ class ProgressLine(Callback):
         done = trainer.global_step - self._steps_before
         left = int(trainer.estimated_stepping_batches) - trainer.global_step
         seconds = (time.perf_counter() - self._begin) / max(done, 1) * left
-        module = cast(TrainingModule, trainer.lightning_module)
-        loss = "-" if math.isnan(self._loss) else f"{self._loss:.3f}"
-        ap = "-" if module.metrics is None or math.isnan(module.metrics.ap) else f"{module.metrics.ap:.3f}"
-        if module.metrics and module.scored_epoch <= trainer.current_epoch:
-            ap += f" (epoch {module.scored_epoch})"
+        loss, speed = self.recorder.loss, self.recorder.speed
         return (
-            f"loss {loss}  AP {ap}  {self.speed.images_per_second:.1f} images/s  "
-            f"waiting for data {self.speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"
+            f"loss {_number(loss)}  {self._scores(trainer)}  {speed.images_per_second:.1f} images/s  "
+            f"waiting for data {speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"
         )
+
+    def _scores(self, trainer: Trainer) -> str:
+        module = cast(TrainingModule, trainer.lightning_module)
+        if not module.scores:
+            return "AP -"
+        teacher, student = module.scores["teacher"], module.scores["student"]
+        after = f"after epoch {module.scored_epoch}: " if module.scored_epoch <= trainer.current_epoch else ""
+        told = f"{after}AP {_number(teacher.metrics.ap)} (student {_number(student.metrics.ap)})"
+        if teacher.instability.normalised:
+            told += f"  instability {_last(teacher)} (student {_last(student)})"
+        return told
+
+
+def _last(scores: Scores) -> str:
+    """The last decoder layer's normalised instability."""
+    return _number(scores.instability.normalised[-1] if scores.instability.normalised else math.nan)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def clock(seconds: float) -> str:

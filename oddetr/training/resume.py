@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from oddetr.checkpoint import DESCRIPTION, RESUME
+from oddetr.checkpoint import DESCRIPTION, RESUME, WEIGHT_FILES
 from oddetr.data.dataset import ClassTable
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
@@ -22,13 +22,15 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
 
     Raises:
         FileExistsError: there is a run in `out`, and `config.resume` is off.
-        ValueError: arguments contradict the run that is to be resumed.
+        ValueError: arguments contradict the run that is to be resumed, or an older oddetr began it, without a teacher.
     """
     state = next((folder / RESUME for folder in (out / "last", out / "last.old") if (folder / RESUME).is_file()), None)
     if state is None:
         return config, None
     if not config.resume:
         raise FileExistsError(f"{out} holds a run already. Go on with it by --resume, or give another folder by --out.")
+    if not (state.parent / WEIGHT_FILES["student"]).is_file():
+        raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
     saved = json.loads((out / CONFIGURATION).read_text())
     given, default = config.to_json(), TrainConfig().to_json()
     changed = [name for name in given if name not in MAY_CHANGE and given[name] not in (default[name], saved[name])]

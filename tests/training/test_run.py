@@ -18,6 +18,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
+from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, PredictionConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
@@ -34,29 +35,52 @@ class StopAfter(Callback):
             raise ConnectionAbortedError("killed by the test")
 
 
-def weights(run_folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run_folder / which / "model.safetensors")
+def weights(run_folder: Path, file: str = "student.safetensors", which: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run_folder / which / file)
+
+
+def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a run says of itself that does not depend on the machine."""
+    measured = ("seconds", "training_seconds", "images_per_second", "waiting_share", "peak_memory_gib")
+    return [{name: value for name, value in event.items() if name not in measured} for event in events]
 
 
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
-def test_run_when_killed_after_two_epochs_and_resumed_then_ends_in_the_same_weights(tiny: dict) -> None:
+@pytest.mark.parametrize(("validate_every", "killed_after"), [(1, 2), (2, 3)])
+def test_run_when_killed_and_resumed_then_ends_in_the_same_weights_and_records(
+    tiny: dict, validate_every: int, killed_after: int
+) -> None:
+    """The rate is high, so that matchings change; the teacher looks back, so that it is not the student."""
+    tiny |= {"optimizer": OptimizerConfig(learning_rate=5e-3), "distillation": DistillationConfig(horizon=3.0)}
+    tiny["validate_every"] = validate_every
     whole = run(TrainConfig(**tiny), quiet())
     out = tiny["out"].with_name("resumed")
-    trainer = tiny["trainer"] | {"callbacks": [StopAfter(2)]}
+    trainer = tiny["trainer"] | {"callbacks": [StopAfter(killed_after)]}
     with pytest.raises(ConnectionAbortedError):
         run(TrainConfig(**tiny | {"out": out, "trainer": trainer}), quiet())
-    assert json.loads((out / "last" / "checkpoint.json").read_text())["epoch"] == 2
+    assert json.loads((out / "last" / "checkpoint.json").read_text())["epoch"] == killed_after
 
     run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-    expected, found = weights(whole), weights(out)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert value.equal(found[name]), name
-    events = [[(e["kind"], e["step"], e.get("loss")) for e in read_events(folder)] for folder in (whole, out)]
-    assert events[0] == events[1]
+    for which in ("last", "best"):
+        for file in ("student.safetensors", "model.safetensors"):
+            expected, found = weights(whole, file, which), weights(out, file, which)
+            assert expected.keys() == found.keys()
+            for name, value in expected.items():
+                assert value.equal(found[name]), (which, file, name)
+    assert not all(value.equal(weights(whole)[name]) for name, value in weights(whole, "model.safetensors").items())
+
+    events = read_events(whole)
+    assert without_times(events) == without_times(read_events(out))
+    for model in ("teacher", "student"):
+        changes = [event[model]["instability"] for event in events if model in event]
+        assert changes[0] is None
+        assert any(change > 0 for layers in changes[1:] for change in layers)
+    for times in ("seconds", "training_seconds"):
+        passed = [event[times] for event in read_events(out) if event["kind"] == "epoch"]
+        assert passed == sorted(passed)
 
 
 def test_run_when_repeated_then_ends_in_the_same_weights_and_with_another_seed_in_others(tiny: dict) -> None:
@@ -109,27 +133,44 @@ def test_run_when_accumulating_then_has_the_gradients_and_losses_of_one_large_ba
         norms.append(seen.norms)
     assert len(norms[0]) == len(norms[1]) == 2
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
-    for part in ("loss", "loss_classes", "loss_l1", "loss_giou"):
+    parts = [name for name in events[0] if name.startswith("loss")]
+    assert {"loss", "loss_classes", "loss_prediction_giou", "loss_auxiliary_l1"} < {*parts}
+    for part in parts:
         assert events[1][part] == pytest.approx(events[0][part], rel=1e-4)
 
 
 def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
-    run(dataclasses.replace(config, epochs=2), quiet())
+    constant = DistillationConfig(prediction=PredictionConfig(), auxiliary=AuxiliaryConfig())
+    run(dataclasses.replace(config, epochs=2, distillation=constant), quiet())
     out = config.out
     events = read_events(out)
     assert [event["epoch"] for event in events if event["kind"] == "epoch"] == [1, 2]
-    assert all(0 <= event["AP"] <= 1 for event in events if event["kind"] == "epoch")
+    for event in (event for event in events if event["kind"] == "epoch"):
+        assert 0 < event["training_seconds"] < event["seconds"]
+        for model in ("teacher", "student"):
+            assert 0 <= event[model]["AP"] <= 1
+            assert len(event[model]["unstable_score"]) == 1
+            assert event["epoch"] == 1 or len(event[model]["normalised_instability"]) == 2
     train = [event for event in events if event["kind"] == "train"]
     assert train[-1]["step"] == 4
-    assert train[-1]["loss"] == pytest.approx(
-        2 * train[-1]["loss_classes"] + 5 * train[-1]["loss_l1"] + 2 * train[-1]["loss_giou"], rel=1e-4
-    )
+    weights_of = {"classes": 1, "l1": 5, "giou": 2}
+    parts = [
+        weight * train[-1][f"loss_{group}{part}"]
+        for group in ("", "prediction_", "auxiliary_")
+        for part, weight in weights_of.items()
+    ]
+    assert train[-1]["loss"] == pytest.approx(sum(parts), rel=1e-4)
     with (out / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert {path.name for path in (out / "last").iterdir()} == {"model.safetensors", "checkpoint.json", "resume.ckpt"}
-    assert {path.name for path in (out / "best").iterdir()} == {"model.safetensors", "checkpoint.json"}
-    described = json.loads((out / "best" / "checkpoint.json").read_text())
+    assert rows[0].keys() >= {"teacher AP", "student AP", "teacher AP 7", "student normalised instability"}
+    assert rows[0]["teacher normalised instability"] == ""
+    assert float(rows[1]["teacher normalised instability"]) == events[-1]["teacher"]["normalised_instability"][-1]
+    files = {"model.safetensors", "student.safetensors", "checkpoint.json"}
+    assert {path.name for path in (out / "last").iterdir()} == files | {"resume.ckpt"}
+    assert {path.name for path in (out / "best").iterdir()} == files
+    described = json.loads((out / "last" / "checkpoint.json").read_text())
+    assert described["metrics"] == {model: events[-1][model] for model in ("teacher", "student")}
     assert described["classes"] == {"names": list("0123456789"), "ids": list(range(10))}
     assert described["versions"].keys() >= {"oddetr", "torch", "timm"}
     assert TrainConfig.from_plain(json.loads((out / "config.json").read_text())).epochs == 2
@@ -137,8 +178,9 @@ def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config:
 
 def test_run_when_validated_every_second_epoch_then_validates_the_last_too(config: TrainConfig) -> None:
     run(dataclasses.replace(config, epochs=3, validate_every=2), quiet())
-    scored = [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch" and "AP" in event]
-    assert scored == [2, 3]
+    for model in ("teacher", "student"):
+        scored = [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch" and model in event]
+        assert scored == [2, 3]
 
 
 def test_run_when_interrupted_then_says_how_to_go_on(config: TrainConfig) -> None:
@@ -159,17 +201,21 @@ def test_run_when_interrupted_then_says_how_to_go_on(config: TrainConfig) -> Non
 
 def test_run_when_it_shows_progress_then_says_what_matters(config: TrainConfig) -> None:
     console = quiet()
-    run(dataclasses.replace(config, epochs=1), console)
+    run(dataclasses.replace(config, epochs=4, validate_every=2), console)
     text = console.file.getvalue()
     for part in (
         "classes: 10",
         "train 8, val 4",
-        "epoch 1/1",
-        "loss",
+        "epoch 1/4  loss",
+        "AP -",
         "AP 0.",
+        "(student 0.",
+        "after epoch 2: AP 0.",
+        "instability 0.",
         "images/s",
         "waiting for data",
         "left 0:00",
+        "best teacher AP 0.",
     ):
         assert part in text, part
 
@@ -247,11 +293,31 @@ def test_run_when_the_detector_diverges_then_names_step_and_images(config: Train
     class Poison(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             if trainer.global_step == 1:
-                for parameter in pl_module.task.detector.decoder.heads.parameters():
+                for parameter in pl_module.task.student.decoder.heads.parameters():
                     parameter.data.fill_(float("nan"))
 
     with pytest.raises(FloatingPointError, match=r"Step 1, images with the ids \d, \d, \d, \d: "):
         run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
+
+
+@pytest.mark.parametrize("model", ["teacher", "student"])
+def test_run_when_a_detector_diverges_before_validation_then_names_epoch_and_images(
+    config: TrainConfig, model: str
+) -> None:
+    class Poison(Callback):
+        def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            for parameter in pl_module.detectors[model].decoder.heads.parameters():
+                parameter.data.fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match=r"Validation after epoch 1, images with the ids \d, \d, \d, \d: "):
+        run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
+
+
+def test_resume_when_an_older_version_began_the_run_then_says_so(config: TrainConfig) -> None:
+    run(dataclasses.replace(config, epochs=1), quiet())
+    (config.out / "last" / "student.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no teacher: an older oddetr began it"):
+        run(TrainConfig(out=config.out, resume=True), quiet())
 
 
 def test_train_when_called_as_a_function_then_takes_the_fields(tiny: dict) -> None:

@@ -1,0 +1,1 @@
+"""Arms, trained on equal terms with several seeds, tabulated and plotted."""

@@ -1,0 +1,74 @@
+"""The standard arms: what is compared where a comparison names no arms of its own."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, PredictionConfig
+
+
+@dataclass(frozen=True)
+class StandardArm:
+    """A name that people read, and changes of the base configuration."""
+
+    label: str
+    changes: dict[str, Any]
+
+
+_LESSONS: dict[str, Lesson] = {
+    "matching": MatchingConfig(),
+    "prediction": PredictionConfig(),
+    "auxiliary": AuxiliaryConfig(),
+}
+_FADE_UNTIL = 0.6
+
+
+def _baseline(classification: str) -> dict[str, Any]:
+    return {"loss": {"classification": classification}, "distillation": {"enabled": False}}
+
+
+def _distilled(*lessons: str, fading: Collection[str] = ()) -> dict[str, Any]:
+    """The lessons named, with their default weights, which are constant but for those that fade."""
+    parts = {
+        name: {
+            "weight": lesson.weight if name in lessons else 0.0,
+            "fade_until": _FADE_UNTIL if name in fading else None,
+        }
+        for name, lesson in _LESSONS.items()
+    }
+    return {"loss": {"classification": "quality_focal"}, "distillation": {"enabled": True, **parts}}
+
+
+STANDARD: dict[str, StandardArm] = {
+    "focal": StandardArm("focal baseline", _baseline("focal")),
+    "qfl": StandardArm("QFL baseline", _baseline("quality_focal")),
+    "qfl_matching": StandardArm("QFL + matching", _distilled("matching")),
+    "qfl_prediction": StandardArm("QFL + prediction", _distilled("prediction")),
+    "qfl_auxiliary": StandardArm("QFL + auxiliary", _distilled("auxiliary")),
+    "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_LESSONS)),
+    "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_LESSONS, fading=("prediction", "auxiliary"))),
+}
+"""By the name that a comparison's file uses. The EMA teacher runs in all of them, the baselines included."""
+
+
+def label_of(arm: str) -> str:
+    """What table and figures call an arm: a standard arm's label, else its name."""
+    return STANDARD[arm].label if arm in STANDARD else arm
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with dotted names made into dicts: {"loss.classification": v} -> {"loss": {"classification": v}}."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        first, dot, rest = name.partition(".")
+        plain = nested(value) if isinstance(value, dict) else value
+        result = merged(result, {first: nested({rest: plain}) if dot else plain})
+    return result
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the changes; where both hold a dict, it is merged in turn."""
+    return base | {
+        name: merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in changes.items()
+    }

@@ -1,0 +1,92 @@
+"""One run of a comparison, in a process of its own: python -m oddetr.comparison.job JOB.json.
+
+It ends when its standard input is closed, so that it never outlives the comparison that started it.
+"""
+
+import os
+import platform
+import sys
+import threading
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oddetr.comparison.records import Job, RunResult
+
+BUSY = 75
+"""Exit code where another process is training the run."""
+_WEIGHTS = ("student", "teacher")
+
+
+def main(file: Path) -> None:
+    """Trains, or goes on with, the run that `file` describes, and writes its result."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
+
+    from rich.console import Console
+
+    from oddetr.comparison.records import RESULT, Job
+    from oddetr.training.processes import is_first_process
+    from oddetr.training.run import run
+
+    job = Job.read(file)
+    claim = _claim(job.folder) if is_first_process() else None
+    if claim:
+        (job.folder / RESULT).unlink(missing_ok=True)
+    run(job.config, Console(markup=False))
+    if claim:
+        scored(job).write(job.folder)
+        claim.close()
+
+
+def scored(job: "Job") -> "RunResult":
+    """Scores the last checkpoint of a trained run, student and teacher."""
+    from oddetr.comparison.records import RunResult
+    from oddetr.inference import evaluate
+    from oddetr.training.log import read_events
+
+    scores = {
+        weights: evaluate(job.folder / "last", split=job.split, weights=weights).to_json() for weights in _WEIGHTS
+    }
+    epochs = [event for event in read_events(job.folder) if event["kind"] == "epoch"]
+    return RunResult(job.arm, job.seed, job.split, epochs, scores, machine(job))
+
+
+def machine(job: "Job") -> str:
+    """Device, cores, load and versions, in words."""
+    import torch
+
+    from oddetr import __version__
+
+    device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return (
+        f"{device}{platform.system()} {platform.machine()}, {os.cpu_count()} cores; runs at a time: {job.at_once}, "
+        f"threads of each: {job.threads}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"oddetr {__version__}"
+    )
+
+
+def _claim(folder: Path) -> IO[str]:
+    """Ends this process where another trains the run; the claim ends with the file that is returned.
+
+    Where the system has no such locks (Windows), two processes are not kept apart.
+    """
+    handle = (folder / ".lock").open("w")
+    try:
+        import fcntl
+
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        handle.close()
+        sys.exit(BUSY)
+    return handle
+
+
+def _end_with_input() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,147 @@
+"""What lies in a run's folder: the job that made it, and the result of a finished one."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oddetr.training.config import TrainConfig
+
+JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
+_MAY_DIFFER = ("out", "resume", "workers", "tensorboard")
+"""Fields of `TrainConfig` that say nothing about what is learned."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: an arm with one seed.
+
+    Attributes:
+        split: of the final scores.
+        at_once: runs at a time, this one included.
+        threads: CPU threads.
+        config: its `out` is the run's folder.
+    """
+
+    arm: str
+    seed: int
+    split: str
+    at_once: int
+    threads: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        assert self.config.out is not None
+        return self.config.out
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.arm} seed {self.seed}"
+
+    def write(self) -> Path:
+        """Writes the file that `oddetr.comparison.job` reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {**vars(self), "config": self.config.to_json()}
+        (self.folder / JOB).write_text(json.dumps(content, indent=1))
+        return self.folder / JOB
+
+    @classmethod
+    def read(cls, file: Path) -> "Job":
+        """Reads what `write` wrote."""
+        content = json.loads(file.read_text())
+        return cls(**content | {"config": TrainConfig.from_plain(content["config"])})
+
+    def result(self) -> "RunResult | None":
+        """The finished run's result; None where it is not finished, or was scored on another split.
+
+        Raises:
+            ValueError: the folder holds a run of another configuration; names the fields.
+        """
+        file = self.folder / RESULT
+        begun = any((self.folder / name).exists() for name in ("last", "last.old"))
+        if begun and (self.folder / JOB).is_file():
+            before = json.loads((self.folder / JOB).read_text())["config"]
+            different = differences(before, self.config.to_json())
+            if different:
+                raise ValueError(
+                    f"The run in {self.folder} has another configuration: {'; '.join(different)}. Give another folder "
+                    "by --out, undo the change, or remove that run's folder to train it again."
+                )
+        if not file.is_file():
+            return None
+        result = RunResult(**json.loads(file.read_text()))
+        return result if result.split == self.split else None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        split: of `scores`.
+        epochs: the events of kind `epoch` of the run's `metrics.jsonl`.
+        scores: of the last checkpoint, under `student` and `teacher`, as `Metrics.to_json` names them; all in 0-1.
+        machine: what it ran on, and versions, in words.
+    """
+
+    arm: str
+    seed: int
+    split: str
+    epochs: list[dict[str, Any]]
+    scores: dict[str, dict[str, Any]]
+    machine: str
+
+    def write(self, folder: Path) -> None:
+        """Writes it whole or not at all."""
+        aside = folder / f"{RESULT}.new"
+        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        aside.replace(folder / RESULT)
+
+    @property
+    def minutes(self) -> float:
+        """Of training, without validation."""
+        return self.epochs[-1]["training_seconds"] / 60
+
+    def curve(self, model: str, score: str) -> dict[int, float]:
+        """`score` (AP, say, or `instability`: normalised, of the last layer) of `student` or `teacher`, by epoch.
+
+        Epochs without it are left out.
+        """
+        values = {event["epoch"]: _score(event.get(model) or {}, score) for event in self.epochs}
+        return {epoch: value for epoch, value in values.items() if value is not None}
+
+    def times(self) -> dict[int, float]:
+        """Minutes of training by epoch."""
+        return {event["epoch"]: event["training_seconds"] / 60 for event in self.epochs}
+
+
+def _score(scores: dict[str, Any], name: str) -> float | None:
+    if name == "instability":
+        layers = scores.get("normalised_instability") or [None]
+        return layers[-1]
+    return scores.get(name)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In words, the fields in which two `TrainConfig.to_json` differ; fields that `before` lacks had their defaults."""
+    default = _flat(TrainConfig().to_json())
+    old = default | _flat(json.loads(json.dumps(before)))
+    new = default | _flat(json.loads(json.dumps(now)))
+    names = (name for name in old | new if name.partition(".")[0] not in _MAY_DIFFER)
+    missing = "not set"
+    return [
+        f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
+        for name in names
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

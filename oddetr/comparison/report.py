@@ -1,0 +1,162 @@
+"""A comparison's report: results.json for machines, results.md and figures for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from oddetr.comparison.config import ComparisonConfig
+from oddetr.comparison.figures import FIGURES, draw_figures
+from oddetr.comparison.records import RunResult
+from oddetr.comparison.summary import ArmSummary, Spread, summarise
+
+TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
+_COLUMNS = (
+    "arm",
+    "seeds",
+    "AP teacher",
+    "AP student",
+    "AP50 teacher",
+    "instability student",
+    "instability teacher",
+    "training minutes",
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what occurs twice twice, rather than anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], seeds: int, command: str) -> str:
+    """Writes results.json, results.md and the figures into `config.out`; returns the tables.
+
+    Args:
+        runs: finished runs of each arm that is to be shown, at most one of a seed.
+        seeds: how many runs each arm is to have.
+        command: that reproduces the comparison.
+    """
+    reference = config.reference_arm
+    summaries = [
+        summarise(arm, each, [] if arm == reference else runs.get(reference, [])) for arm, each in runs.items()
+    ]
+    (config.out / CONTENT).write_text(json.dumps(_content(config, runs, summaries, command), indent=1))
+    figures = draw_figures({arm: each for arm, each in runs.items() if each}, config.out)
+    tables = _tables(config, summaries, seeds)
+    parts = [tables, *(f"![{FIGURES[name].title}]({name})" for name in figures), _terms(config, runs, command)]
+    (config.out / TABLE).write_text("# Comparison\n\n" + "\n\n".join(parts) + "\n")
+    return tables
+
+
+def _content(
+    config: ComparisonConfig,
+    runs: Mapping[str, Sequence[RunResult]],
+    summaries: Sequence[ArmSummary],
+    command: str,
+) -> dict[str, Any]:
+    arms = {
+        summary.arm: {
+            "label": summary.label,
+            "changes": config.changes(summary.arm),
+            "summary": {name: _plain(value) for name, value in vars(summary).items() if isinstance(value, Spread)},
+            "difference": _plain(summary.difference) | {"above": summary.above, "by_seed": summary.differences},
+            "seeds": {
+                str(run.seed): {"scores": run.scores, "epochs": run.epochs, "machine": run.machine}
+                for run in runs[summary.arm]
+            },
+        }
+        for summary in summaries
+    }
+    return {
+        "format": 1,
+        "command": command,
+        "configuration": config.to_json(),
+        "split": config.split,
+        "reference": config.reference_arm,
+        "arms": arms,
+    }
+
+
+def _plain(spread: Spread) -> dict[str, Any]:
+    return {"mean": spread.mean, "deviation": spread.deviation, "n": len(spread.values), "values": [*spread.values]}
+
+
+def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: int) -> str:
+    rows = [
+        (
+            each.label,
+            f"{len(each.seeds)} of {seeds}" if len(each.seeds) < seeds else str(seeds),
+            each.teacher_ap.text(),
+            each.student_ap.text(),
+            each.teacher_ap50.text(),
+            each.student_instability.text(),
+            each.teacher_instability.text(),
+            each.minutes.text(1),
+        )
+        for each in summaries
+    ]
+    return "\n\n".join([_table(_COLUMNS, rows), _explanation(config.split), *_differences(config, summaries)])
+
+
+def _explanation(split: str | None) -> str:
+    return (
+        f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
+        f"split `{split}`; the teacher is the student's EMA. Instability: normalised, last decoder layer, mean over "
+        "the epochs. Minutes: wall-clock time of training, without validation."
+    )
+
+
+def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> list[str]:
+    """The differences to the reference arm; nothing where there is none to compare."""
+    rows = [
+        (
+            each.label,
+            each.difference.text(sign="+"),
+            f"{each.above} of {len(each.differences)}",
+            ", ".join(f"{seed}: {value:+.3f}" for seed, value in each.differences.items()),
+        )
+        for each in summaries
+        if each.differences
+    ]
+    if not rows:
+        return []
+    label = next(each.label for each in summaries if each.arm == config.reference_arm)
+    columns = ("arm", "AP teacher, difference", "above in", "by seed")
+    return [f"Difference to *{label}* with the same seed:", _table(columns, rows)]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown, with columns of even width; the first is left-aligned."""
+    widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = (
+        [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        for row in (columns, rule, *rows)
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
+    """What was compared, on what, and how to do it again."""
+    machines = dict.fromkeys(run.machine for each in runs.values() for run in each)
+    arms = {arm: config.changes(arm) for arm in runs}
+    return "\n".join(
+        [
+            "## Terms",
+            "",
+            "Of one seed, all arms began with the same weights and saw the same images, alike augmented, in one order.",
+            "",
+            f"- Command: `{command}`, or `oddetr compare {CONFIGURATION} --out DIR` with the file beside this one.",
+            *(f"- Machine: {machine}" for machine in machines),
+            "- Minutes compare only between runs of equal load on one machine.",
+            "",
+            "What all arms share, and what each changes; all else are the defaults of `oddetr train`:",
+            "",
+            "```yaml",
+            yaml.dump({"base": config.to_json()["base"], "arms": arms}, Dumper=_Dumper, sort_keys=False).rstrip(),
+            "```",
+        ]
+    )

@@ -1,0 +1,48 @@
+"""Finished runs that nobody trained."""
+
+from pathlib import Path
+
+from oddetr.comparison.records import Job, RunResult
+from oddetr.training.config import TrainConfig
+
+
+def made_job(folder: Path, arm: str = "qfl", seed: int = 0, split: str = "test", **fields: object) -> Job:
+    out = folder / arm / f"seed_{seed}"
+    return Job(arm, seed, split, 1, 1, TrainConfig.from_plain({"out": out, "seed": seed, "resume": True, **fields}))
+
+
+def made_result(
+    arm: str = "qfl",
+    seed: int = 0,
+    teacher: tuple[float | None, ...] = (0.1, 0.3),
+    student: tuple[float | None, ...] = (0.1, 0.2),
+    instability: tuple[float | None, ...] = (None, 0.25),
+    split: str = "test",
+) -> RunResult:
+    """A run whose teacher and student have these APs after each epoch; an epoch takes a minute of training."""
+
+    def scores(ap: float | None, changed: float | None) -> dict:
+        layers = None if changed is None else [0.9, changed]
+        return {"AP": ap, "AP50": None if ap is None else ap * 2, "normalised_instability": layers}
+
+    epochs = [
+        {
+            "kind": "epoch",
+            "epoch": epoch,
+            "step": epoch * 10,
+            "seconds": epoch * 90.0,
+            "training_seconds": epoch * 60.0,
+            "teacher": scores(own, changed),
+            "student": scores(other, changed),
+        }
+        for epoch, (own, other, changed) in enumerate(zip(teacher, student, instability, strict=True), start=1)
+    ]
+    last = epochs[-1]
+    return RunResult(arm, seed, split, epochs, {"teacher": last["teacher"], "student": last["student"]}, "a machine")
+
+
+def finish(job: Job, result: RunResult) -> None:
+    """Leaves what a finished run leaves."""
+    job.write()
+    (job.folder / "last").mkdir(exist_ok=True)
+    result.write(job.folder)

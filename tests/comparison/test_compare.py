@@ -1,0 +1,209 @@
+"""The verb: what is trained, what is not trained again, and what is left behind."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+import oddetr
+from oddetr.cli import main
+from oddetr.comparison import compare as comparing
+from oddetr.comparison import report as reporting
+from oddetr.comparison.compare import compare
+from oddetr.comparison.config import ComparisonConfig, read_config
+from oddetr.comparison.job import scored
+from oddetr.comparison.records import Job
+from oddetr.training.log import read_events
+from oddetr.training.run import run
+from tests.comparison.ctrl_c import ctrl_c_when
+from tests.comparison.synthetic import finish, made_result
+from tests.conftest import tiny_arguments
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def job_of(config: ComparisonConfig, arm: str, seed: int) -> Job:
+    return Job(arm, seed, "test", 1, 1, config.train_config(arm, seed))
+
+
+@pytest.fixture
+def tiny_config(scenes: Path, tmp_path: Path) -> ComparisonConfig:
+    base = tiny_arguments(scenes, tmp_path) | {"epochs": 2, "batch_size": 8, "detector": TINIEST}
+    del base["out"]
+    slow = {"like": "qfl", "optimizer": {"learning_rate": 1e-6}}
+    return ComparisonConfig(base=base, arms={"qfl": None, "slow": slow}, seeds=(0, 1), out=tmp_path / "out", threads=1)
+
+
+TINIEST = {
+    **{"backbone": "test_efficientnet", "pretrained": False, "width": 32, "heads": 4, "ffn_width": 32},
+    **{"encoder_layers": 1, "decoder_layers": 2, "num_queries": 12, "dropout": 0.1},
+}
+
+
+def test_compare_when_stopped_and_called_again_then_goes_on_and_reports_all(tiny_config: ComparisonConfig) -> None:
+    """Three of the four runs are trained in this process, which saves starting others."""
+    config, out = tiny_config, tiny_config.out
+    for arm, seed in (("qfl", 0), ("slow", 0), ("slow", 1)):
+        job = job_of(config, arm, seed)
+        job.write()
+        run(job.config, quiet())
+        scored(job).write(job.folder)
+    trained = {file: file.stat().st_mtime_ns for file in out.glob("*/*/last/model.safetensors")}
+    assert len(trained) == 3
+
+    qfl, slow, other = (read_events(out / run)[0] for run in ("qfl/seed_0", "slow/seed_0", "slow/seed_1"))
+    assert (qfl["kind"], qfl["step"]) == ("train", 1)
+    assert qfl["loss"] == slow["loss"] != other["loss"]
+
+    console = quiet()
+    with ctrl_c_when(lambda: any(event["kind"] == "epoch" for event in read_events(out / "qfl" / "seed_1"))):
+        compare(config, console=console)
+    told = console.file.getvalue()
+    assert "runs to do: 1 of 4   at a time: 1   scored on: test" in told
+    assert f"The same command goes on, and with --jobs 0 tabulates:\noddetr compare {out / 'comparison.yaml'}\n" in told
+    assert not (out / "qfl" / "seed_1" / "result.json").exists()
+
+    console = quiet()
+    report = oddetr.compare(out / "comparison.yaml", console=console)
+    assert report.failures == []
+    assert "resuming after" in (out / "qfl" / "seed_1" / "log.txt").read_text()
+    assert {arm: [result.seed for result in runs] for arm, runs in report.results.items()} == {
+        "qfl": [0, 1],
+        "slow": [0, 1],
+    }
+    assert all(file.stat().st_mtime_ns == before for file, before in trained.items())
+    assert f"report: {out / 'results.md'}" in console.file.getvalue()
+    content = json.loads((out / "results.json").read_text())
+    for arm in content["arms"].values():
+        for each in arm["seeds"].values():
+            assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2]
+            assert 0 < each["epochs"][0]["training_seconds"] < each["epochs"][1]["training_seconds"]
+            assert all(0 <= each["scores"][model]["AP"] <= 1 for model in ("teacher", "student"))
+    assert (out / "instability.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> ComparisonConfig:
+    """Two arms with two seeds that nobody trained, and a file of the comparison."""
+    config = ComparisonConfig(arms={"qfl": None, "focal": None}, seeds=(0, 1), out=tmp_path / "out", split="test")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_json(), sort_keys=False))
+    for arm, seed in config.pairs():
+        finish(job_of(config, arm, seed), made_result(arm, seed))
+    return config
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs that were to be trained, of which instead nothing is done; nor are figures drawn."""
+    monkeypatch.setattr(reporting, "draw_figures", lambda *_: [])
+    names: list[str] = []
+
+    def run_jobs(jobs: list[Job], *_: object) -> list:
+        names.extend(job.name for job in jobs)
+        return []
+
+    monkeypatch.setattr(comparing, "run_jobs", run_jobs)
+    return names
+
+
+def test_compare_when_all_is_finished_then_only_reports(finished: ComparisonConfig, trained: list) -> None:
+    report = compare(finished, console=quiet())
+    assert trained == []
+    assert [*report.results] == ["qfl", "focal"]
+    assert (finished.out / "results.md").is_file()
+
+
+def test_compare_when_seeds_and_arms_are_given_then_trains_these_and_reports_all(
+    finished: ComparisonConfig, trained: list, tmp_path: Path
+) -> None:
+    base = {"data": Path("digits")}
+    report = compare(tmp_path / "c.yaml", seeds=[1, 2, 3], arms=["focal"], base=base, console=quiet())
+    assert trained == ["focal seed 2", "focal seed 3"]
+    assert [run.seed for run in report.results["qfl"]] == [0, 1]
+    text = (finished.out / "results.md").read_text()
+    assert "2 of 4" in text
+    assert f"`oddetr compare {tmp_path / 'c.yaml'} --seeds 1,2,3 --arms focal --base '{{data: digits}}'`" in text
+    assert read_config(finished.out / "comparison.yaml").seeds == (1, 2, 3)
+
+
+def test_compare_when_the_base_is_changed_then_refuses_runs_of_the_old_one_before_training(
+    finished: ComparisonConfig, trained: list
+) -> None:
+    with pytest.raises(ValueError, match=r"qfl/seed_0 has another configuration: epochs was 50, now it is 3"):
+        compare(finished, base={"epochs": 3}, console=quiet())
+    (finished.out / "qfl" / "seed_0" / "result.json").unlink()
+    with pytest.raises(ValueError, match=r"qfl/seed_0 has another configuration: epochs was 50, now it is 3"):
+        compare(finished, base={"epochs": 3}, arms=["focal"], console=quiet())
+    assert trained == []
+    with pytest.raises(ValueError, match="nothing to tabulate"):
+        compare(finished, base={"epochs": 3}, out=finished.out / "other", jobs=2, seeds=[0], console=quiet())
+    assert trained == ["qfl seed 0", "focal seed 0"]
+
+
+def test_compare_when_the_split_is_another_then_scores_again(finished: ComparisonConfig, trained: list) -> None:
+    with pytest.raises(ValueError, match=r"split is 'tset'; the data set has train, val, test"):
+        compare(ComparisonConfig(**vars(finished) | {"split": "tset"}), console=quiet())
+    with pytest.raises(ValueError, match="nothing to tabulate"):
+        compare(ComparisonConfig(**vars(finished) | {"split": "val"}), console=quiet())
+    assert len(trained) == 4
+
+
+def test_compare_when_nothing_may_run_then_tabulates_without_the_data(
+    finished: ComparisonConfig, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "open_sources", None)
+    (finished.out / "focal" / "seed_1" / "result.json").unlink()
+    report = compare(finished, jobs=0, console=quiet())
+    assert trained == []
+    assert [len(runs) for runs in report.results.values()] == [2, 1]
+    assert "1 of 2" in (finished.out / "results.md").read_text()
+    with pytest.raises(ValueError, match=r"No run in .* is finished, so there is nothing to tabulate"):
+        compare(finished, out=finished.out / "elsewhere", jobs=0, console=quiet())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--jobs", "0"], 0, "QFL baseline"),
+        (["--arms", "qlf"], 1, "The comparison has no arm 'qlf'; it has qfl, focal."),
+        (["--seeds", "0;1"], 1, "--seeds is '0;1'; give whole numbers"),
+        (["--base.epoch", "3"], 1, "base: Option 'epoch' is not accepted"),
+        (["--base.optimizer.clip", "-1"], 1, "base: optimizer.clip is -1"),
+        (["--threads", "0"], 1, "threads is 0"),
+        (["--jbos", "2"], 2, "jbos"),
+    ],
+)
+def test_command_when_typed_then_tabulates_or_says_what_is_wrong(
+    words: list[str],
+    code: int,
+    message: str,
+    finished: ComparisonConfig,
+    trained: list,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        found = main(["compare", str(finished.out.parent / "c.yaml"), *words])
+    except SystemExit as stopped:
+        found = stopped.code
+    told = capsys.readouterr()
+    assert message in told.out + told.err
+    assert found == code
+    assert trained == []
+
+
+def test_command_when_a_run_fails_then_exits_with_1_and_reports_the_others(
+    finished: ComparisonConfig, trained: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_jobs(jobs: list[Job], *_: object) -> list:
+        return [comparing.Failure(jobs[0], 1, ("broken",), jobs[0].folder / "log.txt")]
+
+    monkeypatch.setattr(comparing, "run_jobs", run_jobs)
+    file = str(finished.out.parent / "c.yaml")
+    assert main(["compare", file, "--seeds", "2"]) == 1
+    assert "Failed: qfl seed 2" in capsys.readouterr().out
+    assert "2 of 3" in (finished.out / "results.md").read_text()

@@ -1,0 +1,164 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oddetr.comparison.arms import STANDARD, label_of, merged, nested
+from oddetr.comparison.config import ComparisonConfig, read_config
+
+
+def test_arms_when_not_given_then_are_the_standard_ones_and_differ_as_their_names_say() -> None:
+    config = ComparisonConfig()
+    runs = {arm: config.train_config(arm, 1) for arm in config.arms}
+    assert list(runs) == [*STANDARD]
+    assert config.reference_arm == "qfl"
+    assert runs["focal"].loss.classification == "focal"
+    assert all(run.loss.classification == "quality_focal" for arm, run in runs.items() if arm != "focal")
+    assert {arm for arm, run in runs.items() if not run.distillation.enabled} == {"focal", "qfl"}
+    weights = {arm: run.distillation.weights(0.0) for arm, run in runs.items()}
+    assert weights["qfl_matching"] == (1, 0, 0)
+    assert weights["qfl_prediction"] == (0, 1, 0)
+    assert weights["qfl_auxiliary"] == (0, 0, 1)
+    assert runs["oddetr_constant"].distillation.weights(0.9) == (1, 1, 1)
+    assert runs["oddetr_fading"].distillation.weights(0.9) == (1, 0, 0)
+    assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.5, 0.5))
+    assert label_of("oddetr_fading") == "OD-DETR, fading weights"
+    assert label_of("mine") == "mine"
+
+
+def test_train_config_when_made_then_arms_differ_only_in_what_they_change() -> None:
+    changes = {"optimizer": {"clip": 0.5}, "epochs": 3}
+    base = {"batch_size": 4, "optimizer": {"learning_rate": 1e-3}}
+    config = ComparisonConfig(base=base, arms={"a": {}, "b": changes})
+    plain, changed = (config.train_config(arm, 2).to_json() for arm in ("a", "b"))
+    assert {name for name in plain if plain[name] != changed[name]} == {"out", "optimizer", "epochs"}
+    assert plain["seed"] == changed["seed"] == 2
+    assert plain["resume"]
+    assert changed["optimizer"] == plain["optimizer"] | {"clip": 0.5}
+    assert changed["optimizer"]["learning_rate"] == 1e-3
+    assert changed["out"] == "runs/comparison/b/seed_2"
+
+
+def test_data_when_relative_then_is_made_absolute_and_digits_stay(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, expected in ((Path("cells"), str(tmp_path / "cells")), ("digits", "digits")):
+        assert ComparisonConfig(base={"data": given}, arms={"a": {}}).train_config("a", 0).data == expected
+
+
+def test_like_when_given_then_the_arm_begins_with_the_standard_one() -> None:
+    config = ComparisonConfig(arms={"mine": {"like": "oddetr_fading", "distillation": {"matching": {"weight": 0.5}}}})
+    assert config.reference_arm == "mine"
+    distillation = config.train_config("mine", 0).distillation
+    assert distillation.weights(0.0) == (0.5, 1, 1)
+    assert distillation.prediction.fade_until == 0.6
+
+
+@pytest.mark.parametrize(
+    "field", ["data", "model", "batch_size", "seed", "image_size", "augment", "detector", "digits"]
+)
+def test_arm_when_it_changes_what_must_be_equal_then_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"arm 'mine' changes {field}. Arms may change only epochs, optimizer, loss"):
+        ComparisonConfig(arms={"qfl": None, "mine": {field: 3}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"learning_rat": 1.0}}, "arm 'mine': .*learning_rat"),
+        ({"optimizer": {"clip": -1.0}}, "arm 'mine': optimizer.clip is -1.0"),
+        ({"distillation": {"matching": {"weigth": 1.0}}}, "arm 'mine': .*weigth"),
+        ({"epochs": "many"}, "arm 'mine': .*epochs.*many"),
+        ({"epochs": 0}, "arm 'mine': epochs is 0"),
+        ({"like": "qlf"}, "arm 'mine': there is no standard arm 'qlf'; there are focal, qfl"),
+        (None, "arm 'mine': there is no standard arm 'mine'"),
+    ],
+)
+def test_arm_when_it_cannot_be_trained_then_is_named_with_the_field(changes: dict | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ComparisonConfig(arms={"qfl": None, "mine": changes})
+
+
+def test_arm_when_it_changes_a_standard_one_under_its_name_then_is_told_how_to_do_that() -> None:
+    with pytest.raises(ValueError, match=r"my_qfl: \{like: qfl, ...\}"):
+        ComparisonConfig(arms={"qfl": {"epochs": 3}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seeds": ()}, "seeds are"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (-1,)}, "from 0 on"),
+        ({"jobs": -1}, "jobs is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"arms": {}}, "arms is empty"),
+        ({"reference": "best"}, "one of the arms: focal, qfl"),
+        ({"base": {"seed": 3}}, "base.seed is set by the comparison; use seeds"),
+        ({"base": {"out": "x"}}, "base.out is set by the comparison"),
+        ({"base": {"epoch": 3}}, "base: .*epoch"),
+        ({"arms": {"../up": {}}}, "arm '../up': a name consists of letters"),
+    ],
+)
+def test_comparison_when_a_field_is_wrong_then_says_which(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ComparisonConfig(**fields)
+
+
+def test_file_when_read_then_has_the_fields_and_numbers_in_any_notation(tmp_path: Path) -> None:
+    file = tmp_path / "digits.yaml"
+    file.write_text(
+        "base:\n  epochs: 3\n  optimizer: {learning_rate: 4e-4}\n  detector: {dropout: 2e-1}\n"
+        "arms:\n  qfl:\n  mine: {optimizer: {learning_rate: 1e-3}}\nseeds: [0, 4]\nreference: qfl\n"
+    )
+    config = read_config(file)
+    assert config.seeds == (0, 4)
+    assert config.out == Path("runs/digits")
+    assert config.train_config("qfl", 0).optimizer.learning_rate == 4e-4
+    assert config.train_config("mine", 0).optimizer.learning_rate == 1e-3
+    assert config.train_config("qfl", 0).detector_config().dropout == 0.2
+    assert not config.train_config("qfl", 0).distillation.enabled
+
+
+def test_file_when_written_from_a_comparison_then_is_the_same_comparison(tmp_path: Path) -> None:
+    config = ComparisonConfig(base={"data": Path("x")}, seeds=(3, 1), out=Path("there"), jobs=2, split="val")
+    file = tmp_path / "again.yaml"
+    file.write_text(yaml.safe_dump(config.to_json()))
+    again = read_config(file)
+    assert again.to_json() == config.to_json()
+    assert again.train_config("qfl", 3) == config.train_config("qfl", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sedes: [0]", "sedes"),
+        ("jobs: two", "jobs.*two"),
+        ("seeds: 3", "seeds"),
+        ("arms: [qfl]", "arms"),
+        ("base: {epoch: 3}", "base: .*epoch"),
+        ("base: [", "c.yaml: "),
+        ("", "c.yaml: there are no fields in it"),
+    ],
+)
+def test_file_when_wrong_then_is_named_with_the_field(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as told:
+        read_config(file)
+    assert str(told.value).startswith(str(file))
+
+
+def test_file_when_missing_then_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.yaml"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_merged_when_dicts_meet_then_merges_them_and_leaves_the_arguments() -> None:
+    base = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+    assert merged(base, {"a": {"y": {"z": 4}}, "b": {"c": 5}}) == {"a": {"x": 1, "y": {"z": 4}}, "b": {"c": 5}}
+    assert base == {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+
+
+def test_nested_when_names_are_dotted_then_makes_dicts() -> None:
+    assert nested({"a.b": 1, "a.c": {"d.e": 2}, "f": 3}) == {"a": {"b": 1, "c": {"d": {"e": 2}}}, "f": 3}

@@ -1,0 +1,67 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from oddetr.comparison.records import Job
+from tests.comparison.synthetic import finish, made_job, made_result
+
+
+def test_job_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
+    job = made_job(tmp_path, epochs=3, optimizer={"clip": 0.5})
+    assert Job.read(job.write()) == job
+
+
+def test_result_when_there_is_none_or_of_another_split_then_is_none(tmp_path: Path) -> None:
+    job = made_job(tmp_path)
+    assert job.result() is None
+    finish(job, made_result())
+    assert job.result() == made_result()
+    assert dataclasses.replace(job, split="val").result() is None
+
+
+def test_result_when_the_run_has_another_configuration_then_is_refused_by_name(tmp_path: Path) -> None:
+    finish(made_job(tmp_path, epochs=3), made_result())
+    with pytest.raises(ValueError, match=r"qfl/seed_0.*epochs was 3, now it is 4; optimizer.clip was 0.1, now"):
+        made_job(tmp_path, epochs=4, optimizer={"clip": 0.5}).result()
+
+
+def test_result_when_a_begun_run_has_another_configuration_then_is_refused_but_not_without_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    begun = made_job(tmp_path, epochs=3)
+    begun.write()
+    other = made_job(tmp_path, epochs=4)
+    assert other.result() is None
+    (begun.folder / "last").mkdir()
+    with pytest.raises(ValueError, match="epochs was 3"):
+        other.result()
+
+
+def test_result_when_only_workers_or_the_folder_differ_then_is_taken(tmp_path: Path) -> None:
+    finish(made_job(tmp_path / "here", workers=2), made_result())
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert made_job(tmp_path / "there", workers=0).result() == made_result()
+
+
+def test_result_when_the_run_is_older_than_a_field_then_the_field_had_its_default(tmp_path: Path) -> None:
+    job = made_job(tmp_path)
+    finish(job, made_result())
+    file = job.folder / "job.json"
+    content = json.loads(file.read_text())
+    del content["config"]["accumulate"]
+    file.write_text(json.dumps(content))
+    assert job.result() == made_result()
+    with pytest.raises(ValueError, match="accumulate was 1, now it is 2"):
+        made_job(tmp_path, accumulate=2).result()
+
+
+def test_curves_when_epochs_are_not_validated_then_leave_them_out() -> None:
+    result = made_result(teacher=(0.1, None, 0.3), student=(0.1, 0.2, 0.4), instability=(None, 0.5, 0.2))
+    result.epochs.append({"kind": "epoch", "epoch": 4, "step": 40, "training_seconds": 240.0})
+    assert result.curve("teacher", "AP") == {1: 0.1, 3: 0.3}
+    assert result.curve("student", "AP") == {1: 0.1, 2: 0.2, 3: 0.4}
+    assert result.curve("student", "instability") == {2: 0.5, 3: 0.2}
+    assert result.times() == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    assert result.minutes == 4

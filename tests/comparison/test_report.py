@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oddetr.comparison import report as reporting
+from oddetr.comparison.arms import STANDARD
+from oddetr.comparison.config import ComparisonConfig
+from oddetr.comparison.figures import FIGURES, comparison_figure, draw_figures
+from oddetr.comparison.report import write_report
+from tests.comparison.synthetic import made_result
+
+ARMS = {"qfl": (0.3, 0.4, 0.5), "mine": (0.45, 0.35, 0.6)}
+RUNS = {arm: [made_result(arm, seed, (0.1, ap)) for seed, ap in enumerate(values)] for arm, values in ARMS.items()}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ComparisonConfig:
+    arms = {"qfl": None, "mine": {"optimizer": {"clip": 0.5}}}
+    return ComparisonConfig(base={"epochs": 2}, arms=arms, out=tmp_path, split="test")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second."""
+    monkeypatch.setattr(reporting, "draw_figures", lambda *_: [])
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_table_when_written_then_has_means_spreads_and_paired_differences(config: ComparisonConfig) -> None:
+    found = rows(write_report(config, RUNS, 3, "oddetr compare c.yaml"))
+    shared = ["0.200 ± 0.000", "0.800 ± 0.200", "0.250 ± 0.000", "0.250 ± 0.000", "2.0 ± 0.0"]
+    assert found[2] == ["QFL baseline", "3", "0.400 ± 0.100", *shared]
+    assert found[3][:3] == ["mine", "3", "0.467 ± 0.126"]
+    assert found[-1] == ["mine", "+0.067 ± 0.104", "2 of 3", "0: +0.150, 1: -0.050, 2: +0.100"]
+    assert len({len(line) for line in (config.out / "results.md").read_text().splitlines() if "± 0.126" in line}) == 1
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_table_when_seeds_are_missing_then_says_how_many_are_there(config: ComparisonConfig) -> None:
+    text = write_report(config, {"qfl": RUNS["qfl"][:1], "mine": []}, 3, "")
+    found = rows(text)
+    assert found[2][:3] == ["QFL baseline", "1 of 3", "0.300 ± -"]
+    assert found[3] == ["mine", "0 of 3", *["-"] * 6]
+    assert "Difference" not in text
+
+
+def test_report_when_written_then_says_terms_machine_and_command(config: ComparisonConfig) -> None:
+    write_report(config, RUNS, 3, "oddetr compare c.yaml --seeds 0,1,2")
+    text = (config.out / "results.md").read_text()
+    for part in (
+        "`oddetr compare c.yaml --seeds 0,1,2`",
+        "- Machine: a machine",
+        "epochs: 2",
+        "clip: 0.5",
+        "split `test`",
+    ):
+        assert part in text, part
+    assert text.count("a machine") == 1
+    assert all(f"]({name})" in text and (config.out / name).is_file() for name in FIGURES)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_results_when_written_for_machines_then_hold_curves_scores_and_summary(config: ComparisonConfig) -> None:
+    write_report(config, RUNS, 3, "command")
+    content = json.loads((config.out / "results.json").read_text())
+    assert content["reference"] == "qfl"
+    assert content["split"] == "test"
+    assert content["configuration"] == json.loads(json.dumps(config.to_json()))
+    mine = content["arms"]["mine"]
+    assert mine["label"] == "mine"
+    assert mine["changes"] == {"optimizer": {"clip": 0.5}}
+    assert mine["seeds"]["1"]["scores"]["teacher"]["AP"] == 0.35
+    assert [epoch["teacher"]["AP"] for epoch in mine["seeds"]["1"]["epochs"]] == [0.1, 0.35]
+    assert mine["summary"]["teacher_ap"]["mean"] == pytest.approx(1.4 / 3)
+    assert mine["difference"]["by_seed"] == {
+        "0": pytest.approx(0.15),
+        "1": pytest.approx(-0.05),
+        "2": pytest.approx(0.1),
+    }
+    assert mine["difference"]["above"] == 2
+
+
+def test_figures_when_drawn_then_tell_arms_apart_without_colour_and_in_grey(tmp_path: Path) -> None:
+    runs = {arm: [made_result(arm, seed) for seed in range(2)] for arm in (*STANDARD, "mine", "yours")}
+    figure = comparison_figure(runs, FIGURES["ap_epoch.png"])
+    for panel, title in zip(figure.axes, ("student", "teacher (EMA)"), strict=True):
+        assert panel.get_title() == title
+        assert panel.get_xlabel() == "epoch"
+        lines = panel.get_lines()
+        assert len(lines) == len(panel.collections) == 9
+        assert len({line.get_marker() for line in lines}) == 9
+        assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == 9
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["focal baseline", "QFL baseline"]
+    assert draw_figures(runs, tmp_path) == [*FIGURES]
+    for name in FIGURES:
+        picture = np.asarray(Image.open(tmp_path / name).convert("L"))
+        assert picture.shape == (1050, 1800)
+        assert picture.std() > 10
+
+
+def test_figure_when_over_time_then_a_point_is_the_mean_over_seeds_of_minutes_and_ap() -> None:
+    runs = [made_result(seed=seed, teacher=(0.1, ap)) for seed, ap in enumerate((0.2, 0.4))]
+    runs[1].epochs[1]["training_seconds"] = 180.0
+    line = comparison_figure({"qfl": runs}, FIGURES["ap_time.png"]).axes[1].get_lines()[0]
+    assert line.get_xydata() == pytest.approx(np.array([[1.0, 0.1], [2.5, 0.3]]))
+    band = comparison_figure({"qfl": runs}, FIGURES["ap_time.png"]).axes[1].collections[0].get_paths()[0]
+    assert {(2.5, 0.2), (2.5, 0.4)} < {tuple(point) for point in band.vertices.round(6).tolist()}
+
+
+def test_figures_when_there_is_no_curve_then_old_ones_go(tmp_path: Path) -> None:
+    never = {"qfl": [made_result(teacher=(0.1,), student=(0.1,), instability=(None,))]}
+    (tmp_path / "instability.png").write_text("old")
+    assert draw_figures(never, tmp_path) == ["ap_epoch.png", "ap_time.png"]
+    assert not (tmp_path / "instability.png").exists()

@@ -70,7 +70,8 @@ class PredictionConfig(Lesson):
     """Prediction distillation: the student decodes the teacher's initial queries to the teacher's predictions.
 
     Attributes:
-        weight: w_p.
+        weight: w_p. At 1 the student is held to its past: calm, but late and low (docs/method.md); 0.3 keeps most of
+            the calm at no cost.
         fade_until: see `Lesson`.
         confidence_power: a query's box counts by its teacher's confidence (best class score) to this power: what the
             teacher takes for background says nothing about boxes.
@@ -79,6 +80,7 @@ class PredictionConfig(Lesson):
         min_confidence: queries whose teacher is less confident than this teach nothing, classes included; in [0, 1).
     """
 
+    weight: float = 0.3
     confidence_power: float = 1.0
     min_confidence: float = 0.0
     divide_by: Literal["objects", "confidence"] = "objects"

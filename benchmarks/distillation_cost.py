@@ -28,8 +28,8 @@ from oddetr.structures import Batch
 def arm(matching: float, prediction: float, auxiliary: float) -> DistillationConfig:
     return DistillationConfig(
         matching=MatchingConfig(matching),
-        prediction=PredictionConfig(prediction),
-        auxiliary=AuxiliaryConfig(auxiliary),
+        prediction=PredictionConfig(prediction, fade_until=None),
+        auxiliary=AuxiliaryConfig(auxiliary, fade_until=None),
     )
 
 

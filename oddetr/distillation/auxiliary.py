@@ -1,9 +1,10 @@
 """The auxiliary group: the teacher's queries, of all its decoder layers, that are nearest to each object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from oddetr.distillation.config import AuxiliaryConfig
@@ -15,16 +16,19 @@ from oddetr.structures import GroundTruth, Predictions, Queries
 
 @dataclass(frozen=True)
 class AuxiliaryGroup:
-    """The group, and the object that each of its queries is to find.
+    """The queries, and the object that each is to find.
 
     Attributes:
-        queries: `per_object` x objects queries; those of padded objects are padding.
-        assignment: by construction.
+        groups: by name, what the student decodes: one group, or one for each rank of candidates (`config.apart`);
+            `per_object` x objects queries in all, where those of padded objects are padding.
+        assignment: by construction, of all groups' queries, one group after the other.
+        padding: likewise.
         per_object: queries for each object.
     """
 
-    queries: Queries
+    groups: dict[str, Queries]
     assignment: Int64[Tensor, "batch queries"]
+    padding: Bool[Tensor, "batch queries"]
     per_object: int
 
 
@@ -76,24 +80,36 @@ def auxiliary_group(
     objects = truth.labels.shape[1]
     per_object = layer.shape[1] // objects
     absent = ~truth.valid.repeat(1, per_object)
+    fields = (
+        predictions.content[layer, image, query],
+        anchors,
+        teacher.position(anchors, initial.position[image, query]),
+        initial.identity[image, query],
+        absent,
+    )
+    parts = zip(*(values.split(objects if config.apart else layer.shape[1], dim=1) for values in fields), strict=True)
     return AuxiliaryGroup(
-        Queries(
-            content=predictions.content[layer, image, query],
-            anchors=anchors,
-            position=teacher.position(anchors, initial.position[image, query]),
-            identity=initial.identity[image, query],
-            padding=absent,
-        ),
+        {f"auxiliary_{rank}": Queries(*part) for rank, part in enumerate(parts)},
         assignment=torch.arange(objects, device=layer.device).repeat(per_object).masked_fill(absent, -1),
+        padding=absent,
         per_object=per_object,
     )
 
 
 def auxiliary_loss(
-    predictions: Predictions, truth: GroundTruth, group: AuxiliaryGroup, objects: Float[Tensor, ""]
+    predictions: Mapping[str, Predictions], truth: GroundTruth, group: AuxiliaryGroup, objects: Float[Tensor, ""]
 ) -> DetectionLoss:
-    """Quality focal loss and boxes of the group's queries for their objects, divided by their number."""
-    layers = len(predictions.logits)
-    assignment = group.assignment.expand(layers, -1, -1)
+    """Quality focal loss and boxes of the group's queries for their objects, divided by their number.
+
+    Args:
+        predictions: of the student, by the groups' names.
+    """
+    parts = [predictions[name] for name in group.groups]
+    found = Predictions(
+        torch.cat([part.logits for part in parts], dim=2),
+        torch.cat([part.boxes for part in parts], dim=2),
+        torch.cat([part.content for part in parts], dim=2),
+    )
+    assignment = group.assignment.expand(len(found.logits), -1, -1)
     number = objects * group.per_object
-    return detection_loss(predictions, truth, (assignment,), number, "quality_focal", padding=group.queries.padding)
+    return detection_loss(found, truth, (assignment,), number, "quality_focal", padding=group.padding)

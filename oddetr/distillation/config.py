@@ -72,15 +72,19 @@ class PredictionConfig(Lesson):
     Attributes:
         weight: w_p. At 1 the student is held to its past: calm, but late and low (docs/method.md); 0.3 keeps most of
             the calm at no cost.
-        fade_until: see `Lesson`.
+        fade_until: the fraction of the run at which the weight, falling linearly, reaches 0; null: constant. What
+            helps a beginner holds back the advanced; and work that is not done costs nothing.
         confidence_power: a query's box counts by its teacher's confidence (best class score) to this power: what the
             teacher takes for background says nothing about boxes.
-        divide_by: what the sum over boxes is divided by. `objects`: a young teacher, confident of nothing, hardly
-            holds boxes where they are; `confidence`: the sum of the confidences, so that it always holds them alike.
-        min_confidence: queries whose teacher is less confident than this teach nothing, classes included; in [0, 1).
+        divide_by: what the sum over boxes is divided by. `objects`, the default: a young teacher, confident of nothing,
+            hardly holds boxes where they are; `confidence`: the sum of the confidences, so that it always holds them
+            alike, which kept the student from learning for hundreds of steps (docs/method.md).
+        min_confidence: queries whose teacher is less confident than this teach nothing, classes included; in [0, 1). By
+            default all teach: that a query is background is knowledge too.
     """
 
     weight: float = 0.3
+    fade_until: float | None = 0.6
     confidence_power: float = 1.0
     min_confidence: float = 0.0
     divide_by: Literal["objects", "confidence"] = "objects"
@@ -102,8 +106,11 @@ class AuxiliaryConfig(Lesson):
 
     Attributes:
         weight: w_a.
-        fade_until: see `Lesson`.
+        fade_until: as in `PredictionConfig`.
         candidates: queries for each object; the paper's 2.
+        apart: the first candidates of all objects make a group, the second another, and so on: blind to one another,
+            so that an object has one query in each, as in the student's own group. Off: all make one group, the plain
+            reading of the paper, where two queries of an object see each other and both are right.
         pool: `layers`: the cheapest of all decoder layers together, the plain reading of the paper's abstract;
             `per_layer`: the cheapest of every layer, so layers x candidates for each object.
         distinct: a query is chosen once at most for an object, at its cheapest layer. Off: the same query at two
@@ -112,7 +119,9 @@ class AuxiliaryConfig(Lesson):
             centre, so that the group resembles them; `box`: the chosen box whatever the detector.
     """
 
+    fade_until: float | None = 0.6
     candidates: int = 2
+    apart: bool = False
     pool: Literal["layers", "per_layer"] = "layers"
     distinct: bool = False
     anchors: Literal["initial", "box"] = "initial"
@@ -144,8 +153,8 @@ class DistillationConfig:
     enabled: bool = True
     horizon: float | None = None
     matching: MatchingConfig = field(default_factory=MatchingConfig)
-    prediction: PredictionConfig = field(default_factory=lambda: PredictionConfig(fade_until=0.6))
-    auxiliary: AuxiliaryConfig = field(default_factory=lambda: AuxiliaryConfig(fade_until=0.6))
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
 
     def __post_init__(self) -> None:
         if self.horizon is not None and not self.horizon >= 1:

@@ -11,7 +11,7 @@ def objects_per_process(batch: Batch) -> Float[Tensor, ""]:
     """max(objects in all parts of the step on all processes, 1) / processes, since gradients are averaged over
     processes."""
     own = batch.truth.total if batch.step_objects is None else batch.step_objects
-    objects, processes = _over_processes(torch.tensor(float(own), device=batch.images.device))
+    objects, processes = _over_processes(torch.full((), float(own), device=batch.images.device))
     return objects.clamp(min=1) / processes
 
 

@@ -86,7 +86,8 @@ class DistillationTask(nn.Module):
         self.steps = steps
         self.distillation = distillation or DistillationConfig()
         self.loss = loss or LossConfig()
-        self.group_loss = replace(self.loss, classification="quality_focal", classes=None)
+        own_weight = self.loss.classes if self.loss.classification == "quality_focal" else None
+        self.group_loss = replace(self.loss, classification="quality_focal", classes=own_weight)
         self.matching = matching or MatchingWeights()
 
     @property
@@ -123,7 +124,7 @@ class DistillationTask(nn.Module):
         if view and w_prediction:
             groups["teacher"] = view.queries
         if auxiliary:
-            groups["auxiliary"] = auxiliary.queries
+            groups |= auxiliary.groups
         predictions = self.student.decode(memory, groups)
 
         truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
@@ -131,7 +132,7 @@ class DistillationTask(nn.Module):
             costs = {"own": matching_cost(own, truth, self.matching)}
             if initial.proposals:
                 costs["proposals"] = matching_cost(initial.proposals, _without_classes(truth), self.matching)
-            if view and w_matching:
+            if view:
                 costs["teacher"] = view.cost
             assigned = dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True))
 
@@ -154,7 +155,7 @@ class DistillationTask(nn.Module):
                 answers = prediction_loss(predictions["teacher"], view.predictions, objects, config, total)
                 terms.append(Term("prediction_", w_prediction, answers, self.group_loss))
             if auxiliary:
-                found = auxiliary_loss(predictions["auxiliary"], truth, auxiliary, objects)
+                found = auxiliary_loss(predictions, truth, auxiliary, objects)
                 terms.append(Term("auxiliary_", w_auxiliary, found, self.group_loss))
             loss = torch.stack([term.weighted() for term in terms]).sum()
         for term in terms:

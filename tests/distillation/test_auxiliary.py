@@ -73,23 +73,25 @@ def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant
     group = auxiliary_group(detector, view.queries, view.predictions, view.cost, batch.truth, config)
     assert group.per_object == 2
     assert group.assignment.tolist() == [[0, 1, 0, 1], [-1, -1, -1, -1]]
-    assert group.queries.padding.tolist() == [[False] * 4, [True] * 4]
+    (queries,) = group.groups.values()
+    assert queries.padding.equal(group.padding)
+    assert group.padding.tolist() == [[False] * 4, [True] * 4]
     layer, query = select(view.cost, config)
     for place in range(4):
         candidate, item = divmod(place, 2)
         at = (layer[0, candidate, item], 0, query[0, candidate, item])
-        assert group.queries.content[0, place].equal(view.predictions.content[at])
+        assert queries.content[0, place].equal(view.predictions.content[at])
         box = view.predictions.boxes[at]
         points = variant != "two_stage" and anchors == "initial"
-        assert group.queries.anchors[0, place].equal(box[:2] if points else box)
+        assert queries.anchors[0, place].equal(box[:2] if points else box)
         learned = view.queries.position[0, query[0, candidate, item]]
         if variant == "two_stage":
-            expected = detector.query_source.position(group.queries.anchors, group.queries.position)[0, place]
-            torch.testing.assert_close(group.queries.position[0, place], expected)
+            expected = detector.query_source.position(queries.anchors, queries.position)[0, place]
+            torch.testing.assert_close(queries.position[0, place], expected)
             assert not expected.allclose(learned)
         else:
-            assert group.queries.position[0, place].equal(learned)
-    assert not group.queries.content.requires_grad
+            assert queries.position[0, place].equal(learned)
+    assert not queries.content.requires_grad
 
 
 def test_loss_when_computed_by_hand_then_divides_by_the_groups_number() -> None:
@@ -103,10 +105,36 @@ def test_loss_when_computed_by_hand_then_divides_by_the_groups_number() -> None:
     group = auxiliary_group(task.teacher.detector, view.queries, view.predictions, view.cost, truth, AuxiliaryConfig())
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(3, 2, 2, 4)
     found = Predictions(torch.zeros(3, 2, 2, 1), boxes, torch.zeros(3, 2, 2, 1))
-    loss = auxiliary_loss(found, truth, group, torch.tensor(1.0))
+    loss = auxiliary_loss({"auxiliary_0": found}, truth, group, torch.tensor(1.0))
     assert loss.l1.tolist() == pytest.approx([0.4] * 3)
     assert loss.giou.tolist() == pytest.approx([0.75] * 3)
     assert loss.classes.tolist() == pytest.approx([0.0625 * 0.6931472] * 3)
+
+
+def test_group_when_apart_then_each_has_one_query_for_each_object_and_the_loss_is_over_all() -> None:
+    task, batch = DistillationTask(small_detector("refine"), 10), small_batch((2, 1))
+    view, memory = task.view(batch), task.student.encode(batch.images, batch.padding_mask)
+    together, apart = (
+        auxiliary_group(
+            task.teacher.detector, view.queries, view.predictions, view.cost, batch.truth, AuxiliaryConfig(apart=each)
+        )
+        for each in (False, True)
+    )
+    assert list(apart.groups) == ["auxiliary_0", "auxiliary_1"]
+    whole = together.groups["auxiliary_0"]
+    for part in ("content", "anchors", "position", "identity", "padding"):
+        joined = torch.cat([getattr(queries, part) for queries in apart.groups.values()], dim=1)
+        assert joined.equal(getattr(whole, part))
+    assert apart.assignment.equal(together.assignment)
+    predictions = task.student.decode(memory, apart.groups)
+    assert predictions["auxiliary_1"].boxes.shape[2] == 2
+    found = auxiliary_loss(predictions, batch.truth, apart, torch.tensor(3.0))
+    separate = sum(
+        (predictions[f"auxiliary_{rank}"].boxes[-1, image, place] - batch.truth.boxes[image, place]).abs().sum()
+        for rank in (0, 1)
+        for image, place in ((0, 0), (0, 1), (1, 0))
+    )
+    torch.testing.assert_close(found.l1[-1], separate / 6)
 
 
 @pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])

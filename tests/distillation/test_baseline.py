@@ -112,7 +112,7 @@ def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
     assert rough.item() == pytest.approx(exact.item(), rel=0.05)
 
 
-@pytest.mark.parametrize("variant", ["plain", "refine"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("classification", ["focal", "quality_focal"])
 @pytest.mark.parametrize("off", ["switch", "weights", "faded"])
 def test_step_when_all_distillation_is_off_then_is_the_baseline_to_the_bit(
@@ -136,12 +136,19 @@ def test_step_when_all_distillation_is_off_then_is_the_baseline_to_the_bit(
         torch.manual_seed(step)
         found = task(batch)["loss"]
         torch.manual_seed(step)
-        predictions = plain(batch.images, batch.padding_mask)
-        cost = matching_cost(predictions, batch.truth, MatchingWeights())
-        (assignment,) = hungarian(cost, counts=batch.truth.counts)
-        expected = detection_loss(predictions, batch.truth, (assignment,), torch.tensor(3.0), classification)
-        assert found.equal(expected.weighted(loss))
-        for value, optimizer in ((found, ours), (expected.weighted(loss), theirs)):
+        memory = plain.encode(batch.images, batch.padding_mask)
+        initial = plain.initial_queries(memory)
+        supervised = [(plain.decode(memory, {"own": initial.queries})["own"], batch.truth)]
+        if initial.proposals:
+            objects = dataclasses.replace(batch.truth, labels=batch.truth.labels.clamp(max=0))
+            supervised.append((initial.proposals, objects))
+        expected = torch.zeros(())
+        for predictions, truth in supervised:
+            (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+            parts = detection_loss(predictions, truth, (assignment,), torch.tensor(3.0), classification)
+            expected = expected + parts.weighted(loss)
+        assert found.equal(expected)
+        for value, optimizer in ((found, ours), (expected, theirs)):
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -14,21 +14,22 @@ from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, 
 from oddetr.evaluation import evaluate_detections
 from oddetr.inference import postprocess
 from oddetr.losses import LossConfig
-from oddetr.matching import NonFiniteCostError
+from oddetr.matching import NonFiniteCostError, hungarian
 from oddetr.structures import Batch, Queries
+from oddetr.training.config import TrainConfig
 from tests.models.helpers import small_batch, small_detector
 
 VARIANTS = ["plain", "refine", "two_stage"]
-CONSTANT = DistillationConfig(matching=MatchingConfig(), prediction=PredictionConfig(), auxiliary=AuxiliaryConfig())
+CONSTANT = DistillationConfig(prediction=PredictionConfig(fade_until=None), auxiliary=AuxiliaryConfig(fade_until=None))
 
 
-def apart(variant: str, config: DistillationConfig = CONSTANT, steps: int = 10) -> DistillationTask:
-    """A task whose teacher differs from its student."""
-    task = DistillationTask(small_detector(variant), steps, config)
+def apart(variant: str, config: DistillationConfig = CONSTANT, distance: float = 0.02) -> DistillationTask:
+    """A task whose teacher differs from its student, and far enough away matches otherwise."""
+    task = DistillationTask(small_detector(variant), 10, config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in task.student.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * distance)
     return task
 
 
@@ -75,7 +76,7 @@ def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) 
     config = DistillationConfig(
         matching=MatchingConfig(),
         prediction=PredictionConfig(weight=0.5, fade_until=0.8),
-        auxiliary=AuxiliaryConfig(weight=2.0),
+        auxiliary=AuxiliaryConfig(weight=2.0, fade_until=None),
     )
     task = apart(variant, config)
     task.teacher.steps = 4
@@ -162,8 +163,8 @@ def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatc
         task.teacher.steps, views = steps, count()
         task(batch)
     assert seen == [
-        (True, {"own", "teacher", "auxiliary"}),
-        (True, {"own", "auxiliary"}),
+        (True, {"own", "teacher", "auxiliary_0"}),
+        (True, {"own", "auxiliary_0"}),
         (True, {"own"}),
         (False, {"own"}),
     ]
@@ -188,6 +189,72 @@ def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outp
         ours, theirs = (each.eval()(batch.images, batch.padding_mask) for each in (task.student, plain))
     assert ours.logits.equal(theirs.logits)
     assert ours.boxes.equal(theirs.boxes)
+
+
+def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_token() -> None:
+    """The student is near enough to its teacher to choose some of its tokens, but not all, in other places."""
+    config = DistillationConfig(
+        prediction=PredictionConfig(weight=0.0), auxiliary=AuxiliaryConfig(weight=0.0), matching=MatchingConfig()
+    )
+    task, batch = DistillationTask(small_detector("two_stage", num_queries=20), 10, config), small_batch((9, 9))
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        weight = task.student.query_source.head.classes.weight
+        weight.add_(torch.randn(weight.shape, generator=generator) * weight.std())
+    view, own = task.view(batch), task.student
+    queries = own.initial_queries(own.encode(batch.images, batch.padding_mask)).queries
+    assert not queries.identity.equal(view.queries.identity)
+    shared = {
+        (image, token)
+        for image, tokens in enumerate(view.queries.identity.tolist())
+        for token in tokens
+        if token in queries.identity[image].tolist()
+    }
+    (assignment,) = hungarian(view.cost, counts=batch.truth.counts)
+    matched = {
+        (image, view.queries.identity[image, query].item()) for _, image, query in (assignment >= 0).nonzero().tolist()
+    }
+    assert 0 < len(matched & shared) < len(matched)
+    expected = sum(
+        (image, view.queries.identity[image, query].item()) in shared
+        for _, image, query in (assignment >= 0).nonzero().tolist()
+    )
+    found = task(batch)["matching_carried"].item() * assignment.shape[0] * batch.truth.total
+    assert found == pytest.approx(expected)
+
+
+def test_own_loss_when_the_matching_weight_fades_then_is_mixed_by_it() -> None:
+    def loss(fade_until: float | None, steps: int) -> float:
+        matching = MatchingConfig(fade_until=fade_until)
+        config = DistillationConfig(
+            matching=matching, prediction=PredictionConfig(weight=0.0), auxiliary=AuxiliaryConfig(weight=0.0)
+        )
+        task = apart("plain", config, distance=0.2)
+        task.teacher.steps = steps
+        return task(small_batch((3, 2)))["loss"].item()
+
+    both, own = loss(None, 0), loss(0.5, 9)
+    assert both != pytest.approx(own, rel=1e-4)
+    assert loss(0.5, 2) == pytest.approx(0.6 * both + 0.4 * own, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"auxiliary": AuxiliaryConfig(candidates=1)},
+        {"auxiliary": AuxiliaryConfig(apart=True)},
+        {"prediction": PredictionConfig(confidence_power=3.0)},
+        {"matching": MatchingConfig(box_power=0.0)},
+        {"matching": MatchingConfig(boxes="own")},
+    ],
+    ids=str,
+)
+def test_loss_when_a_lessons_field_is_changed_then_changes(changed: dict) -> None:
+    batch = small_batch((3, 2))
+    usual, other = (
+        apart("refine", DistillationConfig(**fields), distance=0.2)(batch)["loss"] for fields in ({}, changed)
+    )
+    assert not usual.allclose(other, rtol=1e-5)
 
 
 def test_matching_when_layers_is_last_then_all_layers_learn_the_last_layers_assignment() -> None:
@@ -234,8 +301,11 @@ def _image(batch: Batch, index: int) -> Batch:
     )
 
 
-def test_loss_when_the_teacher_predicts_nan_then_raises() -> None:
-    task = apart("refine")
+@pytest.mark.parametrize("lesson", ["matching", "prediction", "auxiliary"])
+def test_loss_when_the_teacher_predicts_nan_then_raises(lesson: str) -> None:
+    kinds = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
+    lessons = {name: kind() if name == lesson else kind(weight=0.0) for name, kind in kinds.items()}
+    task = apart("refine", DistillationConfig(**lessons))
     task.teacher.detector.decoder.heads[0].classes.bias[:] = float("nan")
     with pytest.raises(NonFiniteCostError):
         task(small_batch((1, 1)))
@@ -248,6 +318,21 @@ def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
         rough = task(batch)["loss"]
     assert rough.dtype == torch.float32
     assert rough.item() == pytest.approx(exact.item(), rel=0.1)
+
+
+def test_groups_when_own_weights_are_given_then_take_them_where_the_loss_is_the_same() -> None:
+    weights = [
+        DistillationTask(small_detector(), 10, CONSTANT, loss).group_loss.class_weight
+        for loss in (LossConfig(), LossConfig(classes=3.0), LossConfig("focal"), LossConfig("focal", classes=3.0))
+    ]
+    assert weights == [1.0, 3.0, 1.0, 1.0]
+
+
+def test_lessons_when_given_in_part_then_keep_their_other_defaults() -> None:
+    """Whichever door they come in by: Python, a file, the command line."""
+    config = DistillationConfig(prediction=PredictionConfig(weight=0.5))
+    assert config.prediction.fade_until == DistillationConfig().prediction.fade_until
+    assert TrainConfig.from_plain({"distillation": {"prediction": {"weight": 0.5}}}).distillation == config
 
 
 def test_own_loss_when_it_is_focal_then_the_methods_groups_still_learn_by_quality() -> None:

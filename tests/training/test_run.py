@@ -140,7 +140,9 @@ def test_run_when_accumulating_then_has_the_gradients_and_losses_of_one_large_ba
 
 
 def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
-    constant = DistillationConfig(prediction=PredictionConfig(), auxiliary=AuxiliaryConfig())
+    constant = DistillationConfig(
+        prediction=PredictionConfig(weight=1.0, fade_until=None), auxiliary=AuxiliaryConfig(fade_until=None)
+    )
     run(dataclasses.replace(config, epochs=2, distillation=constant), quiet())
     out = config.out
     events = read_events(out)

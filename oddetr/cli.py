@@ -1,7 +1,9 @@
 """The command line: parse, call, print."""
 
 import argparse
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,25 @@ from oddetr import __version__
 
 
 class _Help(DefaultHelpFormatter):
-    """Shows options with dashes, as they are usually typed; both forms are understood."""
+    """Shows options with dashes, as they are usually typed (both forms are understood); keeps the lines of texts."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        return super()._format_action_invocation(action).replace("_", "-")
+        shown = super()._format_action_invocation(action)
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), shown)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        hanging = ("    " if line.startswith("  ") else "" for line in text.splitlines())
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent=further)
+            for line, further in zip(text.splitlines(), hanging, strict=True)
+        )
 
 
-def _parser(verb: str, text: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"oddetr {verb}", description=text, formatter_class=_Help, exit_on_error=True)
+def _parser(verb: str, text: str, more: str | None = None) -> ArgumentParser:
+    """`more` is told after the options."""
+    return ArgumentParser(
+        prog=f"oddetr {verb}", description=text, epilog=more, formatter_class=_Help, exit_on_error=True
+    )
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -120,17 +133,36 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+_FILE = """\
+fields of CONFIG, all optional (examples: recipes/compare):
+  base: what all arms share, by the names of `oddetr train --print-config`
+  arms: a name each, and what it changes: {changeable}; null: the standard arm of that name; `like: NAME` begins with \
+one. Default: all standard arms
+  seeds: each arm is trained once with each; default: 0, 1, 2
+  reference: the arm that the others are compared with; default: qfl, or without it the first
+  out: the folder to write to; default: runs/NAME, after the file
+  jobs, threads: as the options; default: 1, and the cores shared evenly among jobs
+  split: of the final scores; default: test where the data has it, else val
+
+standard arms:
+  {standard}
+"""
+
+
 def compare(arguments: Sequence[str], console: Console) -> int:
     """Train arms with several seeds on equal terms: oddetr compare CONFIG."""
+    from oddetr.comparison.arms import STANDARD
     from oddetr.comparison.compare import compare as verb
+    from oddetr.comparison.config import CHANGEABLE
 
     parser = _parser(
         "compare",
         "Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them. "
         "The same command goes on where it was stopped. Exit code 1: a run failed.",
+        _FILE.format(standard=", ".join(STANDARD), changeable=", ".join(CHANGEABLE)),
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file with base, arms and seeds")
-    parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"})
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; its fields: see below")
+    parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"}, as_group=False)
     parser.add_argument("--seeds", type=str, help="train these, instead of the file's: 0,1,2")
     parser.add_argument("--arms", type=str, help="train only these of the file's arms: qfl,oddetr_fading")
     values = _values(parser, arguments)

@@ -1,5 +1,6 @@
 """The command line as a user types it: words in, exit code and text out."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import yaml
 
 from oddetr import __version__
 from oddetr.cli import main
+from oddetr.comparison.arms import STANDARD
+from oddetr.comparison.config import ComparisonConfig
 from oddetr.data.digits import DigitScenes
 from oddetr.data.writer import write_coco
 
@@ -130,6 +133,32 @@ def test_version_and_help_when_asked_for_then_are_told(capsys: pytest.CaptureFix
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(verb in told for verb in ("train", "evaluate", "predict", "check"))
+
+
+def helped(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_when_of_training_then_options_have_dashes_and_choices_are_what_is_understood(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = helped("train", capsys)
+    assert "  --loss.classification {focal,quality_focal}" in told
+    assert "  --optimizer.learning-rate " in told
+
+
+def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arms(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = helped("compare", capsys)
+    fields = [line.partition(":")[0].strip() for line in told.splitlines() if line.startswith("  ") and ": " in line]
+    assert {part.name for part in dataclasses.fields(ComparisonConfig)} <= {*", ".join(fields).split(", ")}
+    assert all(arm in told for arm in STANDARD)
+    assert "recipes/compare" in told
+    assert told.count("Trains arms with several seeds") == 1
 
 
 def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> None:

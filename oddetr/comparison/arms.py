@@ -4,8 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, PredictionConfig
-
 
 @dataclass(frozen=True)
 class StandardArm:
@@ -15,11 +13,8 @@ class StandardArm:
     changes: dict[str, Any]
 
 
-_LESSONS: dict[str, Lesson] = {
-    "matching": MatchingConfig(),
-    "prediction": PredictionConfig(),
-    "auxiliary": AuxiliaryConfig(),
-}
+_WEIGHTS = {"matching": 1.0, "prediction": 0.3, "auxiliary": 1.0}
+"""Not those of `DistillationConfig`: an arm stays what it was when results of it were told, whatever the defaults."""
 _FADE_UNTIL = 0.6
 
 
@@ -28,13 +23,10 @@ def _baseline(classification: str) -> dict[str, Any]:
 
 
 def _distilled(*lessons: str, fading: Collection[str] = ()) -> dict[str, Any]:
-    """The lessons named, with their default weights, which are constant but for those that fade."""
+    """The lessons named, whose weights are constant but for those that fade."""
     parts = {
-        name: {
-            "weight": lesson.weight if name in lessons else 0.0,
-            "fade_until": _FADE_UNTIL if name in fading else None,
-        }
-        for name, lesson in _LESSONS.items()
+        name: {"weight": weight if name in lessons else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
+        for name, weight in _WEIGHTS.items()
     }
     return {"loss": {"classification": "quality_focal"}, "distillation": {"enabled": True, **parts}}
 
@@ -45,8 +37,8 @@ STANDARD: dict[str, StandardArm] = {
     "qfl_matching": StandardArm("QFL + matching", _distilled("matching")),
     "qfl_prediction": StandardArm("QFL + prediction", _distilled("prediction")),
     "qfl_auxiliary": StandardArm("QFL + auxiliary", _distilled("auxiliary")),
-    "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_LESSONS)),
-    "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_LESSONS, fading=("prediction", "auxiliary"))),
+    "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_WEIGHTS)),
+    "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_WEIGHTS, fading=("prediction", "auxiliary"))),
 }
 """By the name that a comparison's file uses. The EMA teacher runs in all of them, the baselines included."""
 
@@ -63,6 +55,14 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
         first, dot, rest = name.partition(".")
         plain = nested(value) if isinstance(value, dict) else value
         result = merged(result, {first: nested({rest: plain}) if dot else plain})
+    return result
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with dotted names instead of dicts."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return result
 
 

@@ -81,7 +81,7 @@ def compare(
     if chosen.jobs:
         wanted = [_job(chosen, arm, seed) for arm, seed in chosen.pairs() if arm in asked]
         missing = [job for job in wanted if job.seed not in {run.seed for run in finished[job.arm]}]
-        _save(chosen)
+        _save(_with_seeds_of(chosen, finished))
         say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {chosen.jobs}   scored on: {chosen.split}")
         try:
             failures = run_jobs(missing, chosen.jobs, len(wanted) - len(missing), len(sources["train"]), console)
@@ -92,8 +92,10 @@ def compare(
     shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or finished[arm]}
     if not any(shown.values()) and not failures:
         raise ValueError(f"No run in {chosen.out} is finished, so there is nothing to tabulate. Train with --jobs 1.")
-    seeds_there = {run.seed for runs in shown.values() for run in runs}
-    say(write_report(chosen, shown, len(seeds_there | {*chosen.seeds}), command))
+    reported = _with_seeds_of(chosen, finished)
+    if chosen.jobs or not (chosen.out / CONFIGURATION).exists():
+        _save(reported)
+    say(write_report(reported, shown, len(reported.seeds), command))
     if failures:
         names = "; ".join(f"{failure.job.name} ({failure.log})" for failure in failures)
         say(f"Failed: {names}. The same command tries them again:\n{command}", style="red")
@@ -141,10 +143,17 @@ def _finished(config: ComparisonConfig) -> dict[str, list[RunResult]]:
     return found
 
 
+def _with_seeds_of(config: ComparisonConfig, finished: dict[str, list[RunResult]]) -> ComparisonConfig:
+    """What trains all that the table shows: the seeds that other calls finished too."""
+    there = {run.seed for runs in finished.values() for run in runs}
+    return config if there <= {*config.seeds} else replace(config, seeds=tuple(sorted(there | {*config.seeds})))
+
+
 def _save(config: ComparisonConfig) -> None:
-    """Writes the whole configuration, as a file that `compare` reads."""
+    """Writes the whole configuration, as a file that `compare` reads and that trains: not with `jobs: 0`."""
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / CONFIGURATION).write_text(yaml.safe_dump(config.to_json(), sort_keys=False))
+    content = config.to_json() | {"jobs": config.jobs or 1}
+    (config.out / CONFIGURATION).write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def _command(

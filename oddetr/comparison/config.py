@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, get_loader
 
-from oddetr.comparison.arms import STANDARD, merged
+from oddetr.comparison.arms import STANDARD, flat, merged, nested
 from oddetr.data.sources import DIGITS
 from oddetr.training.config import TrainConfig
 
@@ -38,7 +39,8 @@ class ComparisonConfig:
         split: of the final scores; default: test where the data has it, else val.
 
     Raises:
-        ValueError: a value that is out of range; an arm that cannot be trained or changes what must be equal: named.
+        ValueError: a value that is out of range; an arm that cannot be trained, changes what must be equal, or is a
+            standard one that contradicts the base: named.
     """
 
     base: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -63,9 +65,10 @@ class ComparisonConfig:
             raise ValueError("arms is empty; name at least one, or leave it out for the standard arms.")
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference is {self.reference!r}; it must be one of the arms: {', '.join(self.arms)}.")
-        _checked(plain(self.base), "base")
+        shared = _checked(plain(self.base), "base")
         for arm in self.arms:
             self.train_config(arm, self.seeds[0])
+        self._refuse_contradictions(shared)
 
     @property
     def reference_arm(self) -> str:
@@ -108,6 +111,19 @@ class ComparisonConfig:
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
         return _checked(values, _arm(arm), seed=seed, out=self.out / arm / f"seed_{seed}", resume=True)
+
+    def _refuse_contradictions(self, shared: TrainConfig) -> None:
+        """A standard arm must not quietly undo what the base says; `shared` is the base with its defaults."""
+        base, values = flat(nested(plain(self.base))), flat(shared.to_json())
+        for arm, given in self.arms.items():
+            standard = arm if given is None else given.get(LIKE)
+            own = flat(nested(given or {}))
+            for name, value in flat(STANDARD[standard].changes if standard else {}).items():
+                if name in base and name not in own and values[name] != value:
+                    raise ValueError(
+                        f"base.{name} is {json.dumps(values[name])}, but {_arm(arm)} sets {name} to "
+                        f"{json.dumps(value)}. Move it from base into an arm with `{LIKE}: {standard}`."
+                    )
 
     def pairs(self) -> Iterator[tuple[str, int]]:
         """Every (arm, seed), all arms of the first seed first."""

@@ -36,8 +36,14 @@ FIGURES: dict[str, FigureKind] = {
     "instability.png": FigureKind(
         "instability",
         False,
-        "Matching instability from epoch to epoch, last decoder layer",
+        "Matching instability between validations, last decoder layer",
         "normalised instability (0: matching unchanged)",
+    ),
+    "unstable_score.png": FigureKind(
+        "unstable_score",
+        False,
+        "Objects that the last decoder layer matches to another query than the layer before",
+        "unstable score (share of objects, 0-1)",
     ),
 }
 _PANELS = {"student": "student", "teacher": "teacher (EMA)"}

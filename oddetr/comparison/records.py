@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oddetr.comparison.arms import flat
 from oddetr.training.config import TrainConfig
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
@@ -62,7 +63,7 @@ class Job:
             ValueError: the folder holds a run of another configuration; names the fields.
         """
         file = self.folder / RESULT
-        begun = any((self.folder / name).exists() for name in ("last", "last.old"))
+        begun = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
         if begun and (self.folder / JOB).is_file():
             before = json.loads((self.folder / JOB).read_text())["config"]
             different = differences(before, self.config.to_json())
@@ -107,9 +108,8 @@ class RunResult:
         return self.epochs[-1]["training_seconds"] / 60
 
     def curve(self, model: str, score: str) -> dict[int, float]:
-        """`score` (AP, say, or `instability`: normalised, of the last layer) of `student` or `teacher`, by epoch.
-
-        Epochs without it are left out.
+        """`score` of `student` or `teacher`, by epoch: AP, say, or the last layer's `instability` (normalised) or
+        `unstable_score`. Epochs without it are left out.
         """
         values = {event["epoch"]: _score(event.get(model) or {}, score) for event in self.epochs}
         return {epoch: value for epoch, value in values.items() if value is not None}
@@ -119,18 +119,22 @@ class RunResult:
         return {event["epoch"]: event["training_seconds"] / 60 for event in self.epochs}
 
 
+_LAYERED = {"instability": "normalised_instability", "unstable_score": "unstable_score"}
+"""Curves of the last decoder layer, and the scores, one a layer, that they are of."""
+
+
 def _score(scores: dict[str, Any], name: str) -> float | None:
-    if name == "instability":
-        layers = scores.get("normalised_instability") or [None]
+    if name in _LAYERED:
+        layers = scores.get(_LAYERED[name]) or [None]
         return layers[-1]
     return scores.get(name)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In words, the fields in which two `TrainConfig.to_json` differ; fields that `before` lacks had their defaults."""
-    default = _flat(TrainConfig().to_json())
-    old = default | _flat(json.loads(json.dumps(before)))
-    new = default | _flat(json.loads(json.dumps(now)))
+    default = flat(TrainConfig().to_json())
+    old = default | flat(json.loads(json.dumps(before)))
+    new = default | flat(json.loads(json.dumps(now)))
     names = (name for name in old | new if name.partition(".")[0] not in _MAY_DIFFER)
     missing = "not set"
     return [
@@ -138,10 +142,3 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in names
         if old.get(name, missing) != new.get(name, missing)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -22,6 +22,8 @@ _COLUMNS = (
     "instability teacher",
     "training minutes",
 )
+_CARRIED = "carried"
+"""A column only where a run tells it."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -85,6 +87,7 @@ def _plain(spread: Spread) -> dict[str, Any]:
 
 
 def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: int) -> str:
+    carried = any(each.carried.values for each in summaries)
     rows = [
         (
             each.label,
@@ -95,18 +98,23 @@ def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: in
             each.student_instability.text(),
             each.teacher_instability.text(),
             each.minutes.text(1),
+            *([each.carried.text()] if carried else []),
         )
         for each in summaries
     ]
-    return "\n\n".join([_table(_COLUMNS, rows), _explanation(config.split), *_differences(config, summaries)])
+    table = _table((*_COLUMNS, *([_CARRIED] if carried else [])), rows)
+    return "\n\n".join([table, _explanation(config.split, carried), *_differences(config, summaries)])
 
 
-def _explanation(split: str | None) -> str:
-    return (
+def _explanation(split: str | None, carried: bool) -> str:
+    told = (
         f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
-        f"split `{split}`; the teacher is the student's EMA. Instability: normalised, last decoder layer, mean over "
-        "the epochs. Minutes: wall-clock time of training, without validation."
+        f"split `{split}`; the teacher is the student's EMA. Instability: normalised, last decoder layer, between "
+        "validations, mean over the run. Minutes: wall-clock time of training, without validation."
     )
+    if carried:
+        told += " Carried: share of objects whose teacher's query the student has too, mean over the run."
+    return told
 
 
 def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> list[str]:

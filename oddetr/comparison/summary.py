@@ -45,7 +45,8 @@ class ArmSummary:
     Attributes:
         seeds: that are finished.
         teacher_ap, student_ap, teacher_ap50: of the last checkpoint.
-        teacher_instability, student_instability: normalised, last layer, mean over the run's epochs.
+        teacher_instability, student_instability: normalised, last layer, between validations, mean over the run.
+        carried: share of objects whose teacher's query the student has too, mean over the run's epochs that tell it.
         minutes: of training, without validation.
         differences: by seed, of the teacher's AP to the reference arm's; empty for the reference arm itself.
     """
@@ -57,6 +58,7 @@ class ArmSummary:
     teacher_ap50: Spread
     teacher_instability: Spread
     student_instability: Spread
+    carried: Spread
     minutes: Spread
     differences: dict[int, float]
 
@@ -93,6 +95,7 @@ def summarise(arm: str, results: Sequence[RunResult], reference: Sequence[RunRes
         teacher_ap50=Spread.of(run.scores["teacher"]["AP50"] for run in results),
         teacher_instability=Spread.of(_mean_instability(run, "teacher") for run in results),
         student_instability=Spread.of(_mean_instability(run, "student") for run in results),
+        carried=Spread.of(_mean_carried(run) for run in results),
         minutes=Spread.of(run.minutes for run in results),
         differences={seed: own - other for seed, (own, other) in pairs.items() if None not in (own, other)},
     )
@@ -100,3 +103,7 @@ def summarise(arm: str, results: Sequence[RunResult], reference: Sequence[RunRes
 
 def _mean_instability(run: RunResult, model: str) -> float | None:
     return Spread.of(run.curve(model, "instability").values()).mean
+
+
+def _mean_carried(run: RunResult) -> float | None:
+    return Spread.of(event.get("matching_carried") for event in run.epochs).mean

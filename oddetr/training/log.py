@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,35 @@ from oddetr.training.processes import is_first_process
 class StepMeans:
     """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
 
-    Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added.
+    Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added. A part that
+    only some steps have, of a lesson that ends say, has its mean over these.
     """
 
     def __init__(self, steps_done: int = 0) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._since = steps_done
+        self._steps: Counter[str] = Counter()
+        self._begun: set[str] = set()
+        self._since = self._done = steps_done
 
     def steps(self, steps_done: int) -> int:
         """How many steps have been added since the last reading."""
         return steps_done - self._since
 
-    def add(self, shares: Mapping[str, Tensor]) -> None:
-        """Adds one batch."""
+    def add(self, shares: Mapping[str, Tensor], steps_done: int) -> None:
+        """Adds one batch; `steps_done` counts the step that it finishes, if it does."""
         for name, value in shares.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        self._begun |= shares.keys()
+        if steps_done > self._done:
+            self._steps.update(self._begun)
+            self._begun, self._done = set(), steps_done
 
     def read(self, steps_done: int) -> dict[str, float]:
         """The means since the last reading, which waits for the device; empty where no step was done."""
-        steps, names = self.steps(steps_done), list(self._sums)
-        means = torch.stack(list(self._sums.values())).div(max(steps, 1)).tolist() if names else []
-        self._sums, self._since = {}, steps_done
-        return dict(zip(names, means, strict=True)) if steps else {}
+        sums, steps = self._sums, self._steps
+        self._sums, self._steps, self._since = {}, Counter(), steps_done
+        values: list[float] = torch.stack(list(sums.values())).tolist() if steps else []
+        return {name: value / steps[name] for name, value in zip(sums, values, strict=False) if steps[name]}
 
 
 class Speed:
@@ -109,7 +117,8 @@ class RunLog:
 
     An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
     last. `epoch`: `epoch`, from 1; `seconds` since the run's beginning; `training_seconds`, of steps and of waiting for
-    data alone (no validation, no checkpoints); speed and memory; and where the epoch was validated, under `teacher` and
+    data alone (no validation, no checkpoints); speed and memory; with matching distillation `matching_carried` and
+    `matching_disagreement`, means over the epoch's steps; and where the epoch was validated, under `teacher` and
     `student`, COCO's scores in 0-1 and, a number for each decoder layer, `instability` and `normalised_instability`
     (null in the first validation) and `unstable_score` (from the second layer on).
 

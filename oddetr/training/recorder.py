@@ -15,6 +15,8 @@ from oddetr.training.module import TrainingModule
 
 EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
+AGREEMENT = ("matching_carried", "matching_disagreement")
+"""What an epoch's event tells of its steps, too: see `oddetr.distillation.matching.agreement`."""
 
 
 class Recorder(Callback):
@@ -47,7 +49,7 @@ class Recorder(Callback):
         self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
         self._begin = time.time() - (before[-1]["seconds"] if before else 0.0)
         self.trained: float = before[-1]["training_seconds"] if before else 0.0
-        self._means = StepMeans(steps_done)
+        self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -61,7 +63,8 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """A step is done: adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
-        self._means.add(outputs)
+        self._means.add(outputs, trainer.global_step)
+        self._agreement.add({name: outputs[name] for name in AGREEMENT if name in outputs}, trainer.global_step)
         if self._means.steps(trainer.global_step) >= EVERY:
             self._log_losses(trainer)
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
@@ -78,11 +81,12 @@ class Recorder(Callback):
         epoch = trainer.current_epoch + 1
         found = module.scores if module.scored_epoch == epoch else {}
         scores = {name: score.to_json() for name, score in found.items()}
+        agreement = self._agreement.read(trainer.global_step)
         if trainer.is_global_zero:
-            event = self._event(trainer.global_step, epoch) | scores
-            self.events.add(event)
+            event = self._event(trainer.global_step, epoch)
+            self.events.add(event | agreement | scores)
             if trainer.logger:
-                plain = {name: value for name, value in flat(event).items() if isinstance(value, float)}
+                plain = {name: value for name, value in flat(event | scores).items() if isinstance(value, float)}
                 trainer.logger.log_metrics(plain, trainer.global_step)
         self._save(trainer, module, epoch, scores)
 

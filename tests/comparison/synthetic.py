@@ -18,12 +18,15 @@ def made_result(
     student: tuple[float | None, ...] = (0.1, 0.2),
     instability: tuple[float | None, ...] = (None, 0.25),
     split: str = "test",
+    carried: float | None = None,
 ) -> RunResult:
     """A run whose teacher and student have these APs after each epoch; an epoch takes a minute of training."""
 
     def scores(ap: float | None, changed: float | None) -> dict:
         layers = None if changed is None else [0.9, changed]
-        return {"AP": ap, "AP50": None if ap is None else ap * 2, "normalised_instability": layers}
+        ap50 = None if ap is None else ap * 2
+        unstable = [] if changed is None else [0.8, changed / 2]
+        return {"AP": ap, "AP50": ap50, "normalised_instability": layers, "unstable_score": unstable}
 
     epochs = [
         {
@@ -35,6 +38,7 @@ def made_result(
             "teacher": scores(own, changed),
             "student": scores(other, changed),
         }
+        | ({} if carried is None else {"matching_carried": carried})
         for epoch, (own, other, changed) in enumerate(zip(teacher, student, instability, strict=True), start=1)
     ]
     last = epochs[-1]

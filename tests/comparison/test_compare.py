@@ -128,7 +128,29 @@ def test_compare_when_seeds_and_arms_are_given_then_trains_these_and_reports_all
     text = (finished.out / "results.md").read_text()
     assert "2 of 4" in text
     assert f"`oddetr compare {tmp_path / 'c.yaml'} --seeds 1,2,3 --arms focal --base '{{data: digits}}'`" in text
-    assert read_config(finished.out / "comparison.yaml").seeds == (1, 2, 3)
+    assert read_config(finished.out / "comparison.yaml").seeds == (0, 1, 2, 3)
+    assert json.loads((finished.out / "results.json").read_text())["configuration"]["seeds"] == [0, 1, 2, 3]
+
+
+def test_compare_when_seeds_are_added_then_the_written_comparison_reproduces_the_table(
+    finished: ComparisonConfig, monkeypatch: pytest.MonkeyPatch, trained: list
+) -> None:
+    def run_jobs(jobs: list[Job], *_: object) -> list:
+        for job in jobs:
+            finish(job, made_result(job.arm, job.seed))
+        return []
+
+    monkeypatch.setattr(comparing, "run_jobs", run_jobs)
+    compare(finished, seeds=[3], console=quiet())
+    table = (finished.out / "results.md").read_text()
+    assert "0: +0.000, 1: +0.000, 3: +0.000" in table
+    compare(finished.out / "comparison.yaml", console=quiet())
+    again = (finished.out / "results.md").read_text()
+    assert again.partition("## Terms")[0] == table.partition("## Terms")[0]
+    (finished.out / "comparison.yaml").unlink()
+    compare(finished, jobs=0, seeds=[1], console=quiet())
+    written = read_config(finished.out / "comparison.yaml")
+    assert (written.seeds, written.jobs) == ((0, 1, 3), 1)
 
 
 def test_compare_when_the_base_is_changed_then_refuses_runs_of_the_old_one_before_training(

@@ -18,11 +18,13 @@ def test_arms_when_not_given_then_are_the_standard_ones_and_differ_as_their_name
     assert {arm for arm, run in runs.items() if not run.distillation.enabled} == {"focal", "qfl"}
     weights = {arm: run.distillation.weights(0.0) for arm, run in runs.items()}
     assert weights["qfl_matching"] == (1, 0, 0)
-    assert weights["qfl_prediction"] == (0, 1, 0)
+    assert weights["qfl_prediction"] == (0, 0.3, 0)
     assert weights["qfl_auxiliary"] == (0, 0, 1)
-    assert runs["oddetr_constant"].distillation.weights(0.9) == (1, 1, 1)
+    assert runs["qfl_prediction"].distillation.weights(0.9) == (0, 0.3, 0)
+    assert runs["qfl_auxiliary"].distillation.weights(0.9) == (0, 0, 1)
+    assert runs["oddetr_constant"].distillation.weights(0.9) == (1, 0.3, 1)
     assert runs["oddetr_fading"].distillation.weights(0.9) == (1, 0, 0)
-    assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.5, 0.5))
+    assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.15, 0.5))
     assert label_of("oddetr_fading") == "OD-DETR, fading weights"
     assert label_of("mine") == "mine"
 
@@ -50,8 +52,36 @@ def test_like_when_given_then_the_arm_begins_with_the_standard_one() -> None:
     config = ComparisonConfig(arms={"mine": {"like": "oddetr_fading", "distillation": {"matching": {"weight": 0.5}}}})
     assert config.reference_arm == "mine"
     distillation = config.train_config("mine", 0).distillation
-    assert distillation.weights(0.0) == (0.5, 1, 1)
+    assert distillation.weights(0.0) == (0.5, 0.3, 1)
     assert distillation.prediction.fade_until == 0.6
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (
+            {"OD-DETR": {}, "oddetr_constant": None},
+            "base.distillation.prediction.weight is 0.7, but arm 'oddetr_constant' sets distillation.prediction.weight "
+            "to 0.3. Move it from base into an arm with `like: oddetr_constant`.",
+        ),
+        ({"mine": {"like": "qfl_matching"}}, "arm 'mine' sets distillation.prediction.weight to 0.0. .* `like: qfl_m"),
+    ],
+)
+@pytest.mark.parametrize("dotted", [False, True])
+def test_base_when_a_standard_arm_contradicts_it_then_is_refused(arms: dict, message: str, dotted: bool) -> None:
+    base = {"distillation.prediction.weight": 0.7} if dotted else {"distillation": {"prediction": {"weight": 0.7}}}
+    with pytest.raises(ValueError, match=message):
+        ComparisonConfig(base=base, arms=arms)
+
+
+def test_base_when_standard_arms_say_the_same_or_nothing_or_are_changed_then_is_taken() -> None:
+    base = {"distillation": {"prediction": {"weight": 0.3, "confidence_power": 2.0}}, "loss": {"giou": 1.0}}
+    config = ComparisonConfig(base=base, arms={"qfl": None, "oddetr_constant": None})
+    assert config.train_config("oddetr_constant", 0).distillation.prediction.confidence_power == 2.0
+    own = {"like": "oddetr_constant", "distillation": {"prediction": {"weight": 0.9}}}
+    config = ComparisonConfig(base={"distillation": {"prediction": {"weight": 0.7}}}, arms={"mine": own, "other": {}})
+    weights = [config.train_config(arm, 0).distillation.prediction.weight for arm in config.arms]
+    assert weights == [0.9, 0.7]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,17 @@ def test_result_when_a_begun_run_has_another_configuration_then_is_refused_but_n
         other.result()
 
 
+def test_result_when_its_checkpoints_are_gone_then_another_configuration_is_refused_all_the_same(
+    tmp_path: Path,
+) -> None:
+    job = made_job(tmp_path, epochs=3)
+    finish(job, made_result())
+    (job.folder / "last").rmdir()
+    assert job.result() == made_result()
+    with pytest.raises(ValueError, match="epochs was 3, now it is 4"):
+        made_job(tmp_path, epochs=4).result()
+
+
 def test_result_when_only_workers_or_the_folder_differ_then_is_taken(tmp_path: Path) -> None:
     finish(made_job(tmp_path / "here", workers=2), made_result())
     (tmp_path / "here").rename(tmp_path / "there")
@@ -63,5 +74,6 @@ def test_curves_when_epochs_are_not_validated_then_leave_them_out() -> None:
     assert result.curve("teacher", "AP") == {1: 0.1, 3: 0.3}
     assert result.curve("student", "AP") == {1: 0.1, 2: 0.2, 3: 0.4}
     assert result.curve("student", "instability") == {2: 0.5, 3: 0.2}
+    assert result.curve("student", "unstable_score") == {2: 0.25, 3: 0.1}
     assert result.times() == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
     assert result.minutes == 4

@@ -43,6 +43,18 @@ def test_table_when_written_then_has_means_spreads_and_paired_differences(config
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_table_when_a_run_tells_what_its_matching_carried_then_has_a_column_of_it(config: ComparisonConfig) -> None:
+    assert "arried" not in write_report(config, RUNS, 3, "")
+    text = write_report(config, {"qfl": RUNS["qfl"], "mine": [made_result("mine", 0, carried=0.75)]}, 3, "")
+    found = rows(text)
+    assert [line[-1] for line in (found[0], *found[2:4])] == ["carried", "-", "0.750 ± -"]
+    assert "Carried: share of objects whose teacher's query the student has too, mean over the run." in text
+    content = json.loads((config.out / "results.json").read_text())
+    assert content["arms"]["mine"]["summary"]["carried"]["mean"] == 0.75
+    assert content["arms"]["mine"]["seeds"]["0"]["epochs"][0]["matching_carried"] == 0.75
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_table_when_seeds_are_missing_then_says_how_many_are_there(config: ComparisonConfig) -> None:
     text = write_report(config, {"qfl": RUNS["qfl"][:1], "mine": []}, 3, "")
     found = rows(text)

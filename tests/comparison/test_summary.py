@@ -40,7 +40,15 @@ def test_summary_when_scores_are_not_defined_then_leaves_them_out() -> None:
     assert summarise("qfl", runs, []).teacher_ap.values == (0.4,)
 
 
-def test_instability_when_summarised_then_is_the_mean_over_epochs_of_the_last_layer() -> None:
+def test_carried_when_some_epochs_tell_it_then_is_the_mean_over_these() -> None:
+    run = made_result(carried=0.5)
+    run.epochs[1]["matching_carried"] = 0.9
+    assert summarise("qfl", [run, made_result(seed=1)], []).carried.values == (pytest.approx(0.7),)
+    run.epochs[1].pop("matching_carried")
+    assert summarise("qfl", [run], []).carried.values == (0.5,)
+
+
+def test_instability_when_summarised_then_is_the_mean_over_validations_of_the_last_layer() -> None:
     run = made_result(teacher=(0.1,) * 3, student=(0.1,) * 3, instability=(None, 0.5, 0.1))
     assert summarise("qfl", [run], []).student_instability.values == (pytest.approx(0.3),)
     never = made_result(teacher=(0.1,), student=(0.1,), instability=(None,))

@@ -1,6 +1,28 @@
 import pytest
+import torch
 
-from oddetr.training.log import Speed, flat
+from oddetr.training.log import Speed, StepMeans, flat
+
+
+def test_means_when_a_part_ends_within_the_window_then_are_over_the_steps_that_have_it() -> None:
+    means = StepMeans(100)
+    for step in range(101, 121):
+        lesson = {"lesson": torch.tensor(1.0)} if step <= 103 else {}
+        means.add({"loss": torch.tensor(2.0)} | lesson, step)
+    assert means.steps(120) == 20
+    assert means.read(120) == {"loss": 2.0, "lesson": 1.0}
+    means.add({"loss": torch.tensor(3.0)}, 121)
+    assert means.read(121) == {"loss": 3.0}
+    assert means.read(121) == {}
+
+
+def test_means_when_a_step_has_several_batches_then_their_shares_make_one_step() -> None:
+    """Two steps of two batches; in the second, only one batch has the part."""
+    means = StepMeans()
+    for step, share in ((0, 0.25), (1, 0.75), (1, None), (2, 0.5)):
+        part = {} if share is None else {"part": torch.tensor(share)}
+        means.add({"loss": torch.tensor(0.5)} | part, step)
+    assert means.read(2) == {"loss": 1.0, "part": 0.75}
 
 
 def test_speed_when_training_pauses_then_counts_steps_and_waiting_alone(monkeypatch: pytest.MonkeyPatch) -> None:

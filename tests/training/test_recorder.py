@@ -1,7 +1,15 @@
 import json
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from oddetr.structures import Batch
+from oddetr.training.log import read_events
+from oddetr.training.module import TrainingModule
 from oddetr.training.recorder import Recorder
 
 
@@ -19,3 +27,28 @@ def test_recorder_when_a_run_goes_on_then_knows_the_teachers_best_ap_and_the_tim
     assert recorder.trained == 20.0
     assert math.isnan(recorder.loss)
     assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=0).best == -1.0
+
+
+def test_epoch_when_its_steps_tell_what_the_matching_carried_then_tells_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 steps, more than are logged at a time; then an epoch whose steps tell nothing of it."""
+    recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=0)
+    monkeypatch.setattr(recorder, "_save", lambda *_: None)
+    module = Mock(spec=TrainingModule, scores={}, scored_epoch=0, learning_rate=0.1)
+    batch = Mock(spec=Batch, image_ids=(1, 2))
+    trainer = Mock(spec=Trainer, global_step=0, world_size=1, is_global_zero=True, logger=None, lightning_module=module)
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        for step in range(25):
+            trainer.global_step += 1
+            outputs = {"loss": torch.tensor(2.0)}
+            if epoch == 0:
+                outputs |= {"matching_carried": torch.tensor(float(step)), "matching_disagreement": torch.tensor(0.5)}
+            recorder.on_train_batch_end(trainer, module, outputs, batch, step)
+        recorder.on_train_epoch_end(trainer, module)
+    events = read_events(tmp_path)
+    assert [event["matching_carried"] for event in events if "matching_carried" in event] == [9.5, 22.0, 12.0]
+    first, second = (event for event in events if event["kind"] == "epoch")
+    assert first["matching_disagreement"] == 0.5
+    assert not {"matching_carried", "loss"} & second.keys()

@@ -63,13 +63,20 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, queries, width = query.shape
         value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0.0)
         value = value.view(batch, -1, self.heads, width // self.heads)
-        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
         weights = weights.softmax(dim=-1).view(batch, queries, self.heads, self.levels, self.points)
-        centre = anchors[:, :, None, :, None, :2]
+        # Levels, points and coordinates are one axis here: broadcasting along axes of 4 and 2 costs ten times as much.
+        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)
+        centre = self._at_points(anchors[..., :2])
         if anchors.shape[-1] == 2:
             extent = torch.tensor([(w, h) for h, w in shapes], dtype=anchors.dtype, device=anchors.device)
-            locations = centre + offsets / extent[:, None, :]
+            locations = centre + offsets / self._at_points(extent)
         else:
-            locations = centre + offsets * (anchors[:, :, None, :, None, 2:] * (0.5 / self.points))
+            locations = centre + offsets * self._at_points(anchors[..., 2:] * (0.5 / self.points))
+        locations = locations.view(batch, queries, self.heads, self.levels, self.points, 2)
         return self.output_proj(deformable_attention(value, shapes, locations, weights))
+
+    def _at_points(self, pairs: Float[Tensor, "*leading #levels 2"]) -> Float[Tensor, "*leading_and_one offsets"]:
+        """A pair of each level -> the pair of each of its points, all in one row; the same for all heads."""
+        leading = pairs.shape[:-2]
+        return pairs[..., None, :].expand(*leading, self.levels, self.points, 2).reshape(*leading, 1, -1)

@@ -1,11 +1,8 @@
 """A thin adapter of the training task to Lightning."""
 
-from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -15,15 +12,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from oddetr.checkpoint import Weights
 from oddetr.data.batches import mixed_seed
 from oddetr.data.dataset import Source
-from oddetr.detections import Detections
 from oddetr.distillation.task import DistillationTask
-from oddetr.evaluation import Metrics, evaluate_detections
-from oddetr.inference import postprocess
-from oddetr.instability import Instability, Matching, instability, matched_queries
-from oddetr.matching import NonFiniteCostError, hungarian, matching_cost
+from oddetr.matching import NonFiniteCostError
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
+from oddetr.training.validation import Validation
 
 SLOW = ("sampling_offsets", "reference_points")
 """Parameters with a tenth of the learning rate, as officially: what moves the places that queries read."""
@@ -44,58 +38,27 @@ def parameter_groups(detector: nn.Module, config: OptimizerConfig) -> list[dict[
     ]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a validation says of one detector."""
-
-    metrics: Metrics
-    instability: Instability
-
-    def to_json(self) -> dict[str, Any]:
-        """Both, under the names of `metrics.jsonl`."""
-        return self.metrics.to_json() | self.instability.to_json()
-
-
-class Found:
-    """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
-    are matched to (see `matched_queries`)."""
-
-    def __init__(self) -> None:
-        self.detections: dict[int, Detections] = {}
-        self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
-
-    def merge(self, other: "Found") -> None:
-        """Adds what another process found."""
-        self.detections |= other.detections
-        self.queries |= other.queries
-
-
 class TrainingModule(LightningModule):
     """Steps, validation of teacher and student, and optimizer of one run.
 
     Attributes:
-        scores: of the last validation; empty before the first.
+        validation: of teacher and student; holds the last scores.
         scored_epoch: the epoch, from 1, after which they were computed; 0 before the first.
 
     Args:
         task: computes the loss of a batch.
         optimizer_config: learning rate and schedule.
-        validation: what to validate on.
+        source: what to validate on.
         seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run goes on as if not stopped.
     """
 
-    def __init__(
-        self, task: DistillationTask, optimizer_config: OptimizerConfig, validation: Source, seed: int
-    ) -> None:
+    def __init__(self, task: DistillationTask, optimizer_config: OptimizerConfig, source: Source, seed: int) -> None:
         super().__init__()
         self.task = task
         self.optimizer_config = optimizer_config
-        self.validation = validation
+        self.validation = Validation(source, self.detectors, task.matching)
         self.seed = seed
-        self.scores: dict[Weights, Scores] = {}
         self.scored_epoch = 0
-        self._found: dict[Weights, Found] = {}
-        self._matching: dict[Weights, Matching] = {}
 
     @property
     def detectors(self) -> dict[Weights, Detector]:
@@ -136,59 +99,33 @@ class TrainingModule(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets what the last validation found."""
-        self._found = {name: Found() for name in self.detectors}
+        """Begins a validation."""
+        self.validation.begin()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects detections and matched queries.
+        """Collects what teacher and student find.
 
         Raises:
             FloatingPointError: a detector predicts NaN or infinity; names the epoch and the images.
         """
-        costs: list[Tensor] = []
-        identities: list[Tensor] = []
-        for name, detector in self.detectors.items():
-            memory = detector.encode(batch.images, batch.padding_mask)
-            queries = detector.initial_queries(memory).queries
-            predictions = detector.decode(memory, {"own": queries})["own"]
-            detections = postprocess(predictions, batch.original_sizes)
-            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
-            with torch.autocast(batch.images.device.type, enabled=False):
-                costs.append(matching_cost(predictions, batch.truth, self.task.matching))
-            identities.append(queries.identity)
         try:
-            assignments = hungarian(*costs, counts=batch.truth.counts)
+            self.validation.add(batch)
         except NonFiniteCostError as error:
             raise _diverged(f"Validation after epoch {self.current_epoch + 1}", batch, error) from error
-        for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
-            queries = matched_queries(assignment, identity, batch.truth.counts)
-            found.queries.update(zip(batch.image_ids, queries, strict=True))
 
     def on_validation_epoch_end(self) -> None:
-        """Scores what all processes found; every process computes the same."""
-        if self.trainer.world_size > 1:
-            gathered: list[dict[Weights, Found]] = [{} for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, self._found)
-            for part in gathered:
-                for name, found in part.items():
-                    self._found[name].merge(found)
+        """Scores it."""
         if not self.trainer.sanity_checking:
-            truth, classes = self.validation.annotations(), self.validation.classes
-            before, self._matching = self._matching, {}
-            for name, found in self._found.items():
-                self._matching[name] = Matching.of(found.queries)
-                changed = instability(self._matching[name], before.get(name))
-                self.scores[name] = Scores(evaluate_detections(truth, classes, found.detections), changed)
+            self.validation.finish(self.trainer.world_size)
             self.scored_epoch = self.current_epoch + 1
-        self._found = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the last validation's matching, so that a resumed run's instability is that of a run never stopped."""
-        checkpoint["matching"] = {name: matching.state() for name, matching in self._matching.items()}
+        """Adds the last validation's matching."""
+        checkpoint["matching"] = self.validation.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        self._matching = {name: Matching.from_state(state) for name, state in checkpoint["matching"].items()}
+        self.validation.load(checkpoint["matching"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule by step; tells the task how long the run is.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from oddetr.structures import Batch
 from oddetr.training.log import peak_memory_gib
-from oddetr.training.module import Scores, TrainingModule
+from oddetr.training.module import TrainingModule
 from oddetr.training.recorder import Recorder
 
 
 class ProgressLine(Callback):
-    """Epoch, loss, AP and normalised instability (in 0-1), images per second, share of time waiting for data, memory,
-    time left.
+    """Epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per
+    second, share of time waiting for data, memory, time left.
 
     Args:
         console: where it goes.
@@ -88,19 +89,26 @@ class ProgressLine(Callback):
 
     def _scores(self, trainer: Trainer) -> str:
         module = cast(TrainingModule, trainer.lightning_module)
-        if not module.scores:
+        if not module.validation.scores:
             return "AP -"
-        teacher, student = module.scores["teacher"], module.scores["student"]
+        both = module.validation.scores["teacher"], module.validation.scores["student"]
         after = f"after epoch {module.scored_epoch}: " if module.scored_epoch <= trainer.current_epoch else ""
-        told = f"{after}AP {_number(teacher.metrics.ap)} (student {_number(student.metrics.ap)})"
-        if teacher.instability.normalised:
-            told += f"  instability {_last(teacher)} (student {_last(student)})"
-        return told
+        told = [f"{after}AP {_pair(score.metrics.ap for score in both)}"]
+        if all(score.instability.normalised for score in both):
+            told.append(f"instability {_pair(_last(score.instability.normalised) for score in both)}")
+        if all(score.instability.unstable_score for score in both):
+            told.append(f"unstable score {_pair(_last(score.instability.unstable_score) for score in both)}")
+        return "  ".join(told)
 
 
-def _last(scores: Scores) -> str:
-    """The last decoder layer's normalised instability."""
-    return _number(scores.instability.normalised[-1] if scores.instability.normalised else math.nan)
+def _last(layers: tuple[float, ...] | None) -> float:
+    """The last decoder layer's."""
+    return layers[-1] if layers else math.nan
+
+
+def _pair(values: Iterable[float]) -> str:
+    teacher, student = values
+    return f"{_number(teacher)} (student {_number(student)})"
 
 
 def _number(value: float) -> str:

@@ -79,7 +79,7 @@ class Recorder(Callback):
         self._log_losses(trainer)
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
-        found = module.scores if module.scored_epoch == epoch else {}
+        found = module.validation.scores if module.scored_epoch == epoch else {}
         scores = {name: score.to_json() for name, score in found.items()}
         agreement = self._agreement.read(trainer.global_step)
         if trainer.is_global_zero:

@@ -214,6 +214,7 @@ def test_run_when_it_shows_progress_then_says_what_matters(config: TrainConfig) 
         "(student 0.",
         "after epoch 2: AP 0.",
         "instability 0.",
+        "unstable score 0.",
         "images/s",
         "waiting for data",
         "left 0:00",

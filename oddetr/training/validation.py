@@ -1,0 +1,118 @@
+"""Validation of teacher and student side by side: COCO's scores, and how much the matching changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from oddetr.checkpoint import Weights
+from oddetr.data.dataset import Source
+from oddetr.detections import Detections
+from oddetr.evaluation import Metrics, evaluate_detections
+from oddetr.inference import postprocess
+from oddetr.instability import Instability, Matching, instability, matched_queries
+from oddetr.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.models.detector import Detector
+from oddetr.structures import Batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a validation says of one detector."""
+
+    metrics: Metrics
+    instability: Instability
+
+    def to_json(self) -> dict[str, Any]:
+        """Both, under the names of `metrics.jsonl`."""
+        return self.metrics.to_json() | self.instability.to_json()
+
+
+class Found:
+    """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
+    are matched to (see `matched_queries`)."""
+
+    def __init__(self) -> None:
+        self.detections: dict[int, Detections] = {}
+        self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
+
+    def merge(self, other: "Found") -> None:
+        """Adds what another process found."""
+        self.detections |= other.detections
+        self.queries |= other.queries
+
+
+class Validation:
+    """Validations of one run: `begin`, `add` each batch, `finish`.
+
+    Attributes:
+        scores: of the last; empty before the first.
+
+    Args:
+        source: what to validate on.
+        detectors: what is validated.
+        matching: weights of the matching cost.
+    """
+
+    def __init__(self, source: Source, detectors: Mapping[Weights, Detector], matching: MatchingWeights) -> None:
+        self.source, self.detectors, self.matching = source, detectors, matching
+        self.scores: dict[Weights, Scores] = {}
+        self._found: dict[Weights, Found] = {}
+        self._before: dict[Weights, Matching] = {}
+
+    def begin(self) -> None:
+        """Forgets what the last validation found."""
+        self._found = {name: Found() for name in self.detectors}
+
+    def add(self, batch: Batch) -> None:
+        """Collects detections and matched queries; one copy of the costs to the host for all detectors.
+
+        Raises:
+            NonFiniteCostError: a detector predicts NaN or infinity.
+        """
+        costs: list[Tensor] = []
+        identities: list[Tensor] = []
+        for name, detector in self.detectors.items():
+            memory = detector.encode(batch.images, batch.padding_mask)
+            queries = detector.initial_queries(memory).queries
+            predictions = detector.decode(memory, {"own": queries})["own"]
+            detections = postprocess(predictions, batch.original_sizes)
+            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
+            with torch.autocast(batch.images.device.type, enabled=False):
+                costs.append(matching_cost(predictions, batch.truth, self.matching))
+            identities.append(queries.identity)
+        assignments = hungarian(*costs, counts=batch.truth.counts)
+        for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
+            queries = matched_queries(assignment, identity, batch.truth.counts)
+            found.queries.update(zip(batch.image_ids, queries, strict=True))
+
+    def finish(self, processes: int) -> None:
+        """Scores what all processes found; every process computes the same."""
+        if processes > 1:
+            gathered: list[dict[Weights, Found]] = [{} for _ in range(processes)]
+            torch.distributed.all_gather_object(gathered, self._found)
+            for part in gathered:
+                for name, found in part.items():
+                    self._found[name].merge(found)
+        truth, classes = self.source.annotations(), self.source.classes
+        matching: dict[Weights, Matching] = {name: Matching.of(found.queries) for name, found in self._found.items()}
+        self.scores = {
+            name: Scores(
+                evaluate_detections(truth, classes, found.detections),
+                instability(matching[name], self._before.get(name)),
+            )
+            for name, found in self._found.items()
+        }
+        self._found, self._before = {}, matching
+
+    def state(self) -> dict[Weights, dict[str, Int64[Tensor, "..."]]]:
+        """The last matching, for a checkpoint: a resumed run's instability is that of a run never stopped."""
+        return {name: matching.state() for name, matching in self._before.items()}
+
+    def load(self, state: Mapping[Weights, Mapping[str, Int64[Tensor, "..."]]]) -> None:
+        """Takes it back."""
+        self._before = {name: Matching.from_state(matching) for name, matching in state.items()}

@@ -44,4 +44,6 @@ def test_step_when_written_as_the_readme_does_then_student_and_teacher_move(scen
     exec(program.replace('deformable_detr_r50(variant="two_stage")', small), names)
     assert names["task"].teacher.steps == 2
     for model in (names["detector"], names["task"].teacher.detector):
-        assert not model.decoder.heads[0].boxes.layers[-1].weight.eq(0).all(), "official heads begin at 0: nothing was learned"
+        assert not model.decoder.heads[0].boxes.layers[-1].weight.eq(0).all(), (
+            "official heads begin at 0: nothing was learned"
+        )

@@ -64,7 +64,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
 
     parser = _parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
-    parser.add_function_arguments(verb, skip={"checkpoint"})
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     values = _values(parser, arguments)
     metrics = verb(**values)
     told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
@@ -88,7 +88,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "paths", nargs="+", type=str, metavar="PATH", help="images, folders (all images below) and globs"
     )
-    parser.add_function_arguments(verb, skip={"checkpoint", "paths"})
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "paths"})
     report = verb(**_values(parser, arguments))
     for file, reason in report.unreadable.items():
         console.print(f"skipped {file}: {reason}", style="yellow", highlight=False)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from oddetr.comparison.adopted import adopt
 from oddetr.comparison.arms import merged, nested
 from oddetr.comparison.config import ComparisonConfig, plain, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
@@ -43,6 +44,7 @@ def compare(
     seeds: Sequence[int] | None = None,
     arms: Sequence[str] | None = None,
     base: dict[str, Any] | None = None,
+    adopted: Path | str | None = None,
     console: Console | None = None,
 ) -> ComparisonReport:
     """Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them.
@@ -58,12 +60,14 @@ def compare(
         seeds: train these, instead of the comparison's.
         arms: train only these of the comparison's arms.
         base: changes of the comparison's base, merged into it; names may be dotted.
+        adopted: results.json of another call, whose finished runs of the same configuration need not be trained again
+            even if their folders are gone.
         console: where progress goes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the comparison has a fault (see `ComparisonConfig`), `out` holds runs of another configuration, or
-            there is nothing to tabulate.
+        ValueError: the comparison has a fault (see `ComparisonConfig`), `out` or `adopted` holds runs of another
+            configuration, `adopted` is no results.json, or there is nothing to tabulate.
         DataError: the data set has errors.
     """
     console = console or Console(markup=False)
@@ -76,6 +80,8 @@ def compare(
     sources = _sources(chosen) if chosen.jobs or chosen.split is None else {}
     chosen = replace(chosen, split=_split(chosen, sources))
     command = _command(config, chosen, changes, arms, base)
+    if adopted:
+        say(f"taken over from {adopted}: {adopt(Path(adopted), chosen)} runs")
     finished = _finished(chosen)
     failures: list[Failure] = []
     if chosen.jobs:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from oddetr.comparison.adopted import shareable_terms
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.figures import FIGURES, draw_figures
 from oddetr.comparison.records import RunResult
@@ -63,6 +64,7 @@ def _content(
         summary.arm: {
             "label": summary.label,
             "changes": config.changes(summary.arm),
+            "terms": shareable_terms(config, summary.arm),
             "summary": {name: _plain(value) for name, value in vars(summary).items() if isinstance(value, Spread)},
             "difference": _plain(summary.difference) | {"above": summary.above, "by_seed": summary.differences},
             "seeds": {

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,43 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(comparing, "run_jobs", run_jobs)
     return names
+
+
+def test_compare_when_another_comparison_is_adopted_then_trains_only_what_it_lacks(
+    finished: ComparisonConfig, trained: list
+) -> None:
+    """Arms and seeds may be others; the runs' folders and the place of the comparison are gone."""
+    compare(finished, console=quiet())
+    file = (finished.out / "results.json").rename(finished.out.parent / "published.json")
+    shutil.rmtree(finished.out)
+    more = replace(finished, arms={"qfl": None, "qfl_matching": None}, seeds=(1, 2), out=finished.out.parent / "more")
+    console = quiet()
+    report = compare(more, adopted=file, console=console)
+    assert trained == ["qfl_matching seed 1", "qfl seed 2", "qfl_matching seed 2"]
+    assert f"taken over from {file}: 2 runs" in console.file.getvalue()
+    assert report.results["qfl"] == [made_result("qfl", 0), made_result("qfl", 1)]
+    console = quiet()
+    compare(more, adopted=file, console=console)
+    assert ": 0 runs" in console.file.getvalue()
+
+
+def test_compare_when_what_is_adopted_is_of_another_configuration_then_says_how(
+    finished: ComparisonConfig, trained: list
+) -> None:
+    compare(finished, console=quiet())
+    file = finished.out / "results.json"
+    other = replace(finished, base={"epochs": 3, "data": "cells"}, out=finished.out.parent / "other", jobs=0)
+    with pytest.raises(ValueError, match=r"data was digits, now it is .*cells; epochs was 50, now it is 3"):
+        compare(other, adopted=file, console=quiet())
+
+
+def test_compare_when_what_is_adopted_is_no_result_then_says_so(finished: ComparisonConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.json"):
+        compare(finished, adopted=tmp_path / "none.json", console=quiet())
+    for text in ("no JSON", "[]", '{"arms": {"qfl": {"seeds": {"0": {}}}}, "split": "test"}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=r"bad\.json is no results.json"):
+            compare(finished, adopted=tmp_path / "bad.json", console=quiet())
 
 
 def test_compare_when_all_is_finished_then_only_reports(finished: ComparisonConfig, trained: list) -> None:

@@ -1,0 +1,59 @@
+"""Finished runs of another comparison, taken over from its results.json where their own folders are gone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from oddetr.comparison.config import ComparisonConfig
+from oddetr.comparison.records import JOB, RunResult
+from oddetr.training.config import TrainConfig
+
+_A_RUNS_OWN = ("out", "seed", "resume")
+
+
+def shareable_terms(config: ComparisonConfig, arm: str) -> dict[str, Any]:
+    """The configuration of an arm's runs without what is a run's own; of the data, the folder's name only."""
+    terms = config.train_config(arm, config.seeds[0]).to_json()
+    return {name: value for name, value in terms.items() if name not in _A_RUNS_OWN} | {"data": _name(terms["data"])}
+
+
+def adopt(file: Path, config: ComparisonConfig) -> int:
+    """Leaves in `config.out` what the runs that `file` tells of left, but for the weights; returns how many.
+
+    Runs that `config.out` has already, and arms that the comparison has not, are left out. Whether the runs were of
+    the comparison's configuration is for `Job.result` to find.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no results.json, or one from before runs could be taken over.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}. Give the results.json of a comparison.")
+    try:
+        content = json.loads(file.read_text())
+        arms = {arm: told for arm, told in content["arms"].items() if arm in config.arms}
+        found = [
+            (RunResult(arm, int(seed), content["split"], run["epochs"], run["scores"], run["machine"]), told["terms"])
+            for arm, told in arms.items()
+            for seed, run in told["seeds"].items()
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is no results.json that tells the terms of its runs ({error!r}).") from error
+    taken = 0
+    for result, terms in found:
+        ours = config.train_config(result.arm, result.seed).to_json()
+        folder = config.out / result.arm / f"seed_{result.seed}"
+        if (folder / JOB).exists():
+            continue
+        if terms["data"] == _name(ours["data"]):
+            terms = terms | {"data": ours["data"]}
+        before = TrainConfig().to_json() | terms | {name: ours[name] for name in _A_RUNS_OWN}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JOB).write_text(json.dumps({"arm": result.arm, "seed": result.seed, "config": before}, indent=1))
+        result.write(folder)
+        taken += 1
+    return taken
+
+
+def _name(data: str) -> str:
+    return Path(data).name

@@ -62,8 +62,10 @@ class Backbone(nn.Module):
         self.body: nn.Module = model
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps at strides 8, 16 and 32; channels last in memory, in which convolutions are fastest."""
-        return self.body(images.contiguous(memory_format=torch.channels_last))
+        """Feature maps at strides 8, 16 and 32; on a CPU channels last in memory (docs/performance.md)."""
+        if images.device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.body(images)
 
     def load_imagenet(self, weights: Path | None = None) -> str:
         """Loads ImageNet weights and returns where they came from.

@@ -1,6 +1,6 @@
 """Validation of teacher and student side by side: COCO's scores, and how much the matching changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,10 @@ class Found:
     def __init__(self) -> None:
         self.detections: dict[int, Detections] = {}
         self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
+
+    def add(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
+        """Adds what was found on some images."""
+        self.detections.update(zip(image_ids, detections, strict=True))
 
     def merge(self, other: "Found") -> None:
         """Adds what another process found."""
@@ -80,8 +84,7 @@ class Validation:
             memory = detector.encode(batch.images, batch.padding_mask)
             queries = detector.initial_queries(memory).queries
             predictions = detector.decode(memory, {"own": queries})["own"]
-            detections = postprocess(predictions, batch.original_sizes)
-            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
+            self._found[name].add(batch.image_ids, postprocess(predictions, batch.original_sizes))
             with torch.autocast(batch.images.device.type, enabled=False):
                 costs.append(matching_cost(predictions, batch.truth, self.matching))
             identities.append(queries.identity)
@@ -91,7 +94,7 @@ class Validation:
             found.queries.update(zip(batch.image_ids, queries, strict=True))
 
     def finish(self, processes: int) -> None:
-        """Scores what all processes found; every process computes the same."""
+        """Scores what all processes found, on the images that were added; every process computes the same."""
         if processes > 1:
             gathered: list[dict[Weights, Found]] = [{} for _ in range(processes)]
             torch.distributed.all_gather_object(gathered, self._found)
@@ -99,6 +102,8 @@ class Validation:
                 for name, found in part.items():
                     self._found[name].merge(found)
         truth, classes = self.source.annotations(), self.source.classes
+        seen = np.isin(truth.image_ids, [*next(iter(self._found.values())).detections])
+        truth = truth.take(np.flatnonzero(seen))
         matching: dict[Weights, Matching] = {name: Matching.of(found.queries) for name, found in self._found.items()}
         self.scores = {
             name: Scores(

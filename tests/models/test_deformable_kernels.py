@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oddetr.models.kernels import cpu_loops, deformable, deformable_attention
+from oddetr.models.kernels import compiled, cpu_loops, deformable, deformable_attention
 from oddetr.models.kernels.cpu import _geometry, numba_attention
 from oddetr.models.kernels.gather import gather_attention
 from oddetr.models.kernels.inputs import common_precision
@@ -331,7 +331,7 @@ def test_common_precision_when_points_differ_then_error_shows_what_was_found() -
 def test_compiled_when_there_is_nowhere_to_keep_the_code_then_compiles_in_memory() -> None:
     namespace: dict[str, Callable[[int], int]] = {}
     exec("def double(number): return 2 * number", namespace)
-    assert cpu_loops._compiled(namespace["double"])(4) == 8
+    assert compiled.compiled(namespace["double"])(4) == 8
 
 
 RECORDING = """

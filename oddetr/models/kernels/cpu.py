@@ -1,29 +1,19 @@
 """Deformable attention on the CPU: the loops of `cpu_loops` as a differentiable function."""
 
 import functools
-import threading
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from oddetr.models.kernels import cpu_loops
+from oddetr.models.kernels.compiled import run
 from oddetr.models.kernels.gather import gather_attention
 from oddetr.models.kernels.inputs import common_precision
 
 Shapes = tuple[tuple[int, int], ...]
-
-WORK_PER_THREAD = 1 << 17
-"""Multiplications worth waking one more thread for: some 50 microseconds."""
-
-_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]: made at run time
-
-_threads_in_use = threading.Lock()
-"""Held while numba's threads work: its portable threading layer ends the process when two callers meet in it."""
 
 
 def numba_attention(
@@ -52,7 +42,8 @@ class _NumbaAttention(torch.autograd.Function):
         output = value.new_empty(*weights.shape[:3], value.shape[-1])
         arrays = _arrays(value.flatten(0, 2), locations, weights, output)
         tasks = output.shape[0] * output.shape[1]
-        _run(cpu_loops.forward, cpu_loops.forward_parallel, [_geometry(shapes), *arrays], tasks)
+        work = 2 * locations.numel() * value.shape[-1]
+        run(cpu_loops.forward, cpu_loops.forward_parallel, [_geometry(shapes), *arrays], tasks, work)
         return output
 
     @staticmethod
@@ -64,7 +55,9 @@ class _NumbaAttention(torch.autograd.Function):
         inputs = _arrays(value.flatten(0, 2), locations, weights, gradients[0].contiguous())
         results = _arrays(to_value.zero_().flatten(0, 2), to_locations, to_weights)
         tasks = value.shape[0] * value.shape[2]
-        _run(cpu_loops.backward, cpu_loops.backward_parallel, [_geometry(ctx.shapes), *inputs, *results], tasks)
+        work = 2 * locations.numel() * value.shape[-1]
+        arrays = [_geometry(ctx.shapes), *inputs, *results]
+        run(cpu_loops.backward, cpu_loops.backward_parallel, arrays, tasks, work)
         return None, to_value, to_locations, to_weights
 
 
@@ -86,20 +79,3 @@ def _geometry(shapes: Shapes) -> np.ndarray:
     sizes = np.array(shapes, dtype=np.int64)
     areas = sizes.prod(axis=1)
     return np.column_stack([sizes, areas.cumsum() - areas])
-
-
-def _run(serial: Callable[..., None], parallel: Callable[..., None], arrays: list[np.ndarray], tasks: int) -> None:
-    """Does all `tasks` on `arrays`, in as many threads as torch would take and the work is worth."""
-    _, value, locations, *_ = arrays
-    worth = 2 * locations.size * value.shape[-1] // WORK_PER_THREAD
-    threads = min(torch.get_num_threads(), _MOST_THREADS, tasks, worth)
-    if threads <= 1:
-        serial(*arrays, 0, tasks)
-        return
-    with _threads_in_use:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
-            parallel(*arrays, threads)
-        finally:
-            numba.set_num_threads(before)

@@ -9,31 +9,15 @@ Each task, a (b, q) or a (b, h), is done by one thread in one order: no bit depe
 Constants are converted to the precision of the data (`real`): with a Python number numba would go on in float64.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
 
-FAST_MATH = {"contract", "reassoc", "nsz"}
-"""Lets sums over channels be vectorised; assumes nothing about NaN and infinity."""
+from oddetr.models.kernels.compiled import compiled, compiled_inline, compiled_parallel
 
 
-def _compiled(function: Callable[..., Any], **options: bool) -> Any:
-    """`function` compiled on first use; the machine code is kept on disk where any folder for it can be written."""
-    compiler = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=FAST_MATH, **options)
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError:
-        return compiler()(function)
-
-
-_compiled_inline = functools.partial(_compiled, forceinline=True)
-_compiled_parallel = functools.partial(_compiled, parallel=True)
-
-
-@_compiled_inline
+@compiled_inline
 @no_type_check
 def _position(location, height, width):
     """(x, y) of a location in pixels, whether it touches the level, and what else it gives: 0, or NaN if not finite."""
@@ -44,7 +28,7 @@ def _position(location, height, width):
     return x, y, touches, (x + y) * real(0)
 
 
-@_compiled_inline
+@compiled_inline
 @no_type_check
 def _neighbours(position, size):
     """The two pixels around a position on an axis of `size` pixels: indices, shares, slopes of the shares.
@@ -62,7 +46,7 @@ def _neighbours(position, size):
     return (max(low, 0), min(low + 1, size - 1)), (low_share, high_share), (low_slope, high_slope)
 
 
-@_compiled
+@compiled
 @no_type_check
 def forward(levels, value, locations, weights, output, first, last):
     """Fills `output` for the pairs (b, q) from `first` to before `last`."""
@@ -94,7 +78,7 @@ def forward(levels, value, locations, weights, output, first, last):
                         result[d] += c_nw * nw[d] + c_ne * ne[d] + c_sw * sw[d] + c_se * se[d]
 
 
-@_compiled_inline
+@compiled_inline
 @no_type_check
 def _products(vector, nw, ne, sw, se):
     """Inner products of `vector` with each of the four others."""
@@ -108,7 +92,7 @@ def _products(vector, nw, ne, sw, se):
     return p_nw, p_ne, p_sw, p_se
 
 
-@_compiled_inline
+@compiled_inline
 @no_type_check
 def _add_scaled(target, scale, vector):
     """target += scale * vector."""
@@ -116,7 +100,7 @@ def _add_scaled(target, scale, vector):
         target[d] += scale * vector[d]
 
 
-@_compiled
+@compiled
 @no_type_check
 def backward(levels, value, locations, weights, gradient, to_value, to_locations, to_weights, first, last):
     """Fills the gradients `to_*` for the pairs (b, h) from `first` to before `last`; `to_value` holds zeros before.
@@ -159,7 +143,7 @@ def backward(levels, value, locations, weights, gradient, to_value, to_locations
                         _add_scaled(to_value[se], weight * s * e, g)
 
 
-@_compiled_parallel
+@compiled_parallel
 @no_type_check
 def forward_parallel(levels, value, locations, weights, output, threads):
     """`forward` of all pairs (b, q)."""
@@ -169,7 +153,7 @@ def forward_parallel(levels, value, locations, weights, output, threads):
         forward(levels, value, locations, weights, output, first, last)
 
 
-@_compiled_parallel
+@compiled_parallel
 @no_type_check
 def backward_parallel(levels, value, locations, weights, gradient, to_value, to_locations, to_weights, threads):
     """`backward` of all pairs (b, h)."""

@@ -39,19 +39,19 @@ def deformable_attention(
         ValueError: the shapes contradict each other.
     """
     inputs = (value, locations, weights)
-    if _must_stay_symbolic() or _are_transformed():
+    if must_stay_symbolic() or are_transformed():
         return gather_attention(value, shapes, locations, weights)
     if all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in inputs):
         return _cpu_form()(value, shapes, locations, weights)
     return grid_sample_attention(value, shapes, locations, weights)
 
 
-def _must_stay_symbolic() -> bool:
+def must_stay_symbolic() -> bool:
     """Whether operators are being recorded for compilation or export."""
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
-def _are_transformed() -> bool:
+def are_transformed() -> bool:
     """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot look into the CPU kernel."""
     return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
 

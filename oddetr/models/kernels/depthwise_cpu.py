@@ -1,0 +1,90 @@
+"""Depthwise convolution on the CPU, whose weight learns by a loop of our own.
+
+oneDNN has a fast loop for the weight's gradient of 3x3 kernels only: at 5x5 it takes ten times as long as all the rest.
+"""
+
+from typing import Any, no_type_check
+
+import numba
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oddetr.models.kernels.compiled import compiled, compiled_parallel, run
+
+_BLOCK = 64
+"""Channels of a task: what a kernel of them gathers stays in the nearest cache."""
+
+
+class NumbaDepthwise(torch.autograd.Function):
+    """(input, weight, bias or None, stride, padding) -> `depthwise_conv2d`; differentiable any number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        input, weight, bias, stride, padding = arguments
+        ctx.save_for_backward(input, weight)
+        ctx.geometry = stride, padding
+        return F.conv2d(input, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        stride, padding = ctx.geometry
+        wanted = [bool(each) for each in ctx.needs_input_grad[:3]]
+        ours = wanted[1] and not torch.is_grad_enabled()
+        to_input, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            gradients[0], input, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight),
+            [wanted[0], wanted[1] and not ours, wanted[2]],
+        )  # fmt: skip
+        if ours:
+            to_weight = _weight_gradient(input, gradients[0], weight.shape[-1], stride, padding)
+        return to_input, to_weight, to_bias, None, None
+
+
+def _weight_gradient(input: Tensor, gradient: Tensor, size: int, stride: int, padding: int) -> Tensor:
+    """[channels, 1, size, size] from input and output's gradient."""
+    channels = input.shape[1]
+    found = torch.zeros(size, size, channels, dtype=input.dtype)
+    arrays = [each.detach().permute(0, 2, 3, 1).contiguous().numpy() for each in (input, gradient)]
+    places = torch.tensor([stride, padding]).numpy()
+    tasks = -(-channels // _BLOCK)
+    run(_serial, _parallel, [*arrays, places, found.numpy()], tasks, gradient.numel() * size**2)
+    return found.permute(2, 0, 1)[:, None]
+
+
+@compiled
+@no_type_check
+def _serial(input, gradient, places, found, first, last):
+    """Fills `found` for the blocks of channels from `first` to before `last`; it holds zeros before.
+
+    found[k, l, c] = sum over images b and outputs i, j of
+    gradient[b, i, j, c] input[b, stride i + k - padding, stride j + l - padding, c]
+    """
+    images, height, width, channels = input.shape
+    _, rows, columns, _ = gradient.shape
+    size = len(found)
+    stride, padding = places
+    for block in range(first, last):
+        channel, end = block * _BLOCK, min((block + 1) * _BLOCK, channels)
+        for b in range(images):
+            for i in range(rows):
+                top = i * stride - padding
+                for j in range(columns):
+                    left = j * stride - padding
+                    out = gradient[b, i, j, channel:end]
+                    for k in range(max(0, -top), min(size, height - top)):
+                        for m in range(max(0, -left), min(size, width - left)):
+                            seen = input[b, top + k, left + m, channel:end]
+                            target = found[k, m, channel:end]
+                            for c in range(len(out)):
+                                target[c] += out[c] * seen[c]
+
+
+@compiled_parallel
+@no_type_check
+def _parallel(input, gradient, places, found, threads):
+    """`_serial` of all blocks."""
+    blocks = (input.shape[3] + _BLOCK - 1) // _BLOCK
+    for thread in numba.prange(threads):
+        first, last = blocks * thread // threads, blocks * (thread + 1) // threads
+        _serial(input, gradient, places, found, first, last)

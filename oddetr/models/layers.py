@@ -1,0 +1,78 @@
+"""Layers that take the place of timm's in a backbone: less work, the same results, the same names in state dicts."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+from oddetr.models.kernels.depthwise import depthwise_conv2d
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm that learns nothing, and the activation that timm has in some, in one pass over the maps less:
+
+    y = act(s x + b - s m),  s = g / sqrt(v + eps)
+
+    The buffers are named as a batch norm's: `weight` g, `bias` b, `running_mean` m, `running_var` v.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        """Normalises by the statistics that were learned, and activates."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return self.act(self.drop(torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))))
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution, whose parameters it takes over; see `depthwise_conv2d`."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        channels, size = convolution.in_channels, cast(tuple[int, int], convolution.kernel_size)
+        super().__init__(channels, channels, size, groups=channels, bias=False, device="meta")
+        self.stride, self.padding = convolution.stride, convolution.padding
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.pads_like_tensorflow = type(convolution) is Conv2dSame
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Whether it can take the module's place, and would be faster there: 3x3 kernels are fast as they are."""
+        if type(module) not in (nn.Conv2d, Conv2dSame):
+            return False
+        convolution = cast(nn.Conv2d, module)
+        depthwise = convolution.groups == convolution.in_channels == convolution.out_channels
+        square = len({*convolution.kernel_size}) == len({*convolution.stride}) == len({*convolution.padding}) == 1
+        usual = convolution.dilation == (1, 1) and convolution.padding_mode == "zeros" and convolution.padding != "same"
+        return depthwise and square and usual and convolution.kernel_size[0] > 3
+
+    def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels _ _"]:
+        """Convolves."""
+        if self.pads_like_tensorflow:
+            input = pad_same(input, [*self.kernel_size], [*self.stride])
+        return depthwise_conv2d(input, self.weight, self.bias, self.stride[0], cast(int, self.padding[0]))
+
+
+def replace_layers(module: nn.Module, freeze_norms: bool) -> None:
+    """Replaces what can be replaced in `module`, at any depth; batch norms only where they are to be frozen."""
+    for name, child in list(module.named_children()):
+        if freeze_norms and isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenNorm(child))
+        elif DepthwiseConv2d.suits(child):
+            setattr(module, name, DepthwiseConv2d(cast(nn.Conv2d, child)))
+        else:
+            replace_layers(child, freeze_norms)

@@ -1,0 +1,188 @@
+"""Layers in the place of timm's: equal in results, gradients and names."""
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oddetr.models.kernels import depthwise
+from oddetr.models.kernels.depthwise import depthwise_conv2d
+from oddetr.models.layers import DepthwiseConv2d, FrozenNorm, replace_layers
+
+
+def random_case(
+    channels: int = 5,
+    sides: tuple[int, int] = (7, 9),
+    size: int = 5,
+    bias: bool = True,
+    dtype: torch.dtype = torch.double,
+) -> list[Tensor]:
+    """Input, weight and, if wished, bias of a depthwise convolution; all with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, channels, *sides), (channels, 1, size, size), (channels,)][: 2 + bias]
+    return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def with_bias(inputs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    input, weight, *bias = inputs
+    return input, weight, bias[0] if bias else None
+
+
+def gradients(convolve: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Output, and gradients of a sum of it with fixed random coefficients."""
+    output = convolve(*with_bias(inputs))
+    coefficients = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    return [output, *torch.autograd.grad((output * coefficients).sum(), inputs)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "stride", "padding"),
+    [
+        (random_case(), 1, 2),
+        (random_case(), 2, 2),
+        (random_case(), 3, 0),
+        (random_case(bias=False), 1, 2),
+        (random_case(size=7, sides=(3, 2)), 1, 3),
+        (random_case(channels=131, sides=(6, 5)), 2, 1),
+        (random_case(channels=1, size=1, sides=(1, 1)), 1, 0),
+        (random_case(channels=64, sides=(16, 16), dtype=torch.float32), 1, 2),
+    ],
+    ids=["usual", "stride 2", "stride 3", "no bias", "larger than the map", "blocks", "all ones", "float32"],
+)
+def test_depthwise_when_compared_with_torch_then_output_and_gradients_agree(
+    inputs: list[Tensor], stride: int, padding: int
+) -> None:
+    found = gradients(lambda x, w, b: depthwise_conv2d(x, w, b, stride, padding), inputs)
+    expected = gradients(lambda x, w, b: F.conv2d(x, w, b, stride, padding, groups=len(w)), inputs)
+    assert found[0].grad_fn is not None
+    assert "NumbaDepthwise" in found[0].grad_fn.name()
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if found[0].dtype == torch.float32 else {}
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+def test_depthwise_when_inputs_are_in_any_memory_order_then_is_the_same() -> None:
+    input, weight, bias = random_case(dtype=torch.float32)
+    expected = gradients(lambda x, w, b: depthwise_conv2d(x, w, b, 1, 2), [input, weight, bias])
+    last = input.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    strided = torch.stack([input, input], dim=-1)[..., 0].detach().requires_grad_()
+    for other in (last, strided):
+        for ours, theirs in zip(
+            gradients(lambda x, w, b: depthwise_conv2d(x, w, b, 1, 2), [other, weight, bias]), expected, strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_depthwise_when_differentiated_numerically_then_first_and_second_derivatives_agree() -> None:
+    inputs = random_case(channels=2, sides=(4, 3))
+
+    def convolve(*arguments: Tensor) -> Tensor:
+        return depthwise_conv2d(*arguments, stride=2, padding=2)
+
+    assert torch.autograd.gradcheck(convolve, inputs)
+    assert torch.autograd.gradgradcheck(convolve, inputs)
+
+
+def test_depthwise_when_more_threads_work_then_every_bit_is_the_same() -> None:
+    inputs = random_case(channels=200, sides=(20, 20), dtype=torch.float32)
+    before = torch.get_num_threads()
+    found: list[list[Tensor]] = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(gradients(lambda x, w, b: depthwise_conv2d(x, w, b, 1, 2), inputs))
+    torch.set_num_threads(before)
+    assert found[0][2].equal(found[1][2])
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_depthwise_when_only_some_inputs_learn_then_they_get_their_gradients(wanted: tuple[int, ...]) -> None:
+    inputs = [each.detach().requires_grad_(place in wanted) for place, each in enumerate(random_case())]
+    depthwise_conv2d(*with_bias(inputs), stride=1, padding=2).sum().backward()
+    expected = random_case()
+    F.conv2d(*with_bias(expected), 1, 2, groups=5).sum().backward()
+    for place, (ours, theirs) in enumerate(zip(inputs, expected, strict=True)):
+        if place in wanted:
+            torch.testing.assert_close(ours.grad, theirs.grad)
+        else:
+            assert ours.grad is None
+
+
+def test_depthwise_when_it_does_not_learn_or_numba_is_missing_or_half_precise_then_is_torchs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ours(inputs: list[Tensor]) -> bool:
+        function = depthwise_conv2d(*with_bias(inputs), stride=1, padding=2).grad_fn
+        return function is not None and "NumbaDepthwise" in function.name()
+
+    inputs = random_case(dtype=torch.float32)
+    assert ours(inputs)
+    with torch.no_grad():
+        assert not ours(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not ours(inputs)
+    assert not ours([each.detach().bfloat16().requires_grad_() for each in inputs])
+    monkeypatch.setattr(depthwise, "_has_numba", lambda: False)
+    assert not ours(inputs)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "suits"),
+    [
+        (nn.Conv2d(4, 4, 5, padding=2, groups=4), True),
+        (Conv2dSame(4, 4, 5, stride=2, groups=4), True),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), False),
+        (nn.Conv2d(4, 8, 5, padding=2, groups=4), False),
+        (nn.Conv2d(4, 4, 5, padding=2, groups=2), False),
+        (nn.Conv2d(4, 4, 5, padding=4, dilation=2, groups=4), False),
+        (nn.Conv2d(4, 4, (5, 7), padding=2, groups=4), False),
+        (nn.Conv2d(4, 4, 5, padding=2, groups=4, padding_mode="reflect"), False),
+        (nn.Conv2d(4, 4, 5, padding="same", groups=4), False),
+        (nn.Linear(4, 4), False),
+    ],
+    ids=str,
+)
+def test_depthwise_layer_when_asked_then_takes_only_places_that_it_can_fill(
+    convolution: nn.Module, suits: bool
+) -> None:
+    assert DepthwiseConv2d.suits(convolution) is suits
+    if suits:
+        images = torch.randn(2, 4, 9, 8)
+        torch.testing.assert_close(DepthwiseConv2d(convolution)(images), convolution(images))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
+def test_layers_when_replaced_then_results_gradients_and_names_are_timms(name: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (timm.create_model(name, features_only=True, out_indices=(-3, -2, -1)) for _ in range(2))
+    with torch.no_grad():
+        for key, value in theirs.state_dict().items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif value.ndim == 1:
+                value.add_(torch.randn(value.shape) * 0.1)
+    theirs = freeze_batch_norm_2d(theirs)
+    replace_layers(ours, freeze_norms=True)
+    assert any(isinstance(each, FrozenNorm) for each in ours.modules())
+    assert [key for key, _ in ours.named_parameters()] == [key for key, _ in theirs.named_parameters()]
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64, dtype=torch.double)
+    for model in (ours, theirs):
+        model.double()
+        sum(each.square().mean() for each in model(images)).backward()
+    for mine, other in zip(ours(images), theirs(images), strict=True):
+        torch.testing.assert_close(mine, other)
+    for (key, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, msg=key)
+
+
+def test_layers_when_norms_learn_then_they_stay() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    replace_layers(model, freeze_norms=False)
+    assert not any(isinstance(each, FrozenNorm) for each in model.modules())
+    assert sum(isinstance(each, nn.BatchNorm2d) for each in model.modules()) > 40
+    assert sum(isinstance(each, DepthwiseConv2d) for each in model.modules()) == 9

@@ -144,6 +144,8 @@ class DistillationConfig:
         enabled: off is the baseline, to the bit; the teacher is kept all the same: its weights are the plain EMA.
         horizon: the most optimizer steps that the teacher averages over, 1 / (1 - decay); default (None): 4 % of the
             run, which on COCO's 12 epochs at 16 images a step (88,000 steps) is about DINO's 3,333 (decay 0.9997).
+        memory: what the teacher's queries read. `teacher`: what it encodes itself, as in the paper; `student`: what the
+            student has encoded, which saves the teacher's backbone and encoder, most of distillation's cost (ours).
         matching, prediction, auxiliary: the three lessons.
 
     Raises:
@@ -152,6 +154,7 @@ class DistillationConfig:
 
     enabled: bool = True
     horizon: float | None = None
+    memory: Literal["teacher", "student"] = "teacher"
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
@@ -159,6 +162,7 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         if self.horizon is not None and not self.horizon >= 1:
             raise ValueError(f"distillation.horizon is {self.horizon}; it must be at least 1 step, or null.")
+        _check_choice("memory", self.memory, Literal["teacher", "student"])
 
     def weights(self, progress: float) -> tuple[float, float, float]:
         """(w_m, w_p, w_a) when `progress`, in [0, 1], of the run is done."""

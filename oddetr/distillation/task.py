@@ -25,7 +25,7 @@ from oddetr.distillation.teacher import AUTO_HORIZON, Teacher
 from oddetr.losses import DetectionLoss, LossConfig, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
-from oddetr.structures import Batch, GroundTruth, Predictions, Queries
+from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class DistillationTask(nn.Module):
         self.teacher.update(self.student, horizon)
 
     @torch.no_grad()
-    def view(self, batch: Batch) -> TeacherView:
-        """What the teacher makes of a batch."""
-        memory = self.teacher.detector.encode(batch.images, batch.padding_mask)
+    def view(self, batch: Batch, student: Memory | None = None) -> TeacherView:
+        """What the teacher makes of a batch, over its own memory, or that of the student if it is given."""
+        memory = student.detach() if student else self.teacher.detector.encode(batch.images, batch.padding_mask)
         queries = self.teacher.detector.initial_queries(memory).queries
         predictions = self.teacher.detector.decode(memory, {"own": queries})["own"]
         return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
@@ -115,11 +115,11 @@ class DistillationTask(nn.Module):
             NonFiniteCostError: the student, or its teacher, predicts NaN or infinity.
         """
         w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
-        view = self.view(batch) if w_matching or w_prediction or w_auxiliary else None
-        auxiliary = self.auxiliary(view, batch.truth) if view and w_auxiliary else None
-
         memory = self.student.encode(batch.images, batch.padding_mask)
         initial = self.student.initial_queries(memory)
+        read = memory if self.distillation.memory == "student" else None
+        view = self.view(batch, read) if w_matching or w_prediction or w_auxiliary else None
+        auxiliary = self.auxiliary(view, batch.truth) if view and w_auxiliary else None
         groups = {"own": initial.queries}
         if view and w_prediction:
             groups["teacher"] = view.queries

@@ -153,9 +153,9 @@ def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatc
         seen.append((next(views) > 0, set(groups)))
         return decode(memory, groups)
 
-    def viewing(batch: Batch) -> object:
+    def viewing(*arguments: object) -> object:
         next(views)
-        return view(batch)
+        return view(*arguments)
 
     monkeypatch.setattr(task.student, "decode", decoding)
     monkeypatch.setattr(task, "view", viewing)
@@ -189,6 +189,22 @@ def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outp
         ours, theirs = (each.eval()(batch.images, batch.padding_mask) for each in (task.student, plain))
     assert ours.logits.equal(theirs.logits)
     assert ours.boxes.equal(theirs.boxes)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_teacher_when_it_reads_the_students_memory_then_encodes_nothing_and_no_gradient_reaches_it(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, batch = apart(variant, dataclasses.replace(CONSTANT, memory="student"), distance=0.2), small_batch((3, 2))
+    own = apart(variant, distance=0.2)(batch)
+    monkeypatch.setattr(task.teacher.detector, "encode", None)
+    found = task(batch)
+    found["loss"].backward()
+    assert not found["loss"].allclose(own["loss"], rtol=1e-3)
+    assert all(parameter.grad is not None for parameter in task.student.parameters())
+    assert all(parameter.grad is None for parameter in task.teacher.parameters())
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    assert not task.view(batch, memory).predictions.logits.requires_grad
 
 
 def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_token() -> None:

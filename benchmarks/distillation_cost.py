@@ -32,8 +32,8 @@ def arm(
     return DistillationConfig(
         memory=memory,
         matching=MatchingConfig(matching),
-        prediction=PredictionConfig(prediction, fade_until=None),
-        auxiliary=AuxiliaryConfig(auxiliary, fade_until=None),
+        prediction=PredictionConfig(prediction),
+        auxiliary=AuxiliaryConfig(auxiliary),
     )
 
 

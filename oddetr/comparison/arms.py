@@ -22,13 +22,13 @@ def _baseline(classification: str) -> dict[str, Any]:
     return {"loss": {"classification": classification}, "distillation": {"enabled": False}}
 
 
-def _distilled(*lessons: str, fading: Collection[str] = ()) -> dict[str, Any]:
-    """The lessons named, whose weights are constant but for those that fade."""
+def _distilled(*lessons: str, fading: Collection[str] = (), memory: str = "student") -> dict[str, Any]:
+    """The lessons named, whose weights are constant but for those that fade; `memory` is what the teacher reads."""
     parts = {
         name: {"weight": weight if name in lessons else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
         for name, weight in _WEIGHTS.items()
     }
-    return {"loss": {"classification": "quality_focal"}, "distillation": {"enabled": True, **parts}}
+    return {"loss": {"classification": "quality_focal"}, "distillation": {"enabled": True, "memory": memory, **parts}}
 
 
 STANDARD: dict[str, StandardArm] = {
@@ -37,6 +37,7 @@ STANDARD: dict[str, StandardArm] = {
     "qfl_matching": StandardArm("QFL + matching", _distilled("matching")),
     "qfl_prediction": StandardArm("QFL + prediction", _distilled("prediction")),
     "qfl_auxiliary": StandardArm("QFL + auxiliary", _distilled("auxiliary")),
+    "oddetr_own_memory": StandardArm("OD-DETR, constant, own memory", _distilled(*_WEIGHTS, memory="teacher")),
     "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_WEIGHTS)),
     "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_WEIGHTS, fading=("prediction", "auxiliary"))),
 }

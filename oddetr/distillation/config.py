@@ -18,7 +18,8 @@ class Lesson:
     Attributes:
         weight: at the beginning of the run; 0 switches the lesson off, and its work is not done.
         fade_until: the fraction of the run, in (0, 1], at which the weight, falling linearly from the beginning,
-            reaches 0, after which its work is no longer done; None: constant (the paper says of no schedule).
+            reaches 0, after which its work is no longer done. None, the default: constant. The paper tells of no
+            schedule; groups that fade save time, and lost a little AP in short runs (docs/method.md).
     """
 
     weight: float = 1.0
@@ -72,8 +73,6 @@ class PredictionConfig(Lesson):
     Attributes:
         weight: w_p. At 1 the student is held to its past: calm, but late and low (docs/method.md); 0.3 keeps most of
             the calm at no cost.
-        fade_until: the fraction of the run at which the weight, falling linearly, reaches 0; null: constant. What
-            helps a beginner holds back the advanced; and work that is not done costs nothing.
         confidence_power: a query's box counts by its teacher's confidence (best class score) to this power: what the
             teacher takes for background says nothing about boxes.
         divide_by: what the sum over boxes is divided by. `objects`, the default: a young teacher, confident of nothing,
@@ -84,7 +83,6 @@ class PredictionConfig(Lesson):
     """
 
     weight: float = 0.3
-    fade_until: float | None = 0.6
     confidence_power: float = 1.0
     min_confidence: float = 0.0
     divide_by: Literal["objects", "confidence"] = "objects"
@@ -106,7 +104,6 @@ class AuxiliaryConfig(Lesson):
 
     Attributes:
         weight: w_a.
-        fade_until: as in `PredictionConfig`.
         candidates: queries for each object; the paper's 2.
         apart: the first candidates of all objects make a group, the second another, and so on: blind to one another,
             so that an object has one query in each, as in the student's own group. Off: all make one group, the plain
@@ -119,7 +116,6 @@ class AuxiliaryConfig(Lesson):
             centre, so that the group resembles them; `box`: the chosen box whatever the detector.
     """
 
-    fade_until: float | None = 0.6
     candidates: int = 2
     apart: bool = False
     pool: Literal["layers", "per_layer"] = "layers"
@@ -144,8 +140,9 @@ class DistillationConfig:
         enabled: off is the baseline, to the bit; the teacher is kept all the same: its weights are the plain EMA.
         horizon: the most optimizer steps that the teacher averages over, 1 / (1 - decay); default (None): 4 % of the
             run, which on COCO's 12 epochs at 16 images a step (88,000 steps) is about DINO's 3,333 (decay 0.9997).
-        memory: what the teacher's queries read. `teacher`: what it encodes itself, as in the paper; `student`: what the
-            student has encoded, which saves the teacher's backbone and encoder, most of distillation's cost (ours).
+        memory: what the teacher's queries read while it teaches. `student`, the default: what the student has encoded,
+            which saves the teacher's backbone and encoder, most of distillation's cost, and cost no AP (ours;
+            docs/method.md). `teacher`: what it encodes itself, the plain reading of the paper.
         matching, prediction, auxiliary: the three lessons.
 
     Raises:
@@ -154,7 +151,7 @@ class DistillationConfig:
 
     enabled: bool = True
     horizon: float | None = None
-    memory: Literal["teacher", "student"] = "teacher"
+    memory: Literal["teacher", "student"] = "student"
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)

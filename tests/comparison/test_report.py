@@ -106,9 +106,9 @@ def test_figures_when_drawn_then_tell_arms_apart_without_colour_and_in_grey(tmp_
         assert panel.get_title() == title
         assert panel.get_xlabel() == "epoch"
         lines = panel.get_lines()
-        assert len(lines) == len(panel.collections) == 9
-        assert len({line.get_marker() for line in lines}) == 9
-        assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == 9
+        assert len(lines) == len(panel.collections) == 10
+        assert len({line.get_marker() for line in lines}) == 10
+        assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == 10
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()][:2] == ["focal baseline", "QFL baseline"]

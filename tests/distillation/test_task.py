@@ -20,10 +20,9 @@ from oddetr.training.config import TrainConfig
 from tests.models.helpers import small_batch, small_detector
 
 VARIANTS = ["plain", "refine", "two_stage"]
-CONSTANT = DistillationConfig(prediction=PredictionConfig(fade_until=None), auxiliary=AuxiliaryConfig(fade_until=None))
 
 
-def apart(variant: str, config: DistillationConfig = CONSTANT, distance: float = 0.02) -> DistillationTask:
+def apart(variant: str, config: DistillationConfig | None = None, distance: float = 0.02) -> DistillationTask:
     """A task whose teacher differs from its student, and far enough away matches otherwise."""
     task = DistillationTask(small_detector(variant), 10, config)
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +75,7 @@ def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) 
     config = DistillationConfig(
         matching=MatchingConfig(),
         prediction=PredictionConfig(weight=0.5, fade_until=0.8),
-        auxiliary=AuxiliaryConfig(weight=2.0, fade_until=None),
+        auxiliary=AuxiliaryConfig(weight=2.0),
     )
     task = apart(variant, config)
     task.teacher.steps = 4
@@ -105,7 +104,7 @@ def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_
 
 
 def test_step_when_there_is_one_query_and_one_object_then_learns() -> None:
-    task = DistillationTask(small_detector("refine", num_queries=1), 10, CONSTANT)
+    task = DistillationTask(small_detector("refine", num_queries=1), 10)
     found = task(small_batch((1, 1)))
     found["loss"].backward()
     assert found["loss_auxiliary_l1"].item() > 0
@@ -115,7 +114,7 @@ def test_step_when_there_is_one_query_and_one_object_then_learns() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_when_teacher_and_student_are_equal_then_answers_agree_and_matching_changes_nothing(variant: str) -> None:
-    task, batch = DistillationTask(small_detector(variant), 10, CONSTANT), small_batch((2, 1))
+    task, batch = DistillationTask(small_detector(variant), 10), small_batch((2, 1))
     found = task(batch)
     plain = DistillationTask(small_detector(variant), 10, DistillationConfig(enabled=False))(batch)
     for part in ("classes", "l1", "giou"):
@@ -177,7 +176,7 @@ def test_weight_when_fading_then_falls_linearly_to_zero_and_stays() -> None:
 
 def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outputs() -> None:
     plain = small_detector("refine")
-    task = DistillationTask(small_detector("refine"), 10, CONSTANT)
+    task = DistillationTask(small_detector("refine"), 10)
     assert {n: v.shape for n, v in task.student.state_dict().items()} == {
         n: v.shape for n, v in plain.state_dict().items()
     }
@@ -195,8 +194,8 @@ def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outp
 def test_teacher_when_it_reads_the_students_memory_then_encodes_nothing_and_no_gradient_reaches_it(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, batch = apart(variant, dataclasses.replace(CONSTANT, memory="student"), distance=0.2), small_batch((3, 2))
-    own = apart(variant, distance=0.2)(batch)
+    task, batch = apart(variant, distance=0.2), small_batch((3, 2))
+    own = apart(variant, DistillationConfig(memory="teacher"), distance=0.2)(batch)
     monkeypatch.setattr(task.teacher.detector, "encode", None)
     found = task(batch)
     found["loss"].backward()
@@ -338,7 +337,7 @@ def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
 
 def test_groups_when_own_weights_are_given_then_take_them_where_the_loss_is_the_same() -> None:
     weights = [
-        DistillationTask(small_detector(), 10, CONSTANT, loss).group_loss.class_weight
+        DistillationTask(small_detector(), 10, loss=loss).group_loss.class_weight
         for loss in (LossConfig(), LossConfig(classes=3.0), LossConfig("focal"), LossConfig("focal", classes=3.0))
     ]
     assert weights == [1.0, 3.0, 1.0, 1.0]
@@ -346,14 +345,14 @@ def test_groups_when_own_weights_are_given_then_take_them_where_the_loss_is_the_
 
 def test_lessons_when_given_in_part_then_keep_their_other_defaults() -> None:
     """Whichever door they come in by: Python, a file, the command line."""
-    config = DistillationConfig(prediction=PredictionConfig(weight=0.5))
-    assert config.prediction.fade_until == DistillationConfig().prediction.fade_until
-    assert TrainConfig.from_plain({"distillation": {"prediction": {"weight": 0.5}}}).distillation == config
+    config = DistillationConfig(prediction=PredictionConfig(fade_until=0.5))
+    assert config.prediction.weight == DistillationConfig().prediction.weight != Lesson().weight
+    assert TrainConfig.from_plain({"distillation": {"prediction": {"fade_until": 0.5}}}).distillation == config
 
 
 def test_own_loss_when_it_is_focal_then_the_methods_groups_still_learn_by_quality() -> None:
-    task = DistillationTask(small_detector("refine"), 10, CONSTANT, LossConfig("focal"))
-    other = DistillationTask(small_detector("refine"), 10, CONSTANT)
+    task = DistillationTask(small_detector("refine"), 10, loss=LossConfig("focal"))
+    other = DistillationTask(small_detector("refine"), 10)
     focal, quality = (each(small_batch((2, 1))) for each in (task, other))
     assert focal["loss_auxiliary_classes"].equal(quality["loss_auxiliary_classes"])
     assert not focal["loss_classes"].equal(quality["loss_classes"])

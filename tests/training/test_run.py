@@ -18,7 +18,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
-from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, PredictionConfig
+from oddetr.distillation.config import DistillationConfig, PredictionConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
@@ -140,9 +140,7 @@ def test_run_when_accumulating_then_has_the_gradients_and_losses_of_one_large_ba
 
 
 def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
-    constant = DistillationConfig(
-        prediction=PredictionConfig(weight=1.0, fade_until=None), auxiliary=AuxiliaryConfig(fade_until=None)
-    )
+    constant = DistillationConfig(prediction=PredictionConfig(weight=1.0))
     run(dataclasses.replace(config, epochs=2, distillation=constant), quiet())
     out = config.out
     events = read_events(out)

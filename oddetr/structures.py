@@ -121,10 +121,6 @@ class Memory:
     shapes: tuple[tuple[int, int], ...]
     valid_ratios: Float[Tensor, "batch levels 2"]
 
-    def detach(self) -> "Memory":
-        """The same without gradient."""
-        return replace(self, tokens=self.tokens.detach())
-
 
 @dataclass(frozen=True)
 class Queries:

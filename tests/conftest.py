@@ -1,6 +1,7 @@
 """Options, places, and the tiny data set and run (seconds, not minutes) that several test rooms share."""
 
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=SHARED / "golden",
         help="folder of reference outputs of the official implementations",
     )
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads for one test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ class Lesson:
         weight: at the beginning of the run; 0 switches the lesson off, and its work is not done.
         fade_until: the fraction of the run, in (0, 1], at which the weight, falling linearly from the beginning,
             reaches 0, after which its work is no longer done. None, the default: constant. The paper tells of no
-            schedule; groups that fade save time, and lost a little AP in short runs (docs/method.md).
+            schedule; groups that fade save time, and were a little behind in short runs (docs/method.md).
     """
 
     weight: float = 1.0
@@ -140,9 +140,10 @@ class DistillationConfig:
         enabled: off is the baseline, to the bit; the teacher is kept all the same: its weights are the plain EMA.
         horizon: the most optimizer steps that the teacher averages over, 1 / (1 - decay); default (None): 4 % of the
             run, which on COCO's 12 epochs at 16 images a step (88,000 steps) is about DINO's 3,333 (decay 0.9997).
-        memory: what the teacher's queries read while it teaches. `student`, the default: what the student has encoded,
-            which saves the teacher's backbone and encoder, most of distillation's cost, and cost no AP (ours;
-            docs/method.md). `teacher`: what it encodes itself, the plain reading of the paper.
+        memory: what the teacher's queries read while it teaches. `student`, the default: what the student has encoded
+            in this step, its dropout included, which saves the teacher's backbone and encoder, most of distillation's
+            cost, and cost no AP on digit scenes (ours; docs/method.md). `teacher`: what the teacher encodes itself, in
+            evaluation mode, the plain reading of the paper.
         matching, prediction, auxiliary: the three lessons.
 
     Raises:

@@ -101,11 +101,12 @@ class DistillationTask(nn.Module):
         self.teacher.update(self.student, horizon)
 
     @torch.no_grad()
-    def view(self, batch: Batch, student: Memory | None = None) -> TeacherView:
+    def view(self, batch: Batch, memory: Memory | None = None) -> TeacherView:
         """What the teacher makes of a batch, over its own memory, or that of the student if it is given."""
-        memory = student.detach() if student else self.teacher.detector.encode(batch.images, batch.padding_mask)
-        queries = self.teacher.detector.initial_queries(memory).queries
-        predictions = self.teacher.detector.decode(memory, {"own": queries})["own"]
+        teacher = self.teacher.detector
+        memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
+        queries = teacher.initial_queries(memory).queries
+        predictions = teacher.decode(memory, {"own": queries})["own"]
         return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

@@ -27,8 +27,10 @@ class FrozenNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.eps = norm.eps
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_buffer(name, getattr(norm, name).detach().clone())
+        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        weight, bias = (norm.weight, norm.bias) if norm.affine else (torch.ones_like(mean), torch.zeros_like(mean))
+        for name, value in (("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)):
+            self.register_buffer(name, value.detach().clone())
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
 
@@ -51,13 +53,14 @@ class DepthwiseConv2d(nn.Conv2d):
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether it can take the module's place, and would be faster there: 3x3 kernels are fast as they are."""
+        """Whether it can take the module's place, and learn faster there on a CPU: 3x3 kernels are fast as they are."""
         if type(module) not in (nn.Conv2d, Conv2dSame):
             return False
         convolution = cast(nn.Conv2d, module)
         depthwise = convolution.groups == convolution.in_channels == convolution.out_channels
-        square = len({*convolution.kernel_size}) == len({*convolution.stride}) == len({*convolution.padding}) == 1
-        usual = convolution.dilation == (1, 1) and convolution.padding_mode == "zeros" and convolution.padding != "same"
+        sizes = (convolution.kernel_size, convolution.stride, convolution.padding)
+        square = all(isinstance(size, tuple) and size[0] == size[1] for size in sizes)
+        usual = convolution.dilation == (1, 1) and convolution.padding_mode == "zeros"
         return depthwise and square and usual and convolution.kernel_size[0] > 3
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels _ _"]:

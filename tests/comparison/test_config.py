@@ -25,6 +25,9 @@ def test_arms_when_not_given_then_are_the_standard_ones_and_differ_as_their_name
     assert runs["oddetr_constant"].distillation.weights(0.9) == (1, 0.3, 1)
     assert runs["oddetr_fading"].distillation.weights(0.9) == (1, 0, 0)
     assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.15, 0.5))
+    assert runs["oddetr_own_memory"].distillation.weights(0.9) == (1, 0.3, 1)
+    reads = {arm: run.distillation.memory for arm, run in runs.items() if run.distillation.enabled}
+    assert {arm for arm, memory in reads.items() if memory == "teacher"} == {"oddetr_own_memory"}
     assert label_of("oddetr_fading") == "OD-DETR, fading weights"
     assert label_of("mine") == "mine"
 

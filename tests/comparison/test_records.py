@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from oddetr.comparison.records import Job
+from oddetr.distillation.config import DistillationConfig, MatchingConfig
 from tests.comparison.synthetic import finish, made_job, made_result
 
 
@@ -66,6 +67,16 @@ def test_result_when_the_run_is_older_than_a_field_then_the_field_had_its_defaul
     assert job.result() == made_result()
     with pytest.raises(ValueError, match="accumulate was 1, now it is 2"):
         made_job(tmp_path, accumulate=2).result()
+
+
+def test_result_when_distillation_is_off_then_what_it_would_be_does_not_matter(tmp_path: Path) -> None:
+    off = DistillationConfig(enabled=False)
+    finish(made_job(tmp_path, distillation=off), made_result())
+    other = dataclasses.replace(off, memory="teacher", matching=MatchingConfig(weight=0.5))
+    assert made_job(tmp_path, distillation=other).result() == made_result()
+    for changed, field in ((dataclasses.replace(off, horizon=9.0), "horizon"), (DistillationConfig(), "enabled")):
+        with pytest.raises(ValueError, match=f"distillation.{field} was"):
+            made_job(tmp_path, distillation=changed).result()
 
 
 def test_curves_when_epochs_are_not_validated_then_leave_them_out() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import count
+from typing import Literal
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import EvalTransform
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, PredictionConfig
+from oddetr.distillation.task import TeacherView
 from oddetr.evaluation import evaluate_detections
 from oddetr.inference import postprocess
 from oddetr.losses import LossConfig
 from oddetr.matching import NonFiniteCostError, hungarian
-from oddetr.structures import Batch, Queries
+from oddetr.structures import Batch, Memory, Queries
 from oddetr.training.config import TrainConfig
 from tests.models.helpers import small_batch, small_detector
 
@@ -89,12 +91,13 @@ def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) 
     assert all(value.item() > 0 for name, value in found.items() if name.startswith("loss"))
 
 
+@pytest.mark.parametrize("memory", ["student", "teacher"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0), (9, 1), (1, 1)], ids=str)
 def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_a_finite_gradient(
-    variant: str, counts: tuple[int, ...]
+    variant: str, counts: tuple[int, ...], memory: Literal["student", "teacher"]
 ) -> None:
-    task = apart(variant)
+    task = apart(variant, DistillationConfig(memory=memory))
     found = task(small_batch(counts))
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())
@@ -191,19 +194,38 @@ def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outp
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_teacher_when_it_reads_the_students_memory_then_encodes_nothing_and_no_gradient_reaches_it(
+def test_teacher_when_it_reads_the_students_memory_then_only_decodes_over_it(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, batch = apart(variant, distance=0.2), small_batch((3, 2))
-    own = apart(variant, DistillationConfig(memory="teacher"), distance=0.2)(batch)
+    seen: list[Memory] = []
+    decode = task.teacher.detector.decode
+
+    def decoding(memory: Memory, groups: dict[str, Queries]) -> object:
+        seen.append(memory)
+        return decode(memory, groups)
+
     monkeypatch.setattr(task.teacher.detector, "encode", None)
-    found = task(batch)
-    found["loss"].backward()
-    assert not found["loss"].allclose(own["loss"], rtol=1e-3)
-    assert all(parameter.grad is not None for parameter in task.student.parameters())
-    assert all(parameter.grad is None for parameter in task.teacher.parameters())
-    memory = task.student.encode(batch.images, batch.padding_mask)
-    assert not task.view(batch, memory).predictions.logits.requires_grad
+    monkeypatch.setattr(task.teacher.detector, "decode", decoding)
+    task(batch)["loss"].backward()
+    with torch.no_grad():
+        expected = task.student.encode(batch.images, batch.padding_mask)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0].tokens.detach(), expected.tokens)
+    assert not task.view(batch, seen[0]).predictions.logits.requires_grad
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_teacher_when_it_reads_its_own_memory_then_sees_what_it_sees_alone(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, batch = apart(variant, DistillationConfig(memory="teacher"), distance=0.2), small_batch((3, 2))
+    views: list[TeacherView] = []
+    view = task.view
+    monkeypatch.setattr(task, "view", lambda *arguments: views.append(view(*arguments)) or views[-1])
+    task(batch)["loss"].backward()
+    alone = task.teacher.detector(batch.images, batch.padding_mask)
+    torch.testing.assert_close(views[0].predictions.logits, alone.logits)
 
 
 def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_token() -> None:
@@ -326,8 +348,9 @@ def test_loss_when_the_teacher_predicts_nan_then_raises(lesson: str) -> None:
         task(small_batch((1, 1)))
 
 
-def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
-    task, batch = apart("refine"), small_batch((2, 1))
+@pytest.mark.parametrize("memory", ["student", "teacher"])
+def test_loss_when_in_bfloat16_then_is_float32_and_close(memory: Literal["student", "teacher"]) -> None:
+    task, batch = apart("refine", DistillationConfig(memory=memory)), small_batch((2, 1))
     exact = task(batch)["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = task(batch)["loss"]

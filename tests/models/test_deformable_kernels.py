@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -76,14 +76,6 @@ def results_of(form: Form, inputs: Inputs) -> list[Tensor]:
 def assert_agree(form: Form, inputs: Inputs, **tolerance: float) -> None:
     for found, expected in zip(results_of(form, inputs), results_of(grid_sample_attention, inputs), strict=True):
         torch.testing.assert_close(found, expected, **tolerance)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

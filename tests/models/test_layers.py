@@ -1,7 +1,11 @@
 """Layers in the place of timm's: equal in results, gradients and names."""
 
+import copy
+import subprocess
+import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,7 +14,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oddetr.models.kernels import depthwise
+from oddetr.models.kernels import depthwise, depthwise_cpu
 from oddetr.models.kernels.depthwise import depthwise_conv2d
 from oddetr.models.layers import DepthwiseConv2d, FrozenNorm, replace_layers
 
@@ -88,15 +92,48 @@ def test_depthwise_when_differentiated_numerically_then_first_and_second_derivat
     assert torch.autograd.gradgradcheck(convolve, inputs)
 
 
-def test_depthwise_when_more_threads_work_then_every_bit_is_the_same() -> None:
-    inputs = random_case(channels=200, sides=(20, 20), dtype=torch.float32)
-    before = torch.get_num_threads()
-    found: list[list[Tensor]] = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.append(gradients(lambda x, w, b: depthwise_conv2d(x, w, b, 1, 2), inputs))
-    torch.set_num_threads(before)
-    assert found[0][2].equal(found[1][2])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_loops_when_blocks_are_shared_among_threads_then_every_bit_is_the_same(parts: int) -> None:
+    generator = np.random.default_rng(0)
+    input, gradient = (generator.standard_normal((2, 6, 5, 400)).astype(np.float32) for _ in range(2))
+    whole, shared = (np.zeros((5, 5, 400), np.float32) for _ in range(2))
+    depthwise_cpu._serial(input, gradient, 1, 2, whole, 0, 7)
+    depthwise_cpu._parallel(input, gradient, 1, 2, shared, parts)
+    assert whole.any()
+    assert np.array_equal(whole, shared)
+
+
+def test_depthwise_when_vectorised_by_functorch_then_agrees_with_a_loop() -> None:
+    input, weight, _ = random_case()
+
+    def loss(weight: Tensor) -> Tensor:
+        return depthwise_conv2d(input.detach(), weight, None, 1, 2).square().sum()
+
+    weights = torch.stack([weight, 2 * weight]).detach()
+    found = torch.func.vmap(torch.func.grad(loss))(weights)
+    for each, gradient in zip(weights, found, strict=True):
+        each.requires_grad_()
+        torch.testing.assert_close(gradient, torch.autograd.grad(loss(each), each)[0])
+
+
+RECORDING = """
+import torch
+from torch import nn
+from oddetr.models.layers import DepthwiseConv2d
+
+layer = DepthwiseConv2d(nn.Conv2d(4, 4, 5, padding=2, groups=4))
+images = torch.randn(2, 4, 9, 8)
+program = torch.export.export(layer, (images,))
+operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+assert operators == {"aten.conv2d.default"}, operators
+compiled = torch.compile(layer, backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(images), layer(images))
+"""
+
+
+def test_depthwise_when_exported_and_compiled_then_is_one_convolution() -> None:
+    process = subprocess.run([sys.executable, "-c", RECORDING], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
@@ -126,8 +163,12 @@ def test_depthwise_when_it_does_not_learn_or_numba_is_missing_or_half_precise_th
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not ours(inputs)
     assert not ours([each.detach().bfloat16().requires_grad_() for each in inputs])
-    monkeypatch.setattr(depthwise, "_has_numba", lambda: False)
-    assert not ours(inputs)
+    monkeypatch.setitem(sys.modules, "oddetr.models.kernels.depthwise_cpu", None)
+    depthwise._cpu_form.cache_clear()
+    try:
+        assert not ours(inputs)
+    finally:
+        depthwise._cpu_form.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -170,14 +211,24 @@ def test_layers_when_replaced_then_results_gradients_and_names_are_timms(name: s
     assert any(isinstance(each, FrozenNorm) for each in ours.modules())
     assert [key for key, _ in ours.named_parameters()] == [key for key, _ in theirs.named_parameters()]
     ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(2, 3, 64, 64, dtype=torch.double)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+    copied = copy.deepcopy(ours).double()
     for model in (ours, theirs):
         model.double()
         sum(each.square().mean() for each in model(images)).backward()
-    for mine, other in zip(ours(images), theirs(images), strict=True):
+    for mine, other, copys in zip(ours(images), theirs(images), copied(images), strict=True):
         torch.testing.assert_close(mine, other)
+        assert copys.equal(mine)
+        assert mine.is_contiguous(memory_format=torch.channels_last)
     for (key, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, msg=key)
+
+
+def test_frozen_norm_when_the_norm_has_no_parameters_of_its_own_then_is_it_in_evaluation() -> None:
+    norm = nn.BatchNorm2d(3, affine=False)
+    norm(torch.randn(4, 3, 5, 5) * 3 + 1)
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(FrozenNorm(norm)(images), norm.eval()(images))
 
 
 def test_layers_when_norms_learn_then_they_stay() -> None:

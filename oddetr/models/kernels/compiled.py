@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-import numpy as np
 import torch
 
 FAST_MATH = {"contract", "reassoc", "nsz"}
@@ -22,7 +21,10 @@ _threads_in_use = threading.Lock()
 
 
 def compiled(function: Callable[..., Any], **options: bool) -> Any:
-    """`function` compiled on first use; the machine code is kept on disk where any folder for it can be written."""
+    """`function` compiled on first use; the machine code is kept on disk where any folder for it can be written.
+
+    numba keeps it until the file of `function` changes: who changes the options here must touch these files too.
+    """
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=FAST_MATH, **options)
     try:
         return compiler(cache=True)(function)
@@ -34,24 +36,24 @@ compiled_inline = functools.partial(compiled, forceinline=True)
 compiled_parallel = functools.partial(compiled, parallel=True)
 
 
-def run(
-    serial: Callable[..., None], parallel: Callable[..., None], arrays: list[np.ndarray], tasks: int, work: int
+def share_among_threads(
+    serial: Callable[..., None], parallel: Callable[..., None], arguments: list[Any], tasks: int, work: int
 ) -> None:
-    """Does all `tasks` on `arrays`, in as many threads as torch would take and the work is worth.
+    """Does all `tasks`, in as many threads as torch would take and the work is worth.
 
     Args:
-        serial: (*arrays, first, last) does the tasks from `first` to before `last`.
-        parallel: (*arrays, threads) does all tasks in so many threads.
+        serial: (*arguments, first, last) does the tasks from `first` to before `last`.
+        parallel: (*arguments, threads) does all tasks in so many threads.
         work: multiplications of all tasks.
     """
     threads = min(torch.get_num_threads(), _MOST_THREADS, tasks, work // WORK_PER_THREAD)
     if threads <= 1:
-        serial(*arrays, 0, tasks)
+        serial(*arguments, 0, tasks)
         return
     with _threads_in_use:
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
         try:
-            parallel(*arrays, threads)
+            parallel(*arguments, threads)
         finally:
             numba.set_num_threads(before)

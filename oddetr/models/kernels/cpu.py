@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oddetr.models.kernels import cpu_loops
-from oddetr.models.kernels.compiled import run
+from oddetr.models.kernels.compiled import share_among_threads
 from oddetr.models.kernels.gather import gather_attention
 from oddetr.models.kernels.inputs import common_precision
 
@@ -43,7 +43,7 @@ class _NumbaAttention(torch.autograd.Function):
         arrays = _arrays(value.flatten(0, 2), locations, weights, output)
         tasks = output.shape[0] * output.shape[1]
         work = 2 * locations.numel() * value.shape[-1]
-        run(cpu_loops.forward, cpu_loops.forward_parallel, [_geometry(shapes), *arrays], tasks, work)
+        share_among_threads(cpu_loops.forward, cpu_loops.forward_parallel, [_geometry(shapes), *arrays], tasks, work)
         return output
 
     @staticmethod
@@ -57,7 +57,7 @@ class _NumbaAttention(torch.autograd.Function):
         tasks = value.shape[0] * value.shape[2]
         work = 2 * locations.numel() * value.shape[-1]
         arrays = [_geometry(ctx.shapes), *inputs, *results]
-        run(cpu_loops.backward, cpu_loops.backward_parallel, arrays, tasks, work)
+        share_among_threads(cpu_loops.backward, cpu_loops.backward_parallel, arrays, tasks, work)
         return None, to_value, to_locations, to_weights
 
 

@@ -5,11 +5,11 @@ import importlib
 import warnings
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from oddetr.models.kernels.gather import gather_attention
+from oddetr.models.kernels.inputs import are_plain_on_cpu, are_transformed, must_stay_symbolic
 from oddetr.models.kernels.reference import grid_sample_attention
 
 
@@ -38,22 +38,11 @@ def deformable_attention(
     Raises:
         ValueError: the shapes contradict each other.
     """
-    inputs = (value, locations, weights)
     if must_stay_symbolic() or are_transformed():
         return gather_attention(value, shapes, locations, weights)
-    if all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in inputs):
+    if are_plain_on_cpu(value, locations, weights):
         return _cpu_form()(value, shapes, locations, weights)
     return grid_sample_attention(value, shapes, locations, weights)
-
-
-def must_stay_symbolic() -> bool:
-    """Whether operators are being recorded for compilation or export."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
-
-
-def are_transformed() -> bool:
-    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot look into the CPU kernel."""
-    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
 
 
 @functools.cache

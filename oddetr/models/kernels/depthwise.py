@@ -1,13 +1,15 @@
 """The entry to depthwise convolution: chooses the form that suits the inputs."""
 
-import importlib.util
+import functools
+import importlib
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from oddetr.models.kernels.deformable import are_transformed, must_stay_symbolic
+from oddetr.models.kernels.inputs import are_plain_on_cpu, are_transformed, must_stay_symbolic
 
 
 def depthwise_conv2d(
@@ -17,21 +19,31 @@ def depthwise_conv2d(
     stride: int,
     padding: int,
 ) -> Float[Tensor, "batch channels _ _"]:
-    """`torch.nn.functional.conv2d` with a group for each channel; on a CPU the weight's gradient is faster."""
-    if not _suits(input, weight):
+    """`torch.nn.functional.conv2d` with a group for each channel; on a CPU the weight's gradient is faster.
+
+    out[b, c, i, j] = bias[c] + sum over k, l of  weight[c, 0, k, l] input[b, c, s i + k - p, s j + l - p]
+
+    Args:
+        stride, padding: s and p, in pixels, on both axes; the padding is zeros, on all four sides.
+    """
+    form = _cpu_form() if _learns_on_cpu(input, weight) else None
+    if form is None:
         return F.conv2d(input, weight, bias, stride, padding, groups=len(weight))
-    from oddetr.models.kernels.depthwise_cpu import NumbaDepthwise
-
-    return NumbaDepthwise.apply(input, weight, bias, stride, padding)
+    return form(input, weight, bias, stride, padding)
 
 
-def _suits(input: Tensor, weight: Tensor) -> bool:
+def _learns_on_cpu(input: Tensor, weight: Tensor) -> bool:
     """Whether the weight learns, on a CPU, in one precision, and nothing looks into the operators."""
-    plain = all(type(each) in (Tensor, nn.Parameter) and each.device.type == "cpu" for each in (input, weight))
     learns = weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     precise = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
-    return plain and learns and precise and not must_stay_symbolic() and not are_transformed() and _has_numba()
+    looked_into = must_stay_symbolic() or are_transformed()
+    return learns and precise and are_plain_on_cpu(input, weight) and not looked_into
 
 
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+@functools.cache
+def _cpu_form() -> Callable[..., Tensor] | None:
+    """The numba form, imported on first use; None where numba cannot be imported."""
+    try:
+        return importlib.import_module("oddetr.models.kernels.depthwise_cpu").NumbaDepthwise.apply
+    except ImportError:
+        return None

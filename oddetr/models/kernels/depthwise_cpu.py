@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oddetr.models.kernels.compiled import compiled, compiled_parallel, run
+from oddetr.models.kernels.compiled import compiled, compiled_parallel, share_among_threads
 
 _BLOCK = 64
 """Channels of a task: what a kernel of them gathers stays in the nearest cache."""
@@ -44,17 +44,16 @@ class NumbaDepthwise(torch.autograd.Function):
 def _weight_gradient(input: Tensor, gradient: Tensor, size: int, stride: int, padding: int) -> Tensor:
     """[channels, 1, size, size] from input and output's gradient."""
     channels = input.shape[1]
-    found = torch.zeros(size, size, channels, dtype=input.dtype)
+    found = input.new_zeros(size, size, channels)
     arrays = [each.detach().permute(0, 2, 3, 1).contiguous().numpy() for each in (input, gradient)]
-    places = torch.tensor([stride, padding]).numpy()
-    tasks = -(-channels // _BLOCK)
-    run(_serial, _parallel, [*arrays, places, found.numpy()], tasks, gradient.numel() * size**2)
+    work = gradient.numel() * size**2
+    share_among_threads(_serial, _parallel, [*arrays, stride, padding, found.numpy()], -(-channels // _BLOCK), work)
     return found.permute(2, 0, 1)[:, None]
 
 
 @compiled
 @no_type_check
-def _serial(input, gradient, places, found, first, last):
+def _serial(input, gradient, stride, padding, found, first, last):
     """Fills `found` for the blocks of channels from `first` to before `last`; it holds zeros before.
 
     found[k, l, c] = sum over images b and outputs i, j of
@@ -63,7 +62,6 @@ def _serial(input, gradient, places, found, first, last):
     images, height, width, channels = input.shape
     _, rows, columns, _ = gradient.shape
     size = len(found)
-    stride, padding = places
     for block in range(first, last):
         channel, end = block * _BLOCK, min((block + 1) * _BLOCK, channels)
         for b in range(images):
@@ -82,9 +80,9 @@ def _serial(input, gradient, places, found, first, last):
 
 @compiled_parallel
 @no_type_check
-def _parallel(input, gradient, places, found, threads):
+def _parallel(input, gradient, stride, padding, found, threads):
     """`_serial` of all blocks."""
     blocks = (input.shape[3] + _BLOCK - 1) // _BLOCK
     for thread in numba.prange(threads):
         first, last = blocks * thread // threads, blocks * (thread + 1) // threads
-        _serial(input, gradient, places, found, first, last)
+        _serial(input, gradient, stride, padding, found, first, last)

@@ -1,7 +1,22 @@
-"""What every form of deformable attention asks of its inputs."""
+"""What the forms of a kernel ask of their inputs, and of where they are called."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def must_stay_symbolic() -> bool:
+    """Whether operators are being recorded for compilation or export."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+
+
+def are_transformed() -> bool:
+    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot look into loops of our own."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
+
+
+def are_plain_on_cpu(*tensors: Tensor) -> bool:
+    """Whether loops of our own can read the tensors' numbers."""
+    return all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
 
 
 def common_precision(

@@ -164,7 +164,11 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; its fields: see below")
     parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"}, as_group=False)
     parser.add_argument("--seeds", type=str, help="train these, instead of the file's: 0,1,2")
-    parser.add_argument("--arms", type=str, help="train only these of the file's arms: qfl,oddetr_fading")
+    parser.add_argument(
+        "--arms",
+        type=str,
+        help="train only these of the file's arms, or with --jobs 0 tabulate only these: qfl,oddetr_fading",
+    )
     values = _values(parser, arguments)
     seeds, arms = values.pop("seeds"), values.pop("arms")
     try:

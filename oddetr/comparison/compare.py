@@ -50,7 +50,7 @@ def compare(
     """Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them.
 
     Finished runs are not run again, and stopped ones go on, so the same call goes on with a comparison, or renews its
-    report. The report holds all finished runs of the comparison's arms in `out`.
+    report. The report holds all finished runs of the comparison's arms in `out`, but for `arms`.
 
     Args:
         config: a comparison, or a YAML file of one.
@@ -58,7 +58,7 @@ def compare(
         jobs: runs at a time; 0 trains nothing and tabulates what is finished, also while another call trains.
         threads: CPU threads of each run.
         seeds: train these, instead of the comparison's.
-        arms: train only these of the comparison's arms.
+        arms: train only these of the comparison's arms; with `jobs` 0, tabulate only these.
         base: changes of the comparison's base, merged into it; names may be dotted.
         adopted: results.json of another call, whose finished runs of the same configuration need not be trained again
             even if their folders are gone.
@@ -95,7 +95,7 @@ def compare(
             say(f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}")
             raise
         finished = _finished(chosen)
-    shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or finished[arm]}
+    shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or (finished[arm] and chosen.jobs)}
     if not any(shown.values()) and not failures:
         raise ValueError(f"No run in {chosen.out} is finished, so there is nothing to tabulate. Train with --jobs 1.")
     reported = _with_seeds_of(chosen, finished)

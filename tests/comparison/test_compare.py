@@ -192,6 +192,14 @@ def test_compare_when_seeds_are_added_then_the_written_comparison_reproduces_the
     assert (written.seeds, written.jobs) == ((0, 1, 3), 1)
 
 
+def test_compare_when_it_only_tabulates_then_the_named_arms_alone(finished: ComparisonConfig, trained: list) -> None:
+    report = compare(finished, jobs=0, arms=["qfl"], console=quiet())
+    assert list(report.results) == ["qfl"]
+    assert "focal baseline" not in (finished.out / "results.md").read_text()
+    assert list(compare(finished, jobs=0, console=quiet()).results) == ["qfl", "focal"]
+    assert list(compare(finished, jobs=1, arms=["qfl"], console=quiet()).results) == ["qfl", "focal"]
+
+
 def test_compare_when_the_base_is_changed_then_refuses_runs_of_the_old_one_before_training(
     finished: ComparisonConfig, trained: list
 ) -> None:

@@ -43,8 +43,9 @@ def test_table_when_written_then_has_means_spreads_and_paired_differences(config
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_table_when_a_run_tells_what_its_matching_carried_then_has_a_column_of_it(config: ComparisonConfig) -> None:
-    assert "arried" not in write_report(config, RUNS, 3, "")
+def test_table_when_a_run_tells_that_not_all_was_carried_then_has_a_column_of_it(config: ComparisonConfig) -> None:
+    for runs in (RUNS, {"qfl": RUNS["qfl"], "mine": [made_result("mine", 0, carried=1.0)]}):
+        assert "arried" not in write_report(config, runs, 3, "")
     text = write_report(config, {"qfl": RUNS["qfl"], "mine": [made_result("mine", 0, carried=0.75)]}, 3, "")
     found = rows(text)
     assert [line[-1] for line in (found[0], *found[2:4])] == ["carried", "-", "0.750 ± -"]

@@ -142,8 +142,8 @@ class DistillationConfig:
             run, which on COCO's 12 epochs at 16 images a step (88,000 steps) is about DINO's 3,333 (decay 0.9997).
         memory: what the teacher's queries read while it teaches. `student`, the default: what the student has encoded
             in this step, its dropout included, which saves the teacher's backbone and encoder, most of distillation's
-            cost, and cost no AP on digit scenes (ours; docs/method.md). `teacher`: what the teacher encodes itself, in
-            evaluation mode, the plain reading of the paper.
+            cost (ours). `teacher`: what the teacher encodes itself, in evaluation mode, the plain reading of the paper;
+            a little better step for step, and worse for the time (docs/method.md).
         matching, prediction, auxiliary: the three lessons.
 
     Raises:

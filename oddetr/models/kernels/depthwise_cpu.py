@@ -56,8 +56,8 @@ def _weight_gradient(input: Tensor, gradient: Tensor, size: int, stride: int, pa
 def _serial(input, gradient, stride, padding, found, first, last):
     """Fills `found` for the blocks of channels from `first` to before `last`; it holds zeros before.
 
-    found[k, l, c] = sum over images b and outputs i, j of
-    gradient[b, i, j, c] input[b, stride i + k - padding, stride j + l - padding, c]
+    found[k, m, c] = sum over images b and outputs i, j of
+    gradient[b, i, j, c] input[b, stride i + k - padding, stride j + m - padding, c]
     """
     images, height, width, channels = input.shape
     _, rows, columns, _ = gradient.shape

@@ -80,11 +80,11 @@ def comparison_figure(runs: Mapping[str, Sequence[RunResult]], kind: FigureKind)
         panel.set_xlabel("minutes of training, without validation" if kind.over_time else "epoch", fontsize=12)
         panel.tick_params(labelsize=11, labelleft=True)
         panel.grid(alpha=0.3)
-        panel.set_ylim(bottom=0)
         if kind.over_time:
             panel.set_xlim(left=0)
         else:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylim(bottom=0)  # of both, once all is drawn: it ends the search for a range that holds everything
     panels[0].set_ylabel(kind.unit, fontsize=12)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=11, handlelength=4)

@@ -129,6 +129,13 @@ def test_figure_when_over_time_then_a_point_is_the_mean_over_seeds_of_minutes_an
     assert {(2.5, 0.2), (2.5, 0.4)} < {tuple(point) for point in band.vertices.round(6).tolist()}
 
 
+def test_figure_when_the_teachers_values_are_the_highest_then_holds_them() -> None:
+    figure = comparison_figure({"qfl": [made_result(student=(0.1, 0.2), teacher=(0.3, 0.9))]}, FIGURES["ap_epoch.png"])
+    for panel in figure.axes:
+        assert panel.get_ylim()[0] == 0
+        assert panel.get_ylim()[1] > 0.9
+
+
 def test_figures_when_there_is_no_curve_then_old_ones_go(tmp_path: Path) -> None:
     never = {"qfl": [made_result(teacher=(0.1,), student=(0.1,), instability=(None,))]}
     (tmp_path / "instability.png").write_text("old")

@@ -129,17 +129,22 @@ class Queries:
     Attributes:
         content: the state that the decoder's layers transform.
         anchors: where a query looks: points (cx, cy) or boxes (cx, cy, w, h), in [0, 1].
-        position: position embedding that every layer adds to the content.
+        position: position embedding that every layer adds to the content; None where the decoder computes it, layer by
+            layer, from the anchors.
         identity: which query this is, across models and epochs: the slot for learned queries, the index of the
             encoder token for two-stage queries.
         padding: True on queries that only fill the group up; no other query sees them. None: there are none.
+        blind: True where a query (row) does not see another (column) of the group. None: all see all.
+        sees: the names of other groups of the same pass whose queries this group's see too.
     """
 
     content: Float[Tensor, "batch queries width"]
     anchors: Float[Tensor, "batch queries point_or_box"]
-    position: Float[Tensor, "batch queries width"]
+    position: Float[Tensor, "batch queries width"] | None
     identity: Int64[Tensor, "batch queries"]
     padding: Bool[Tensor, "batch queries"] | None = None
+    blind: Bool[Tensor, "queries queries"] | None = None
+    sees: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,8 +164,28 @@ class Predictions:
 
 @dataclass(frozen=True)
 class InitialQueries:
-    """The detector's own queries and, for two-stage detectors, the encoder's predictions that they were chosen from
-    (one layer, one prediction per token), which a loss supervises too."""
+    """The detector's own queries and, for two-stage detectors, the encoder's predictions, which a loss supervises too.
+
+    Attributes:
+        proposals: one layer; of all tokens (Deformable-DETR), or of the chosen ones (DINO).
+        class_agnostic: proposals find objects whatever their class: the first class means "is an object".
+    """
 
     queries: Queries
     proposals: Predictions | None = None
+    class_agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class AssignedQueries:
+    """A group of queries whose objects are known by construction.
+
+    Attributes:
+        queries: what is decoded; `padding` where an image has fewer objects than others.
+        assignment: the object of each, -1 for those that are to find none; the same in all layers.
+        repeats: queries for each object.
+    """
+
+    queries: Queries
+    assignment: Int64[Tensor, "batch queries"]
+    repeats: int

@@ -15,13 +15,20 @@ _RENAMES = (
     (r"^input_proj\.", "pyramid.projections."),
     (r"^transformer\.level_embed$", "encoder.level_embed"),
     (r"^transformer\.encoder\.", "encoder."),
-    (r"^transformer\.decoder\.layers\.", "decoder.layers."),
+    (r"^transformer\.decoder\.(layers|norm)\.", r"decoder.\1."),
+    (r"^transformer\.decoder\.ref_point_head\.", "decoder.position.embed."),
+    (r"^transformer\.decoder\.query_scale\.", "decoder.position.scale."),
     (r"^transformer\.enc_output\.", "query_source.token_projection."),
     (r"^transformer\.enc_output_norm\.", "query_source.token_norm."),
     (r"^transformer\.pos_trans\.", "query_source.position_projection."),
     (r"^transformer\.pos_trans_norm\.", "query_source.position_norm."),
     (r"^transformer\.reference_points\.", "query_source.reference_points."),
     (r"^query_embed\.", "query_source.embedding."),
+    (r"^(?:transformer\.)?tgt_embed\.", "query_source.content."),
+    (r"^refpoint_embed\.", "query_source.anchor_logits."),
+    (r"^transformer\.enc_out_class_embed\.", "query_source.head.classes."),
+    (r"^transformer\.enc_out_bbox_embed\.", "query_source.head.boxes."),
+    (r"^label_enc\.", "denoising.labels."),
 )
 _HEAD = re.compile(r"^(?:transformer\.decoder\.)?(class|bbox)_embed\.(\d+)\.(.*)$")
 

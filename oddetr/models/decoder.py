@@ -1,9 +1,12 @@
 """The deformable decoder: queries read the memory, layer by layer (arXiv 2010.04159, sections 4.1 and A.4).
 
-Queries come in groups, which share every weight and all work but self-attention: a group is blind to the others.
+Queries come in groups, which share every weight and all work but self-attention: a group is blind to the others, unless
+it says that it sees them.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
-from oddetr.models.heads import PredictionHead, inverse_sigmoid
+from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
+from oddetr.models.position import sine_anchor_embedding
 from oddetr.structures import Memory, Predictions, Queries
 
-Group = tuple[int, Bool[Tensor, "batch _"] | None]
-"""A group's number of queries, and which of them are padding."""
+
+@dataclass(frozen=True)
+class Sight:
+    """What a group's queries see in self-attention.
+
+    Attributes:
+        place: of the group among the queries of all groups.
+        seen: the places of the groups that it sees: first itself.
+        padding: True on queries of these groups that nobody sees.
+        blind: True where a query does not see another.
+    """
+
+    place: slice
+    seen: tuple[slice, ...]
+    padding: Bool[Tensor, "batch seen"] | None
+    blind: Bool[Tensor, "queries seen"] | None
 
 
 class DecoderLayer(nn.Module):
@@ -40,25 +58,56 @@ class DecoderLayer(nn.Module):
         position: Float[Tensor, "batch queries width"],
         anchors: Float[Tensor, "batch queries levels 4"],
         memory: Memory,
-        groups: Sequence[Group],
+        groups: Sequence[Sight],
     ) -> Float[Tensor, "batch queries width"]:
         """Returns the new content.
 
         Args:
             anchors: boxes relative to each level's padded map.
-            groups: lengths and padding of the groups, in the order in which their queries follow one another.
+            groups: in the order in which their queries follow one another.
         """
-        lengths = [length for length, _ in groups]
-        parts = zip((content + position).split(lengths, dim=1), content.split(lengths, dim=1), groups, strict=True)
-        attended = [
-            self.self_attn(query, query, value, key_padding_mask=padding, need_weights=False)[0]
-            for query, value, (_, padding) in parts
-        ]
-        content = self.norm2(content + self.dropout(torch.cat(attended, dim=1)))
+        placed = content + position
+        attended = torch.cat([self._attend(placed, content, sight) for sight in groups], dim=1)
+        content = self.norm2(content + self.dropout(attended))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
         content = self.norm1(content + self.dropout(read))
         hidden = self.dropout(self.linear1(content).relu())
         return self.norm3(content + self.dropout(self.linear2(hidden)))
+
+    def _attend(self, placed: Tensor, content: Tensor, sight: Sight) -> Tensor:
+        query = placed[:, sight.place]
+        key, value = query, content[:, sight.place]
+        if len(sight.seen) > 1:
+            key = torch.cat([placed[:, place] for place in sight.seen], dim=1)
+            value = torch.cat([content[:, place] for place in sight.seen], dim=1)
+        return self.self_attn(
+            query, key, value, key_padding_mask=sight.padding, attn_mask=sight.blind, need_weights=False
+        )[0]
+
+
+class AnchorPosition(nn.Module):
+    """Position embeddings of anchors, computed before each layer (DAB-DETR, arXiv 2201.12329, eq. 3 and 5).
+
+    position = MLP(sine(anchor)), and from the second layer on, if scaled, times MLP(content)
+
+    Args:
+        scaled: DAB-DETR's; DINO's is not.
+    """
+
+    def __init__(self, width: int, scaled: bool) -> None:
+        super().__init__()
+        self.embed = MLP(512, width, width, depth=2)
+        self.scale = MLP(width, width, width, depth=2) if scaled else None
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, anchors: Float[Tensor, "batch queries 4"], content: Float[Tensor, "batch queries width"], layer: int
+    ) -> Float[Tensor, "batch queries width"]:
+        """Before the layer of this index; `anchors` relative to the first level's padded map, as officially."""
+        position = self.embed(sine_anchor_embedding(anchors))
+        return position if self.scale is None or layer == 0 else position * self.scale(content)
 
 
 class DeformableDecoder(nn.Module):
@@ -69,46 +118,83 @@ class DeformableDecoder(nn.Module):
         heads: one for all layers, or one per layer.
         refine_anchors: each layer's box, without gradient, is the next layer's anchor (iterative box refinement);
             otherwise every layer looks around, and corrects, the initial anchor.
+        position: computes the queries' position embeddings; None: queries bring them along, the same for all layers.
+        norm: through which heads see a layer's output, while the next anchor is refined from what comes before it
+            (DINO); None: heads see the output itself.
+        look_forward_twice: a box is the correction of the last layer's refined anchor with its gradient, so that each
+            layer learns from the next one's box too (DINO, arXiv 2203.03605, section 3.5).
 
     Raises:
         ValueError: neither one head nor one per layer.
     """
 
-    def __init__(self, layers: list[DecoderLayer], heads: list[PredictionHead], refine_anchors: bool) -> None:
+    def __init__(
+        self,
+        layers: list[DecoderLayer],
+        heads: list[PredictionHead],
+        refine_anchors: bool,
+        position: AnchorPosition | None = None,
+        norm: nn.LayerNorm | None = None,
+        look_forward_twice: bool = False,
+    ) -> None:
         super().__init__()
         if len(heads) not in (1, len(layers)):
             raise ValueError(f"A decoder of {len(layers)} layers takes 1 or {len(layers)} heads, not {len(heads)}.")
         self.layers = nn.ModuleList(layers)
         self.heads = nn.ModuleList(heads)
         self.refine_anchors = refine_anchors
+        self.position = position
+        self.norm = norm
+        self.look_forward_twice = look_forward_twice
         self.points = layers[0].cross_attn.points
 
     def forward(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
         """Decodes all groups over `memory` in one pass; predictions of every layer, by the group's name."""
         queries = list(groups.values())
-        lengths = [group.content.shape[1] for group in queries]
-        masks = list(zip(lengths, map(_padding, queries), strict=True))
         content = torch.cat([group.content for group in queries], dim=1)
-        position = torch.cat([group.position for group in queries], dim=1)
+        sights = _sights(groups)
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
-        anchor_logits = torch.cat([_logits(group.anchors) for group in queries], dim=1)
+        anchor_logits = box_logits = torch.cat([_logits(group.anchors) for group in queries], dim=1)
+        brought = [group.position for group in queries if group.position is not None]
         stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
-            content = layer(content, position, places, memory, masks)
-            logits, boxes = self.heads[index % len(self.heads)](content, anchor_logits)
+            position = self.position(places[:, :, 0], content, index) if self.position else torch.cat(brought, dim=1)
+            content = layer(content, position, places, memory, sights)
+            head = self.heads[index % len(self.heads)]
+            logits, boxes = head(self.norm(content) if self.norm else content, box_logits)
             stacked.append((logits, boxes, content))
             if self.refine_anchors and index + 1 < len(self.layers):
-                places, anchor_logits = _on_levels(boxes.detach(), memory, self.points), _logits(boxes.detach())
+                refined = head.refined(content, anchor_logits) if self.norm else boxes
+                places, anchor_logits = _on_levels(refined.detach(), memory, self.points), _logits(refined.detach())
+                box_logits = _logits(refined) if self.look_forward_twice else anchor_logits
+        lengths = [group.content.shape[1] for group in queries]
         logits, boxes, contents = (torch.stack(values).split(lengths, dim=2) for values in zip(*stacked, strict=True))
         return {name: Predictions(*parts) for name, *parts in zip(groups, logits, boxes, contents, strict=True)}
 
 
-def _padding(queries: Queries) -> Tensor | None:
-    """The group's padding as attention wants it. Of an image with nothing else, padding sees padding: nothing reads
-    what comes out, and attention over nothing at all would be NaN."""
-    if queries.padding is None:
-        return None
-    return queries.padding & ~queries.padding.all(dim=1, keepdim=True)
+def _sights(groups: Mapping[str, Queries]) -> list[Sight]:
+    ends = list(accumulate(group.content.shape[1] for group in groups.values()))
+    places = {name: slice(start, end) for name, start, end in zip(groups, [0, *ends], ends, strict=False)}
+    sights: list[Sight] = []
+    for name, group in groups.items():
+        seen = [name, *group.sees]
+        paddings = [groups[other].padding for other in seen]
+        padding = None
+        if any(each is not None for each in paddings):
+            padding = torch.cat([_padding(groups[other]) for other in seen], dim=1)
+            padding = padding & ~padding.all(dim=1, keepdim=True)
+        blind = group.blind
+        if blind is not None:
+            others = sum(groups[other].content.shape[1] for other in group.sees)
+            blind = F.pad(blind, (0, others))
+        sights.append(Sight(places[name], tuple(places[other] for other in seen), padding, blind))
+    return sights
+
+
+def _padding(queries: Queries) -> Tensor:
+    if queries.padding is not None:
+        return queries.padding
+    return torch.zeros(queries.content.shape[:2], dtype=torch.bool, device=queries.content.device)
 
 
 def _on_levels(anchors: Tensor, memory: Memory, points: int) -> Tensor:

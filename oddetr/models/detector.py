@@ -17,10 +17,17 @@ class Detector(nn.Module):
         encoder: levels, padding mask -> Memory.
         query_source: Memory -> InitialQueries.
         decoder: Memory, groups of Queries by name -> Predictions by name.
+        denoising: GroundTruth -> AssignedQueries, a group that the detector is trained with besides; None: it is not.
     """
 
     def __init__(
-        self, backbone: nn.Module, pyramid: nn.Module, encoder: nn.Module, query_source: nn.Module, decoder: nn.Module
+        self,
+        backbone: nn.Module,
+        pyramid: nn.Module,
+        encoder: nn.Module,
+        query_source: nn.Module,
+        decoder: nn.Module,
+        denoising: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -28,6 +35,7 @@ class Detector(nn.Module):
         self.encoder = encoder
         self.query_source = query_source
         self.decoder = decoder
+        self.denoising = denoising
 
     def encode(
         self,
@@ -46,10 +54,11 @@ class Detector(nn.Module):
         return self.decoder(memory, groups)
 
     def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
-    ) -> Float[Tensor, "batch queries width"]:
-        """Position embeddings of queries that have moved to `anchors`; `learned` are those they came with."""
-        return self.query_source.position(anchors, learned)  # pyright: ignore[reportCallIssue]
+        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
+    ) -> Float[Tensor, "batch queries width"] | None:
+        """Position embeddings of queries that have moved to `anchors`; `learned` are those they came with (None: the
+        decoder computes them)."""
+        return None if learned is None else self.query_source.position(anchors, learned)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self,

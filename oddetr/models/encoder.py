@@ -1,6 +1,6 @@
 """The feature pyramid and the deformable encoder: maps of the backbone -> Memory (arXiv 2010.04159, section 4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -81,14 +81,26 @@ class EncoderLayer(nn.Module):
 class DeformableEncoder(nn.Module):
     """Encodes the levels of a pyramid.
 
+    Args:
+        position: padding mask of a level, width -> its position embedding.
+
     Raises:
         ValueError: sizes that do not go together (in the parts' constructors).
     """
 
     def __init__(
-        self, width: int, heads: int, levels: int, points: int, ffn_width: int, num_layers: int, dropout: float
+        self,
+        width: int,
+        heads: int,
+        levels: int,
+        points: int,
+        ffn_width: int,
+        num_layers: int,
+        dropout: float,
+        position: Callable[[Tensor, int], Tensor] = sine_position_map,
     ) -> None:
         super().__init__()
+        self.position = position
         self.level_embed = nn.Parameter(torch.randn(levels, width))
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, levels, points, ffn_width, dropout) for _ in range(num_layers)
@@ -104,7 +116,7 @@ class DeformableEncoder(nn.Module):
         width = levels[0].shape[1]
         position = torch.cat(
             [
-                (sine_position_map(mask, width) + embedding).flatten(1, 2)
+                (self.position(mask, width) + embedding).flatten(1, 2)
                 for mask, embedding in zip(masks, self.level_embed, strict=True)
             ],
             dim=1,

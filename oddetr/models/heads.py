@@ -17,11 +17,11 @@ def inverse_sigmoid(x: Float[Tensor, "*any"], eps: float = 1e-5) -> Float[Tensor
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
+    """`depth` linear layers with ReLU between them."""
 
-    def __init__(self, width: int, out: int, depth: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
         super().__init__()
-        sizes = [width] * depth + [out]
+        sizes = [width] + [hidden] * (depth - 1) + [out]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any out"]:
@@ -42,7 +42,7 @@ class PredictionHead(nn.Module):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.classes = nn.Linear(width, num_classes)
-        self.boxes = MLP(width, 4, depth=3)
+        self.boxes = MLP(width, width, 4, depth=3)
         nn.init.constant_(self.classes.bias, -math.log((1 - 0.01) / 0.01))
         nn.init.zeros_(self._correction.weight)
         nn.init.zeros_(self._correction.bias)
@@ -55,8 +55,13 @@ class PredictionHead(nn.Module):
         self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]
     ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
         """Returns logits and boxes; `anchor_logits` are `inverse_sigmoid(anchors)`."""
-        boxes = (self.boxes(content).float() + anchor_logits.float()).sigmoid()
-        return self.classes(content).float(), boxes
+        return self.classes(content).float(), self.refined(content, anchor_logits)
+
+    def refined(
+        self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]
+    ) -> Float[Tensor, "batch queries 4"]:
+        """The box alone."""
+        return (self.boxes(content).float() + anchor_logits.float()).sigmoid()
 
     def start_with_size(self, logit: float) -> None:
         """Sets the logit of the width and height that a box starts with when its anchor is a point (official: -2)."""

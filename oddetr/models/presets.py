@@ -9,16 +9,21 @@ A preset is a function that gives a `DetectorConfig`; `build_detector` composes 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
+from torch import nn
+
 from oddetr.models.backbone import Backbone
-from oddetr.models.decoder import DecoderLayer, DeformableDecoder
+from oddetr.models.decoder import AnchorPosition, DecoderLayer, DeformableDecoder
+from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import Detector
 from oddetr.models.encoder import DeformableEncoder, FeaturePyramid
 from oddetr.models.heads import PredictionHead
-from oddetr.models.queries import LearnedQueries, TwoStageQueries
+from oddetr.models.position import sine_position_map
+from oddetr.models.queries import LearnedAnchors, LearnedQueries, MixedQueries, TwoStageQueries
 
-Variant = Literal["plain", "refine", "two_stage"]
+Variant = Literal["plain", "refine", "two_stage", "dab", "dino"]
 
 
 @dataclass(frozen=True)
@@ -163,19 +168,30 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
     if num_classes < 1:
         raise ValueError(f"A detector needs at least one class, not {num_classes}.")
     sizes = (config.width, config.heads, config.levels, config.points, config.ffn_width)
-    refine, two_stage = config.variant != "plain", config.variant == "two_stage"
-    head = PredictionHead(config.width, num_classes)
-    heads = head.copies(config.decoder_layers if refine else 1)
-    if two_stage:
-        query_source = TwoStageQueries(config.num_queries, config.width, head)
+    variant, queries, width = config.variant, config.num_queries, config.width
+    head = PredictionHead(width, num_classes)
+    heads = head.copies(1 if variant in ("plain", "dino") else config.decoder_layers)
+    if variant == "two_stage":
+        query_source = TwoStageQueries(queries, width, head)
+    elif variant == "dino":
+        query_source = MixedQueries(queries, width, head)
     else:
         heads[0].start_with_size(-2.0)
-        query_source = LearnedQueries(config.num_queries, config.width)
-    layers = [DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers)]
+        query_source = (LearnedAnchors if variant == "dab" else LearnedQueries)(queries, width)
+    dino = variant == "dino"
+    position_map = partial(sine_position_map, temperature=20.0, centred=False) if dino else sine_position_map
     return Detector(
         backbone=backbone,
-        pyramid=FeaturePyramid(cast(list[int], backbone.channels), config.width, config.levels),
-        encoder=DeformableEncoder(*sizes, config.encoder_layers, config.dropout),
+        pyramid=FeaturePyramid(cast(list[int], backbone.channels), width, config.levels),
+        encoder=DeformableEncoder(*sizes, config.encoder_layers, config.dropout, position_map),
         query_source=query_source,
-        decoder=DeformableDecoder(layers, heads, refine_anchors=refine),
+        decoder=DeformableDecoder(
+            [DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers)],
+            heads,
+            refine_anchors=variant != "plain",
+            position=AnchorPosition(width, scaled=variant == "dab") if variant in ("dab", "dino") else None,
+            norm=nn.LayerNorm(width) if dino else None,
+            look_forward_twice=dino,
+        ),
+        denoising=ContrastiveDenoising(num_classes, width) if dino else None,
     )

@@ -1,7 +1,7 @@
-"""Where the decoder's queries come from: learned slots, or the encoder's best proposals (two-stage)."""
+"""Where the decoder's queries come from: learned slots or anchors, or the encoder's best proposals."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from oddetr.models.encoder import token_centres
@@ -26,13 +26,12 @@ class LearnedQueries(nn.Module):
         batch = memory.tokens.shape[0]
         position, content = self.embedding.weight.chunk(2, dim=-1)
         anchors = self.reference_points(position).float().sigmoid()
-        identity = torch.arange(self.num_queries, device=anchors.device)
         return InitialQueries(
             Queries(
                 content=content.expand(batch, -1, -1),
                 anchors=anchors.expand(batch, -1, -1),
                 position=position.expand(batch, -1, -1),
-                identity=identity.expand(batch, -1),
+                identity=_slots(self.num_queries, memory),
             )
         )
 
@@ -43,10 +42,31 @@ class LearnedQueries(nn.Module):
         return learned
 
 
-class TwoStageQueries(nn.Module):
-    """The encoder predicts an object at each token; the best become the queries (arXiv 2010.04159, section A.4).
+class LearnedAnchors(nn.Module):
+    """One learned content and anchor box per slot (DAB-DETR, arXiv 2201.12329); the decoder computes positions."""
 
-    Ranked, as officially, by the logit of the first class, which the proposals' loss teaches "is an object".
+    def __init__(self, num_queries: int, width: int) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.content = nn.Embedding(num_queries, width)
+        self.anchor_logits = nn.Embedding(num_queries, 4)
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        """The same queries for each image; identity is the slot."""
+        batch = memory.tokens.shape[0]
+        anchors = self.anchor_logits.weight.float().sigmoid()
+        return InitialQueries(
+            Queries(
+                content=self.content.weight.expand(batch, -1, -1),
+                anchors=anchors.expand(batch, -1, -1),
+                position=None,
+                identity=_slots(self.num_queries, memory),
+            )
+        )
+
+
+class ProposedQueries(nn.Module):
+    """What two-stage detectors share: the encoder predicts an object at each token, and the best become anchors.
 
     Args:
         head: predicts classes and boxes from tokens.
@@ -58,25 +78,39 @@ class TwoStageQueries(nn.Module):
         self.head = head
         self.token_projection = nn.Linear(width, width)
         self.token_norm = nn.LayerNorm(width)
-        self.position_projection = nn.Linear(2 * width, 2 * width)
-        self.position_norm = nn.LayerNorm(2 * width)
-        for linear in (self.token_projection, self.position_projection):
-            nn.init.xavier_uniform_(linear.weight)
+        nn.init.xavier_uniform_(self.token_projection.weight)
 
-    def forward(self, memory: Memory) -> InitialQueries:
-        """Queries without gradient to their anchors; identity is the token's index. A small image may have fewer tokens
-        than `num_queries`: then each gives a query."""
-        tokens, width = memory.tokens.shape[1:]
+    def proposals(self, memory: Memory) -> Predictions:
+        """The prediction of each token, as one layer."""
         anchors, usable = token_anchors(memory)
         content = self.token_norm(self.token_projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         logits, boxes = self.head(content, anchors)
-        chosen = logits[..., 0].topk(min(self.num_queries, tokens), dim=1).indices
-        chosen_boxes = boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
-        position, slots = self._embed(chosen_boxes, width).chunk(2, dim=-1)
-        return InitialQueries(
-            Queries(content=slots, anchors=chosen_boxes, position=position, identity=chosen),
-            proposals=Predictions(logits[None], boxes[None], content[None]),
-        )
+        return Predictions(logits[None], boxes[None], content[None])
+
+    def best(self, scores: Float[Tensor, "batch tokens"]) -> Int64[Tensor, "batch queries"]:
+        """The tokens with the best scores. A small image may have fewer than `num_queries`: then each gives a query."""
+        return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+
+
+class TwoStageQueries(ProposedQueries):
+    """Contents and positions are computed from the chosen anchors (arXiv 2010.04159, section A.4).
+
+    Ranked, as officially, by the logit of the first class, which the proposals' loss teaches "is an object".
+    """
+
+    def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
+        super().__init__(num_queries, width, head)
+        self.position_projection = nn.Linear(2 * width, 2 * width)
+        self.position_norm = nn.LayerNorm(2 * width)
+        nn.init.xavier_uniform_(self.position_projection.weight)
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        """Queries without gradient to their anchors; identity is the token's index."""
+        proposals = self.proposals(memory)
+        chosen = self.best(proposals.logits[0, ..., 0])
+        anchors = _at(proposals.boxes[0].detach(), chosen)
+        position, content = self._embed(anchors, memory.tokens.shape[-1]).chunk(2, dim=-1)
+        return InitialQueries(Queries(content, anchors, position, identity=chosen), proposals, class_agnostic=True)
 
     def position(
         self, anchors: Float[Tensor, "batch queries 4"], learned: Float[Tensor, "batch queries width"]
@@ -86,6 +120,30 @@ class TwoStageQueries(nn.Module):
 
     def _embed(self, boxes: Tensor, width: int) -> Tensor:
         return self.position_norm(self.position_projection(sine_box_embedding(boxes, width // 2)))
+
+
+class MixedQueries(ProposedQueries):
+    """Contents are learned, one per slot; anchors are chosen from the encoder (DINO's mixed query selection, arXiv
+    2203.03605, section 3.4); the decoder computes positions.
+
+    Ranked by the best class's logit. Only the chosen proposals are supervised, with classes, as officially.
+    """
+
+    def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
+        super().__init__(num_queries, width, head)
+        self.content = nn.Embedding(num_queries, width)
+        nn.init.xavier_uniform_(self.content.weight)
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        """Queries without gradient to their anchors; identity is the token's index."""
+        all_tokens = self.proposals(memory)
+        chosen = self.best(all_tokens.logits[0].amax(dim=-1))
+        proposals = Predictions(
+            *(_at(each[0], chosen)[None] for each in (all_tokens.logits, all_tokens.boxes, all_tokens.content))
+        )
+        content = self.content.weight[: chosen.shape[1]].expand(len(chosen), -1, -1)
+        queries = Queries(content, proposals.boxes[0].detach(), position=None, identity=chosen)
+        return InitialQueries(queries, proposals)
 
 
 def token_anchors(memory: Memory) -> tuple[Float[Tensor, "batch tokens 4"], Bool[Tensor, "batch tokens"]]:
@@ -103,3 +161,12 @@ def token_anchors(memory: Memory) -> tuple[Float[Tensor, "batch tokens 4"], Bool
     anchors = torch.cat([centres, sizes[:, None].expand(*centres.shape)], dim=-1)
     usable = ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1) & ~memory.padding_mask
     return torch.logit(anchors).masked_fill(~usable[..., None], torch.inf), usable
+
+
+def _slots(num_queries: int, memory: Memory) -> Tensor:
+    return torch.arange(num_queries, device=memory.tokens.device).expand(memory.tokens.shape[0], -1)
+
+
+def _at(values: Tensor, chosen: Tensor) -> Tensor:
+    """[B, T, ...] at the chosen tokens: [B, N, ...]."""
+    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))

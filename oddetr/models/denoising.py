@@ -1,0 +1,75 @@
+"""Contrastive denoising: objects, disturbed, are queries that are to find them again (DINO, arXiv 2203.03605)."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from oddetr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from oddetr.structures import AssignedQueries, GroundTruth, Queries
+
+
+class ContrastiveDenoising(nn.Module):
+    """Groups of disturbed objects: in each, every object once near (to be found again) and once farther off (to be
+    called background). A group sees itself and the own queries, which do not see it (DINO, section 3.3).
+
+    A corner of the box moves by up to `box_noise` of half the box's side, or, farther off, by one to two times that. A
+    label is replaced by a random one with probability `label_noise` / 2.
+
+    Officially queries that pad images with fewer objects are seen by the group's others; here they are not.
+
+    Args:
+        num_classes: of objects.
+        width: of queries.
+        queries: near queries of an image with the most objects, about: there are max(1, queries // objects) groups.
+        box_noise: lambda, in [0, 1].
+        label_noise: in [0, 1].
+    """
+
+    def __init__(
+        self, num_classes: int, width: int, queries: int = 100, box_noise: float = 0.4, label_noise: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.queries, self.box_noise, self.label_noise = queries, box_noise, label_noise
+        self.labels = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, truth: GroundTruth) -> AssignedQueries:
+        """Disturbs the objects anew, by torch's generator of their device; at least one query, if only padding."""
+        batch, objects = truth.labels.shape
+        groups = max(1, self.queries // max(1, *truth.counts)) if truth.total else 1
+        disturbed = (batch, groups, 2, objects)
+
+        def spread(values: Tensor) -> Tensor:
+            """[B, M, ...] -> [B, groups, near and far, M, ...]."""
+            return values[:, None, None].expand(*disturbed, *values.shape[2:])
+
+        labels = spread(truth.labels.clamp(min=0))
+        replaced = torch.rand(disturbed, device=labels.device) < self.label_noise / 2
+        labels = torch.where(replaced, torch.randint_like(labels, self.num_classes), labels)
+
+        boxes = spread(truth.boxes)
+        amount = torch.rand_like(boxes)
+        amount[:, :, 1] += 1
+        sign = torch.randint_like(boxes, 2) * 2 - 1
+        halves = boxes[..., 2:].repeat(1, 1, 1, 1, 2) / 2
+        corners = cxcywh_to_xyxy(boxes) + sign * amount * halves * self.box_noise
+        anchors = xyxy_to_cxcywh(corners.clamp(0, 1)).clamp(min=0)
+
+        padding = spread(~truth.valid)
+        index = torch.arange(objects, device=labels.device).expand(disturbed).clone()
+        index[:, :, 1] = -1
+        queries = Queries(
+            content=self.labels(labels.flatten(1)),
+            anchors=anchors.flatten(1, 3),
+            position=None,
+            identity=torch.arange(groups * 2 * objects, device=labels.device).expand(batch, -1),
+            padding=padding.flatten(1),
+            blind=_other_groups(groups, 2 * objects, labels.device),
+            sees=("own",),
+        )
+        return AssignedQueries(queries, index.masked_fill(padding, -1).flatten(1), repeats=groups)
+
+
+def _other_groups(groups: int, length: int, device: torch.device) -> Bool[Tensor, "queries queries"]:
+    group = torch.arange(groups, device=device).repeat_interleave(length)
+    return group[:, None] != group[None]

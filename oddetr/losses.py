@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oddetr.boxes import generalized_iou, iou
-from oddetr.structures import GroundTruth, Predictions
+from oddetr.structures import AssignedQueries, GroundTruth, Predictions
 
 Classification = Literal["focal", "quality_focal"]
 
@@ -195,3 +195,16 @@ def detection_loss(
         l1=l1.sum(dim=(1, 2)) / objects,
         giou=giou.sum(dim=(1, 2)) / objects,
     )
+
+
+def assigned_loss(
+    predictions: Predictions,
+    truth: GroundTruth,
+    group: AssignedQueries,
+    objects: Float[Tensor, ""] | float,
+    classification: Classification,
+) -> DetectionLoss:
+    """`detection_loss` of a group whose objects are known by construction, divided by its queries for each too."""
+    assignment = group.assignment.expand(len(predictions.logits), -1, -1)
+    divisor, padding = objects * group.repeats, group.queries.padding
+    return detection_loss(predictions, truth, (assignment,), divisor, classification, padding=padding)

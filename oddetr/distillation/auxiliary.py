@@ -1,35 +1,13 @@
 """The auxiliary group: the teacher's queries, of all its decoder layers, that are nearest to each object."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from oddetr.distillation.config import AuxiliaryConfig
-from oddetr.losses import DetectionLoss, detection_loss
 from oddetr.matching import cheapest
 from oddetr.models.detector import Detector
-from oddetr.structures import GroundTruth, Predictions, Queries
-
-
-@dataclass(frozen=True)
-class AuxiliaryGroup:
-    """The queries, and the object that each is to find.
-
-    Attributes:
-        groups: by name, what the student decodes: one group, or one for each rank of candidates (`config.apart`);
-            `per_object` x objects queries in all, where those of padded objects are padding.
-        assignment: by construction, of all groups' queries, one group after the other.
-        padding: likewise.
-        per_object: queries for each object.
-    """
-
-    groups: dict[str, Queries]
-    assignment: Int64[Tensor, "batch queries"]
-    padding: Bool[Tensor, "batch queries"]
-    per_object: int
+from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 
 
 def select(
@@ -61,8 +39,8 @@ def auxiliary_group(
     cost: Float[Tensor, "layers batch queries objects"],
     truth: GroundTruth,
     config: AuxiliaryConfig,
-) -> AuxiliaryGroup:
-    """Makes queries of the teacher's cheapest candidates.
+) -> AssignedQueries:
+    """Makes queries of the teacher's cheapest candidates, first those of all objects that are cheapest, and so on.
 
     A candidate brings the content and the box that left its decoder layer. The box, or its centre where the detector
     starts from points (`config.anchors`), becomes the anchor; a learned position goes along, a computed one is computed
@@ -78,38 +56,16 @@ def auxiliary_group(
     if config.anchors == "initial":
         anchors = anchors[..., : initial.anchors.shape[-1]]
     objects = truth.labels.shape[1]
-    per_object = layer.shape[1] // objects
-    absent = ~truth.valid.repeat(1, per_object)
-    fields = (
-        predictions.content[layer, image, query],
-        anchors,
-        teacher.position(anchors, initial.position[image, query]),
-        initial.identity[image, query],
-        absent,
-    )
-    parts = zip(*(values.split(objects if config.apart else layer.shape[1], dim=1) for values in fields), strict=True)
-    return AuxiliaryGroup(
-        {f"auxiliary_{rank}": Queries(*part) for rank, part in enumerate(parts)},
-        assignment=torch.arange(objects, device=layer.device).repeat(per_object).masked_fill(absent, -1),
+    repeats = layer.shape[1] // objects
+    absent = ~truth.valid.repeat(1, repeats)
+    rank = torch.arange(repeats, device=layer.device).repeat_interleave(objects)
+    queries = Queries(
+        content=predictions.content[layer, image, query],
+        anchors=anchors,
+        position=teacher.position(anchors, None if initial.position is None else initial.position[image, query]),
+        identity=initial.identity[image, query],
         padding=absent,
-        per_object=per_object,
+        blind=rank[:, None] != rank if config.apart else None,
     )
-
-
-def auxiliary_loss(
-    predictions: Mapping[str, Predictions], truth: GroundTruth, group: AuxiliaryGroup, objects: Float[Tensor, ""]
-) -> DetectionLoss:
-    """Quality focal loss and boxes of the group's queries for their objects, divided by their number.
-
-    Args:
-        predictions: of the student, by the groups' names.
-    """
-    parts = [predictions[name] for name in group.groups]
-    found = Predictions(
-        torch.cat([part.logits for part in parts], dim=2),
-        torch.cat([part.boxes for part in parts], dim=2),
-        torch.cat([part.content for part in parts], dim=2),
-    )
-    assignment = group.assignment.expand(len(found.logits), -1, -1)
-    number = objects * group.per_object
-    return detection_loss(found, truth, (assignment,), number, "quality_focal", padding=group.padding)
+    assignment = torch.arange(objects, device=layer.device).repeat(repeats).masked_fill(absent, -1)
+    return AssignedQueries(queries, assignment, repeats)

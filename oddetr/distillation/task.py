@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from oddetr.distillation.auxiliary import AuxiliaryGroup, auxiliary_group, auxiliary_loss
+from oddetr.distillation.auxiliary import auxiliary_group
 from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.matching import agreement, carried_over, own_loss
 from oddetr.distillation.normalisation import objects_per_process, step_total
 from oddetr.distillation.prediction import prediction_loss
 from oddetr.distillation.teacher import AUTO_HORIZON, Teacher
-from oddetr.losses import DetectionLoss, LossConfig, detection_loss
+from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
-from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
+from oddetr.structures import AssignedQueries, Batch, GroundTruth, Memory, Predictions, Queries
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TeacherView:
 class DistillationTask(nn.Module):
     """A detector that learns, the teacher that it becomes and that teaches it, and the loss:
 
-    L = L_own + w_p L_pred + w_a L_aux (+ L_det of two-stage proposals, which are not distilled)
+    L = L_own + w_p L_pred + w_a L_aux (+ L_det of two-stage proposals and of denoising, which are not distilled)
 
     Attributes:
         student: the detector that the optimizer trains.
@@ -125,14 +125,18 @@ class DistillationTask(nn.Module):
         if view and w_prediction:
             groups["teacher"] = view.queries
         if auxiliary:
-            groups |= auxiliary.groups
+            groups["auxiliary"] = auxiliary.queries
+        denoising: AssignedQueries | None = self.student.denoising and self.student.denoising(batch.truth)
+        if denoising:
+            groups["denoising"] = denoising.queries
         predictions = self.student.decode(memory, groups)
 
         truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
+        sought = _without_classes(truth) if initial.class_agnostic else truth
         with torch.autocast(batch.images.device.type, enabled=False):
             costs = {"own": matching_cost(own, truth, self.matching)}
             if initial.proposals:
-                costs["proposals"] = matching_cost(initial.proposals, _without_classes(truth), self.matching)
+                costs["proposals"] = matching_cost(initial.proposals, sought, self.matching)
             if view:
                 costs["teacher"] = view.cost
             assigned = dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True))
@@ -149,14 +153,17 @@ class DistillationTask(nn.Module):
             else:
                 terms.append(Term("", 1.0, self.detection(own, truth, assigned["own"], objects), self.loss))
             if initial.proposals:
-                proposed = self.detection(initial.proposals, _without_classes(truth), assigned["proposals"], objects)
+                proposed = self.detection(initial.proposals, sought, assigned["proposals"], objects)
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))
+            if denoising:
+                found = assigned_loss(predictions["denoising"], truth, denoising, objects, self.loss.classification)
+                terms.append(Term("denoising_", 1.0, found, self.loss))
             if view and w_prediction:
                 config, total = self.distillation.prediction, partial(step_total, batch=batch)
                 answers = prediction_loss(predictions["teacher"], view.predictions, objects, config, total)
                 terms.append(Term("prediction_", w_prediction, answers, self.group_loss))
             if auxiliary:
-                found = auxiliary_loss(predictions, truth, auxiliary, objects)
+                found = assigned_loss(predictions["auxiliary"], truth, auxiliary, objects, "quality_focal")
                 terms.append(Term("auxiliary_", w_auxiliary, found, self.group_loss))
             loss = torch.stack([term.weighted() for term in terms]).sum()
         for term in terms:
@@ -171,7 +178,7 @@ class DistillationTask(nn.Module):
             assignment = assignment[-1:].expand_as(assignment)
         return carried_over(assignment, teacher.identity, student.identity)
 
-    def auxiliary(self, view: TeacherView, truth: GroundTruth) -> AuxiliaryGroup:
+    def auxiliary(self, view: TeacherView, truth: GroundTruth) -> AssignedQueries:
         """The auxiliary group of the teacher's best queries."""
         config = self.distillation.auxiliary
         return auxiliary_group(self.teacher.detector, view.queries, view.predictions, view.cost, truth, config)

@@ -123,6 +123,7 @@ class DeformableDecoder(nn.Module):
             (DINO); None: heads see the output itself.
         look_forward_twice: a box is the correction of the last layer's refined anchor with its gradient, so that each
             layer learns from the next one's box too (DINO, arXiv 2203.03605, section 3.5).
+        eps: anchors count as this far from 0 and 1 at least, where logits are taken of them.
 
     Raises:
         ValueError: neither one head nor one per layer.
@@ -136,6 +137,7 @@ class DeformableDecoder(nn.Module):
         position: AnchorPosition | None = None,
         norm: nn.LayerNorm | None = None,
         look_forward_twice: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         if len(heads) not in (1, len(layers)):
@@ -146,6 +148,7 @@ class DeformableDecoder(nn.Module):
         self.position = position
         self.norm = norm
         self.look_forward_twice = look_forward_twice
+        self.eps = eps
         self.points = layers[0].cross_attn.points
 
     def forward(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
@@ -154,7 +157,7 @@ class DeformableDecoder(nn.Module):
         content = torch.cat([group.content for group in queries], dim=1)
         sights = _sights(groups)
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
-        anchor_logits = box_logits = torch.cat([_logits(group.anchors) for group in queries], dim=1)
+        anchor_logits = box_logits = torch.cat([self._logits(group.anchors) for group in queries], dim=1)
         brought = [group.position for group in queries if group.position is not None]
         stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
@@ -165,11 +168,16 @@ class DeformableDecoder(nn.Module):
             stacked.append((logits, boxes, content))
             if self.refine_anchors and index + 1 < len(self.layers):
                 refined = head.refined(content, anchor_logits) if self.norm else boxes
-                places, anchor_logits = _on_levels(refined.detach(), memory, self.points), _logits(refined.detach())
-                box_logits = _logits(refined) if self.look_forward_twice else anchor_logits
+                anchors = refined.detach()
+                places, anchor_logits = _on_levels(anchors, memory, self.points), self._logits(anchors)
+                box_logits = self._logits(refined) if self.look_forward_twice else anchor_logits
         lengths = [group.content.shape[1] for group in queries]
         logits, boxes, contents = (torch.stack(values).split(lengths, dim=2) for values in zip(*stacked, strict=True))
         return {name: Predictions(*parts) for name, *parts in zip(groups, logits, boxes, contents, strict=True)}
+
+    def _logits(self, anchors: Tensor) -> Tensor:
+        """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
+        return F.pad(inverse_sigmoid(anchors, self.eps), (0, 4 - anchors.shape[-1]))
 
 
 def _sights(groups: Mapping[str, Queries]) -> list[Sight]:
@@ -208,8 +216,3 @@ def _on_levels(anchors: Tensor, memory: Memory, points: int) -> Tensor:
         return placed
     sizes = torch.tensor([(2 * points / w, 2 * points / h) for h, w in memory.shapes], device=placed.device)
     return torch.cat([placed, sizes.to(placed.dtype).expand_as(placed)], dim=-1)
-
-
-def _logits(anchors: Tensor) -> Tensor:
-    """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
-    return F.pad(inverse_sigmoid(anchors), (0, 4 - anchors.shape[-1]))

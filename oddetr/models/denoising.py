@@ -20,13 +20,13 @@ class ContrastiveDenoising(nn.Module):
     Args:
         num_classes: of objects.
         width: of queries.
-        queries: near queries of an image with the most objects, about: there are max(1, queries // objects) groups.
+        queries: there are max(1, queries // objects) groups, for the most objects that an image of the batch has.
         box_noise: lambda, in [0, 1].
         label_noise: in [0, 1].
     """
 
     def __init__(
-        self, num_classes: int, width: int, queries: int = 100, box_noise: float = 0.4, label_noise: float = 0.5
+        self, num_classes: int, width: int, queries: int, box_noise: float = 0.4, label_noise: float = 0.5
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -35,13 +35,14 @@ class ContrastiveDenoising(nn.Module):
 
     def forward(self, truth: GroundTruth) -> AssignedQueries:
         """Disturbs the objects anew, by torch's generator of their device; at least one query, if only padding."""
-        batch, objects = truth.labels.shape
-        groups = max(1, self.queries // max(1, *truth.counts)) if truth.total else 1
+        batch, objects = len(truth.counts), max(1, *truth.counts)
+        groups = max(1, self.queries // objects) if truth.total else 1
         disturbed = (batch, groups, 2, objects)
 
         def spread(values: Tensor) -> Tensor:
-            """[B, M, ...] -> [B, groups, near and far, M, ...]."""
-            return values[:, None, None].expand(*disturbed, *values.shape[2:])
+            """[B, M, ...] -> [B, groups, near and far, M, ...], without further padding."""
+            values = values[:, None, None, :objects]
+            return values.expand(*disturbed, *values.shape[4:])
 
         labels = spread(truth.labels.clamp(min=0))
         replaced = torch.rand(disturbed, device=labels.device) < self.label_noise / 2

@@ -28,10 +28,11 @@ Variant = Literal["plain", "refine", "two_stage", "dab", "dino"]
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """What a Deformable-DETR is made of; defaults are the paper's (arXiv 2010.04159).
+    """What a detector is made of; defaults are Deformable-DETR's (arXiv 2010.04159).
 
     Attributes:
-        variant: `plain`; `refine`: iterative box refinement; `two_stage`: that, with queries chosen from the encoder.
+        variant: of Deformable-DETR `plain`; `refine`: iterative box refinement; `two_stage`: that, with queries chosen
+            from the encoder. `dab`: DAB-Deformable-DETR. `dino`: DINO.
         backbone: a timm model name.
         pretrained: the backbone starts from ImageNet weights, so its batch norms and first layers are frozen.
         width: of tokens and queries; a multiple of 32 and of `heads`.
@@ -42,6 +43,8 @@ class DetectorConfig:
         points: that a query reads per head and level.
         num_queries: the most objects that can be found in an image.
         dropout: the probability, in [0, 1), in encoder and decoder.
+        denoising: about how many disturbed objects of an image are found again in training (`ContrastiveDenoising`);
+            0: none. Of `dab` and `dino` only, whose decoder computes positions from anchors.
 
     Raises:
         ValueError: a size that is out of range.
@@ -59,6 +62,7 @@ class DetectorConfig:
     points: int = 4
     num_queries: int = 300
     dropout: float = 0.1
+    denoising: int = 0
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -79,6 +83,10 @@ class DetectorConfig:
             raise ValueError(f"width is {self.width}; it must be a multiple of 32 and of heads ({self.heads}).")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
+        if self.denoising < 0 or (self.denoising and self.variant not in ("dab", "dino")):
+            raise ValueError(
+                f"denoising is {self.denoising}; it must be 0, or at least 1 for the variants dab and dino."
+            )
 
     def override(self, changes: dict[str, Any]) -> "DetectorConfig":
         """The same with some fields changed.
@@ -192,6 +200,7 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
             position=AnchorPosition(width, scaled=variant == "dab") if variant in ("dab", "dino") else None,
             norm=nn.LayerNorm(width) if dino else None,
             look_forward_twice=dino,
+            eps=1e-3 if variant in ("dab", "dino") else 1e-5,
         ),
-        denoising=ContrastiveDenoising(num_classes, width) if dino else None,
+        denoising=ContrastiveDenoising(num_classes, width, config.denoising) if config.denoising else None,
     )

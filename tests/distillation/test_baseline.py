@@ -5,13 +5,11 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.losses import LossConfig, detection_loss
+from oddetr.losses import LossConfig, assigned_loss, detection_loss
 from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch, GroundTruth
-from tests.models.helpers import small_batch, small_detector
-
-VARIANTS = ["plain", "refine", "two_stage"]
+from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
 def baseline(detector: Detector, loss: LossConfig | None = None) -> DistillationTask:
@@ -70,7 +68,7 @@ def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
-    task = baseline(small_detector(variant))
+    task = baseline(small_detector(variant, denoising=0))
     batch = small_batch((3, 1), size=128)
     whole = gradients(task, [batch])
     parts = gradients(task, [one_image(batch, index, batch.truth.total) for index in (0, 1)])
@@ -138,14 +136,22 @@ def test_step_when_all_distillation_is_off_then_is_the_baseline_to_the_bit(
         torch.manual_seed(step)
         memory = plain.encode(batch.images, batch.padding_mask)
         initial = plain.initial_queries(memory)
-        supervised = [(plain.decode(memory, {"own": initial.queries})["own"], batch.truth)]
+        groups = {"own": initial.queries}
+        if plain.denoising:
+            denoising = plain.denoising(batch.truth)
+            groups["denoising"] = denoising.queries
+        decoded = plain.decode(memory, groups)
+        supervised = [(decoded["own"], batch.truth)]
         if initial.proposals:
-            objects = dataclasses.replace(batch.truth, labels=batch.truth.labels.clamp(max=0))
-            supervised.append((initial.proposals, objects))
+            labels = batch.truth.labels.clamp(max=0) if initial.class_agnostic else batch.truth.labels
+            supervised.append((initial.proposals, dataclasses.replace(batch.truth, labels=labels)))
         expected = torch.zeros(())
         for predictions, truth in supervised:
             (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
             parts = detection_loss(predictions, truth, (assignment,), torch.tensor(3.0), classification)
+            expected = expected + parts.weighted(loss)
+        if plain.denoising:
+            parts = assigned_loss(decoded["denoising"], batch.truth, denoising, torch.tensor(3.0), classification)
             expected = expected + parts.weighted(loss)
         assert found.equal(expected)
         for value, optimizer in ((found, ours), (expected, theirs)):

@@ -19,14 +19,14 @@ from oddetr.losses import LossConfig
 from oddetr.matching import NonFiniteCostError, hungarian
 from oddetr.structures import Batch, Memory, Queries
 from oddetr.training.config import TrainConfig
-from tests.models.helpers import small_batch, small_detector
-
-VARIANTS = ["plain", "refine", "two_stage"]
+from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
-def apart(variant: str, config: DistillationConfig | None = None, distance: float = 0.02) -> DistillationTask:
+def apart(
+    variant: str, config: DistillationConfig | None = None, distance: float = 0.02, **changes: object
+) -> DistillationTask:
     """A task whose teacher differs from its student, and far enough away matches otherwise."""
-    task = DistillationTask(small_detector(variant), 10, config)
+    task = DistillationTask(small_detector(variant, **changes), 10, config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in task.student.parameters():
@@ -82,7 +82,9 @@ def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) 
     task = apart(variant, config)
     task.teacher.steps = 4
     found = task(small_batch((2, 1)))
-    weights = {"": 1.0, "prediction_": 0.25, "auxiliary_": 2.0} | ({"proposal_": 1.0} if variant == "two_stage" else {})
+    weights = {"": 1.0, "prediction_": 0.25, "auxiliary_": 2.0}
+    weights |= {"proposal_": 1.0} if variant in ("two_stage", "dino") else {}
+    weights |= {"denoising_": 1.0} if variant == "dino" else {}
     expected = sum(
         weight * (found[f"loss_{name}classes"] + 5 * found[f"loss_{name}l1"] + 2 * found[f"loss_{name}giou"])
         for name, weight in weights.items()
@@ -165,8 +167,8 @@ def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatc
         task.teacher.steps, views = steps, count()
         task(batch)
     assert seen == [
-        (True, {"own", "teacher", "auxiliary_0"}),
-        (True, {"own", "auxiliary_0"}),
+        (True, {"own", "teacher", "auxiliary"}),
+        (True, {"own", "auxiliary"}),
         (True, {"own"}),
         (False, {"own"}),
     ]
@@ -306,7 +308,7 @@ def test_matching_when_layers_is_last_then_all_layers_learn_the_last_layers_assi
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
     def gradients(batches: list[Batch]) -> dict[str, torch.Tensor]:
-        task = apart(variant)
+        task = apart(variant, denoising=0)
         for batch in batches:
             task(batch)["loss"].backward()
         return {name: parameter.grad for name, parameter in task.student.named_parameters()}

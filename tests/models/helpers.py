@@ -1,11 +1,15 @@
 """Small detectors for tests."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
-from oddetr.models.presets import DetectorConfig, compose
+from oddetr.models.presets import DetectorConfig, Variant, compose
 from oddetr.structures import Batch, GroundTruth
+
+VARIANTS = get_args(Variant)
 
 SMALL = DetectorConfig(
     pretrained=False,
@@ -38,6 +42,8 @@ class StridedBackbone(nn.Module):
 
 def small_detector(variant: str = "plain", num_classes: int = 3, seed: int = 0, **changes: object) -> Detector:
     torch.manual_seed(seed)
+    if variant == "dino":
+        changes = {"denoising": 10} | changes
     return compose(SMALL.override({"variant": variant, **changes}), num_classes, StridedBackbone())
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oddetr.models.checkpoints import load_official_state
 from oddetr.models.detector import Detector
-from tests.models.helpers import small_detector
+from tests.models.helpers import VARIANTS, small_detector
 
 
 def official_state(detector: Detector, variant: str) -> dict[str, Tensor]:
@@ -21,13 +21,19 @@ def official_state(detector: Detector, variant: str) -> dict[str, Tensor]:
         (r"^decoder\.layers\.", "transformer.decoder.layers."),
         (r"^decoder\.heads\.(\d+)\.classes", r"class_embed.\1"),
         (r"^decoder\.heads\.(\d+)\.boxes", r"bbox_embed.\1"),
-        (r"^query_source\.head\.classes", "class_embed.2"),
-        (r"^query_source\.head\.boxes", "bbox_embed.2"),
+        (r"^decoder\.norm", "transformer.decoder.norm"),
+        (r"^decoder\.position\.embed", "transformer.decoder.ref_point_head"),
+        (r"^decoder\.position\.scale", "transformer.decoder.query_scale"),
+        (r"^query_source\.head\.classes", "transformer.enc_out_class_embed" if variant == "dino" else "class_embed.2"),
+        (r"^query_source\.head\.boxes", "transformer.enc_out_bbox_embed" if variant == "dino" else "bbox_embed.2"),
         (r"^query_source\.token_projection", "transformer.enc_output"),
         (r"^query_source\.token_norm", "transformer.enc_output_norm"),
         (r"^query_source\.position_projection", "transformer.pos_trans"),
         (r"^query_source\.position_norm", "transformer.pos_trans_norm"),
         (r"^query_source\.embedding", "query_embed"),
+        (r"^query_source\.content", "transformer.tgt_embed" if variant == "dino" else "tgt_embed"),
+        (r"^query_source\.anchor_logits", "refpoint_embed"),
+        (r"^denoising\.labels", "label_enc"),
         (r"^query_source\.reference_points", "transformer.reference_points"),
     ]
     state: dict[str, Tensor] = {}
@@ -36,14 +42,15 @@ def official_state(detector: Detector, variant: str) -> dict[str, Tensor]:
             key = re.sub(pattern, replacement, key)
         state[key] = value.clone()
     heads = {key: value for key, value in state.items() if key.startswith(("class_embed", "bbox_embed"))}
-    if variant == "plain":
+    if variant in ("plain", "dino"):
         state |= {key.replace("embed.0", "embed.1"): value for key, value in heads.items()}
-    else:
+    if variant != "plain":
+        heads = {key: value for key, value in state.items() if key.startswith(("class_embed", "bbox_embed"))}
         state |= {f"transformer.decoder.{key}": value for key, value in heads.items()}
     return {key: value for key, value in state.items() if not key.startswith("backbone.")}
 
 
-@pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_official_state_when_loaded_then_every_weight_finds_its_place(variant: str) -> None:
     source, target = small_detector(variant, seed=1), small_detector(variant, seed=2)
     load_official_state(target, official_state(source, variant))

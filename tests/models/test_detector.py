@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from oddetr.models.presets import PRESETS, DetectorConfig, build_detector, deformable_detr_tiny
-from tests.models.helpers import small_batch, small_detector
-
-VARIANTS = ["plain", "refine", "two_stage"]
+from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,7 +10,7 @@ from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.presets import DetectorConfig
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
-from tests.models.helpers import small_batch, small_detector
+from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
 def test_offsets_when_new_then_lie_in_rings() -> None:
@@ -35,20 +35,20 @@ def test_attention_when_new_then_weighs_all_points_alike_and_projects_by_xavier(
         assert 0.95 * bound < projection.weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_heads_when_new_then_have_the_prior_and_the_official_box_bias(variant: str) -> None:
     detector = small_detector(variant)
     heads = list(detector.decoder.heads)
-    assert len(heads) == (1 if variant == "plain" else 2)
+    assert len(heads) == (1 if variant in ("plain", "dino") else 2)
     for index, head in enumerate(heads):
         torch.testing.assert_close(head.classes.bias.sigmoid(), torch.full((3,), 0.01))
         last = head.boxes.layers[-1]
-        size = -2.0 if index == 0 and variant != "two_stage" else 0.0
+        size = -2.0 if index == 0 and variant not in ("two_stage", "dino") else 0.0
         assert last.weight.count_nonzero() == 0
         assert last.bias.tolist() == [0, 0, size, size]
         assert head.classes.weight.equal(heads[0].classes.weight)
         assert head.boxes.layers[0].weight.equal(heads[0].boxes.layers[0].weight)
-    if variant == "two_stage":
+    if variant in ("two_stage", "dino"):
         assert detector.query_source.head.boxes.layers[-1].bias.count_nonzero() == 0
         assert detector.query_source.head.classes.weight is not heads[0].classes.weight
 

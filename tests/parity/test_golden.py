@@ -61,6 +61,7 @@ def build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> nn.Module:
         levels=int(metadata["num_levels"]),
         points=int(metadata["num_points"]),
         num_queries=int(metadata["num_queries"]),
+        denoising=100 if metadata["variant"] == "dino" else 0,
     )
     detector = compose(config, int(metadata["num_classes"]), GivenFeatures(maps)).eval()
     weights = {key.removeprefix("weight/"): value for key, value in tensors.items() if key.startswith("weight/")}

@@ -222,7 +222,7 @@ def test_run_when_it_shows_progress_then_says_what_matters(config: TrainConfig) 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_run_when_of_any_variant_and_precision_then_trains_with_finite_losses(
     tiny: dict, precision: str, variant: str
 ) -> None:

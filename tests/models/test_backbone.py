@@ -24,6 +24,12 @@ def test_backbone_when_built_then_gives_maps_at_strides_8_16_32() -> None:
     assert [features.shape[1] for features in maps] == backbone.channels
 
 
+def test_backbone_when_four_maps_are_wanted_then_gives_that_at_stride_4_too() -> None:
+    backbone = Backbone(TINY, frozen=False, maps=4)
+    assert [features.shape[-1] for features in backbone(torch.randn(1, 3, 64, 64))] == [16, 8, 4, 2]
+    assert len(backbone.channels) == 4
+
+
 def test_batch_norm_when_pretrained_then_is_frozen_and_when_random_then_learns() -> None:
     images = torch.randn(2, 3, 64, 64)
     for frozen in (True, False):

@@ -100,6 +100,14 @@ def test_r50_when_built_then_learns_as_many_parameters_as_the_official_model() -
     assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == 39_847_265
 
 
+@pytest.mark.parametrize(("preset", "millions"), [("dino_r50", 47), ("dino_r50_5scale", 47)])
+def test_dino_when_built_then_has_as_many_parameters_as_published(preset: str, millions: int) -> None:
+    """Table 1 of arXiv 2203.03605: 47 million (ResNet-50's frozen ones included, 91 classes)."""
+    with torch.device("meta"):
+        detector = build_detector(PRESETS[preset](), num_classes=91)
+    assert round(sum(p.numel() for p in detector.parameters()) / 1e6) == millions
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -107,6 +115,9 @@ def test_r50_when_built_then_learns_as_many_parameters_as_the_official_model() -
         ({"heads": 7}, "of heads"),
         ({"dropout": 1.0}, "dropout"),
         ({"num_queries": 0}, "at least 1"),
+        ({"maps": 2}, "3 or 4 maps"),
+        ({"maps": 4, "levels": 3}, "as many levels"),
+        ({"denoising": 100}, "variants dab and dino"),
     ],
 )
 def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str) -> None:

@@ -50,11 +50,15 @@ class MatchingConfig(Lesson):
         box_power: a query with two objects regresses to each in proportion to IoU^box_power, so that the nearer one
             draws more; 0: in equal shares.
         boxes: `both`: boxes learn under both assignments, as classes do; `own`: under the student's only.
+        carry_by: what makes a query of the teacher and one of the student the same where queries are chosen from the
+            encoder: `token`, that they come from the same; or `slot`, the place among them, to which in DINO the
+            content belongs. Where queries are learned both are the same.
     """
 
     layers: Literal["same", "last"] = "same"
     box_power: float = 1.0
     boxes: Literal["both", "own"] = "both"
+    carry_by: Literal["token", "slot"] = "token"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +68,7 @@ class MatchingConfig(Lesson):
             raise ValueError(f"distillation.matching.box_power is {self.box_power}; it must be at least 0.")
         _check_choice("matching.layers", self.layers, Literal["same", "last"])
         _check_choice("matching.boxes", self.boxes, Literal["both", "own"])
+        _check_choice("matching.carry_by", self.carry_by, Literal["token", "slot"])
 
 
 @dataclass(frozen=True)

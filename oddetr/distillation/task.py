@@ -176,6 +176,8 @@ class DistillationTask(nn.Module):
         """The teacher's assignment for the student's queries."""
         if self.distillation.matching.layers == "last":
             assignment = assignment[-1:].expand_as(assignment)
+        if self.distillation.matching.carry_by == "slot":
+            return assignment
         return carried_over(assignment, teacher.identity, student.identity)
 
     def auxiliary(self, view: TeacherView, truth: GroundTruth) -> AssignedQueries:

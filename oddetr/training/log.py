@@ -120,7 +120,8 @@ class RunLog:
     data alone (no validation, no checkpoints); speed and memory; with matching distillation `matching_carried` and
     `matching_disagreement`, means over the epoch's steps; and where the epoch was validated, under `teacher` and
     `student`, COCO's scores in 0-1 and, a number for each decoder layer, `instability` and `normalised_instability`
-    (null in the first validation) and `unstable_score` (from the second layer on).
+    (null in the first validation) and `unstable_score` (from the second layer on); of detectors that choose their
+    queries from tokens also `normalised_instability_by_slot`.
 
     Args:
         folder: the run's.
@@ -172,7 +173,7 @@ def flat(event: dict[str, Any]) -> dict[str, Any]:
 
 
 _MODELS = ("teacher", "student")
-_NESTED = ("per_class", "instability", "normalised_instability", "unstable_score")
+_NESTED = ("per_class", "instability", "normalised_instability", "normalised_instability_by_slot", "unstable_score")
 
 
 def _columns(scores: dict[str, Any]) -> dict[str, Any]:

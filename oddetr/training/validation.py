@@ -22,23 +22,32 @@ from oddetr.structures import Batch
 
 @dataclass(frozen=True)
 class Scores:
-    """What a validation says of one detector."""
+    """What a validation says of one detector.
+
+    Attributes:
+        by_slot: its instability where queries are told apart by their slot; None where that is what they always are.
+    """
 
     metrics: Metrics
     instability: Instability
+    by_slot: Instability | None
 
     def to_json(self) -> dict[str, Any]:
-        """Both, under the names of `metrics.jsonl`."""
-        return self.metrics.to_json() | self.instability.to_json()
+        """All, under the names of `metrics.jsonl`."""
+        found = self.metrics.to_json() | self.instability.to_json()
+        if self.by_slot:
+            found["normalised_instability_by_slot"] = self.by_slot.to_json()["normalised_instability"]
+        return found
 
 
 class Found:
     """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
-    are matched to (see `matched_queries`)."""
+    are matched to (see `matched_queries`), by identity and by slot."""
 
     def __init__(self) -> None:
         self.detections: dict[int, Detections] = {}
         self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
+        self.slots: dict[int, Int64[np.ndarray, "layers _"]] = {}
 
     def add(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
         """Adds what was found on some images."""
@@ -48,6 +57,7 @@ class Found:
         """Adds what another process found."""
         self.detections |= other.detections
         self.queries |= other.queries
+        self.slots |= other.slots
 
 
 class Validation:
@@ -66,7 +76,7 @@ class Validation:
         self.source, self.detectors, self.matching = source, detectors, matching
         self.scores: dict[Weights, Scores] = {}
         self._found: dict[Weights, Found] = {}
-        self._before: dict[Weights, Matching] = {}
+        self._before: dict[str, Matching] = {}
 
     def begin(self) -> None:
         """Forgets what the last validation found."""
@@ -90,8 +100,10 @@ class Validation:
             identities.append(queries.identity)
         assignments = hungarian(*costs, counts=batch.truth.counts)
         for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
-            queries = matched_queries(assignment, identity, batch.truth.counts)
-            found.queries.update(zip(batch.image_ids, queries, strict=True))
+            slots = torch.arange(identity.shape[1], device=identity.device).expand_as(identity)
+            for kept, names in ((found.queries, identity), (found.slots, slots)):
+                matched = matched_queries(assignment, names, batch.truth.counts)
+                kept.update(zip(batch.image_ids, matched, strict=True))
 
     def finish(self, processes: int) -> None:
         """Scores what all processes found, on the images that were added; every process computes the same."""
@@ -104,20 +116,27 @@ class Validation:
         truth, classes = self.source.annotations(), self.source.classes
         seen = np.isin(truth.image_ids, [*next(iter(self._found.values())).detections])
         truth = truth.take(np.flatnonzero(seen))
-        matching: dict[Weights, Matching] = {name: Matching.of(found.queries) for name, found in self._found.items()}
-        self.scores = {
-            name: Scores(
-                evaluate_detections(truth, classes, found.detections),
-                instability(matching[name], self._before.get(name)),
-            )
-            for name, found in self._found.items()
-        }
+        matching: dict[str, Matching] = {}
+        self.scores = {}
+        for name, found in self._found.items():
+            matching[name], slots = Matching.of(found.queries), Matching.of(found.slots)
+            by_slot = None
+            if not np.array_equal(slots.queries, matching[name].queries):
+                matching[_slots(name)] = slots
+                by_slot = instability(slots, self._before.get(_slots(name)))
+            metrics = evaluate_detections(truth, classes, found.detections)
+            self.scores[name] = Scores(metrics, instability(matching[name], self._before.get(name)), by_slot)
         self._found, self._before = {}, matching
 
-    def state(self) -> dict[Weights, dict[str, Int64[Tensor, "..."]]]:
+    def state(self) -> dict[str, dict[str, Int64[Tensor, "..."]]]:
         """The last matching, for a checkpoint: a resumed run's instability is that of a run never stopped."""
         return {name: matching.state() for name, matching in self._before.items()}
 
-    def load(self, state: Mapping[Weights, Mapping[str, Int64[Tensor, "..."]]]) -> None:
+    def load(self, state: Mapping[str, Mapping[str, Int64[Tensor, "..."]]]) -> None:
         """Takes it back."""
         self._before = {name: Matching.from_state(matching) for name, matching in state.items()}
+
+
+def _slots(detector: str) -> str:
+    """Under which its matching by slot is kept."""
+    return f"{detector}_slots"

@@ -260,6 +260,16 @@ def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_tok
     )
     found = task(batch)["matching_carried"].item() * assignment.shape[0] * batch.truth.total
     assert found == pytest.approx(expected)
+    task.distillation = dataclasses.replace(config, matching=MatchingConfig(carry_by="slot"))
+    assert task(batch)["matching_carried"].item() == pytest.approx(1)
+
+
+def test_loss_when_carried_by_slot_and_queries_are_learned_then_is_the_same() -> None:
+    first, second = (
+        apart("dab", DistillationConfig(matching=MatchingConfig(carry_by=way)), distance=0.2)(small_batch((3, 2)))
+        for way in ("token", "slot")
+    )
+    assert first["loss"].equal(second["loss"])
 
 
 def test_own_loss_when_the_matching_weight_fades_then_is_mixed_by_it() -> None:

@@ -171,3 +171,17 @@ def test_validation_when_limited_to_some_batches_then_scores_only_their_images(
     arguments = learning | {"out": learning["out"].with_name("limited"), "trainer": trainer, "epochs": 1}
     (event,) = epochs(run(TrainConfig(**arguments | {"batch_size": 2}), quiet()))
     assert event["teacher"]["AP"] == 1
+
+
+def test_instability_when_queries_are_chosen_from_tokens_then_is_told_by_slot_too(learning: dict[str, Any]) -> None:
+    out = learning["out"].with_name("dino")
+    detector = learning["detector"] | {"variant": "dino", "denoising": 4}
+    keep = KeepMatchings(out)
+    arguments = learning | {"out": out, "detector": detector, "epochs": 3, "validate_every": 1}
+    run(TrainConfig(**arguments | {"trainer": learning["trainer"] | {"callbacks": [keep]}}), quiet())
+    for event in epochs(out)[1:]:
+        old, new = (keep.found[event["epoch"] - back]["student_slots"]["queries"] for back in (1, 0))
+        expected = (old != new).double().mean(dim=1).tolist()
+        assert event["student"]["normalised_instability_by_slot"] == expected
+    assert keep.found[3]["student_slots"]["queries"].max() < detector["num_queries"]
+    assert not keep.found[3]["student_slots"]["queries"].equal(keep.found[3]["student"]["queries"])

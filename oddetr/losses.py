@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from oddetr.boxes import generalized_iou, iou
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions
 
-Classification = Literal["focal", "quality_focal"]
+Classification = Literal["focal", "quality_focal", "mal", "position_supervised"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class LossConfig:
 
     Attributes:
         classification: `focal`, the official detectors' (target 1); `quality_focal` (target: the box's IoU), the
-            default, since it is the better baseline in docs/results.md.
-        classes: weight of the classification loss; default: the official 2 for focal, 1 for quality focal loss, which
-            has no factor alpha.
+            default, since it is the better baseline in docs/results.md; `mal`: DEIM's matchability-aware loss;
+            `position_supervised`: Stable-DINO's.
+        classes: weight of the classification loss; default: the official 2 for focal (Deformable-DETR; DAB-DETR and
+            DINO: 1) and 6 for position-supervised; 1 for the others, which have no factor alpha.
         l1, giou: weights of the box losses; Deformable-DETR's.
 
     Raises:
@@ -52,7 +53,7 @@ class LossConfig:
         """`classes`, or its default."""
         if self.classes is not None:
             return self.classes
-        return 2.0 if self.classification == "focal" else 1.0
+        return {"focal": 2.0, "position_supervised": 6.0}.get(self.classification, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,44 @@ def quality_focal_loss(
     return (targets - logits.sigmoid()).abs() ** beta * cross_entropy
 
 
+def matchability_aware_loss(
+    logits: Float[Tensor, "*any"], targets: Float[Tensor, "*any"], positive: Float[Tensor, "*any"], gamma: float = 1.5
+) -> Float[Tensor, "*any"]:
+    """Matchability-aware loss (DEIM, arXiv 2412.04234, eq. 4), element by element, in float32.
+
+    MAL(p, q) = BCE(p, q^gamma) at the object's class, p^gamma BCE(p, 0) elsewhere, p^gamma without gradient
+
+    Args:
+        positive: 1 at the class of the query's object, of whatever quality.
+    """
+    logits = logits.float()
+    weight = positive + (1 - positive) * logits.detach().sigmoid() ** gamma
+    return weight * F.binary_cross_entropy_with_logits(logits, targets**gamma, reduction="none")
+
+
+def position_supervised_loss(
+    logits: Float[Tensor, "layers batch queries classes"],
+    targets: Float[Tensor, "layers batch queries classes"],
+    positive: Float[Tensor, "layers batch queries classes"],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Float[Tensor, "layers batch queries classes"]:
+    """Position-supervised loss (Stable-DINO, arXiv 2304.04742, eq. 5, as in the authors' code), in float32.
+
+    alpha |t - p|^gamma BCE(p, t) at the object's class, (1 - alpha) p^gamma BCE(p, 0) elsewhere;
+    t = q^2 / max(q^2 in the image and layer): its best match has target 1
+
+    Args:
+        targets: q, the IoU of box and object.
+        positive: 1 at the class of the query's object, of whatever quality.
+    """
+    logits = logits.float()
+    quality = targets**2
+    quality = quality / (quality.amax(dim=(-2, -1), keepdim=True) + 1e-8).clamp(max=1)
+    balance = alpha * positive + (1 - alpha) * (1 - positive)
+    return balance * quality_focal_loss(logits, quality, gamma)
+
+
 def one_hot_targets(
     assignment: Int64[Tensor, "layers batch queries"], truth: GroundTruth, num_classes: int
 ) -> Float[Tensor, "layers batch queries classes"]:
@@ -128,19 +167,38 @@ def class_targets(
     truth: GroundTruth,
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
     classification: Classification,
-) -> Float[Tensor, "layers batch queries classes"]:
-    """What class scores learn under one or several assignments of the same queries.
+) -> tuple[Float[Tensor, "layers batch queries classes"], Float[Tensor, "layers batch queries classes"]]:
+    """What class scores learn under one or several assignments of the same queries, and where they have an object.
 
-    y_ic = max over assignments a with label(a_i) = c of q_i,  q_i = IoU(box_i, object a_i) without gradient for
-    quality focal loss, 1 for focal loss;  0 where there is none. (Several: multi-target quality focal loss, ours.)
+    y_ic = max over assignments a with label(a_i) = c of q_i,  q_i = IoU(box_i, object a_i) without gradient, but 1 for
+    focal loss;  0 where there is none. (Several: multi-target quality focal loss, ours.)
     """
-    targets: list[Tensor] = []
-    for assignment in assignments:
-        target = one_hot_targets(assignment, truth, predictions.logits.shape[-1])
-        if classification == "quality_focal":
-            target = target * iou(predictions.boxes.detach(), assigned_boxes(assignment, truth))[..., None]
-        targets.append(target)
-    return reduce(torch.maximum, targets)
+    positives = [one_hot_targets(assignment, truth, predictions.logits.shape[-1]) for assignment in assignments]
+    positive = reduce(torch.maximum, positives)
+    if classification == "focal":
+        return positive, positive
+    boxes = predictions.boxes.detach()
+    targets = [
+        each * iou(boxes, assigned_boxes(assignment, truth))[..., None]
+        for each, assignment in zip(positives, assignments, strict=True)
+    ]
+    return reduce(torch.maximum, targets), positive
+
+
+def classification_loss(
+    logits: Float[Tensor, "layers batch queries classes"],
+    targets: Float[Tensor, "layers batch queries classes"],
+    positive: Float[Tensor, "layers batch queries classes"],
+    classification: Classification,
+) -> Float[Tensor, "layers batch queries classes"]:
+    """The loss of that name, element by element; `targets` and `positive` as `class_targets` gives them."""
+    if classification == "focal":
+        return focal_loss(logits, targets)
+    if classification == "quality_focal":
+        return quality_focal_loss(logits, targets)
+    if classification == "mal":
+        return matchability_aware_loss(logits, targets, positive)
+    return position_supervised_loss(logits, targets, positive)
 
 
 def box_shares(
@@ -178,10 +236,9 @@ def detection_loss(
         objects: what the sums are divided by: the number of objects that the step learns from.
         box_power: of `box_shares`; None: boxes learn from the first assignment only.
     """
-    targets = class_targets(predictions, truth, assignments, classification)
-    elementwise = focal_loss if classification == "focal" else quality_focal_loss
+    targets, positive = class_targets(predictions, truth, assignments, classification)
     taught = assignments[:1] if box_power is None else assignments
-    classes = elementwise(predictions.logits, targets).sum(dim=-1)
+    classes = classification_loss(predictions.logits, targets, positive, classification).sum(dim=-1)
     if padding is not None:
         classes = classes * ~padding
     predicted = predictions.boxes.float()

@@ -25,11 +25,26 @@ class NonFiniteCostError(FloatingPointError):
 
 @dataclass(frozen=True)
 class MatchingWeights:
-    """Weights of the cost's parts; the defaults are Deformable-DETR's."""
+    """Weights of the cost's parts; the defaults are Deformable-DETR's, and those of DAB-DETR and DINO.
+
+    Attributes:
+        classes, l1, giou: at least 0.
+        position_modulated: the class's probability counts as p ((GIoU + 1) / 2)^(1/2), so that a confident query far
+            from an object is no candidate for it (Stable-DINO's cost, arXiv 2304.04742, section 3.3).
+
+    Raises:
+        ValueError: a negative weight.
+    """
 
     classes: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
+    position_modulated: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "l1", "giou"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"matching.{name} is {getattr(self, name)}; it must be at least 0.")
 
 
 @torch.no_grad()
@@ -44,15 +59,20 @@ def matching_cost(
     A query that predicts anything NaN or infinite costs NaN for every object, so that `hungarian` finds it, objects or
     not. Columns of padded objects mean nothing else.
     """
-    probabilities = predictions.logits.float().sigmoid()
-    positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
-    negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
-    layers, _, queries, _ = probabilities.shape
+    layers, _, queries, _ = predictions.logits.shape
     columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
-    class_cost = (positive - negative).gather(-1, columns)
     boxes = truth.boxes.expand(layers, -1, -1, -1)
     giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
-    cost = weights.classes * class_cost + weights.l1 * pairwise_l1(predictions.boxes, boxes) - weights.giou * giou
+    probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
+    if weights.position_modulated:
+        probabilities = probabilities * ((giou + 1) / 2).clamp(min=0).sqrt()
+    positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
+    negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
+    cost = (
+        weights.classes * (positive - negative)
+        + weights.l1 * pairwise_l1(predictions.boxes, boxes)
+        - weights.giou * giou
+    )
     finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
     return cost.masked_fill(~finite[..., None], torch.nan)
 

@@ -13,7 +13,9 @@ from oddetr.losses import (
     class_targets,
     detection_loss,
     focal_loss,
+    matchability_aware_loss,
     one_hot_targets,
+    position_supervised_loss,
     quality_focal_loss,
 )
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
@@ -148,7 +150,7 @@ def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() 
     assert equal.l1.item() == pytest.approx(0.2 + 1.2)
     own = detection_loss(predictions, truth, both, 1.0, "quality_focal", box_power=None)
     assert own.l1.item() == pytest.approx(0.0 + 1.0)
-    focal = class_targets(predictions, truth, both, "focal")
+    focal, _ = class_targets(predictions, truth, both, "focal")
     assert focal.tolist() == [[[[1, 1], [1, 1]]]]
 
 
@@ -207,3 +209,58 @@ def test_config_when_weights_are_not_given_then_are_those_of_the_loss() -> None:
     assert [config.class_weight for config in configs] == [2, 1, 0.5]
     with pytest.raises(ValueError, match=r"loss.l1 is -1.0"):
         LossConfig(l1=-1.0)
+
+
+def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:
+    """Logits 0 (p = 1/2), gamma 1.5. At the object's class q = 1/4: BCE(1/2, 1/8) = ln 2. Elsewhere: (1/2)^1.5 ln 2. An
+    object that is missed wholly (q = 0) still counts fully: ln 2."""
+    targets, positive = torch.tensor([0.25, 0.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
+    found = matchability_aware_loss(torch.zeros(3), targets, positive)
+    assert found.tolist() == pytest.approx([0.6931472, 0.5**1.5 * 0.6931472, 0.6931472])
+    (certain,) = matchability_aware_loss(torch.tensor([2.0]), torch.tensor([0.25]), torch.tensor([1.0])).tolist()
+    p = 1 / (1 + math.exp(-2))
+    assert certain == pytest.approx(-(0.125 * math.log(p) + 0.875 * math.log(1 - p)))
+
+
+def test_matchability_aware_loss_when_background_then_its_weight_has_no_gradient() -> None:
+    logits = torch.tensor([1.0], requires_grad=True)
+    matchability_aware_loss(logits, torch.zeros(1), torch.zeros(1)).sum().backward()
+    p = torch.tensor(1.0).sigmoid()
+    torch.testing.assert_close(logits.grad, (p**1.5 * p)[None])
+
+
+def test_position_supervised_loss_when_computed_by_hand_then_agrees() -> None:
+    """One layer, two images of two queries, one class, logits 0. Image 0: IoUs 1/2 and 1/4, squared 1/4 and 1/16, over
+    the image's best: targets 1 and 1/4; alpha (t - 1/2)^2 ln 2. Image 1: background: (1 - alpha) (1/2)^2 ln 2, and a
+    missed object: alpha (1/2)^2 ln 2."""
+    targets = torch.tensor([[[0.5], [0.25]], [[0.0], [0.0]]])[None]
+    positive = torch.tensor([[[1.0], [1.0]], [[0.0], [1.0]]])[None]
+    found = position_supervised_loss(torch.zeros(1, 2, 2, 1), targets, positive).flatten().tolist()
+    expected = [0.25 * 0.25, 0.25 * 0.0625, 0.75 * 0.25, 0.25 * 0.25]
+    assert found == pytest.approx([each * 0.6931472 for each in expected])
+
+
+def test_class_targets_when_an_object_is_missed_then_it_is_positive_all_the_same() -> None:
+    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.2, 0.2, 0.1, 0.1]])])
+    boxes = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])[None, None]
+    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    targets, positive = class_targets(predictions, truth, (torch.tensor([[[0, -1]]]),), "mal")
+    assert targets.flatten().tolist() == [0, 0, 0, 0]
+    assert positive.flatten().tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("classification", ["mal", "position_supervised"])
+def test_detection_loss_when_of_any_classification_then_learns_from_both_assignments(classification: str) -> None:
+    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.3, 0.3]])[None, None]
+    logits = torch.zeros(1, 1, 2, 1, requires_grad=True)
+    predictions = Predictions(logits, boxes, torch.zeros(1, 1, 2, 1))
+    one, two = torch.tensor([[[0, -1]]]), torch.tensor([[[-1, 0]]])
+    (alone,) = torch.autograd.grad(
+        detection_loss(predictions, truth, (one,), 1.0, classification).classes.sum(), logits
+    )
+    (both,) = torch.autograd.grad(
+        detection_loss(predictions, truth, (one, two), 1.0, classification).classes.sum(), logits
+    )
+    assert alone[0, 0, 1] > 0
+    assert both[0, 0, 1] < alone[0, 0, 1]

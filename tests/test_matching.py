@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -117,3 +118,23 @@ def test_cost_when_an_image_without_objects_has_a_nan_then_is_caught_too(part: s
 def test_cheapest_when_compared_with_sorting_then_agrees(seed: int, count: int) -> None:
     cost = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(seed))
     assert cheapest(cost, count).equal(cost.argsort(dim=1)[:, :count])
+
+
+def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident() -> None:
+    """Probability 1/2. The box is the object: GIoU 1, as without. Apart, side by side, as wide as the gap: intersection
+    0, union 2 of 3 parts: GIoU -1/3, so that the probability is 1/2 sqrt(1/3)."""
+    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.2, 0.5, 0.2, 0.2]])])
+    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]])[None, None]
+    predictions = Predictions(torch.zeros(1, 1, 2, 1), boxes, torch.zeros(1, 1, 2, 1))
+
+    def class_cost(p: float) -> float:
+        return 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+
+    weights = MatchingWeights(classes=1.0, l1=0.0, giou=0.0, position_modulated=True)
+    found = matching_cost(predictions, truth, weights).flatten().tolist()
+    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(1 / 3))], abs=1e-5)
+
+
+def test_weights_when_negative_then_says_which() -> None:
+    with pytest.raises(ValueError, match=r"matching\.giou is -1"):
+        MatchingWeights(giou=-1.0)

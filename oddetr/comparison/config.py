@@ -17,7 +17,7 @@ from oddetr.comparison.arms import STANDARD, flat, merged, nested
 from oddetr.data.sources import DIGITS
 from oddetr.training.config import TrainConfig
 
-CHANGEABLE = ("epochs", "optimizer", "loss", "distillation")
+CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation")
 """Fields that may differ between arms; the others make the terms equal."""
 LIKE = "like"
 _OURS = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
@@ -29,8 +29,8 @@ class ComparisonConfig:
 
     Attributes:
         base: fields of `TrainConfig` that all arms share, without out, seed and resume.
-        arms: by name, what an arm changes of the base: epochs, optimizer, loss, distillation; dicts are merged. Nothing
-            (None) is the standard arm of that name; `like: NAME` begins with a standard arm. Default: all of these.
+        arms: by name, what an arm changes of the base (`CHANGEABLE`); dicts are merged. Nothing (None) is the standard
+            arm of that name; `like: NAME` begins with a standard arm. Default: all of these.
         seeds: each arm is trained once with each of them.
         reference: the arm that the others are compared with, seed by seed; default: qfl, or without it the first.
         out: the folder to write to; run by run in ARM/seed_K.

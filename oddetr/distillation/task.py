@@ -9,6 +9,7 @@ for batch in loader:
     task.update_teacher()
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from oddetr.distillation.matching import agreement, carried_over, own_loss
 from oddetr.distillation.normalisation import objects_per_process, step_total
 from oddetr.distillation.prediction import prediction_loss
 from oddetr.distillation.teacher import AUTO_HORIZON, Teacher
+from oddetr.groups import ONE_TO_MANY, ExtraGroups, GroupsConfig, one_to_many_assignment
 from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
@@ -64,12 +66,14 @@ class DistillationTask(nn.Module):
     Attributes:
         student: the detector that the optimizer trains.
         teacher: its average, which `update_teacher` moves on after each optimizer step; no gradient reaches it.
+        extra: queries of further groups, which the optimizer trains too; None without any.
         steps: optimizer steps of the run: what fading weights and the default horizon are fractions of.
 
     Args:
         distillation: what is distilled; `DistillationConfig(enabled=False)` is the baseline.
         loss: classification loss and weights; the method's own groups always learn by quality focal loss.
         matching: weights of the matching cost.
+        groups: further groups of queries in training; default: none.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class DistillationTask(nn.Module):
         distillation: DistillationConfig | None = None,
         loss: LossConfig | None = None,
         matching: MatchingWeights | None = None,
+        groups: GroupsConfig | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -89,6 +94,14 @@ class DistillationTask(nn.Module):
         own_weight = self.loss.classes if self.loss.classification == "quality_focal" else None
         self.group_loss = replace(self.loss, classification="quality_focal", classes=own_weight)
         self.matching = matching or MatchingWeights()
+        self.groups = groups or GroupsConfig()
+        self.extra = ExtraGroups(student, self.groups) if self.groups.one_to_one or self.groups.one_to_many else None
+
+    def learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the optimizer trains, by name."""
+        yield from self.student.named_parameters()
+        if self.extra:
+            yield from self.extra.named_parameters()
 
     @property
     def progress(self) -> float:
@@ -129,7 +142,8 @@ class DistillationTask(nn.Module):
         denoising: AssignedQueries | None = self.student.denoising and self.student.denoising(batch.truth)
         if denoising:
             groups["denoising"] = denoising.queries
-        predictions = self.student.decode(memory, groups)
+        extra: dict[str, Queries] = self.extra(memory) if self.extra else {}
+        predictions = self.student.decode(memory, groups | extra)
 
         truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
         sought = _without_classes(truth) if initial.class_agnostic else truth
@@ -139,19 +153,29 @@ class DistillationTask(nn.Module):
                 costs["proposals"] = matching_cost(initial.proposals, sought, self.matching)
             if view:
                 costs["teacher"] = view.cost
+            costs |= {name: matching_cost(predictions[name], truth, self.matching) for name in extra}
+            many = costs.pop(ONE_TO_MANY, None)
             assigned = dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True))
 
             log: dict[str, Tensor] = {}
             terms: list[Term] = []
+            share = 1 / (1 + self.groups.one_to_one)
             if view and w_matching:
                 taught = self.taught(assigned["teacher"], view.queries, initial.queries)
                 log |= agreement(assigned["own"], taught, objects)
                 mixed = own_loss(
                     own, truth, assigned["own"], taught, objects, self.loss, self.distillation.matching, w_matching
                 )
-                terms.append(Term("", 1.0, mixed, self.loss))
+                terms.append(Term("", share, mixed, self.loss))
             else:
-                terms.append(Term("", 1.0, self.detection(own, truth, assigned["own"], objects), self.loss))
+                terms.append(Term("", share, self.detection(own, truth, assigned["own"], objects), self.loss))
+            for name in extra.keys() - {ONE_TO_MANY}:
+                each = self.detection(predictions[name], truth, assigned[name], objects)
+                terms.append(Term(f"{name}_", share, each, self.loss))
+            if many is not None:
+                assignment = one_to_many_assignment(many, truth, self.groups.repeats)
+                each = self.detection(predictions[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)
+                terms.append(Term(f"{ONE_TO_MANY}_", 1.0, each, self.loss))
             if initial.proposals:
                 proposed = self.detection(initial.proposals, sought, assigned["proposals"], objects)
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))

@@ -15,7 +15,7 @@ class LearnedQueries(nn.Module):
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.width = num_queries, width
         self.embedding = nn.Embedding(num_queries, 2 * width)
         self.reference_points = nn.Linear(width, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
@@ -47,7 +47,7 @@ class LearnedAnchors(nn.Module):
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.width = num_queries, width
         self.content = nn.Embedding(num_queries, width)
         self.anchor_logits = nn.Embedding(num_queries, 4)
 

@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
+from oddetr.groups import GroupsConfig
 from oddetr.losses import LossConfig
+from oddetr.matching import MatchingWeights
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,6 +73,8 @@ class OptimizerConfig:
 _PARTS = {
     "optimizer": OptimizerConfig,
     "loss": LossConfig,
+    "matching": MatchingWeights,
+    "groups": GroupsConfig,
     "distillation": DistillationConfig,
     "augment": AugmentConfig,
     "digits": DigitsConfig,
@@ -134,6 +138,8 @@ class TrainConfig:
         validate_every: epochs between validations; the last epoch is always validated.
         optimizer: learning rate and schedule.
         loss: classification loss, and weights.
+        matching: the matching cost's.
+        groups: further groups of queries that only training has: Group DETR's, H-DETR's.
         distillation: the teacher and its three lessons; `--distillation.enabled false` is the baseline.
         augment: how training images vary.
         digits: the built-in scenes.
@@ -160,6 +166,8 @@ class TrainConfig:
     validate_every: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    matching: MatchingWeights = field(default_factory=MatchingWeights)
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)

@@ -1,5 +1,6 @@
 """A thin adapter of the training task to Lightning."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -23,10 +24,14 @@ SLOW = ("sampling_offsets", "reference_points")
 """Parameters that move the places that queries read, which officially learn slower."""
 
 
-def parameter_groups(detector: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The detector's parameters that learn, by learning rate: backbone, places to read, and all others."""
+def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The parameters that learn, by learning rate: backbone, places to read, and all others.
+
+    Args:
+        learned: by name (`DistillationTask.learned`); those without gradient are left out.
+    """
     groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": [], "places": []}
-    for name, parameter in detector.named_parameters():
+    for name, parameter in learned:
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
             groups["backbone" if name.startswith("backbone.") else "places" if slow else "main"].append(parameter)
@@ -134,7 +139,7 @@ class TrainingModule(LightningModule):
         """
         fused = self.trainer.precision != "16-mixed"
         optimizer = AdamW(
-            parameter_groups(self.task.student, self.optimizer_config),
+            parameter_groups(self.task.learned(), self.optimizer_config),
             weight_decay=self.optimizer_config.weight_decay,
             fused=fused,
         )
@@ -145,7 +150,8 @@ class TrainingModule(LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clips the whole gradient's norm, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
         if self.optimizer_config.clip:
-            nn.utils.clip_grad_norm_(self.task.student.parameters(), self.optimizer_config.clip)
+            learned = (parameter for _, parameter in self.task.learned())
+            nn.utils.clip_grad_norm_(learned, self.optimizer_config.clip)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch, without waiting for it."""

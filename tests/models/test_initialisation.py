@@ -96,7 +96,10 @@ def test_paper_config_when_default_then_has_dropout_at_the_official_places() -> 
 def test_parameter_groups_when_made_then_hold_each_parameter_once_at_its_rate(variant: str) -> None:
     detector = small_detector(variant)
     detector.backbone.stages[0].requires_grad_(False)
-    groups = {group["name"]: group for group in parameter_groups(detector, OptimizerConfig(learning_rate=1e-3))}
+    groups = {
+        group["name"]: group
+        for group in parameter_groups(detector.named_parameters(), OptimizerConfig(learning_rate=1e-3))
+    }
     rates = {id(parameter): group["lr"] for group in groups.values() for parameter in group["params"]}
     assert sum(len(group["params"]) for group in groups.values()) == len(rates)
     for name, parameter in detector.named_parameters():

@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
-The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`. They are loaded when first used, so that
-importing the package costs nothing.
+The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`, `convert`. They are loaded when first used,
+so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oddetr.comparison.compare import compare
+    from oddetr.conversion import convert
     from oddetr.data.check import check
     from oddetr.inference import Predictor, evaluate, predict
     from oddetr.training.run import train
@@ -19,12 +20,13 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["Predictor", "check", "compare", "evaluate", "predict", "train"]
+__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "predict", "train"]
 
 _HOMES = {
     "Predictor": "oddetr.inference",
     "check": "oddetr.data.check",
     "compare": "oddetr.comparison.compare",
+    "convert": "oddetr.conversion",
     "evaluate": "oddetr.inference",
     "predict": "oddetr.inference",
     "train": "oddetr.training.run",

@@ -100,6 +100,29 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     return 0 if report.pictures else 1
 
 
+def convert(arguments: Sequence[str], console: Console) -> int:
+    """Read other people's checkpoints: oddetr convert FILE --to DIR."""
+    from oddetr.conversion import convert as verb
+    from oddetr.inference import Predictor
+
+    parser = _parser(
+        "convert",
+        "Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint, or a folder of transformers' "
+        "DeformableDetr, and writes a checkpoint that evaluate, predict and train --init read.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the .pth file, or the folder with config.json")
+    parser.add_function_arguments(verb, as_group=False, skip={"file"})
+    folder = verb(**_values(parser, arguments))
+    info = Predictor.load(folder).info
+    console.print(
+        f"{info.detector.variant}, {info.detector.backbone}, {info.detector.num_queries} queries, {len(info.classes)} "
+        f"classes: {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
 def check(arguments: Sequence[str], console: Console) -> int:
     """Look for faults in a data set: oddetr check DIR."""
     from oddetr.data.check import check as verb
@@ -180,7 +203,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare)
+    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare, convert)
 }
 
 

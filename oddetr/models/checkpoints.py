@@ -1,13 +1,21 @@
-"""Other people's checkpoints: the official key names of Deformable-DETR's three variants."""
+"""Other people's checkpoints: files of the official Deformable-DETR, DAB-Deformable-DETR and DINO, and folders of
+transformers' DeformableDetr. All become a state of the official key names, which is loaded."""
 
+import argparse
+import json
 import re
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
+from oddetr.models.presets import DetectorConfig, Variant
 from oddetr.models.queries import TwoStageQueries
 
 _RENAMES = (
@@ -83,3 +91,211 @@ def _our_name(key: str, layers: int, heads: int, two_stage: bool) -> str:
         if changed:
             break
     return key
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint of someone else's.
+
+    Attributes:
+        state: weights under the official key names.
+        config: the detector that they are of.
+        num_classes: its outputs.
+        classes: their names, where the checkpoint knows them; else empty.
+    """
+
+    state: dict[str, Tensor]
+    config: DetectorConfig
+    num_classes: int
+    classes: tuple[str, ...] = ()
+
+    def take_classes(self, outputs: Sequence[int]) -> "Foreign":
+        """The same with these class outputs only, in this order.
+
+        Two-stage Deformable-DETR ranks proposals by the first output of the encoder's head, whatever its class: that
+        stays the first there.
+        """
+        state: dict[str, Tensor] = {}
+        chosen = torch.tensor(outputs)
+        for key, value in self.state.items():
+            owner = re.search(r"class_embed\.(?:(\d+)\.)?(?:weight|bias)$", key)
+            if key == "label_enc.weight":
+                value = value[torch.cat([chosen, torch.tensor([len(value) - 1])])]
+            elif owner:
+                ranks = self.config.variant == "two_stage" and owner[1] == str(self.config.decoder_layers)
+                value = value[torch.cat([torch.tensor([0]), chosen[1:]]) if ranks else chosen]
+            state[key] = value
+        return replace(self, state=state, num_classes=len(outputs))
+
+
+def read_foreign(path: Path) -> Foreign:
+    """Reads an official checkpoint file, or a folder of transformers' DeformableDetr: weights only, executing nothing.
+
+    Raises:
+        ValueError: it is neither, or of a detector that is not built here; says what was found.
+    """
+    if path.is_dir():
+        return _read_transformers(path)
+    if not path.exists():
+        raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as weights only ({type(error).__name__}: {str(error).splitlines()[0]}). Files that "
+            "hold more than weights are refused, since reading them may execute what is in them. Save its state dict "
+            "alone: torch.save({'model': model.state_dict()}, 'weights.pth')."
+        ) from error
+    arguments = vars(content["args"]) if isinstance(content, dict) and "args" in content else {}
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict, neither by itself nor under 'model'.")
+    return described({key.removeprefix("module."): value for key, value in state.items()}, arguments)
+
+
+def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = None) -> Foreign:
+    """What an official state is of: sizes are read off the weights' shapes.
+
+    Args:
+        arguments: of the official training, where the file has them: heads, queries and dropout are not seen in every
+            state. Default: the official 8 heads, and 300 queries where the encoder chooses them.
+
+    Raises:
+        ValueError: keys are missing that every such detector has, or sizes that do not go together.
+    """
+    arguments = arguments or {}
+    needed = ("transformer.level_embed", "class_embed.0.weight", "transformer.encoder.layers.0.linear1.weight")
+    for key in needed:
+        if key not in state:
+            have = ", ".join(list(state)[:3]) or "nothing"
+            raise ValueError(
+                f"This is no checkpoint of Deformable-DETR, DAB-Deformable-DETR or DINO: {key} is missing; {have} ... "
+                "are there."
+            )
+    levels, width = state["transformer.level_embed"].shape
+    heads = int(arguments.get("nheads", 8))
+    weighed = state["transformer.decoder.layers.0.cross_attn.attention_weights.weight"].shape[0]
+    slots = next((state[key] for key in _SLOTS if key in state), None)
+    denoised = "label_enc.weight" in state
+    config = DetectorConfig(
+        variant=_variant(state),
+        backbone=_backbone(state),
+        width=width,
+        heads=heads,
+        ffn_width=state["transformer.encoder.layers.0.linear1.weight"].shape[0],
+        encoder_layers=_count(state, r"transformer\.encoder\.layers\.(\d+)\."),
+        decoder_layers=_count(state, r"transformer\.decoder\.layers\.(\d+)\."),
+        maps=sum(value.shape[-1] == 1 for key, value in state.items() if re.match(r"input_proj\.\d+\.0\.weight$", key)),
+        levels=levels,
+        points=weighed // (heads * levels),
+        num_queries=len(slots) if slots is not None else int(arguments.get("num_queries", 300)),
+        dropout=float(arguments.get("dropout", 0.0 if denoised or "refpoint_embed.weight" in state else 0.1)),
+        denoising=100 if denoised else 0,
+    )
+    outputs = state["class_embed.0.weight"].shape[0]
+    if denoised and len(state["label_enc.weight"]) != outputs + 1:
+        labels = state["label_enc.weight"]
+        state = state | {"label_enc.weight": torch.cat([labels[:outputs], labels[-1:]])}
+    return Foreign(state, config, outputs)
+
+
+_SLOTS = ("query_embed.weight", "tgt_embed.weight", "transformer.tgt_embed.weight")
+_BODY = "backbone.0.body."
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return 1 + max(int(found[1]) for found in (re.match(pattern, key) for key in state) if found)
+
+
+def _variant(state: Mapping[str, Tensor]) -> Variant:
+    if "transformer.enc_out_class_embed.weight" in state:
+        return "dino"
+    if "refpoint_embed.weight" in state:
+        return "dab"
+    if "transformer.enc_output.weight" in state:
+        return "two_stage"
+    return "refine" if "transformer.decoder.bbox_embed.0.layers.0.weight" in state else "plain"
+
+
+def _backbone(state: Mapping[str, Tensor]) -> str:
+    """The ResNet that the keys are of."""
+    if f"{_BODY}layer1.0.conv1.weight" not in state:
+        found = next((key for key in state if key.startswith("backbone.")), "no key of a backbone")
+        raise ValueError(f"Only ResNet backbones can be converted (keys {_BODY}layer1...); found {found}.")
+    blocks = _count(state, re.escape(_BODY) + r"layer3\.(\d+)\.")
+    bottleneck = f"{_BODY}layer1.0.conv3.weight" in state
+    names = {(True, 6): "resnet50", (True, 23): "resnet101", (True, 36): "resnet152"}
+    names |= {(False, 2): "resnet18", (False, 6): "resnet34"}
+    if (bottleneck, blocks) not in names:
+        raise ValueError(f"The backbone is no ResNet that is known here: its third stage has {blocks} blocks.")
+    return names[bottleneck, blocks]
+
+
+_TRANSFORMERS = (
+    (r"^model\.backbone\..*?\b((?:conv1|bn1|layer\d)\..*)$", _BODY + r"\1"),
+    (r"^model\.query_position_embeddings\.", "query_embed."),
+    (r"^model\.input_proj\.", "input_proj."),
+    (r"^model\.", "transformer."),
+    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
+    (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norm1."),
+    (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm2."),
+    (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
+    (r"(decoder\.layers\.\d+\.self_attn)\.o_proj\.", r"\1.out_proj."),
+    (r"\.encoder_attn\.", ".cross_attn."),
+    (r"\.mlp\.fc([12])\.", r".linear\1."),
+    (r"(layers\.\d+)\.fc([12])\.", r"\1.linear\2."),
+)
+"""Key names of transformers, of now and before version 5, and the official ones."""
+
+
+def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of transformers' DeformableDetrForObjectDetection under official names: query, key and value
+    projections become one, and heads that are tied, of which a file holds one, as many as there are layers."""
+    state: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        for pattern, replacement in _TRANSFORMERS:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+    for prefix in [name.removesuffix("q_proj.weight") for name in state if name.endswith("q_proj.weight")]:
+        for kind in ("weight", "bias"):
+            state[f"{prefix}in_proj_{kind}"] = torch.cat([state.pop(f"{prefix}{part}_proj.{kind}") for part in "qkv"])
+    layers = _count(state, r"transformer\.decoder\.layers\.(\d+)\.")
+    for name, value in list(state.items()):
+        if re.match(r"^transformer\.decoder\.(class|bbox)_embed\.", name):
+            state.setdefault(name.removeprefix("transformer.decoder."), value)
+    for name, value in list(state.items()):
+        head = re.match(r"^((?:class|bbox)_embed)\.0\.(.*)$", name)
+        if head:
+            for layer in range(1, layers):
+                state.setdefault(f"{head[1]}.{layer}.{head[2]}", value)
+    return state
+
+
+def _read_transformers(folder: Path) -> Foreign:
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        kind = content["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder} is no folder of transformers: {error}. It needs config.json with model_type."
+        ) from error
+    if kind != "deformable_detr":
+        raise ValueError(f"{folder} holds a {kind}; of transformers' detectors only deformable_detr can be converted.")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no *.safetensors. Save the model with save_pretrained of a recent transformers."
+        )
+    state = official_names({name: value for file in files for name, value in load_file(file).items()})
+    arguments = {
+        "nheads": content.get("decoder_attention_heads", 8),
+        "num_queries": content.get("two_stage_num_proposals", 300),
+        "dropout": content.get("dropout", 0.1),
+    }
+    names = content.get("id2label") or {}
+    classes = tuple(names[key] for key in sorted(names, key=int))
+    found = described(state, arguments)
+    placeholder = classes == tuple(f"LABEL_{index}" for index in range(len(classes)))
+    return replace(found, classes=() if placeholder or "N/A" in classes else classes)

@@ -16,7 +16,6 @@ objects of the batch (at least 1) are alike.
 """
 
 import copy
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses import LossConfig, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
-from oddetr.models.checkpoints import load_official_state
+from oddetr.models.checkpoints import load_official_state, official_names
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, compose
 from oddetr.structures import Batch, GroundTruth, Predictions
@@ -38,19 +37,6 @@ CLASSES = 5
 SMALL = DetectorConfig(width=64, heads=4, ffn_width=96, encoder_layers=3, decoder_layers=3, points=3, num_queries=20)
 MATCHING, LOSS = MatchingWeights(classes=1.0), LossConfig("focal", classes=1.0)
 PARTS = {"classes": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
-OFFICIAL_NAMES = (
-    (r"^model\.query_position_embeddings\.", "query_embed."),
-    (r"^model\.input_proj\.", "input_proj."),
-    (r"^model\.", "transformer."),
-    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm1."),
-    (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
-    (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norm1."),
-    (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm2."),
-    (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
-    (r"(decoder\.layers\.\d+\.self_attn)\.o_proj\.", r"\1.out_proj."),
-    (r"\.encoder_attn\.", ".cross_attn."),
-    (r"\.mlp\.fc([12])\.", r".linear\1."),
-)
 
 
 class TheirBackbone(nn.Module):
@@ -66,17 +52,8 @@ class TheirBackbone(nn.Module):
 
 
 def official_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' names -> the official names, without the backbone; query, key and value projections become one."""
-    state: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        if not name.startswith("model.backbone."):
-            for pattern, replacement in OFFICIAL_NAMES:
-                name = re.sub(pattern, replacement, name)
-            state[name] = value
-    for prefix in [name.removesuffix("q_proj.weight") for name in state if name.endswith("q_proj.weight")]:
-        for kind in ("weight", "bias"):
-            state[f"{prefix}in_proj_{kind}"] = torch.cat([state.pop(f"{prefix}{part}_proj.{kind}") for part in "qkv"])
-    return state
+    """Under the official names, without the backbone."""
+    return official_names({name: value for name, value in tensors.items() if not name.startswith("model.backbone.")})
 
 
 def their_detector(variant: str) -> Any:

@@ -128,6 +128,18 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
+def read_info(folder: Path) -> CheckpointInfo:
+    """What is known of the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: its description cannot be read.
+    """
+    try:
+        return CheckpointInfo.from_json(json.loads((folder / DESCRIPTION).read_text()))
+    except Exception as error:
+        raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
+
+
 def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector, CheckpointInfo]:
     """The detector, in evaluation mode on the CPU, and what is known of it.
 
@@ -152,8 +164,8 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
             f"The checkpoint {folder} does not hold the {weights}'s weights: there is no {file} in it, only "
             f"{WEIGHT_FILES['teacher']}, the teacher's. Use those (--weights teacher), or another checkpoint."
         )
+    info = read_info(folder)
     try:
-        info = CheckpointInfo.from_json(json.loads((folder / DESCRIPTION).read_text()))
         detector = build_detector(info.detector, len(info.classes))
         detector.load_state_dict(load_file(folder / file))
     except Exception as error:

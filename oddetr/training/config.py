@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from oddetr.checkpoint import find_checkpoint, read_info
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
@@ -80,6 +81,7 @@ _PARTS = {
     "digits": DigitsConfig,
 }
 _LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
+_PATHS = ("out", "init", "backbone_weights")
 _LEAST = {
     "epochs": 1,
     "image_size": 32,
@@ -131,6 +133,8 @@ class TrainConfig:
         out: the run's folder; default: a new one below runs/.
         resume: go on from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
+        init: a checkpoint whose detector and weights training begins with, instead of `model`: a run's folder, or what
+            `oddetr convert` wrote. Its outputs for classes of the same name are carried over.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
         accumulate: batches whose gradients make one step together.
@@ -159,6 +163,7 @@ class TrainConfig:
     out: Path | None = None
     resume: bool = False
     detector: dict[str, Any] = field(default_factory=dict[str, Any])
+    init: Path | None = None
     backbone_weights: Path | None = None
     precision: Precision = "fp32"
     accumulate: int = 1
@@ -183,6 +188,8 @@ class TrainConfig:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
         if self.model not in PRESETS:
             raise ValueError(f"There is no model {self.model!r}; there are {', '.join(PRESETS)}.")
+        if self.init and self.model != DEFAULT_MODEL:
+            raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
         self.detector_config()
         _check_trainer_flags(self.trainer)
 
@@ -192,13 +199,20 @@ class TrainConfig:
         return self.image_size or (128 if self.data == DIGITS else 320)
 
     def detector_config(self) -> DetectorConfig:
-        """The preset with the changes."""
+        """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it is
+        resumed without what it began with.)
+
+        Raises:
+            CheckpointError: there is no checkpoint in `init`, or it cannot be read.
+        """
+        if self.init and not self.resume:
+            return read_info(find_checkpoint(self.init)).detector.override(self.detector)
         return PRESETS[self.model]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
         content = dataclasses.asdict(self)
-        for name in ("out", "backbone_weights"):
+        for name in _PATHS:
             content[name] = content[name] and str(content[name])
         content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}
         return content
@@ -214,7 +228,7 @@ class TrainConfig:
         if isinstance(values.get("distillation"), dict):
             values["distillation"] = _made(values["distillation"], _LESSONS)
         values = _made(values, _PARTS)
-        for name in ("out", "backbone_weights"):
+        for name in _PATHS:
             if values.get(name) is not None:
                 values[name] = Path(values[name])
         if "data" in values:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.backbone import Backbone
 from oddetr.models.presets import build_detector
+from oddetr.training.beginning import begin_with
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
@@ -77,7 +78,12 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     torch.manual_seed(config.seed)
     detector = build_detector(config.detector_config(), len(sources["train"].classes))
     backbone = cast(Backbone, detector.backbone)
-    if config.detector_config().pretrained and state is None:
+    if config.init and state is None:
+        variant, classes = config.detector_config().variant, sources["train"].classes
+        known = begin_with(config.init, detector, classes, class_agnostic=variant == "two_stage")
+        say(f"weights: from {config.init}, with the outputs of {known} of {len(classes)} classes")
+        config = replace(config, init=config.init.resolve(), detector=asdict(config.detector_config()))
+    elif config.detector_config().pretrained and state is None:
         origin = backbone.load_imagenet(config.backbone_weights)
         say(f"backbone: {backbone.name}, weights from {origin}")
     say(_introduction(config, out, sources))

@@ -1,0 +1,103 @@
+"""Fine-tuning: a training that begins with a checkpoint's weights."""
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from oddetr.data.dataset import ClassTable
+from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.training.beginning import begin_with
+from oddetr.training.config import TrainConfig
+from oddetr.training.run import run
+from tests.models.helpers import VARIANTS
+
+SIZES = {
+    "backbone": "test_efficientnet",
+    "pretrained": False,
+    "width": 32,
+    "heads": 4,
+    "ffn_width": 48,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_queries": 6,
+}
+
+
+def config_of(variant: str) -> DetectorConfig:
+    return DetectorConfig(variant=variant, denoising=10 if variant == "dino" else 0, **SIZES)
+
+
+def saved(folder: Path, variant: str, *names: str) -> Any:
+    torch.manual_seed(1)
+    detector = build_detector(config_of(variant), len(names))
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    table = ClassTable(names, tuple(range(len(names))))
+    info = CheckpointInfo(config_of(variant), table, 96, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    save_checkpoint(folder, {"teacher": detector}, info)
+    return detector
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_when_classes_have_the_same_names_then_their_outputs_are_carried_over(
+    variant: str, tmp_path: Path
+) -> None:
+    source = saved(tmp_path / "old", variant, "cat", "dog", "cow")
+    torch.manual_seed(2)
+    target = build_detector(config_of(variant), 2)
+    fresh = target.decoder.heads[-1].classes.weight[1].detach().clone()
+    known = begin_with(tmp_path / "old", target, ClassTable(("dog", "emu"), (7, 8)), variant == "two_stage")
+    assert known == 1
+    for mine, theirs in zip(target.decoder.heads, source.decoder.heads, strict=True):
+        assert mine.classes.weight[0].equal(theirs.classes.weight[1])
+        assert mine.classes.bias[0].equal(theirs.classes.bias[1])
+        assert mine.boxes.layers[0].weight.equal(theirs.boxes.layers[0].weight)
+    assert target.decoder.heads[-1].classes.weight[1].equal(fresh)
+    if variant in ("two_stage", "dino"):
+        ranking = 0 if variant == "two_stage" else 1
+        mine, theirs = target.query_source.head.classes.weight, source.query_source.head.classes.weight
+        assert mine[0].equal(theirs[ranking])
+    if variant == "dino":
+        mine, theirs = target.denoising.labels.weight, source.denoising.labels.weight
+        assert mine[0].equal(theirs[1])
+        assert mine[-1].equal(theirs[-1])
+    same = [n for n in source.state_dict() if ".classes." not in n and "labels" not in n]
+    assert all(target.state_dict()[name].equal(source.state_dict()[name]) for name in same)
+
+
+def test_training_when_begun_with_a_checkpoint_then_has_its_detector_and_resumes(tiny: dict, tmp_path: Path) -> None:
+    source = saved(tmp_path / "old", "dab", *"0123456789")
+    console = Console(file=io.StringIO())
+    arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector")}
+    arguments |= {"init": tmp_path / "old", "epochs": 1}
+    run(TrainConfig(**arguments), console)
+    assert "10 of 10 classes" in console.file.getvalue().replace("\n", " ")
+    detector, info = load_checkpoint(tiny["out"])
+    assert info.detector == config_of("dab")
+    mine, theirs = (each.query_source.anchor_logits.weight for each in (detector, source))
+    torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0)
+    assert not mine.equal(theirs)
+    shutil.rmtree(tmp_path / "old")
+    run(TrainConfig(out=tiny["out"], resume=True, trainer=tiny["trainer"]), Console(file=io.StringIO()))
+
+
+def test_checkpoint_when_sizes_differ_then_names_the_weights(tmp_path: Path) -> None:
+    saved(tmp_path / "old", "refine", "cat")
+    config = TrainConfig(init=tmp_path / "old", detector={"num_queries": 9})
+    with pytest.raises(ValueError, match=r"query_source.embedding.weight is \(9, 64\) here and \(6, 64\) there"):
+        begin_with(config.init, build_detector(config.detector_config(), 1), ClassTable(("cat",), (0,)), False)
+
+
+def test_config_when_init_is_no_checkpoint_or_a_model_is_named_too_then_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no"):
+        TrainConfig(init=tmp_path / "nothing")
+    saved(tmp_path / "old", "refine", "cat")
+    with pytest.raises(ValueError, match="leave model"):
+        TrainConfig(init=tmp_path / "old", model="dino_tiny")

@@ -7,6 +7,7 @@ it says that it sees them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -163,7 +164,7 @@ class DeformableDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             position = self.position(places[:, :, 0], content, index) if self.position else torch.cat(brought, dim=1)
             content = layer(content, position, places, memory, sights)
-            head = self.heads[index % len(self.heads)]
+            head = cast(PredictionHead, self.heads[index % len(self.heads)])
             logits, boxes = head(self.norm(content) if self.norm else content, box_logits)
             stacked.append((logits, boxes, content))
             if self.refine_anchors and index + 1 < len(self.layers):

@@ -199,8 +199,8 @@ class TrainConfig:
         return self.image_size or (128 if self.data == DIGITS else 320)
 
     def detector_config(self) -> DetectorConfig:
-        """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it is
-        resumed without what it began with.)
+        """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
+        is resumed without what it began with.)
 
         Raises:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.

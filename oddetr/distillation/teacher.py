@@ -1,6 +1,8 @@
 """The teacher: the exponential moving average of the student."""
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +20,11 @@ def horizon_at(step: int, most: float) -> float:
     It grows with the run, since a young student changes fast (ours; the same warm-up as in other EMA codes).
     """
     return min(most, (10 + step) / 9)
+
+
+def _tensors(detector: Detector) -> Iterator[torch.Tensor]:
+    """Parameters and buffers, each once, however many names it has."""
+    return chain(detector.parameters(), detector.buffers())
 
 
 class Teacher(nn.Module):
@@ -46,7 +53,7 @@ class Teacher(nn.Module):
         """One step towards the student; `horizon` is the most steps to average over."""
         averages: list[torch.Tensor] = []
         targets: list[torch.Tensor] = []
-        for average, value in zip(self.detector.state_dict().values(), student.state_dict().values(), strict=True):
+        for average, value in zip(_tensors(self.detector), _tensors(student), strict=True):
             if average.is_floating_point():
                 averages.append(average)
                 targets.append(value)

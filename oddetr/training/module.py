@@ -34,7 +34,7 @@ def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: Optimi
     for name, parameter in learned:
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
-            groups["backbone" if name.startswith("backbone.") else "places" if slow else "main"].append(parameter)
+            groups["backbone" if "backbone" in name.split(".") else "places" if slow else "main"].append(parameter)
     rates = {"main": 1.0, "backbone": config.backbone_factor, "places": config.places_factor}
     return [
         {"name": name, "params": parameters, "lr": config.learning_rate * rates[name]}

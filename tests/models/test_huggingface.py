@@ -1,0 +1,219 @@
+"""transformers' detectors through the adapter: their own outputs, groups that do not leak, and training by OD-DETR."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.losses import LossConfig
+from oddetr.models.huggingface import HuggingFaceDetector, adapt
+from oddetr.structures import Batch
+from tests.models.helpers import small_batch
+
+transformers = pytest.importorskip("transformers", minversion="5.23")
+
+CLASSES = 3
+STAGES = {"out_features": ["stage2", "stage3", "stage4"], "embedding_size": 8, "depths": [1, 1, 1, 1]}
+REAL_TIME = {
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [16, 24, 32],
+    "encoder_ffn_dim": 48,
+    "d_model": 32,
+    "num_queries": 6,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_ffn_dim": 48,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4,
+    "num_labels": CLASSES,
+    "anchor_image_size": None,
+    "num_denoising": 10,
+    "hidden_expansion": 1.0,
+}
+
+
+def resnet() -> Any:
+    return transformers.RTDetrResNetConfig(**STAGES, hidden_sizes=[8, 16, 24, 32], layer_type="basic")
+
+
+def hgnet() -> Any:
+    blocks = {
+        "stage_in_channels": [8, 16, 16, 24],
+        "stage_mid_channels": [8, 8, 8, 8],
+        "stage_out_channels": [16, 16, 24, 32],
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_downsample": [False, True, True, True],
+        "stage_light_block": [False, False, True, True],
+        "stage_kernel_size": [3, 3, 3, 3],
+        "stage_numb_of_layers": [1, 1, 1, 1],
+    }
+    return transformers.HGNetV2Config(**STAGES, hidden_sizes=[16, 16, 24, 32], stem_channels=[3, 8, 8], **blocks)
+
+
+def deformable(**more: Any) -> Any:
+    sizes = {"layers": 2, "ffn_dim": 48, "attention_heads": 4, "n_points": 2}
+    config = transformers.DeformableDetrConfig(
+        backbone_config=transformers.ResNetConfig(**STAGES, hidden_sizes=[8, 16, 24, 32], layer_type="basic"),
+        num_labels=CLASSES,
+        num_queries=6,
+        two_stage_num_proposals=6,
+        d_model=32,
+        dropout=0.0,
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()},
+        **more,
+    )
+    return transformers.DeformableDetrForObjectDetection(config)
+
+
+def real_time(kind: str, backbone: Any, **more: Any) -> Any:
+    config = getattr(transformers, f"{kind}Config")(backbone_config=backbone, **REAL_TIME | more)
+    return getattr(transformers, f"{kind}ForObjectDetection")(config)
+
+
+MODELS = {
+    "deformable": lambda: deformable(),
+    "deformable refine": lambda: deformable(with_box_refine=True),
+    "deformable two-stage": lambda: deformable(with_box_refine=True, two_stage=True),
+    "RT-DETR": lambda: real_time("RTDetr", resnet()),
+    "RT-DETR v2": lambda: real_time("RTDetrV2", resnet()),
+    "D-FINE": lambda: real_time("DFine", hgnet(), hidden_size=32),
+    "DEIMv2": lambda: real_time("Deimv2", hgnet(), hidden_size=32),
+}
+
+
+def adapted(name: str) -> HuggingFaceDetector:
+    """With noise on every parameter, or boxes would stay where they start."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.05)
+    return adapt(model).eval()
+
+
+def batch_of(*counts: int) -> Batch:
+    """Without padding, which RT-DETR and its descendants do not know."""
+    batch = small_batch(counts)
+    return replace(batch, padding_mask=torch.zeros_like(batch.padding_mask))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_when_adapted_then_are_the_models_own(name: str) -> None:
+    detector, batch = adapted(name), batch_of(2, 1)
+    with torch.no_grad():
+        theirs = detector.model(batch.images, (~batch.padding_mask).long())
+        ours = detector(batch.images, batch.padding_mask)
+    torch.testing.assert_close(ours.logits[-1], theirs.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.boxes[-1], theirs.pred_boxes, atol=1e-5, rtol=1e-5)
+    assert ours.content.shape == (*ours.logits.shape[:3], 32)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("deformable")])
+def test_outputs_when_images_are_padded_then_are_the_models_own(name: str) -> None:
+    detector, batch = adapted(name), small_batch((2, 1))
+    with torch.no_grad():
+        theirs = detector.model(batch.images, (~batch.padding_mask).long())
+        ours = detector(batch.images, batch.padding_mask)
+    torch.testing.assert_close(ours.logits[-1], theirs.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.boxes[-1], theirs.pred_boxes, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["RT-DETR", "D-FINE"])
+def test_boxes_when_images_are_padded_then_are_relative_to_the_unpadded_part(name: str) -> None:
+    """56 pixels wide, the image is padded to 64 by the adapter; the model's own boxes are relative to 64."""
+    detector = adapted(name)
+    images = torch.rand(1, 3, 64, 56)
+    with torch.no_grad():
+        ours = detector(images, torch.zeros(1, 64, 56, dtype=torch.bool))
+        theirs = detector.model(torch.nn.functional.pad(images, (0, 8)))
+    expected = theirs.pred_boxes * torch.tensor([64 / 56, 1, 64 / 56, 1])
+    torch.testing.assert_close(ours.boxes[-1], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_groups_when_added_then_do_not_leak(name: str) -> None:
+    detector, batch = adapted(name), batch_of(2, 1)
+    with torch.no_grad():
+        memory = detector.encode(batch.images, batch.padding_mask)
+        own = detector.initial_queries(memory).queries
+        padding = torch.tensor([[False, False, True], [True, True, True]])
+        other = replace(
+            own,
+            content=torch.randn(2, 3, 32),
+            anchors=torch.rand(2, 3, own.anchors.shape[-1]) * 0.5 + 0.2,
+            position=None if own.position is None else torch.randn(2, 3, 32),
+            identity=own.identity[:, :3],
+            padding=padding,
+        )
+        together = detector.decode(memory, {"other": other, "own": own})
+        alone = detector.decode(memory, {"own": own})["own"]
+        short = replace(
+            other,
+            content=other.content[:, :2],
+            anchors=other.anchors[:, :2],
+            position=None if other.position is None else other.position[:, :2],
+            identity=other.identity[:, :2],
+            padding=None,
+        )
+        shorter = detector.decode(memory, {"short": short})["short"]
+    for part in ("logits", "boxes", "content"):
+        torch.testing.assert_close(getattr(together["own"], part), getattr(alone, part), atol=1e-5, rtol=1e-5)
+        found, expected = getattr(together["other"], part)[:, 0, :2], getattr(shorter, part)[:, 0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert together["other"].logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", ["student", "teacher"])
+def test_step_when_distilled_then_every_part_learns_and_the_teacher_follows(name: str, memory: str) -> None:
+    torch.manual_seed(0)
+    task = DistillationTask(adapted(name), 10, DistillationConfig(memory=memory), LossConfig()).train()
+    learned = [p for p in task.student.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3)
+    for counts in ((2, 1), (0, 0)):
+        optimizer.zero_grad()
+        found = task(batch_of(*counts))
+        found["loss"].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in learned)
+        optimizer.step()
+        task.update_teacher()
+    assert found["loss"].isfinite()
+    before = {n: p.clone() for n, p in task.teacher.detector.named_parameters()}
+    weight = 9 / 12
+    expected = {n: torch.lerp(before[n], p, weight) for n, p in task.student.named_parameters()}
+    task.update_teacher()
+    for n, p in task.teacher.detector.named_parameters():
+        torch.testing.assert_close(p, expected[n])
+
+
+def test_loss_when_of_rt_detr_then_has_proposals_with_classes_and_denoising() -> None:
+    task = DistillationTask(adapted("RT-DETR v2"), 10)
+    found = task(batch_of(2, 1))
+    assert {"loss_proposal_classes", "loss_denoising_l1", "loss_auxiliary_l1", "loss_prediction_l1"} <= found.keys()
+    assert task.student.denoising.labels is task.student.model.model.denoising_class_embed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_when_saved_then_from_pretrained_reads_it(name: str, tmp_path: Path) -> None:
+    task, batch = DistillationTask(adapted(name), 10), batch_of(2, 1)
+    with torch.no_grad():
+        for parameter in task.student.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.01)
+    task.update_teacher()
+    teacher = task.teacher.detector
+    teacher.model.save_pretrained(tmp_path)
+    again = adapt(type(teacher.model).from_pretrained(tmp_path)).eval()
+    with torch.no_grad():
+        found, expected = (each(batch.images, batch.padding_mask).logits for each in (again, teacher))
+    torch.testing.assert_close(found, expected)
+
+
+def test_model_when_not_supported_then_says_why() -> None:
+    config = transformers.YolosConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=[32, 32]
+    )
+    with pytest.raises(ValueError, match="yolos cannot be trained here"):
+        adapt(transformers.YolosForObjectDetection(config))

@@ -15,11 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
+from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
@@ -50,7 +51,7 @@ class CheckpointInfo:
         versions: of the packages it was trained with.
     """
 
-    detector: DetectorConfig
+    detector: DetectorConfig | HuggingFaceConfig
     classes: ClassTable
     image_size: int
     mean: tuple[float, ...]
@@ -74,7 +75,9 @@ class CheckpointInfo:
         """
         if content.pop("format") != FORMAT:
             raise ValueError("the file's format is newer than this oddetr; upgrade it")
-        content["detector"] = DetectorConfig(**content["detector"])
+        made_of: dict[str, Any] = content["detector"]
+        of_transformers = "content" in made_of
+        content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
         content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return cls(**content)
@@ -97,8 +100,8 @@ def save_checkpoint(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for whose, detector in detectors.items():
-        state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-        save_file(state, aside / WEIGHT_FILES[whose])
+        save_model(detector.saved, str(aside / WEIGHT_FILES[whose]), metadata={"format": "pt"})
+        detector.describe(aside)
     (aside / DESCRIPTION).write_text(json.dumps(info.to_json(), indent=1))
     if resume:
         resume.rename(aside / RESUME)
@@ -167,7 +170,7 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
     info = read_info(folder)
     try:
         detector = build_detector(info.detector, len(info.classes))
-        detector.load_state_dict(load_file(folder / file))
+        load_model(detector.saved, folder / file)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info

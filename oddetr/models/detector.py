@@ -1,6 +1,7 @@
 """A detector: four steps, composed of parts."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -36,6 +37,24 @@ class Detector(nn.Module):
         self.query_source = query_source
         self.decoder = decoder
         self.denoising = denoising
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What images are normalised with, RGB in [0, 1]: the backbone's."""
+        return self.backbone.mean  # pyright: ignore[reportReturnType]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Likewise."""
+        return self.backbone.std  # pyright: ignore[reportReturnType]
+
+    @property
+    def saved(self) -> nn.Module:
+        """The module whose weights a checkpoint holds."""
+        return self
+
+    def describe(self, folder: Path) -> None:
+        """Writes what others than us want to know of a checkpoint in `folder`: nothing."""
 
     def encode(
         self,

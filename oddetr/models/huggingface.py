@@ -1,13 +1,17 @@
 """The detectors of Hugging Face `transformers`, in our steps: encode, initial queries, decode(groups).
 
-Their decoders decode all queries in one call; groups stay blind to one another by its attention mask. Nothing of a model
-is changed: `model.save_pretrained` gives what `from_pretrained` reads.
+Their decoders decode all queries in one call; groups stay blind to one another by its attention mask. Nothing of a
+model is changed: `save_pretrained` gives what `from_pretrained` reads.
 
-RT-DETR, RT-DETR v2, D-FINE and DEIMv2 see images without padding, and their boxes are relative to the whole picture. Here
-images are padded to a common size, a multiple of 32, and boxes are relative to the unpadded part: they are converted.
+RT-DETR, RT-DETR v2, D-FINE and DEIMv2 see images without padding, and their boxes are relative to the whole picture.
+Here images are padded to a common size, a multiple of 32, and boxes are relative to the unpadded part: they are
+converted.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,22 +33,122 @@ _LAYERS_FIRST = ("d_fine", "deimv2")
 _STRIDE = 32
 
 
-def adapt(model: Any) -> "HuggingFaceDetector":
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class HuggingFaceConfig:
+    """What a detector of transformers is made of.
+
+    Attributes:
+        content: of its config.json.
+        mean, std: normalisation of RGB in [0, 1].
+
+    Raises:
+        ValueError: of a kind that is not supported.
+    """
+
+    content: dict[str, Any]
+    mean: tuple[float, ...] = _IMAGENET[0]
+    std: tuple[float, ...] = _IMAGENET[1]
+
+    def __post_init__(self) -> None:
+        _check_kind(self.kind)
+
+    @property
+    def kind(self) -> str:
+        """`model_type`."""
+        return str(self.content.get("model_type"))
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the encoder's first output means "is an object"."""
+        return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
+        """From what `dataclasses.asdict` gave, also by way of JSON."""
+        return cls(values["content"], tuple(values["mean"]), tuple(values["std"]))
+
+    @classmethod
+    def read(cls, name: str) -> "HuggingFaceConfig":
+        """From a folder, or by a name on the hub; normalisation as its image processor has it, else its kind's.
+
+        Raises:
+            OSError: there is no such model; ValueError: see the class.
+        """
+        from transformers import AutoConfig
+
+        content = AutoConfig.from_pretrained(name).to_dict()
+        mean, std = _PLAIN if content.get("model_type") in REAL_TIME else _IMAGENET
+        file = Path(name) / "preprocessor_config.json"
+        if file.is_file():
+            told = json.loads(file.read_text())
+            if told.get("do_normalize"):
+                mean, std = tuple(told["image_mean"]), tuple(told["image_std"])
+        return cls(content, mean, std)
+
+    def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
+        """The same with some fields of its config.json changed.
+
+        Raises:
+            ValueError: no such field.
+        """
+        for name in changes:
+            if name not in self.content:
+                raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
+        return HuggingFaceConfig(self.content | changes, self.mean, self.std)
+
+    def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
+        """The same with outputs for these classes."""
+        labels = {str(index): name for index, name in enumerate(names)}
+        content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
+        return HuggingFaceConfig(content, self.mean, self.std)
+
+    def build(self) -> "HuggingFaceDetector":
+        """The detector with random weights."""
+        from transformers import AutoConfig, AutoModelForObjectDetection
+
+        content = {name: value for name, value in self.content.items() if name != "num_labels"}
+        config = AutoConfig.for_model(**content)
+        return adapt(AutoModelForObjectDetection.from_config(config), self.mean, self.std)
+
+
+def load_pretrained(name: str) -> tuple["HuggingFaceDetector", tuple[str, ...]]:
+    """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    from transformers import AutoModelForObjectDetection
+
+    model = AutoModelForObjectDetection.from_pretrained(name)
+    labels = model.config.id2label
+    return adapt(model), tuple(labels[index] for index in sorted(labels))
+
+
+def adapt(
+    model: Any, mean: tuple[float, ...] = _IMAGENET[0], std: tuple[float, ...] = _IMAGENET[1]
+) -> "HuggingFaceDetector":
     """A model for object detection of transformers as a detector.
 
     Raises:
         ValueError: of another kind than `SUPPORTED`; says why not.
     """
     kind = model.config.model_type
-    if kind == "deformable_detr":
-        return HuggingFaceDeformableDetr(model)
-    if kind in REAL_TIME:
-        return HuggingFaceRealTimeDetr(model)
-    reasons = {
-        "lw_detr": "its decoder cuts its queries into the groups of Group DETR by their number",
-        "rf_detr": "its decoder cuts its queries into the groups of Group DETR by their number",
-    }
-    why = reasons.get(kind, "its decoder is not one of those that take queries, reference points and an attention mask")
+    _check_kind(kind)
+    adapter = HuggingFaceDeformableDetr if kind == "deformable_detr" else HuggingFaceRealTimeDetr
+    return adapter(model, mean, std)
+
+
+def _check_kind(kind: str) -> None:
+    if kind in SUPPORTED:
+        return
+    cuts = "its decoder cuts its queries into the groups of Group DETR by their number"
+    why = {"lw_detr": cuts, "rf_detr": cuts}.get(
+        kind, "its decoder does not take queries, reference points and an attention mask as theirs do"
+    )
     raise ValueError(f"transformers' {kind} cannot be trained here: {why}. Supported: {', '.join(SUPPORTED)}.")
 
 
@@ -55,10 +159,30 @@ class HuggingFaceDetector(Detector):
         model: of transformers, `...ForObjectDetection`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         nn.Module.__init__(self)
         self.model = model
+        self._mean, self._std = mean, std
         self.denoising = None
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What images are normalised with, RGB in [0, 1]."""
+        return self._mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Likewise."""
+        return self._std
+
+    @property
+    def saved(self) -> nn.Module:
+        """The model itself, so that `from_pretrained` reads what is saved."""
+        return self.model
+
+    def describe(self, folder: Path) -> None:
+        """Writes its config.json."""
+        self.config.save_pretrained(folder)
 
     @property
     def config(self) -> Any:
@@ -182,8 +306,8 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     terms for distributions (FGL, DDF) are not part of this training.
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__(model, mean, std)
         config = model.config
         if config.num_denoising > 0:
             noise = {"box_noise": float(config.box_noise_scale), "label_noise": float(config.label_noise_ratio)}

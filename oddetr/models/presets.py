@@ -20,6 +20,7 @@ from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import Detector
 from oddetr.models.encoder import DeformableEncoder, FeaturePyramid
 from oddetr.models.heads import PredictionHead
+from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.position import sine_position_map
 from oddetr.models.queries import LearnedAnchors, LearnedQueries, MixedQueries, TwoStageQueries
 
@@ -200,12 +201,16 @@ PRESETS: dict[str, Callable[..., DetectorConfig]] = {
 """What the command line calls them by."""
 
 
-def build_detector(config: DetectorConfig, num_classes: int) -> Detector:
+def build_detector(config: "DetectorConfig | HuggingFaceConfig", num_classes: int) -> Detector:
     """Composes the detector, with random weights (`Backbone.load_imagenet` fills the backbone's).
+
+    A detector of transformers has the classes that its configuration names.
 
     Raises:
         ValueError: no classes, or a backbone that timm cannot build.
     """
+    if isinstance(config, HuggingFaceConfig):
+        return config.build()
     return compose(config, num_classes, Backbone(config.backbone, config.pretrained, config.maps))
 
 

@@ -1,60 +1,96 @@
-"""Beginning a training with the weights of a checkpoint instead of a backbone's alone."""
+"""The weights that a training begins with: a checkpoint's, a model's of transformers, or ImageNet's in the backbone."""
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from oddetr.checkpoint import load_checkpoint
 from oddetr.data.dataset import ClassTable
+from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
+from oddetr.models.huggingface import HuggingFaceConfig, load_pretrained
+from oddetr.models.presets import DetectorConfig
+from oddetr.training.config import TrainConfig
 
-_OUTPUTS = re.compile(r"^(decoder\.heads\.\d+|query_source\.head)\.classes\.(weight|bias)$")
-_LABELS = "denoising.labels.weight"
+_OUTPUTS = re.compile(r"(^|\.)(heads\.\d+\.classes|head\.classes|class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")
+_LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
+"""What belongs to a class: outputs, and denoising labels, of which the last belongs to none."""
 
 
-def begin_with(checkpoint: Path, detector: Detector, classes: ClassTable, class_agnostic: bool) -> int:
-    """Loads the teacher's weights of `checkpoint` into `detector`; returns how many classes it knew by name.
-
-    What belongs to a class, its outputs and its denoising label, is carried over by the class's name; classes that the
-    checkpoint does not know keep the detector's new weights.
-
-    Args:
-        class_agnostic: the encoder's first output means "is an object", whatever the first class is.
+def begin(
+    config: TrainConfig, detector: Detector, made_of: DetectorConfig | HuggingFaceConfig, classes: ClassTable
+) -> str:
+    """Loads the weights into `detector` and returns where they came from.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be read.
+        CheckpointError, OSError, BackboneWeightsError: they cannot be had; ValueError: they do not fit.
+    """
+    if config.init:
+        source, info = load_checkpoint(config.init)
+        known = take_weights(detector, classes.names, source, info.classes.names, made_of)
+        return f"from {config.init}, with the outputs of {known} of {len(classes)} classes"
+    if config.hugging_face:
+        source, names = load_pretrained(config.hugging_face)
+        known = take_weights(detector, classes.names, source, names, made_of)
+        return f"from {config.hugging_face}, with the outputs of {known} of {len(classes)} classes"
+    if isinstance(made_of, DetectorConfig) and made_of.pretrained:
+        backbone = cast(Backbone, detector.backbone)
+        origin = backbone.load_imagenet(config.backbone_weights)
+        return f"the backbone's ({backbone.name}) from {origin}, the others random"
+    return "random"
+
+
+def take_weights(
+    detector: Detector,
+    classes: Sequence[str],
+    source: Detector,
+    source_classes: Sequence[str],
+    made_of: DetectorConfig | HuggingFaceConfig,
+) -> int:
+    """Takes over the weights of `source`; returns how many classes it knew by name.
+
+    What belongs to a class is carried over by the class's name; classes that the source does not know keep the
+    detector's new weights.
+
+    Raises:
         ValueError: the detector has other sizes; names the first weights that do not fit.
     """
-    theirs, info = load_checkpoint(checkpoint)
-    known = {name: label for label, name in enumerate(info.classes.names)}
-    labels = [(mine, known[name]) for mine, name in enumerate(classes.names) if name in known]
-    mine, yours = (torch.tensor([pair[side] for pair in labels], dtype=torch.int64) for side in (0, 1))
-    state = detector.state_dict()
-    given = theirs.state_dict()
+    known = {name: label for label, name in enumerate(source_classes)}
+    labels = [(mine, known[name]) for mine, name in enumerate(classes) if name in known]
+    mine, theirs = (torch.tensor([pair[side] for pair in labels], dtype=torch.int64) for side in (0, 1))
+    state, given = detector.state_dict(), source.state_dict()
+    ranking = _ranking_output(made_of)
     for name, value in state.items():
-        source = given.get(name)
-        if _OUTPUTS.match(name) and source is not None:
-            first = [0] if class_agnostic and name.startswith("query_source.") else []
-            state[name] = _with_rows(value, source, mine, yours, first)
-        elif name == _LABELS and source is not None:
-            state[name] = _with_rows(value, source, mine, yours, [-1])
-        elif source is None or source.shape != value.shape:
-            found = "nothing" if source is None else tuple(source.shape)
+        other = given.get(name)
+        if other is not None and _OUTPUTS.search(name):
+            state[name] = _with_rows(value, other, mine, theirs, [0] if ranking and ranking in name else [])
+        elif other is not None and _LABELS.search(name):
+            state[name] = _with_rows(value, other, mine, theirs, [-1])
+        elif other is None or other.shape != value.shape:
+            found = "nothing" if other is None else tuple(other.shape)
             raise ValueError(
-                f"{checkpoint} does not fit this detector: {name} is {tuple(value.shape)} here and {found} there. "
+                f"The weights do not fit this detector: {name} is {tuple(value.shape)} here and {found} there. "
                 "Leave out the options --detector... that change sizes."
             )
         else:
-            state[name] = source
+            state[name] = other
     detector.load_state_dict(state)
     return len(labels)
 
 
-def _with_rows(value: Tensor, source: Tensor, mine: Tensor, yours: Tensor, same: list[int]) -> Tensor:
+def _ranking_output(made_of: DetectorConfig | HuggingFaceConfig) -> str | None:
+    """Part of the name of the encoder's outputs whose first, by which proposals are ranked, is no class's."""
+    if isinstance(made_of, HuggingFaceConfig):
+        return f"class_embed.{made_of.content['decoder_layers']}." if made_of.class_agnostic else None
+    return "query_source.head." if made_of.variant == "two_stage" else None
+
+
+def _with_rows(value: Tensor, source: Tensor, mine: Tensor, theirs: Tensor, same: list[int]) -> Tensor:
     value = value.clone()
-    value[mine] = source[yours]
+    value[mine] = source[theirs]
     for row in same:
         value[row] = source[row]
     return value

@@ -15,10 +15,13 @@ from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, Matc
 from oddetr.groups import GroupsConfig
 from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
+from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
+HUGGING_FACE = "hf:"
+"""Begins the name of a model of transformers."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class TrainConfig:
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
-        model: a preset's name.
+        model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
+            DEIMv2 or Deformable-DETR.
         epochs: passes over the training images.
         image_size: images are resized to this shorter side, in pixels; default: 320, and 128 (their own) for digits.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device.
@@ -186,8 +190,10 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
-        if self.model not in PRESETS:
-            raise ValueError(f"There is no model {self.model!r}; there are {', '.join(PRESETS)}.")
+        if self.model not in PRESETS and not self.model.startswith(HUGGING_FACE):
+            raise ValueError(
+                f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."
+            )
         if self.init and self.model != DEFAULT_MODEL:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
         self.detector_config()
@@ -198,15 +204,24 @@ class TrainConfig:
         """`image_size`, or its default for the data."""
         return self.image_size or (128 if self.data == DIGITS else 320)
 
-    def detector_config(self) -> DetectorConfig:
+    @property
+    def hugging_face(self) -> str | None:
+        """The folder or hub name of a model of transformers."""
+        return self.model.removeprefix(HUGGING_FACE) if self.model.startswith(HUGGING_FACE) else None
+
+    def detector_config(self) -> DetectorConfig | HuggingFaceConfig:
         """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
         is resumed without what it began with.)
 
         Raises:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.
         """
+        if "content" in self.detector:
+            return HuggingFaceConfig.from_plain(self.detector)
         if self.init and not self.resume:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
+        if self.hugging_face:
+            return HuggingFaceConfig.read(self.hugging_face).override(self.detector)
         return PRESETS[self.model]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:

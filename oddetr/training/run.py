@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -23,9 +23,10 @@ from oddetr.data.dataset import Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
-from oddetr.models.backbone import Backbone
+from oddetr.models.detector import Detector
+from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import build_detector
-from oddetr.training.beginning import begin_with
+from oddetr.training.beginning import begin
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
@@ -76,25 +77,24 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
         check_classes(out, sources["train"].classes)
         say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
     torch.manual_seed(config.seed)
-    detector = build_detector(config.detector_config(), len(sources["train"].classes))
-    backbone = cast(Backbone, detector.backbone)
-    if config.init and state is None:
-        variant, classes = config.detector_config().variant, sources["train"].classes
-        known = begin_with(config.init, detector, classes, class_agnostic=variant == "two_stage")
-        say(f"weights: from {config.init}, with the outputs of {known} of {len(classes)} classes")
-        config = replace(config, init=config.init.resolve(), detector=asdict(config.detector_config()))
-    elif config.detector_config().pretrained and state is None:
-        origin = backbone.load_imagenet(config.backbone_weights)
-        say(f"backbone: {backbone.name}, weights from {origin}")
+    classes = sources["train"].classes
+    made_of = config.detector_config()
+    if isinstance(made_of, HuggingFaceConfig):
+        made_of = made_of.for_classes(classes.names)
+    detector = build_detector(made_of, len(classes))
+    if state is None:
+        say(f"weights: {begin(config, detector, made_of, classes)}")
+    if config.init or config.hugging_face:
+        config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
     say(_introduction(config, out, sources))
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(
-            detector=config.detector_config(),
-            classes=sources["train"].classes,
+            detector=made_of,
+            classes=classes,
             image_size=config.shorter_side,
-            mean=backbone.mean,
-            std=backbone.std,
+            mean=detector.mean,
+            std=detector.std,
             epoch=epoch,
             metrics=metrics,
             configuration=config.to_json(),
@@ -113,7 +113,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
         trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])
-        loaders = _loaders(config, sources, backbone, trainer)
+        loaders = _loaders(config, sources, detector, trainer)
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
@@ -165,12 +165,12 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Train
 
 
 def _loaders(
-    config: TrainConfig, sources: dict[str, Source], backbone: Backbone, trainer: Trainer
+    config: TrainConfig, sources: dict[str, Source], detector: Detector, trainer: Trainer
 ) -> tuple[AccumulatedLoader, AccumulatedLoader]:
     for name, source in (("training", sources["train"]), ("validation", sources["val"])):
         if len(source) < trainer.world_size:
             raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
-    mean, std = backbone.mean, backbone.std
+    mean, std = detector.mean, detector.std
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers

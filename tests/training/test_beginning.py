@@ -9,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
+import oddetr
 from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.training.beginning import begin_with
+from oddetr.training.beginning import take_weights
 from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 from tests.models.helpers import VARIANTS
@@ -53,7 +54,8 @@ def test_weights_when_classes_have_the_same_names_then_their_outputs_are_carried
     torch.manual_seed(2)
     target = build_detector(config_of(variant), 2)
     fresh = target.decoder.heads[-1].classes.weight[1].detach().clone()
-    known = begin_with(tmp_path / "old", target, ClassTable(("dog", "emu"), (7, 8)), variant == "two_stage")
+    loaded, info = load_checkpoint(tmp_path / "old")
+    known = take_weights(target, ("dog", "emu"), loaded, info.classes.names, config_of(variant))
     assert known == 1
     for mine, theirs in zip(target.decoder.heads, source.decoder.heads, strict=True):
         assert mine.classes.weight[0].equal(theirs.classes.weight[1])
@@ -90,9 +92,9 @@ def test_training_when_begun_with_a_checkpoint_then_has_its_detector_and_resumes
 
 def test_checkpoint_when_sizes_differ_then_names_the_weights(tmp_path: Path) -> None:
     saved(tmp_path / "old", "refine", "cat")
-    config = TrainConfig(init=tmp_path / "old", detector={"num_queries": 9})
+    config = TrainConfig(init=tmp_path / "old", detector={"num_queries": 9}, out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"query_source.embedding.weight is \(9, 64\) here and \(6, 64\) there"):
-        begin_with(config.init, build_detector(config.detector_config(), 1), ClassTable(("cat",), (0,)), False)
+        run(config, Console(file=io.StringIO()))
 
 
 def test_config_when_init_is_no_checkpoint_or_a_model_is_named_too_then_says_so(tmp_path: Path) -> None:
@@ -101,3 +103,33 @@ def test_config_when_init_is_no_checkpoint_or_a_model_is_named_too_then_says_so(
     saved(tmp_path / "old", "refine", "cat")
     with pytest.raises(ValueError, match="leave model"):
         TrainConfig(init=tmp_path / "old", model="dino_tiny")
+
+
+@pytest.mark.parametrize("name", ["RT-DETR v2", "D-FINE", "deformable two-stage"])
+def test_training_when_of_a_model_of_transformers_then_gives_back_a_folder_of_its_kind(
+    tiny: dict, scenes: Path, tmp_path: Path, name: str
+) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    from tests.models.test_huggingface import MODELS
+
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    model.config.id2label = {0: "7", 1: "bird", 2: "0"}
+    model.save_pretrained(tmp_path / "theirs")
+    arguments = {key: value for key, value in tiny.items() if key != "detector"}
+    arguments |= {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1, "workers": 0}
+    console = Console(file=io.StringIO())
+    run(TrainConfig(**arguments), console)
+    assert "2 of 10 classes" in console.file.getvalue().replace("\n", " ")
+    shutil.rmtree(tmp_path / "theirs")
+    run(TrainConfig(out=tiny["out"], resume=True, trainer=tiny["trainer"]), Console(file=io.StringIO()))
+
+    ours, info = load_checkpoint(tiny["out"])
+    theirs = transformers.AutoModelForObjectDetection.from_pretrained(tiny["out"] / "best").eval()
+    assert theirs.config.id2label == {index: str(index) for index in range(10)}
+    images = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        found = ours(images, torch.zeros(1, 96, 96, dtype=torch.bool)).logits[-1]
+        torch.testing.assert_close(found, theirs(images).logits, atol=1e-5, rtol=1e-5)
+    assert info.mean == ((0.485, 0.456, 0.406) if name.startswith("deformable") else (0.0, 0.0, 0.0))
+    assert 0 <= oddetr.evaluate(tiny["out"], split="test").ap <= 1

@@ -102,8 +102,9 @@ def predict(arguments: Sequence[str], console: Console) -> int:
 
 def convert(arguments: Sequence[str], console: Console) -> int:
     """Read other people's checkpoints: oddetr convert FILE --to DIR."""
+    from oddetr.checkpoint import read_info
     from oddetr.conversion import convert as verb
-    from oddetr.inference import Predictor
+    from oddetr.models.presets import DetectorConfig
 
     parser = _parser(
         "convert",
@@ -113,10 +114,11 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("file", type=Path, metavar="FILE", help="the .pth file, or the folder with config.json")
     parser.add_function_arguments(verb, as_group=False, skip={"file"})
     folder = verb(**_values(parser, arguments))
-    info = Predictor.load(folder).info
+    info = read_info(folder)
+    made_of = info.detector
+    assert isinstance(made_of, DetectorConfig)
     console.print(
-        f"{info.detector.variant}, {info.detector.backbone}, {info.detector.num_queries} queries, {len(info.classes)} "
-        f"classes: {folder}",
+        f"{made_of.variant}, {made_of.backbone}, {made_of.num_queries} queries, {len(info.classes)} classes: {folder}",
         highlight=False,
         soft_wrap=True,
     )

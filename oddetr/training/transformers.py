@@ -75,17 +75,20 @@ class DistillationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_teacher(Path(resume_from_checkpoint))
+        self._load_both(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self._load_teacher(Path(str(self.state.best_model_checkpoint)))
+        self._load_both(Path(str(self.state.best_model_checkpoint)))
 
-    def _load_teacher(self, checkpoint: Path) -> None:
+    def _load_both(self, checkpoint: Path) -> None:
+        """Student and teacher. Trainer (5.23) leaves out student weights that `save_pretrained` gives other names
+        than the model does, with a warning only; `from_pretrained` knows both."""
         folder = checkpoint / TEACHER
         if not folder.is_dir():
             raise ValueError(f"{checkpoint} has no teacher: it was not written by DistillationTrainer.")
-        self.teacher.load_state_dict(type(self.teacher).from_pretrained(folder).state_dict())
+        for model, source in ((self.model, checkpoint), (self.teacher, folder)):
+            model.load_state_dict(type(self.teacher).from_pretrained(source).state_dict())
         self.task.teacher.steps = int(json.loads((folder / _STEPS).read_text())["steps"])
 
 

@@ -65,8 +65,6 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def test_training_when_stopped_and_resumed_then_goes_on_from_the_same_student_and_teacher(
     name: str, tmp_path: Path
 ) -> None:
-    """What follows is Trainer's: its resumed runs are not equal to uninterrupted ones to the bit, without us neither."""
-
     class StopAfterOneEpoch(transformers.TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             control.should_training_stop = True
@@ -90,6 +88,15 @@ def test_training_when_stopped_and_resumed_then_goes_on_from_the_same_student_an
         assert all(value.equal(expected[parameter]) for parameter, value in found.items())
     assert any(not value.equal(teacher[parameter]) for parameter, value in student.items())
     assert len([event for event in resumed.state.log_history if "eval_loss" in event]) == 2
+
+    whole = trainer_of(name, tmp_path / "whole")
+    whole.train()
+    images = torch.rand(2, 3, 64, 64)
+    for part in (lambda trainer: trainer.model, lambda trainer: trainer.teacher):
+        with torch.no_grad():
+            again, half, expected = (part(trainer).eval()(images).logits for trainer in (resumed, stopped, whole))
+        torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
+        assert not half.allclose(expected, atol=1e-3)
 
 
 def test_checkpoint_when_saved_then_holds_student_and_teacher_which_from_pretrained_reads(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Every loss is a masked sum over tensors of known shape: nothing is skipped for a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, get_args
 
@@ -264,4 +264,5 @@ def assigned_loss(
     """`detection_loss` of a group whose objects are known by construction, divided by its queries for each too."""
     assignment = group.assignment.expand(len(predictions.logits), -1, -1)
     divisor, padding = objects * group.repeats, group.queries.padding
-    return detection_loss(predictions, truth, (assignment,), divisor, classification, padding=padding)
+    whole = replace(predictions, logits=predictions.logits.contiguous(), boxes=predictions.boxes.contiguous())
+    return detection_loss(whole, truth, (assignment,), divisor, classification, padding=padding)

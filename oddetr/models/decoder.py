@@ -6,7 +6,6 @@ it says that it sees them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import cast
 
 import torch
@@ -25,14 +24,14 @@ class Sight:
     """What a group's queries see in self-attention.
 
     Attributes:
-        place: of the group among the queries of all groups.
-        seen: the places of the groups that it sees: first itself.
+        length: how many they are.
+        seen: which groups they see, by number: first their own.
         padding: True on queries of these groups that nobody sees.
         blind: True where a query does not see another.
     """
 
-    place: slice
-    seen: tuple[slice, ...]
+    length: int
+    seen: tuple[int, ...]
     padding: Bool[Tensor, "batch seen"] | None
     blind: Bool[Tensor, "queries seen"] | None
 
@@ -67,20 +66,20 @@ class DecoderLayer(nn.Module):
             anchors: boxes relative to each level's padded map.
             groups: in the order in which their queries follow one another.
         """
-        placed = content + position
-        attended = torch.cat([self._attend(placed, content, sight) for sight in groups], dim=1)
+        lengths = [sight.length for sight in groups]
+        placed, values = (content + position).split(lengths, dim=1), content.split(lengths, dim=1)
+        attended = torch.cat([self._attend(placed, values, sight) for sight in groups], dim=1)
         content = self.norm2(content + self.dropout(attended))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
         content = self.norm1(content + self.dropout(read))
         hidden = self.dropout(self.linear1(content).relu())
         return self.norm3(content + self.dropout(self.linear2(hidden)))
 
-    def _attend(self, placed: Tensor, content: Tensor, sight: Sight) -> Tensor:
-        query = placed[:, sight.place]
-        key, value = query, content[:, sight.place]
+    def _attend(self, placed: Sequence[Tensor], values: Sequence[Tensor], sight: Sight) -> Tensor:
+        own = sight.seen[0]
+        query, key, value = placed[own], placed[own], values[own]
         if len(sight.seen) > 1:
-            key = torch.cat([placed[:, place] for place in sight.seen], dim=1)
-            value = torch.cat([content[:, place] for place in sight.seen], dim=1)
+            key, value = (torch.cat([parts[group] for group in sight.seen], dim=1) for parts in (placed, values))
         return self.self_attn(
             query, key, value, key_padding_mask=sight.padding, attn_mask=sight.blind, need_weights=False
         )[0]
@@ -160,9 +159,11 @@ class DeformableDecoder(nn.Module):
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
         anchor_logits = box_logits = torch.cat([self._logits(group.anchors) for group in queries], dim=1)
         brought = [group.position for group in queries if group.position is not None]
+        position = torch.cat(brought, dim=1) if brought else torch.zeros_like(content)
         stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
-            position = self.position(places[:, :, 0], content, index) if self.position else torch.cat(brought, dim=1)
+            if self.position:
+                position = self.position(places[:, :, 0], content, index)
             content = layer(content, position, places, memory, sights)
             head = cast(PredictionHead, self.heads[index % len(self.heads)])
             logits, boxes = head(self.norm(content) if self.norm else content, box_logits)
@@ -182,21 +183,19 @@ class DeformableDecoder(nn.Module):
 
 
 def _sights(groups: Mapping[str, Queries]) -> list[Sight]:
-    ends = list(accumulate(group.content.shape[1] for group in groups.values()))
-    places = {name: slice(start, end) for name, start, end in zip(groups, [0, *ends], ends, strict=False)}
+    numbers = {name: number for number, name in enumerate(groups)}
     sights: list[Sight] = []
     for name, group in groups.items():
-        seen = [name, *group.sees]
-        paddings = [groups[other].padding for other in seen]
-        padding = None
-        if any(each is not None for each in paddings):
-            padding = torch.cat([_padding(groups[other]) for other in seen], dim=1)
+        seen = [groups[other] for other in (name, *group.sees)]
+        padding, blind = None, group.blind
+        if any(each.padding is not None for each in seen):
+            padding = torch.cat([_padding(each) for each in seen], dim=1)
+            # Of an image with nothing else, padding sees padding: nothing reads it, and nothing at all would be NaN.
             padding = padding & ~padding.all(dim=1, keepdim=True)
-        blind = group.blind
         if blind is not None:
-            others = sum(groups[other].content.shape[1] for other in group.sees)
-            blind = F.pad(blind, (0, others))
-        sights.append(Sight(places[name], tuple(places[other] for other in seen), padding, blind))
+            blind = F.pad(blind, (0, sum(each.content.shape[1] for each in seen[1:])))
+        places = tuple(numbers[other] for other in (name, *group.sees))
+        sights.append(Sight(group.content.shape[1], places, padding, blind))
     return sights
 
 

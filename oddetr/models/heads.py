@@ -55,7 +55,8 @@ class PredictionHead(nn.Module):
         self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]
     ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
         """Returns logits and boxes; `anchor_logits` are `inverse_sigmoid(anchors)`."""
-        return self.classes(content).float(), self.refined(content, anchor_logits)
+        boxes = self.refined(content, anchor_logits)
+        return self.classes(content).float(), boxes
 
     def refined(
         self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]

@@ -229,6 +229,7 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
     else:
         heads[0].start_with_size(-2.0)
         query_source = (LearnedAnchors if variant == "dab" else LearnedQueries)(queries, width)
+    layers = [DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers)]
     dino = variant == "dino"
     position_map = partial(sine_position_map, temperature=20.0, centred=False) if dino else sine_position_map
     return Detector(
@@ -237,7 +238,7 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
         encoder=DeformableEncoder(*sizes, config.encoder_layers, config.dropout, position_map),
         query_source=query_source,
         decoder=DeformableDecoder(
-            [DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers)],
+            layers,
             heads,
             refine_anchors=variant != "plain",
             position=AnchorPosition(width, scaled=variant == "dab") if variant in ("dab", "dino") else None,

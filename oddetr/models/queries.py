@@ -78,7 +78,6 @@ class ProposedQueries(nn.Module):
         self.head = head
         self.token_projection = nn.Linear(width, width)
         self.token_norm = nn.LayerNorm(width)
-        nn.init.xavier_uniform_(self.token_projection.weight)
 
     def proposals(self, memory: Memory) -> Predictions:
         """The prediction of each token, as one layer."""
@@ -102,7 +101,8 @@ class TwoStageQueries(ProposedQueries):
         super().__init__(num_queries, width, head)
         self.position_projection = nn.Linear(2 * width, 2 * width)
         self.position_norm = nn.LayerNorm(2 * width)
-        nn.init.xavier_uniform_(self.position_projection.weight)
+        for linear in (self.token_projection, self.position_projection):
+            nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, memory: Memory) -> InitialQueries:
         """Queries without gradient to their anchors; identity is the token's index."""
@@ -132,7 +132,8 @@ class MixedQueries(ProposedQueries):
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
         super().__init__(num_queries, width, head)
         self.content = nn.Embedding(num_queries, width)
-        nn.init.xavier_uniform_(self.content.weight)
+        for weight in (self.token_projection.weight, self.content.weight):
+            nn.init.xavier_uniform_(weight)
 
     def forward(self, memory: Memory) -> InitialQueries:
         """Queries without gradient to their anchors; identity is the token's index."""

@@ -22,6 +22,7 @@ from oddetr.distillation.config import DistillationConfig, PredictionConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
+from tests.models.helpers import VARIANTS
 
 
 class StopAfter(Callback):

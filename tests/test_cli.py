@@ -124,7 +124,7 @@ def test_command_when_wrong_then_leaves_no_traceback_and_no_warning(tmp_path: Pa
     words = [sys.executable, "-m", "oddetr.cli", "train", "--detector.variant", "three_stage"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "oddetr train: variant is 'three_stage'; it must be one of plain, refine, two_stage.\n"
+    assert done.stderr == "oddetr train: variant is 'three_stage'; it must be one of plain, refine, two_stage, dab, dino.\n"
 
 
 def test_version_and_help_when_asked_for_then_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_help_when_of_training_then_options_have_dashes_and_choices_are_what_is_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = helped("train", capsys)
-    assert "  --loss.classification {focal,quality_focal}" in told
+    assert "  --loss.classification {focal,quality_focal,mal,position_supervised}" in told
     assert "  --optimizer.learning-rate " in told
 
 

@@ -49,13 +49,13 @@ def test_update_when_the_student_is_constant_then_the_teacher_nears_it_monotonic
 
 def test_update_when_there_are_buffers_then_floats_are_averaged_and_integers_copied() -> None:
     student = small_detector()
-    student.register_buffer("mean", torch.zeros(2))
+    student.register_buffer("level", torch.zeros(2))
     student.register_buffer("count", torch.tensor(0))
     teacher = Teacher(student)
-    student.mean.fill_(1.0)
+    student.level.fill_(1.0)
     student.count.fill_(7)
     teacher.update(student, 100.0)
-    assert teacher.detector.mean.tolist() == pytest.approx([0.9, 0.9])
+    assert teacher.detector.level.tolist() == pytest.approx([0.9, 0.9])
     assert teacher.detector.count.item() == 7
 
 

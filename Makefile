@@ -33,15 +33,15 @@ check: lint types
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint:
-	$(BIN)/ruff check oddetr tests benchmarks
-	$(BIN)/ruff format --check oddetr tests benchmarks
+	$(BIN)/ruff check oddetr tests benchmarks examples
+	$(BIN)/ruff format --check oddetr tests benchmarks examples
 
 types:
 	$(BIN)/pyright --pythonpath $(BIN)/python oddetr
 
 format:
-	$(BIN)/ruff check --fix oddetr tests benchmarks
-	$(BIN)/ruff format oddetr tests benchmarks
+	$(BIN)/ruff check --fix oddetr tests benchmarks examples
+	$(BIN)/ruff format oddetr tests benchmarks examples
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

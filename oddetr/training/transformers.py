@@ -87,7 +87,8 @@ class DistillationTrainer(Trainer):
         folder = checkpoint / TEACHER
         if not folder.is_dir():
             raise ValueError(f"{checkpoint} has no teacher: it was not written by DistillationTrainer.")
-        for model, source in ((self.model, checkpoint), (self.teacher, folder)):
+        student: Any = self.model
+        for model, source in ((student, checkpoint), (self.teacher, folder)):
             model.load_state_dict(type(self.teacher).from_pretrained(source).state_dict())
         self.task.teacher.steps = int(json.loads((folder / _STEPS).read_text())["steps"])
 

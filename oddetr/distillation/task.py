@@ -9,7 +9,7 @@ for batch in loader:
     task.update_teacher()
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -169,13 +169,7 @@ class DistillationTask(nn.Module):
                 terms.append(Term("", share, mixed, self.loss))
             else:
                 terms.append(Term("", share, self.detection(own, truth, assigned["own"], objects), self.loss))
-            for name in extra.keys() - {ONE_TO_MANY}:
-                each = self.detection(predictions[name], truth, assigned[name], objects)
-                terms.append(Term(f"{name}_", share, each, self.loss))
-            if many is not None:
-                assignment = one_to_many_assignment(many, truth, self.groups.repeats)
-                each = self.detection(predictions[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)
-                terms.append(Term(f"{ONE_TO_MANY}_", 1.0, each, self.loss))
+            terms += self.extra_terms({name: predictions[name] for name in extra}, assigned, many, truth, objects)
             if initial.proposals:
                 proposed = self.detection(initial.proposals, sought, assigned["proposals"], objects)
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))
@@ -193,6 +187,27 @@ class DistillationTask(nn.Module):
         for term in terms:
             log |= term.parts()
         return {"loss": loss, **log}
+
+    def extra_terms(
+        self,
+        found: Mapping[str, Predictions],
+        assigned: Mapping[str, Int64[Tensor, "layers batch _"]],
+        many: Float[Tensor, "layers batch queries objects"] | None,
+        truth: GroundTruth,
+        objects: Float[Tensor, ""],
+    ) -> list[Term]:
+        """Of further groups: each one-to-one group's loss as the own group's, and the one-to-many group's, whose cost is
+        `many`."""
+        share, terms = 1 / (1 + self.groups.one_to_one), list[Term]()
+        for name in found.keys() - {ONE_TO_MANY}:
+            terms.append(
+                Term(f"{name}_", share, self.detection(found[name], truth, assigned[name], objects), self.loss)
+            )
+        if many is not None:
+            assignment = one_to_many_assignment(many, truth, self.groups.repeats)
+            each = self.detection(found[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)
+            terms.append(Term(f"{ONE_TO_MANY}_", 1.0, each, self.loss))
+        return terms
 
     def taught(
         self, assignment: Int64[Tensor, "layers batch _"], teacher: Queries, student: Queries

@@ -18,7 +18,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.task import DistillationTask
 from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
-from oddetr.models.huggingface import REAL_TIME, adapt
+from oddetr.models.huggingface_detectors import REAL_TIME, adapt
 from oddetr.structures import Batch, GroundTruth
 
 TEACHER = "teacher"
@@ -38,7 +38,7 @@ class DistillationTrainer(Trainer):
         distillation, loss, matching: of `DistillationTask`; everything else goes to Trainer.
 
     Raises:
-        ValueError: the model is of a kind that cannot be trained (`oddetr.models.huggingface.SUPPORTED`).
+        ValueError: the model is of a kind that cannot be trained (`oddetr.models.huggingface_detectors.SUPPORTED`).
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses import LossConfig
-from oddetr.models.huggingface import HuggingFaceDetector, adapt
+from oddetr.models.huggingface_detectors import HuggingFaceDetector, adapt
 from oddetr.structures import Batch
 from tests.models.helpers import small_batch
 

@@ -196,13 +196,12 @@ class DistillationTask(nn.Module):
         truth: GroundTruth,
         objects: Float[Tensor, ""],
     ) -> list[Term]:
-        """Of further groups: each one-to-one group's loss as the own group's, and the one-to-many group's, whose cost is
-        `many`."""
+        """Of further groups: a one-to-one group's loss is as the own group's; `many` is the one-to-many group's cost."""
         share, terms = 1 / (1 + self.groups.one_to_one), list[Term]()
-        for name in found.keys() - {ONE_TO_MANY}:
-            terms.append(
-                Term(f"{name}_", share, self.detection(found[name], truth, assigned[name], objects), self.loss)
-            )
+        for name, predictions in found.items():
+            if name != ONE_TO_MANY:
+                each = self.detection(predictions, truth, assigned[name], objects)
+                terms.append(Term(f"{name}_", share, each, self.loss))
         if many is not None:
             assignment = one_to_many_assignment(many, truth, self.groups.repeats)
             each = self.detection(found[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)

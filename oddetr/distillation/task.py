@@ -196,7 +196,7 @@ class DistillationTask(nn.Module):
         truth: GroundTruth,
         objects: Float[Tensor, ""],
     ) -> list[Term]:
-        """Of further groups: a one-to-one group's loss is as the own group's; `many` is the one-to-many group's cost."""
+        """Of further groups. A one-to-one group's loss is as the own group's; `many`: the one-to-many group's cost."""
         share, terms = 1 / (1 + self.groups.one_to_one), list[Term]()
         for name, predictions in found.items():
             if name != ONE_TO_MANY:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from oddetr.checkpoint import CheckpointInfo, save_checkpoint
+from oddetr.checkpoint import DESCRIPTION, CheckpointInfo, save_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.checkpoints import Foreign, load_official_state, read_foreign
@@ -25,14 +25,20 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
 
     Args:
         file: the .pth file, or the folder with config.json and model.safetensors.
-        to: the folder to write; what is there is replaced.
+        to: the folder to write; a checkpoint that is there is replaced.
         classes: a text file with a class name on each line, in the order of the detector's outputs; default: those that
             the checkpoint knows, and COCO's 80 where it has the official 91 outputs.
         image_size: the shorter side, in pixels, to which images are resized.
 
     Raises:
         ValueError: the file is none of these, its weights do not fit, or its classes are not known; says which.
+        FileExistsError: there is something else than a checkpoint in `to`.
     """
+    there = Path(to)
+    if there.exists() and not (there / DESCRIPTION).is_file() and not (there.is_dir() and not any(there.iterdir())):
+        raise FileExistsError(
+            f"{to} holds something else than a checkpoint, which would be replaced. Give a new folder."
+        )
     foreign = read_foreign(Path(file))
     names = foreign.classes
     if classes is not None:
@@ -43,8 +49,8 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
     backbone = detector.backbone
     assert isinstance(backbone, Backbone)
     info = CheckpointInfo(foreign.config, table, image_size, backbone.mean, backbone.std)
-    save_checkpoint(Path(to), {"teacher": detector}, info)
-    return Path(to)
+    save_checkpoint(there, {"teacher": detector}, info)
+    return there
 
 
 def _with_classes(foreign: Foreign, names: Sequence[str]) -> tuple[ClassTable, Foreign]:

@@ -40,6 +40,11 @@ class GroupsConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"groups.{name} is {getattr(self, name)}; it must be at least {least}.")
 
+    @property
+    def share(self) -> float:
+        """The weight of each one-to-one group, the detector's own included."""
+        return 1 / (1 + self.one_to_one)
+
 
 class ExtraGroups(nn.Module):
     """The queries of further groups, of the kind of the detector's own.

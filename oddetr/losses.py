@@ -28,7 +28,8 @@ class LossConfig:
             default, since it is the better baseline in docs/results.md; `mal`: DEIM's matchability-aware loss;
             `position_supervised`: Stable-DINO's.
         classes: weight of the classification loss; default: the official 2 for focal (Deformable-DETR; DAB-DETR and
-            DINO: 1) and 6 for position-supervised; 1 for the others, which have no factor alpha.
+            DINO: 1); 6 for position-supervised (taken for Stable-DINO's; not checked against its code); 1 for the
+            others, which have no factor alpha.
         l1, giou: weights of the box losses; Deformable-DETR's.
 
     Raises:
@@ -106,7 +107,7 @@ def quality_focal_loss(
 def matchability_aware_loss(
     logits: Float[Tensor, "*any"], targets: Float[Tensor, "*any"], positive: Float[Tensor, "*any"], gamma: float = 1.5
 ) -> Float[Tensor, "*any"]:
-    """Matchability-aware loss (DEIM, arXiv 2412.04234, eq. 4), element by element, in float32.
+    """Matchability-aware loss (DEIM, arXiv 2412.04234), element by element, in float32.
 
     MAL(p, q) = BCE(p, q^gamma) at the object's class, p^gamma BCE(p, 0) elsewhere, p^gamma without gradient
 
@@ -125,7 +126,7 @@ def position_supervised_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Float[Tensor, "layers batch queries classes"]:
-    """Position-supervised loss (Stable-DINO, arXiv 2304.04742, eq. 5, as in the authors' code), in float32.
+    """Position-supervised loss (Stable-DINO, arXiv 2304.04742; the formula is that of the authors' code), in float32.
 
     alpha |t - p|^gamma BCE(p, t) at the object's class, (1 - alpha) p^gamma BCE(p, 0) elsewhere;
     t = q^2 / max(q^2 in the image and layer): its best match has target 1

@@ -30,7 +30,8 @@ class MatchingWeights:
     Attributes:
         classes, l1, giou: at least 0.
         position_modulated: the class's probability counts as p ((GIoU + 1) / 2)^(1/2), so that a confident query far
-            from an object is no candidate for it (Stable-DINO's cost, arXiv 2304.04742, section 3.3).
+            from an object is no candidate for it (Stable-DINO's cost, arXiv 2304.04742; the exponent and the use of
+            GIoU were not checked against its code).
 
     Raises:
         ValueError: a negative weight.

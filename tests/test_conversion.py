@@ -200,3 +200,14 @@ def test_description_when_denoising_has_labels_to_spare_then_keeps_the_last_as_u
     state = official(small("dino", 4), "dino")
     state["label_enc.weight"] = torch.arange(12.0)[:, None].expand(12, 32)
     assert described(state, vars(ARGUMENTS)).state["label_enc.weight"][:, 0].tolist() == [0, 1, 2, 3, 11]
+
+
+def test_folder_when_it_holds_something_else_then_is_left_alone(tmp_path: Path) -> None:
+    file, names = saved(tmp_path, official(small("dab", 4), "dab")), names_file(tmp_path, 4)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="something else"):
+        oddetr.convert(file, tmp_path / "mine", classes=names)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    for _ in range(2):  # a checkpoint is replaced
+        oddetr.convert(file, tmp_path / "ours", classes=names)

@@ -159,7 +159,7 @@ class DistillationTask(nn.Module):
 
             log: dict[str, Tensor] = {}
             terms: list[Term] = []
-            share = 1 / (1 + self.groups.one_to_one)
+            share = self.groups.share
             if view and w_matching:
                 taught = self.taught(assigned["teacher"], view.queries, initial.queries)
                 log |= agreement(assigned["own"], taught, objects)
@@ -197,11 +197,11 @@ class DistillationTask(nn.Module):
         objects: Float[Tensor, ""],
     ) -> list[Term]:
         """Of further groups. A one-to-one group's loss is as the own group's; `many`: the one-to-many group's cost."""
-        share, terms = 1 / (1 + self.groups.one_to_one), list[Term]()
+        terms: list[Term] = []
         for name, predictions in found.items():
             if name != ONE_TO_MANY:
                 each = self.detection(predictions, truth, assigned[name], objects)
-                terms.append(Term(f"{name}_", share, each, self.loss))
+                terms.append(Term(f"{name}_", self.groups.share, each, self.loss))
         if many is not None:
             assignment = one_to_many_assignment(many, truth, self.groups.repeats)
             each = self.detection(found[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)

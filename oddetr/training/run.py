@@ -102,14 +102,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
 
     save_configuration(config, out)
     recorder = Recorder(out, describe, steps_done(state))
-    task = DistillationTask(
-        detector,
-        steps=1,
-        distillation=config.distillation,
-        loss=config.loss,
-        matching=config.matching,
-        groups=config.groups,
-    )
+    task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
         trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])

@@ -31,7 +31,8 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
         raise FileExistsError(f"{out} holds a run already. Go on with it by --resume, or give another folder by --out.")
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    saved = json.loads((out / CONFIGURATION).read_text())
+    recorded = json.loads((out / CONFIGURATION).read_text())
+    saved = TrainConfig.from_plain(recorded).to_json()  # With fields that are newer than the run.
     given, default = config.to_json(), TrainConfig().to_json()
     changed = [name for name in given if name not in MAY_CHANGE and given[name] not in (default[name], saved[name])]
     if changed:

@@ -281,6 +281,16 @@ def test_trainer_flags_when_they_contradict_or_do_not_exist_then_are_refused(fla
         TrainConfig(trainer=flags)
 
 
+def test_resume_when_the_run_was_recorded_before_a_field_existed_then_takes_its_default(config: TrainConfig) -> None:
+    run(dataclasses.replace(config, epochs=1), quiet())
+    file = config.out / "config.json"
+    recorded = json.loads(file.read_text())
+    del recorded["init"], recorded["distillation"]["memory"]
+    file.write_text(json.dumps(recorded | {"epochs": 2}))
+    run(TrainConfig(out=config.out, resume=True, trainer=config.trainer), quiet())
+    assert [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch"] == [1, 2]
+
+
 def test_resume_when_the_data_has_other_classes_then_refuses(config: TrainConfig, tmp_path: Path) -> None:
     run(dataclasses.replace(config, epochs=1), quiet())
     for split in ("train", "val"):

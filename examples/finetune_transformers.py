@@ -52,14 +52,15 @@ def average_precision(trainer: Trainer, data: Images, processor: RTDetrImageProc
     for batch in trainer.get_eval_dataloader():
         with torch.no_grad():
             outputs = model(batch["pixel_values"])
-        sizes = torch.stack([label["orig_size"] for label in batch["labels"]])
+        labels = [{name: value.cpu() for name, value in label.items()} for label in batch["labels"]]
+        sizes = torch.stack([label["orig_size"] for label in labels])
         found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
         truth = []
-        for label, (height, width) in zip(batch["labels"], sizes.tolist(), strict=True):
+        for label, (height, width) in zip(labels, sizes.tolist(), strict=True):
             cx, cy, w, h = (label["boxes"] * torch.tensor([width, height, width, height])).unbind(-1)
             boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
             truth.append({"boxes": boxes, "labels": label["class_labels"]})
-        metric.update(found, truth)
+        metric.update([{name: value.cpu() for name, value in each.items()} for each in found], truth)
     return float(metric.compute()["map"])
 
 

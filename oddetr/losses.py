@@ -27,8 +27,8 @@ class LossConfig:
         classification: `focal`, the official detectors' (target 1); `quality_focal` (target: the box's IoU), the
             default, since it is the better baseline in docs/results.md; `mal`: DEIM's matchability-aware loss;
             `position_supervised`: Stable-DINO's.
-        classes: weight of the classification loss; default: the official 2 for focal (Deformable-DETR; DAB-DETR and
-            DINO: 1); 6 for position-supervised (taken for Stable-DINO's; not checked against its code); 1 for the
+        classes: weight of the classification loss; default, whatever the detector: Deformable-DETR's 2 for focal (the
+            official DAB-DETR and DINO: 1); Stable-DINO's 6 for position-supervised, 1 for its denoising; 1 for the
             others, which have no factor alpha.
         l1, giou: weights of the box losses; Deformable-DETR's.
 
@@ -46,7 +46,7 @@ class LossConfig:
             known = ", ".join(get_args(Classification))
             raise ValueError(f"loss.classification is {self.classification!r}; it must be one of {known}.")
         for name in ("classes", "l1", "giou"):
-            if (getattr(self, name) or 0) < 0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"loss.{name} is {getattr(self, name)}; it must be at least 0.")
 
     @property
@@ -55,6 +55,12 @@ class LossConfig:
         if self.classes is not None:
             return self.classes
         return {"focal": 2.0, "position_supervised": 6.0}.get(self.classification, 1.0)
+
+    @property
+    def for_denoising(self) -> "LossConfig":
+        """The same with the weights of denoising queries."""
+        own = self.classes is not None or self.classification != "position_supervised"
+        return self if own else replace(self, classes=1.0)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class MatchingWeights:
 
     Attributes:
         classes, l1, giou: at least 0.
-        position_modulated: the class's probability counts as p ((GIoU + 1) / 2)^(1/2), so that a confident query far
-            from an object is no candidate for it (Stable-DINO's cost, arXiv 2304.04742; the exponent and the use of
-            GIoU were not checked against its code).
+        position_modulated: the class's probability counts as p u^(1/2) with u = (GIoU + 1) / 2 over the greatest u of
+            an object of the image, so that a confident query far from an object is no candidate for it (Stable-DINO's
+            cost, arXiv 2304.04742, as in its code; there, objects of one class overwrite each other's u, here not).
 
     Raises:
         ValueError: a negative weight.
@@ -44,7 +44,7 @@ class MatchingWeights:
 
     def __post_init__(self) -> None:
         for name in ("classes", "l1", "giou"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"matching.{name} is {getattr(self, name)}; it must be at least 0.")
 
 
@@ -66,7 +66,8 @@ def matching_cost(
     giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
     probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
     if weights.position_modulated:
-        probabilities = probabilities * ((giou + 1) / 2).clamp(min=0).sqrt()
+        near = ((giou + 1) / 2).masked_fill(~truth.valid[:, None], 0).clamp(min=0)
+        probabilities = probabilities * (near / near.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
     positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
     negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
     cost = (

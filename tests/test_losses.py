@@ -154,6 +154,15 @@ def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() 
     assert focal.tolist() == [[[[1, 1], [1, 1]]]]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_class_targets_when_both_objects_are_of_one_class_then_is_the_better_ones(order: tuple[int, int]) -> None:
+    """The query's box is object 0's; object 1 is of the same class, IoU 1/4. Either assignment may give either."""
+    truth = GroundTruth.stack([torch.tensor([1, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
+    predictions = Predictions(torch.zeros(1, 1, 1, 2), truth.boxes[:, :1][None], torch.zeros(1, 1, 1, 1))
+    targets, _ = class_targets(predictions, truth, [torch.tensor([[[each]]]) for each in order], "quality_focal")
+    assert targets.flatten().tolist() == pytest.approx([0, 1])
+
+
 def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_all() -> None:
     predictions, truth = random_case(0, (2, 1))
     own = assign(predictions, truth)
@@ -264,3 +273,13 @@ def test_detection_loss_when_of_any_classification_then_learns_from_both_assignm
     )
     assert alone[0, 0, 1] > 0
     assert both[0, 0, 1] < alone[0, 0, 1]
+
+
+def test_loss_when_of_denoising_then_classes_weigh_as_officially() -> None:
+    configs = (
+        LossConfig(),
+        LossConfig("focal"),
+        LossConfig("position_supervised"),
+        LossConfig("position_supervised", 3.0),
+    )
+    assert [each.for_denoising.class_weight for each in configs] == [1, 2, 1, 3]

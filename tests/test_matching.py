@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def test_cheapest_when_compared_with_sorting_then_agrees(seed: int, count: int) 
 
 def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident() -> None:
     """Probability 1/2. The box is the object: GIoU 1, as without. Apart, side by side, as wide as the gap: intersection
-    0, union 2 of 3 parts: GIoU -1/3, so that the probability is 1/2 sqrt(1/3)."""
+    0, union 2 of 3 parts: GIoU -1/3, (GIoU + 1) / 2 = 1/3, so that the probability is 1/2 sqrt(1/3). Where that is the
+    nearest, it counts as without; one twice as far off (2 of 4 parts, GIoU -1/2: 1/4) as 1/2 sqrt(3/4)."""
     truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.2, 0.5, 0.2, 0.2]])])
     boxes = torch.tensor([[0.2, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]])[None, None]
     predictions = Predictions(torch.zeros(1, 1, 2, 1), boxes, torch.zeros(1, 1, 2, 1))
@@ -133,6 +135,9 @@ def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident(
     weights = MatchingWeights(classes=1.0, l1=0.0, giou=0.0, position_modulated=True)
     found = matching_cost(predictions, truth, weights).flatten().tolist()
     assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(1 / 3))], abs=1e-5)
+    farther = torch.tensor([[0.6, 0.5, 0.2, 0.2], [0.8, 0.5, 0.2, 0.2]])[None, None]
+    found = matching_cost(replace(predictions, boxes=farther), truth, weights).flatten().tolist()
+    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(3 / 4))], abs=1e-5)
 
 
 def test_weights_when_negative_then_says_which() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.records import JOB, RunResult
 from oddetr.training.config import TrainConfig
+from oddetr.training.resume import differences
 
 _A_RUNS_OWN = ("out", "seed", "resume")
 
@@ -20,12 +21,12 @@ def shareable_terms(config: ComparisonConfig, arm: str) -> dict[str, Any]:
 def adopt(file: Path, config: ComparisonConfig) -> int:
     """Leaves in `config.out` what the runs that `file` tells of left, but for the weights; returns how many.
 
-    Runs that `config.out` has already, and arms that the comparison has not, are left out. Whether the runs were of
-    the comparison's configuration is for `Job.result` to find.
+    Runs that `config.out` has already, and arms that the comparison has not, are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no results.json, or one from before runs could be taken over.
+        ValueError: it is no results.json, or one from before runs could be taken over; or its runs were of another
+            configuration: names the fields, and takes over none.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Give the results.json of a comparison.")
@@ -39,7 +40,7 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
         ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file} is no results.json that tells the terms of its runs ({error!r}).") from error
-    taken = 0
+    jobs: list[tuple[RunResult, dict[str, Any], Path]] = []
     for result, terms in found:
         ours = config.train_config(result.arm, result.seed).to_json()
         folder = config.out / result.arm / f"seed_{result.seed}"
@@ -48,11 +49,18 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
         if terms["data"] == _name(ours["data"]):
             terms = terms | {"data": ours["data"]}
         before = TrainConfig().to_json() | terms | {name: ours[name] for name in _A_RUNS_OWN}
+        different = differences(before, ours)
+        if different:
+            raise ValueError(
+                f"The runs of {result.arm} in {file} had another configuration: {'; '.join(different)}. Nothing was "
+                "taken over: undo the change, or leave --adopted away."
+            )
+        jobs.append((result, {"arm": result.arm, "seed": result.seed, "config": before}, folder))
+    for result, job, folder in jobs:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / JOB).write_text(json.dumps({"arm": result.arm, "seed": result.seed, "config": before}, indent=1))
         result.write(folder)
-        taken += 1
-    return taken
+        (folder / JOB).write_text(json.dumps(job, indent=1))
+    return len(jobs)
 
 
 def _name(data: str) -> str:

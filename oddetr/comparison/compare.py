@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 
 from oddetr.comparison.adopted import adopt
-from oddetr.comparison.arms import merged, nested
 from oddetr.comparison.config import ComparisonConfig, plain, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
 from oddetr.comparison.records import RESULT, Job, RunResult
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.dataset import Source
 from oddetr.data.sources import open_sources
+from oddetr.nested import merged, nested
 
 
 @dataclass(frozen=True)

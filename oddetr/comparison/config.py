@@ -13,14 +13,15 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, get_loader
 
-from oddetr.comparison.arms import STANDARD, flat, merged, nested
+from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
+from oddetr.nested import flat, merged, nested
 from oddetr.training.config import TrainConfig
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation")
 """Fields that may differ between arms; the others make the terms equal."""
 LIKE = "like"
-_OURS = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
+_SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class ComparisonConfig:
             raise ValueError(f"jobs is {self.jobs}; it must be at least 1, or 0 to tabulate what is finished.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}; it must be at least 1.")
-        for name in self.base.keys() & _OURS.keys():
-            raise ValueError(f"base.{name} is set by the comparison; use {_OURS[name]}.")
+        for name in self.base.keys() & _SET_HERE.keys():
+            raise ValueError(f"base.{name} is set by the comparison; use {_SET_HERE[name]}.")
         if not self.arms:
             raise ValueError("arms is empty; name at least one, or leave it out for the standard arms.")
         if self.reference is not None and self.reference not in self.arms:
@@ -164,7 +165,7 @@ def _parser() -> ArgumentParser:
 @cache
 def _train_parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, skip={*_OURS}, fail_untyped=True)
+    parser.add_class_arguments(TrainConfig, skip={*_SET_HERE}, fail_untyped=True)
     return parser
 
 

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oddetr.comparison.arms import flat
 from oddetr.training.config import TrainConfig
+from oddetr.training.resume import differences
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
-_MAY_DIFFER = ("out", "resume", "workers", "tensorboard")
-"""Fields of `TrainConfig` that say nothing about what is learned."""
-_SWITCH = "distillation.enabled"
-_LESSONS = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
-"""What the switch makes idle; not the horizon, which is that of the EMA too."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +126,3 @@ def _score(scores: dict[str, Any], name: str) -> float | None:
         layers = scores.get(_LAYERED[name]) or [None]
         return layers[-1]
     return scores.get(name)
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, the fields in which two `TrainConfig.to_json` differ; fields that `before` lacks had their defaults.
-
-    What would be distilled does not matter where both switch distillation off.
-    """
-    default = flat(TrainConfig().to_json())
-    old = default | flat(json.loads(json.dumps(before)))
-    new = default | flat(json.loads(json.dumps(now)))
-    off = not (old[_SWITCH] or new[_SWITCH])
-    ignored = (*_MAY_DIFFER, *(name for name in default if off and name.startswith(_LESSONS)))
-    names = (name for name in old | new if name not in ignored and name.partition(".")[0] not in ignored)
-    missing = "not set"
-    return [
-        f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
-        for name in names
-        if old.get(name, missing) != new.get(name, missing)
-    ]

@@ -24,7 +24,7 @@ _COLUMNS = (
     "training minutes",
 )
 _CARRIED = "carried"
-"""A column only where a run tells of less than all, as it never does for learned queries."""
+"""A column only where a run tells of less than all: never where queries are learned."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -151,7 +151,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
     """What was compared, on what, and how to do it again."""
-    machines = dict.fromkeys(run.machine for each in runs.values() for run in each)
+    machines: dict[str, dict[str, list[str]]] = {}
+    for arm, each in runs.items():
+        for run in each:
+            machines.setdefault(run.machine, {}).setdefault(arm, []).append(str(run.seed))
     arms = {arm: config.changes(arm) for arm in runs}
     return "\n".join(
         [
@@ -160,7 +163,7 @@ def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], co
             "Of one seed, all arms began with the same weights and saw the same images, alike augmented, in one order.",
             "",
             f"- Command: `{command}`, or `oddetr compare {CONFIGURATION} --out DIR` with the file beside this one.",
-            *(f"- Machine: {machine}" for machine in machines),
+            *(f"- Machine: {machine}{_whose(on) if len(machines) > 1 else ''}" for machine, on in machines.items()),
             "- Minutes compare only between runs of equal load on one machine.",
             "",
             "What all arms share, and what each changes; all else are the defaults of `oddetr train`:",
@@ -170,3 +173,8 @@ def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], co
             "```",
         ]
     )
+
+
+def _whose(seeds: Mapping[str, Sequence[str]]) -> str:
+    """Which seeds of each arm."""
+    return f" ({'; '.join(f'{arm}: seed ' + ', '.join(each) for arm, each in seeds.items())})"

@@ -27,7 +27,7 @@ class Lesson:
 
     def __post_init__(self) -> None:
         name = type(self).__name__.removesuffix("Config").lower()
-        if self.weight < 0:
+        if not self.weight >= 0:
             raise ValueError(f"distillation.{name}.weight is {self.weight}; it must be at least 0.")
         if self.fade_until is not None and not 0 < self.fade_until <= 1:
             raise ValueError(
@@ -62,9 +62,9 @@ class MatchingConfig(Lesson):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight > 1:
+        if not self.weight <= 1:
             raise ValueError(f"distillation.matching.weight is {self.weight}; it is a share, in [0, 1].")
-        if self.box_power < 0:
+        if not self.box_power >= 0:
             raise ValueError(f"distillation.matching.box_power is {self.box_power}; it must be at least 0.")
         _check_choice("matching.layers", self.layers, Literal["same", "last"])
         _check_choice("matching.boxes", self.boxes, Literal["both", "own"])
@@ -94,7 +94,7 @@ class PredictionConfig(Lesson):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.confidence_power < 0:
+        if not self.confidence_power >= 0:
             raise ValueError(
                 f"distillation.prediction.confidence_power is {self.confidence_power}; it must be at least 0."
             )

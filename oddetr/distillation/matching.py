@@ -43,10 +43,15 @@ def own_loss(
 def agreement(
     own: Int64[Tensor, "layers batch queries"],
     taught: Int64[Tensor, "layers batch queries"],
-    objects: Float[Tensor, ""],
+    teacher: Int64[Tensor, "layers batch teacher_queries"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """For the log, means over layers, as shares of the objects: `matching_carried`, objects whose teacher's query the
-    student has too; `matching_disagreement`, objects that so have two positive queries."""
+    """For the log, of all layers, as shares of the objects of this process for which the teacher has a query:
+    `matching_carried`, those whose query the student has too (1 where there is no object); `matching_disagreement`,
+    those that so have two positive queries."""
     has = taught >= 0
-    scale = len(taught) * objects
-    return {"matching_carried": has.sum() / scale, "matching_disagreement": (has & (taught != own)).sum() / scale}
+    objects = (teacher >= 0).sum()
+    disagreement = (has & (taught != own)).sum() / objects.clamp(min=1)
+    return {
+        "matching_carried": torch.where(objects > 0, has.sum() / objects, 1.0),
+        "matching_disagreement": disagreement,
+    }

@@ -151,7 +151,7 @@ class DistillationTask(nn.Module):
             costs = {"own": matching_cost(own, truth, self.matching)}
             if initial.proposals:
                 costs["proposals"] = matching_cost(initial.proposals, sought, self.matching)
-            if view:
+            if view:  # Solved without matching distillation, too: that is what finds a teacher that predicts NaN.
                 costs["teacher"] = view.cost
             costs |= {name: matching_cost(predictions[name], truth, self.matching) for name in extra}
             many = costs.pop(ONE_TO_MANY, None)
@@ -162,7 +162,7 @@ class DistillationTask(nn.Module):
             share = self.groups.share
             if view and w_matching:
                 taught = self.taught(assigned["teacher"], view.queries, initial.queries)
-                log |= agreement(assigned["own"], taught, objects)
+                log |= agreement(assigned["own"], taught, assigned["teacher"])
                 mixed = own_loss(
                     own, truth, assigned["own"], taught, objects, self.loss, self.distillation.matching, w_matching
                 )
@@ -175,7 +175,7 @@ class DistillationTask(nn.Module):
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))
             if denoising:
                 found = assigned_loss(predictions["denoising"], truth, denoising, objects, self.loss.classification)
-                terms.append(Term("denoising_", 1.0, found, self.loss))
+                terms.append(Term("denoising_", 1.0, found, self.loss.for_denoising))
             if view and w_prediction:
                 config, total = self.distillation.prediction, partial(step_total, batch=batch)
                 answers = prediction_loss(predictions["teacher"], view.predictions, objects, config, total)

@@ -21,12 +21,12 @@ class ContrastiveDenoising(nn.Module):
         num_classes: of objects.
         width: of queries.
         queries: there are max(1, queries // objects) groups, for the most objects that an image of the batch has.
-        box_noise: lambda, in [0, 1].
+        box_noise: lambda, in [0, 1]; 1 as in the released trainings (the configuration file's 0.4 is overridden there).
         label_noise: in [0, 1].
     """
 
     def __init__(
-        self, num_classes: int, width: int, queries: int, box_noise: float = 0.4, label_noise: float = 0.5
+        self, num_classes: int, width: int, queries: int, box_noise: float = 1.0, label_noise: float = 0.5
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

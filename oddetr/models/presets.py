@@ -67,6 +67,11 @@ class DetectorConfig:
     dropout: float = 0.1
     denoising: int = 0
 
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the encoder's proposals are objects of any class."""
+        return self.variant == "two_stage"
+
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")

@@ -94,7 +94,7 @@ _LEAST = {
     "seed": 0,
     "workers": 0,
 }
-_OURS = {
+_CONTRADICTED = {
     "max_epochs": "--epochs",
     "accumulate_grad_batches": "--accumulate",
     "gradient_clip_val": "--optimizer.clip",
@@ -115,8 +115,8 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
     known = inspect.signature(Trainer).parameters
     for name in flags:
-        if name in _OURS:
-            raise ValueError(f"trainer.{name} would contradict the run's own setting; use {_OURS[name]}.")
+        if name in _CONTRADICTED:
+            raise ValueError(f"trainer.{name} would contradict the run's own setting; use {_CONTRADICTED[name]}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             raise ValueError(f"Lightning's Trainer has no flag {name!r}. Similar: {', '.join(near) or 'none'}.")

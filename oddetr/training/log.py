@@ -143,7 +143,7 @@ class RunLog:
             self._write_table()
 
     def _write_table(self) -> None:
-        rows = [flat(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
+        rows = [table_row(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with self.table.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, columns)
@@ -163,7 +163,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def flat(event: dict[str, Any]) -> dict[str, Any]:
+def table_row(event: dict[str, Any]) -> dict[str, Any]:
     """An epoch's numbers by the names of columns: `teacher AP`, `teacher AP CLASS`; instability of the last layer."""
     row = {name: value for name, value in event.items() if name not in ("kind", *_MODELS)}
     for model in _MODELS:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
 from oddetr.structures import Batch
-from oddetr.training.log import RunLog, Speed, StepMeans, flat, peak_memory_gib, read_events
+from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events, table_row
 from oddetr.training.module import TrainingModule
 
 EVERY = 20
@@ -86,7 +86,7 @@ class Recorder(Callback):
             event = self._event(trainer.global_step, epoch)
             self.events.add(event | agreement | scores)
             if trainer.logger:
-                plain = {name: value for name, value in flat(event | scores).items() if isinstance(value, float)}
+                plain = {name: value for name, value in table_row(event | scores).items() if isinstance(value, float)}
                 trainer.logger.log_metrics(plain, trainer.global_step)
         self._save(trainer, module, epoch, scores)
 

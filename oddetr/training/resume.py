@@ -2,17 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from oddetr.checkpoint import DESCRIPTION, RESUME, WEIGHT_FILES
 from oddetr.data.dataset import ClassTable
+from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
 
 CONFIGURATION = "config.json"
 MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "tensorboard")
 """Fields that a resumed run takes from the command rather than from the run."""
+_SAYS_NOTHING = ("out", "resume", "workers", "tensorboard")
+"""Fields of `TrainConfig` that do not say what is learned."""
+_SWITCH = "distillation.enabled"
+_IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
+"""What the switch makes idle; not the horizon, which is that of the EMA too."""
 
 
 def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
@@ -33,16 +40,42 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
     recorded = json.loads((out / CONFIGURATION).read_text())
     saved = TrainConfig.from_plain(recorded).to_json()  # With fields that are newer than the run.
-    given, default = config.to_json(), TrainConfig().to_json()
-    changed = [name for name in given if name not in MAY_CHANGE and given[name] not in (default[name], saved[name])]
+    default = flat(TrainConfig().to_json())
+    given = {
+        name: value
+        for name, value in flat(config.to_json()).items()
+        if name.partition(".")[0] not in MAY_CHANGE and value != default.get(name)
+    }
+    changed = differences(saved, flat(saved) | given)
     if changed:
-        listed = "; ".join(f"{name} is {saved[name]}, not {given[name]}" for name in changed)
         raise ValueError(
-            f"The run {out} was begun otherwise: {listed}. Resume it without these arguments, or begin a new run."
+            f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
+            "new run."
         )
-    kept = {name: given[name] for name in MAY_CHANGE if given[name] != default[name]}
+    wanted, usual = config.to_json(), TrainConfig().to_json()
+    kept = {name: wanted[name] for name in MAY_CHANGE if wanted[name] != usual[name]}
     flags = {"trainer": saved["trainer"] | config.trainer}
     return TrainConfig.from_plain(saved | kept | flags | {"resume": True}), state
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In words, the fields in which two `TrainConfig.to_json`, nested or flat, differ that say what is learned; fields
+    that `before` lacks had their defaults.
+
+    What would be distilled does not matter where both switch distillation off.
+    """
+    default = flat(TrainConfig().to_json())
+    old = default | flat(json.loads(json.dumps(before)))
+    new = default | flat(json.loads(json.dumps(now)))
+    off = not (old[_SWITCH] or new[_SWITCH])
+    ignored = (*_SAYS_NOTHING, *(name for name in default if off and name.startswith(_IDLE)))
+    names = (name for name in old | new if name not in ignored and name.partition(".")[0] not in ignored)
+    missing = "not set"
+    return [
+        f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
+        for name in names
+        if old.get(name, missing) != new.get(name, missing)
+    ]
 
 
 def check_classes(out: Path, classes: ClassTable) -> None:

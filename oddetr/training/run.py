@@ -87,6 +87,11 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if config.init or config.hugging_face:
         config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
     say(_introduction(config, out, sources))
+    if config.distillation.enabled and made_of.class_agnostic:
+        say(
+            "note: with two-stage queries OD-DETR ended below its baseline in our comparison, by doubles "
+            "(docs/results.md); --distillation.enabled false trains the baseline"
+        )
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(

@@ -5,6 +5,7 @@ from oddetr.training.transformers import DistillationTrainer as Trainer
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -37,8 +38,11 @@ class DistillationTrainer(Trainer):
     Args:
         distillation, loss, matching: of `DistillationTask`; everything else goes to Trainer.
 
+    With `gradient_accumulation_steps` sums are divided by the objects of the whole step, as in `oddetr train`.
+
     Raises:
-        ValueError: the model is of a kind that cannot be trained (`oddetr.models.huggingface_detectors.SUPPORTED`).
+        ValueError: the model is of a kind that cannot be trained (`oddetr.models.huggingface_detectors.SUPPORTED`), or
+            this one process would train on several GPUs.
     """
 
     def __init__(
@@ -50,17 +54,31 @@ class DistillationTrainer(Trainer):
         **keywords: Any,
     ) -> None:
         super().__init__(*arguments, **keywords)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.args.n_gpu} GPUs, on which Trainer would use DataParallel. Start one process "
+                "for each (torchrun --nproc-per-node N SCRIPT), or show it one (CUDA_VISIBLE_DEVICES=0)."
+            )
         model: Any = self.model
+        self._step = _Step()
         self.task = DistillationTask(adapt(model), 1, distillation, loss, matching)
         self.add_callback(_UpdateTeacher(self.task))
         # Trainer's processes average the gradients of what the model's own forward computes: that must be the loss.
-        model.forward = MethodType(_forward_of(self.task, type(model).forward), model)
+        model.forward = MethodType(_forward_of(self.task, self._step, type(model).forward), model)
         self.model_accepts_loss_kwargs = False
 
     @property
     def teacher(self) -> Any:
         """The EMA of the model, of the same kind."""
         return self.task.teacher.detector.model  # pyright: ignore[reportAttributeAccessIssue]
+
+    def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
+        """The parts of the next optimizer step; counts their objects."""
+        parts, items = super().get_batch_samples(*arguments, **keywords)
+        self._step.parts = len(parts)
+        self._step.images = sum(len(part["labels"]) for part in parts)
+        self._step.objects = sum(len(each["class_labels"]) for part in parts for each in part["labels"])
+        return parts, items
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
         """Evaluates the teacher."""
@@ -93,6 +111,15 @@ class DistillationTrainer(Trainer):
         self.task.teacher.steps = int(json.loads((folder / _STEPS).read_text())["steps"])
 
 
+@dataclass
+class _Step:
+    """What is known of all parts (accumulated batches) of an optimizer step on this process, before the first."""
+
+    parts: int = 1
+    images: int | None = None
+    objects: int | None = None
+
+
 class _UpdateTeacher(TrainerCallback):
     """After each optimizer step."""
 
@@ -110,17 +137,19 @@ class _UpdateTeacher(TrainerCallback):
         self.task.update_teacher()
 
 
-def _forward_of(task: DistillationTask, own: Any) -> Any:
+def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
     """The model's forward: in training, with labels, OD-DETR's loss; else its own."""
 
     def forward(
         self: Any,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
+        *arguments: Any,
         labels: Sequence[Mapping[str, Tensor]] | None = None,
+        **keywords: Any,
     ) -> Any:
         if not self.training or labels is None:
-            return own(self, pixel_values, pixel_mask=pixel_mask, labels=labels)
+            return own(self, pixel_values, pixel_mask, *arguments, labels=labels, **keywords)
         task.to(pixel_values.device)
         masked = pixel_mask is not None and self.config.model_type not in REAL_TIME
         padding = pixel_mask == 0 if masked else torch.zeros_like(pixel_values[:, 0], dtype=torch.bool)
@@ -128,7 +157,10 @@ def _forward_of(task: DistillationTask, own: Any) -> Any:
             [each["class_labels"].cpu() for each in labels], [each["boxes"].float().cpu() for each in labels]
         ).to(pixel_values.device)
         count = len(pixel_values)
-        parts = task(Batch(pixel_values, padding, truth, tuple(range(count)), torch.zeros(count, 2, dtype=torch.int64)))
-        return ModelOutput(loss=parts.pop("loss"), loss_dict=parts)
+        sizes = torch.zeros(count, 2, dtype=torch.int64)
+        batch = Batch(pixel_values, padding, truth, tuple(range(count)), sizes, step.objects, step.images)
+        parts = task(batch)
+        # Trainer divides by the number of parts, as if each were a mean of its own.
+        return ModelOutput(loss=parts.pop("loss") * step.parts, loss_dict=parts)
 
     return forward

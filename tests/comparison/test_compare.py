@@ -139,6 +139,7 @@ def test_compare_when_what_is_adopted_is_of_another_configuration_then_says_how(
     other = replace(finished, base={"epochs": 3, "data": "cells"}, out=finished.out.parent / "other", jobs=0)
     with pytest.raises(ValueError, match=r"data was digits, now it is .*cells; epochs was 50, now it is 3"):
         compare(other, adopted=file, console=quiet())
+    assert not [*other.out.glob("*/seed_*")]
 
 
 def test_compare_when_what_is_adopted_is_no_result_then_says_so(finished: ComparisonConfig, tmp_path: Path) -> None:

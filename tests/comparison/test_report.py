@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_report_when_written_then_says_terms_machine_and_command(config: Compari
         assert part in text, part
     assert text.count("a machine") == 1
     assert all(f"]({name})" in text and (config.out / name).is_file() for name in FIGURES)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_report_when_runs_are_of_two_machines_then_says_whose_runs_are_of_which(config: ComparisonConfig) -> None:
+    elsewhere = [replace(run, machine="another") if run.seed == 1 else run for run in RUNS["mine"]]
+    write_report(config, {"qfl": RUNS["qfl"], "mine": elsewhere}, 3, "command")
+    lines = [line for line in (config.out / "results.md").read_text().splitlines() if line.startswith("- Machine")]
+    assert lines == ["- Machine: a machine (qfl: seed 0, 1, 2; mine: seed 0, 2)", "- Machine: another (mine: seed 1)"]
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -28,9 +28,19 @@ def test_agreement_when_computed_by_hand_then_agrees() -> None:
     """Three objects. Teacher: queries 0, 1 have objects 0, 1, and object 2's query is not the student's; student:
     query 0 has object 0, query 2 object 1, query 3 object 2. Carried: 2 of 3; two positive queries: object 1."""
     own, taught = torch.tensor([[[0, -1, 1, 2]]]), torch.tensor([[[0, 1, -1, -1]]])
-    log = agreement(own, taught, torch.tensor(3.0))
+    log = agreement(own, taught, torch.tensor([[[0, 1, 2, -1]]]))
     assert log["matching_carried"].item() == pytest.approx(2 / 3)
     assert log["matching_disagreement"].item() == pytest.approx(1 / 3)
+
+
+def test_agreement_when_there_are_no_objects_or_more_than_queries_then_all_that_can_be_is_carried() -> None:
+    none = torch.full((2, 1, 3), -1)
+    assert {name: value.item() for name, value in agreement(none, none, none).items()} == {
+        "matching_carried": 1,
+        "matching_disagreement": 0,
+    }
+    all_taken = torch.tensor([[[4, 0, 2]]])
+    assert agreement(all_taken, all_taken, all_taken)["matching_carried"] == 1
 
 
 @settings(max_examples=20, deadline=None)

@@ -59,3 +59,14 @@ def test_prediction_loss_when_the_step_is_larger_then_divides_by_its_total() -> 
     part = prediction_loss(STUDENT, TEACHER, OBJECTS, config, lambda total: 4 * total)
     torch.testing.assert_close(part.l1, whole.l1 / 4)
     assert part.classes.equal(whole.classes)
+
+
+def test_prediction_loss_when_of_several_classes_and_layers_then_boxes_count_by_the_best_class_of_their_layer() -> None:
+    """One query, two layers, two classes, one object. p' is (1/2, 1/4) in layer 0 and (1/4, 1/4) in layer 1: confidence
+    1/2 and 1/4. The boxes differ by L1 0.4 in both."""
+    probabilities = torch.tensor([[0.5, 0.25], [0.25, 0.25]]).view(2, 1, 1, 2)
+    boxes = torch.tensor([0.5, 0.5, 0.4, 0.4]).expand(2, 1, 1, 4)
+    teacher = Predictions(torch.logit(probabilities), boxes, torch.zeros(2, 1, 1, 1))
+    student = Predictions(teacher.logits, torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(2, 1, 1, 4), teacher.content)
+    loss = prediction_loss(student, teacher, torch.tensor(1.0), PredictionConfig(), lambda total: total)
+    assert loss.l1.tolist() == pytest.approx([0.2, 0.1])

@@ -1,6 +1,7 @@
 """OD-DETR's step as a whole."""
 
 import dataclasses
+import math
 from itertools import count
 from typing import Literal
 
@@ -398,6 +399,7 @@ def test_own_loss_when_it_is_focal_then_the_methods_groups_still_learn_by_qualit
     [
         (lambda: MatchingConfig(weight=1.5), r"distillation.matching.weight is 1.5; it is a share"),
         (lambda: PredictionConfig(weight=-1.0), r"distillation.prediction.weight is -1.0"),
+        (lambda: AuxiliaryConfig(weight=math.nan), r"distillation.auxiliary.weight is nan"),
         (lambda: AuxiliaryConfig(fade_until=1.5), r"distillation.auxiliary.fade_until is 1.5; it is a fraction"),
         (lambda: AuxiliaryConfig(candidates=0), r"distillation.auxiliary.candidates is 0"),
         (lambda: AuxiliaryConfig(distinct=True, pool="per_layer"), r"cannot be distinct"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oddetr.training.log import Speed, StepMeans, flat
+from oddetr.training.log import Speed, StepMeans, table_row
 
 
 def test_means_when_a_part_ends_within_the_window_then_are_over_the_steps_that_have_it() -> None:
@@ -43,10 +43,10 @@ def test_speed_when_training_pauses_then_counts_steps_and_waiting_alone(monkeypa
     assert speed.waiting_share == pytest.approx(5 / 12)
 
 
-def test_flat_when_an_epoch_is_validated_then_names_columns_by_model() -> None:
+def test_table_row_when_an_epoch_is_validated_then_names_columns_by_model() -> None:
     scores = {"AP": 0.5, "APl": None, "per_class": {"car": 0.4}, "unstable_score": [0.1], "instability": [1.0, 2.0]}
     event = {"kind": "epoch", "epoch": 2, "teacher": scores | {"normalised_instability": [0.3, 0.2]}}
-    assert flat(event) == {
+    assert table_row(event) == {
         "epoch": 2,
         "teacher AP": 0.5,
         "teacher APl": None,
@@ -55,7 +55,10 @@ def test_flat_when_an_epoch_is_validated_then_names_columns_by_model() -> None:
     }
 
 
-def test_flat_when_it_is_the_first_validation_or_none_then_leaves_instability_empty() -> None:
+def test_table_row_when_it_is_the_first_validation_or_none_then_leaves_instability_empty() -> None:
     scores = {"AP": 0.5, "per_class": {}, "unstable_score": [], "instability": None, "normalised_instability": None}
-    assert flat({"kind": "epoch", "student": scores}) == {"student AP": 0.5, "student normalised instability": None}
-    assert flat({"kind": "epoch", "epoch": 1}) == {"epoch": 1}
+    assert table_row({"kind": "epoch", "student": scores}) == {
+        "student AP": 0.5,
+        "student normalised instability": None,
+    }
+    assert table_row({"kind": "epoch", "epoch": 1}) == {"epoch": 1}

@@ -18,7 +18,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
-from oddetr.distillation.config import DistillationConfig, PredictionConfig
+from oddetr.distillation.config import DistillationConfig, MatchingConfig, PredictionConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
@@ -228,7 +228,9 @@ def test_run_when_of_any_variant_and_precision_then_trains_with_finite_losses(
     tiny: dict, precision: str, variant: str
 ) -> None:
     tiny["detector"] |= {"variant": variant}
-    run(TrainConfig(**tiny | {"epochs": 1, "precision": precision}), quiet())
+    console = quiet()
+    run(TrainConfig(**tiny | {"epochs": 1, "precision": precision}), console)
+    assert ("with two-stage queries OD-DETR ended below" in console.file.getvalue()) == (variant == "two_stage")
     losses = [event["loss"] for event in read_events(tiny["out"]) if event["kind"] == "train"]
     assert all(0 < loss < 100 for loss in losses)
 
@@ -246,8 +248,16 @@ def test_resume_when_there_is_nothing_then_begins(config: TrainConfig) -> None:
 
 def test_resume_when_arguments_contradict_the_run_then_says_which(config: TrainConfig) -> None:
     run(dataclasses.replace(config, epochs=1), quiet())
-    with pytest.raises(ValueError, match="seed is 0, not 5"):
+    with pytest.raises(ValueError, match="seed was 0, now it is 5"):
         run(TrainConfig(out=config.out, resume=True, seed=5), quiet())
+
+
+def test_resume_when_arguments_differ_in_what_the_run_does_not_use_then_goes_on(config: TrainConfig) -> None:
+    """As a comparison does, whose baselines do not depend on what the others distil."""
+    begun = dataclasses.replace(config, epochs=1, distillation=DistillationConfig(enabled=False))
+    run(begun, quiet())
+    other = DistillationConfig(enabled=False, memory="teacher", matching=MatchingConfig(layers="last"))
+    run(dataclasses.replace(begun, resume=True, distillation=other), quiet())
 
 
 def test_run_when_data_has_errors_then_stops_before_training_and_says_where(tiny: dict, tmp_path: Path) -> None:

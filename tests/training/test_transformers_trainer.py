@@ -21,17 +21,17 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune_transformers.py"
 
 
 class Noise(torch.utils.data.Dataset):
-    """Eight pictures of noise with an object each."""
+    """Eight pictures of noise with one to three objects each."""
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
-        boxes = torch.rand(1, 4, generator=generator) * 0.3 + 0.3
+        boxes = torch.rand(1 + index % 3, 4, generator=generator) * 0.3 + 0.3
         return {
             "pixel_values": torch.rand(3, 64, 64, generator=generator),
-            "labels": {"class_labels": torch.tensor([index % 3]), "boxes": boxes},
+            "labels": {"class_labels": torch.full((len(boxes),), index % 3), "boxes": boxes},
         }
 
 
@@ -97,6 +97,39 @@ def test_training_when_stopped_and_resumed_then_goes_on_from_the_same_student_an
             again, half, expected = (part(trainer).eval()(images).logits for trainer in (resumed, stopped, whole))
         torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
         assert not half.allclose(expected, atol=1e-3)
+
+
+def test_training_when_batches_are_accumulated_then_is_as_with_the_whole_batch(tmp_path: Path) -> None:
+    """Their images have different numbers of objects."""
+    options = {"optim": "sgd", "max_steps": 1, "max_grad_norm": 0.0, "learning_rate": 1e-2, "save_strategy": "no"}
+    options |= {"eval_strategy": "no", "logging_steps": 1}
+    whole, parts = (
+        trainer_of(
+            "deformable refine", tmp_path, **options, per_device_train_batch_size=size, gradient_accumulation_steps=n
+        )
+        for size, n in ((4, 1), (2, 2))
+    )
+    begun = weights(whole.model)
+    losses = [trainer.train().training_loss for trainer in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found, expected = weights(parts.model), weights(whole.model)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name] - begun[name], value - begun[name], rtol=1e-3, atol=1e-7)
+    assert any(not value.equal(begun[name]) for name, value in expected.items())
+
+
+def test_trainer_when_one_process_sees_several_gpus_then_says_how_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="torchrun"):
+        trainer_of("RT-DETR v2", tmp_path)
+
+
+def test_model_when_called_as_before_then_takes_all_arguments_of_its_own(tmp_path: Path) -> None:
+    model = trainer_of("RT-DETR v2", tmp_path).model.eval()
+    found = model(torch.rand(1, 3, 64, 64), output_hidden_states=True)
+    assert found.encoder_hidden_states
 
 
 def test_checkpoint_when_saved_then_holds_student_and_teacher_which_from_pretrained_reads(tmp_path: Path) -> None:

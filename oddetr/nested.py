@@ -1,0 +1,29 @@
+"""Dicts of dicts, and the same with dotted names: what configurations and their changes are written as."""
+
+from typing import Any
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with dotted names made into dicts: {"loss.classification": v} -> {"loss": {"classification": v}}."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        first, dot, rest = name.partition(".")
+        plain = nested(value) if isinstance(value, dict) else value
+        result = merged(result, {first: nested({rest: plain}) if dot else plain})
+    return result
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with dotted names instead of dicts."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return result
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the changes; where both hold a dict, it is merged in turn."""
+    return base | {
+        name: merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in changes.items()
+    }

@@ -118,7 +118,8 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     made_of = info.detector
     assert isinstance(made_of, DetectorConfig)
     console.print(
-        f"{made_of.variant}, {made_of.backbone}, {made_of.num_queries} queries, {len(info.classes)} classes: {folder}",
+        f"{made_of.variant}, {made_of.backbone}, {made_of.heads} heads of {made_of.points} points on {made_of.levels} "
+        f"levels, {made_of.num_queries} queries, {len(info.classes)} classes: {folder}",
         highlight=False,
         soft_wrap=True,
     )

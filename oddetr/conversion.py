@@ -7,6 +7,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from oddetr.checkpoint import DESCRIPTION, CheckpointInfo, save_checkpoint
 from oddetr.data.dataset import ClassTable
+from oddetr.data.transforms import LEAST_SIDE
 from oddetr.models.backbone import Backbone
 from oddetr.models.checkpoints import Foreign, load_official_state, read_foreign
 from oddetr.models.presets import build_detector
@@ -21,7 +22,8 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
     """Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint (.pth), or a folder of transformers'
     DeformableDetr, and writes a checkpoint folder of ours.
 
-    Files are read as weights only: nothing in them is executed.
+    Files are read as weights only: nothing in them is executed. Where a file holds weights without the official
+    training's arguments, attention is taken to have the official 8 heads, which weights do not tell.
 
     Args:
         file: the .pth file, or the folder with config.json and model.safetensors.
@@ -34,6 +36,8 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
         ValueError: the file is none of these, its weights do not fit, or its classes are not known; says which.
         FileExistsError: there is something else than a checkpoint in `to`.
     """
+    if image_size < LEAST_SIDE:
+        raise ValueError(f"image_size is {image_size}; it must be at least {LEAST_SIDE}.")
     there = Path(to)
     if there.exists() and not (there / DESCRIPTION).is_file() and not (there.is_dir() and not any(there.iterdir())):
         raise FileExistsError(

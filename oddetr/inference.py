@@ -140,7 +140,10 @@ def evaluate(
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(checkpoint, weights)
-    sources = open_sources(data or predictor.info.configuration.get("data", "digits"))
+    data = data or predictor.info.configuration.get("data")
+    if data is None:
+        raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
+    sources = open_sources(data)
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]

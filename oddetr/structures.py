@@ -128,7 +128,8 @@ class Queries:
 
     Attributes:
         content: the state that the decoder's layers transform.
-        anchors: where a query looks: points (cx, cy) or boxes (cx, cy, w, h), in [0, 1].
+        anchors: where a query looks: points (cx, cy) or boxes (cx, cy, w, h), in [0, 1]; beyond 1 where a detector of
+            transformers, which knows no padding, looks at it.
         position: position embedding that every layer adds to the content; None where the decoder computes it, layer by
             layer, from the anchors.
         identity: which query this is, across models and epochs: the slot for learned queries, the index of the
@@ -153,7 +154,7 @@ class Predictions:
 
     Attributes:
         logits: class scores before the sigmoid.
-        boxes: in [0, 1].
+        boxes: in [0, 1]; beyond 1 as anchors may be.
         content: the state that the next layer receives.
     """
 

@@ -95,6 +95,11 @@ def test_official_file_when_of_coco_then_has_its_80_classes_and_scores_them_the_
             torch.testing.assert_close(found.logits, expected.logits[..., list(info.classes.ids)])
             torch.testing.assert_close(found.boxes, expected.boxes)
     if variant == "dino":
+        rows = list(info.classes.ids)
+        for mine, theirs in zip(converted.decoder.heads, detector.decoder.heads, strict=True):
+            assert mine.classes.weight.equal(theirs.classes.weight[rows])
+        head, official_head = converted.query_source.head, detector.query_source.head
+        assert head.classes.bias.equal(official_head.classes.bias[rows])
         labels = converted.denoising.labels.weight
         assert labels[:-1].equal(detector.denoising.labels.weight[list(info.classes.ids)])
         assert labels[-1].equal(detector.denoising.labels.weight[-1])
@@ -173,7 +178,7 @@ def test_verb_when_typed_then_says_what_it_found(tmp_path: Path, capsys: pytest.
     file = saved(tmp_path, official(small("dab", 4), "dab"))
     words = ["convert", str(file), "--to", str(tmp_path / "ours"), "--classes", str(names_file(tmp_path, 4))]
     assert main(words) == 0
-    assert "dab, resnet18, 6 queries, 4 classes" in capsys.readouterr().out
+    assert "dab, resnet18, 4 heads of 2 points on 4 levels, 6 queries, 4 classes" in capsys.readouterr().out
 
 
 def refused(tmp_path: Path, state: dict[str, Tensor], match: str, **options: Any) -> None:
@@ -194,6 +199,84 @@ def test_file_when_wrong_then_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="holds a bert"):
         oddetr.convert(tmp_path, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ([1], "holds no state dict.*found list"),
+        (
+            {"weights": {}, "epoch": 1},
+            "nor under model, state_dict, ema_model; found the keys weights, ep",
+        ),
+        ({"model": {7: torch.zeros(1)}}, "holds no state dict"),
+        ({"args": {"nheads": 0}}, "nheads is 0"),
+        ({"args": {"nheads": None}}, "nheads is None"),
+        ({"args": {"nheads": 3}}, "3 heads.* of 4 levels cannot share"),
+        ({"args": argparse.Namespace(dilation=True, nheads=4)}, "DC5"),
+        ({"transformer.level_embed": torch.zeros(4)}, "level_embed has 1 axes"),
+        (
+            {"transformer.decoder.layers.0.cross_attn.attention_weights.weight": None},
+            "attention_weights.weight is missing",
+        ),
+        ({"backbone.0.body.layer3.0.conv1.weight": None}, "does not fit"),
+    ],
+    ids=str,
+)
+def test_file_when_malformed_then_says_how(content: Any, match: str, tmp_path: Path) -> None:
+    state: dict[str, Any] = official(small("refine", 4), "refine")
+    if isinstance(content, dict) and "args" in content:
+        content = {"model": state} | content
+    elif isinstance(content, dict) and not {"model", "weights"} & content.keys():
+        content = {name: value for name, value in (state | content).items() if value is not None}
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=match):
+        oddetr.convert(tmp_path / "bad.pth", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    assert not (tmp_path / "ours").exists()
+
+
+def test_file_when_empty_or_the_folder_is_malformed_then_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match="cannot be read as weights only"):
+        oddetr.convert(tmp_path / "empty.pth", tmp_path / "ours")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="no folder of transformers"):
+        oddetr.convert(tmp_path, tmp_path / "ours")
+    with pytest.raises(ValueError, match="image_size is 0"):
+        oddetr.convert(tmp_path, tmp_path / "ours", image_size=0)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "ema_model"])
+def test_file_when_it_holds_its_state_elsewhere_or_from_parallel_training_then_converts(
+    key: str | None, tmp_path: Path
+) -> None:
+    detector = small("refine", 4)
+    state = {f"module.{name}": value for name, value in official(detector, "refine").items()}
+    state["module.backbone.0.body.bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save({key: state, "args": ARGUMENTS} if key else {**state}, tmp_path / "c.pth")
+    oddetr.convert(tmp_path / "c.pth", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert converted.decoder.heads[0].classes.weight.equal(detector.decoder.heads[0].classes.weight)
+    # Weights alone do not tell the number of heads: 8, as officially.
+    assert (info.detector.heads, info.detector.points) == ((4, 2) if key else (8, 1))
+
+
+def test_single_scale_file_when_converted_then_detects_the_same(tmp_path: Path) -> None:
+    detector, batch = small("plain", 4, maps=1, levels=1, points=4), small_batch((2, 1), size=96)
+    oddetr.convert(saved(tmp_path, official(detector, "plain")), tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert (info.detector.maps, info.detector.levels) == (1, 1)
+    with torch.no_grad():
+        expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+def test_checkpoint_when_converted_then_is_scored_on_data_that_is_named(tmp_path: Path) -> None:
+    oddetr.convert(
+        saved(tmp_path, official(small("dab", 4), "dab")), tmp_path / "ours", classes=names_file(tmp_path, 4)
+    )
+    with pytest.raises(ValueError, match="--data"):
+        oddetr.evaluate(tmp_path / "ours")
 
 
 def test_description_when_denoising_has_labels_to_spare_then_keeps_the_last_as_unknown() -> None:

@@ -20,6 +20,8 @@ from torchvision.transforms.v2 import functional as F
 from oddetr.boxes import xyxy_to_cxcywh
 from oddetr.data.dataset import Sample
 
+LEAST_SIDE = 32
+"""The least shorter side that can be asked for, in pixels: the stride of the backbone's last map."""
 LONGEST = 1333 / 800
 """The longest side, relative to the shorter side asked for."""
 SCALES = 11

@@ -1,8 +1,9 @@
 """Backbones from timm, and where their ImageNet weights come from without ceremony."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -26,6 +27,7 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of the maps, finest first.
+        channels_last: the model's own maps are (height, width, channels), as Swin's.
         mean, std: what images are normalised with, RGB in [0, 1].
 
     Args:
@@ -33,7 +35,7 @@ class Backbone(nn.Module):
         frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
             and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
             learn all of itself, so False there.
-        maps: how many: 3 at strides 8, 16 and 32, or 4, that at stride 4 too.
+        maps: how many, the coarsest of those at strides 4, 8, 16 and 32.
 
     Raises:
         ValueError: timm has no such model, or it has no maps at these strides.
@@ -42,13 +44,13 @@ class Backbone(nn.Module):
     def __init__(self, name: str, frozen: bool, maps: int = 3) -> None:
         super().__init__()
         try:
-            model = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(range(-maps, 0)))
+            model = _feature_model(name, maps)
         except RuntimeError as error:
             near = ", ".join(timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]) or "none"
             raise ValueError(
                 f"timm cannot build a feature backbone {name!r} ({error}). Similar names: {near}."
             ) from error
-        info = cast(Any, model.feature_info)
+        info = model.feature_info
         strides = _STRIDES[-maps:]
         if info.reduction() != strides:
             raise ValueError(
@@ -56,19 +58,21 @@ class Backbone(nn.Module):
             )
         self.name = name
         self.channels: list[int] = info.channels()
-        configuration = cast(dict[str, Any], model.pretrained_cfg)
+        configuration: dict[str, Any] = model.pretrained_cfg
         self.mean: tuple[float, ...] = tuple(configuration["mean"])
         self.std: tuple[float, ...] = tuple(configuration["std"])
         replace_layers(model, freeze_norms=frozen)
         if frozen:
             _freeze_up_to_stride_4(model, [stage["module"] for stage in info.info if stage["reduction"] <= 4])
         self.body: nn.Module = model
+        self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Feature maps, finest first; on a CPU channels last in memory (docs/performance.md)."""
         if images.device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.body(images)
+        maps = self.body(images)
+        return [each.movedim(-1, 1) for each in maps] if self.channels_last else maps
 
     def load_imagenet(self, weights: Path | None = None) -> str:
         """Loads ImageNet weights and returns where they came from.
@@ -84,11 +88,8 @@ class Backbone(nn.Module):
         except Exception as error:
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{type(error).__name__}: {error}")) from error
         wanted = self.body.state_dict()
-        state = (
-            {key.replace("layers_", "layers."): value for key, value in state.items()}
-            if not wanted.keys() & state.keys()
-            else state
-        )
+        # timm flattens a feature backbone's outermost modules: stages.0.blocks becomes stages_0.blocks.
+        state |= {key.replace(".", "_", 1): value for key, value in state.items()}
         missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
         misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
         if missing or misshapen:
@@ -100,6 +101,15 @@ class Backbone(nn.Module):
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{source} does not fit {self.name}: {what}."))
         self.body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
         return source
+
+
+def _feature_model(name: str, maps: int) -> Any:
+    """The timm model, for images of any size: those of Swin's family insist on one unless told otherwise."""
+    create = partial(timm.create_model, name, pretrained=False, features_only=True, out_indices=tuple(range(-maps, 0)))
+    try:
+        return create(strict_img_size=False)
+    except TypeError:
+        return create()
 
 
 def _freeze_up_to_stride_4(model: nn.Module, modules: list[str]) -> None:

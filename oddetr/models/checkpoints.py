@@ -41,6 +41,10 @@ _RENAMES = (
 _HEAD = re.compile(r"^(?:transformer\.decoder\.)?(class|bbox)_embed\.(\d+)\.(.*)$")
 
 
+_COUNTER = ".num_batches_tracked"
+"""Of batch norms; frozen ones of newer torchvisions have it, older ones have not."""
+
+
 def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
     """Loads an official Deformable-DETR state dict (its key names, any float precision) into `detector`.
 
@@ -63,7 +67,7 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
     has_backbone = any(name.startswith("backbone.") for name in renamed)
     problems = [
         *(f"missing {name}" for name in wanted if name not in renamed and _must_come(name, has_backbone)),
-        *(f"left over {name}" for name in renamed if name not in wanted),
+        *(f"left over {name}" for name in renamed if name not in wanted and not name.endswith(_COUNTER)),
         *(
             f"{name} is {tuple(value.shape)}, the detector's is {tuple(wanted[name].shape)}"
             for name, value in renamed.items()
@@ -77,7 +81,7 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
 
 
 def _must_come(name: str, has_backbone: bool) -> bool:
-    return not name.endswith("num_batches_tracked") and (has_backbone or not name.startswith("backbone."))
+    return not name.endswith(_COUNTER) and (has_backbone or not name.startswith("backbone."))
 
 
 def _our_name(key: str, layers: int, heads: int, two_stage: bool) -> str:
@@ -142,16 +146,34 @@ def read_foreign(path: Path) -> Foreign:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        why = re.sub("\x1b\\[[0-9;]*m", "", next(iter(str(error).splitlines()), "it is empty, or torn"))
         raise ValueError(
-            f"{path} cannot be read as weights only ({type(error).__name__}: {str(error).splitlines()[0]}). Files that "
-            "hold more than weights are refused, since reading them may execute what is in them. Save its state dict "
-            "alone: torch.save({'model': model.state_dict()}, 'weights.pth')."
+            f"{path} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
+            "are refused, since reading them may execute what is in them. Save its state dict alone: "
+            "torch.save({'model': model.state_dict()}, 'weights.pth')."
         ) from error
-    arguments = vars(content["args"]) if isinstance(content, dict) and "args" in content else {}
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict, neither by itself nor under 'model'.")
-    return described({key.removeprefix("module."): value for key, value in state.items()}, arguments)
+    state = next((content[key] for key in _STATES if key in content), content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        found = (
+            f"the keys {', '.join(map(str, list(content)[:6]))}"
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
+        raise ValueError(
+            f"{path} holds no state dict, neither by itself nor under {', '.join(_STATES)}; found {found}."
+        )
+    arguments = content.get("args")
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    return described(
+        {key.removeprefix("module."): value for key, value in state.items()},
+        cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None,
+    )
+
+
+_STATES = ("model", "state_dict", "ema_model")
+"""Where a file may have its state dict, else it is one; the first that is there."""
 
 
 def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = None) -> Foreign:
@@ -165,17 +187,24 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
         ValueError: keys are missing that every such detector has, or sizes that do not go together.
     """
     arguments = arguments or {}
-    needed = ("transformer.level_embed", "class_embed.0.weight", "transformer.encoder.layers.0.linear1.weight")
-    for key in needed:
+    for key in _NEEDED:
         if key not in state:
             have = ", ".join(list(state)[:3]) or "nothing"
             raise ValueError(
                 f"This is no checkpoint of Deformable-DETR, DAB-Deformable-DETR or DINO: {key} is missing; {have} ... "
                 "are there."
             )
+        if state[key].ndim != 2:
+            raise ValueError(f"{key} has {state[key].ndim} axes, where such a checkpoint has 2.")
+    if arguments.get("dilation"):
+        raise ValueError("The checkpoint is of a dilated backbone (DC5), which is not built here.")
     levels, width = state["transformer.level_embed"].shape
-    heads = int(arguments.get("nheads", 8))
-    weighed = state["transformer.decoder.layers.0.cross_attn.attention_weights.weight"].shape[0]
+    heads = _whole(arguments, "nheads", 8)
+    weighed = state[_WEIGHED].shape[0]
+    if weighed % (heads * levels):
+        raise ValueError(
+            f"{_WEIGHED} has {weighed} rows, which {heads} heads of {levels} levels cannot share (nheads)."
+        )
     slots = next((state[key] for key in _SLOTS if key in state), None)
     denoised = "label_enc.weight" in state
     config = DetectorConfig(
@@ -189,7 +218,7 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
         maps=sum(value.shape[-1] == 1 for key, value in state.items() if re.match(r"input_proj\.\d+\.0\.weight$", key)),
         levels=levels,
         points=weighed // (heads * levels),
-        num_queries=len(slots) if slots is not None else int(arguments.get("num_queries", 300)),
+        num_queries=len(slots) if slots is not None else _whole(arguments, "num_queries", 300),
         dropout=float(arguments.get("dropout", 0.0 if denoised or "refpoint_embed.weight" in state else 0.1)),
         denoising=100 if denoised else 0,
     )
@@ -200,12 +229,27 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
     return Foreign(state, config, outputs)
 
 
+def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
+    value = arguments.get(name, default)
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r} in the checkpoint's arguments; it must be a whole number of at least 1.")
+    return value
+
+
+_WEIGHED = "transformer.decoder.layers.0.cross_attn.attention_weights.weight"
+_NEEDED = (
+    "transformer.level_embed",
+    "class_embed.0.weight",
+    "transformer.encoder.layers.0.linear1.weight",
+    _WEIGHED,
+)
 _SLOTS = ("query_embed.weight", "tgt_embed.weight", "transformer.tgt_embed.weight")
 _BODY = "backbone.0.body."
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max(int(found[1]) for found in (re.match(pattern, key) for key in state) if found)
+    """How many are numbered so; 0 where there are none."""
+    return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in state) if found), default=-1)
 
 
 def _variant(state: Mapping[str, Tensor]) -> Variant:
@@ -277,7 +321,7 @@ def _read_transformers(folder: Path) -> Foreign:
     try:
         content = json.loads((folder / "config.json").read_text())
         kind = content["model_type"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder} is no folder of transformers: {error}. It needs config.json with model_type."
         ) from error

@@ -54,15 +54,16 @@ class HuggingFaceConfig:
             OSError: there is no such model; ValueError: see the class.
         """
         from transformers import AutoConfig
+        from transformers.utils import cached_file
 
         content = AutoConfig.from_pretrained(name).to_dict()
         mean, std = _PLAIN if content.get("model_type") in REAL_TIME else IMAGENET
-        file = Path(name) / "preprocessor_config.json"
-        if file.is_file():
-            told = json.loads(file.read_text())
-            if told.get("do_normalize"):
-                mean, std = tuple(told["image_mean"]), tuple(told["image_std"])
-        return cls(content, mean, std)
+        optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(name, "preprocessor_config.json", **optional)
+        if file is not None:
+            told = json.loads(Path(file).read_text())
+            mean, std = (told["image_mean"], told["image_std"]) if told.get("do_normalize", True) else _PLAIN
+        return cls(content, tuple(mean), tuple(std))
 
     def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
         """The same with some fields of its config.json changed.

@@ -40,7 +40,7 @@ class DetectorConfig:
         heads: of every attention.
         ffn_width: hidden width of the feed-forward networks.
         encoder_layers, decoder_layers: how many.
-        maps: of the backbone, the last at stride 32: 3, or 4.
+        maps: of the backbone, the last at stride 32: 1 to 4; 3 are usual, 1 is single-scale Deformable-DETR.
         levels: of the pyramid: these, and coarser ones.
         points: that a query reads per head and level.
         num_queries: the most objects that can be found in an image.
@@ -87,9 +87,9 @@ class DetectorConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-        if self.maps not in (3, 4) or self.levels < self.maps:
+        if self.maps not in (1, 2, 3, 4) or self.levels < self.maps:
             raise ValueError(
-                f"maps is {self.maps} and levels {self.levels}; there are 3 or 4 maps, and as many levels."
+                f"maps is {self.maps} and levels {self.levels}; there are 1 to 4 maps, and at least as many levels."
             )
         if self.width % 32 or self.width % self.heads:
             raise ValueError(f"width is {self.width}; it must be a multiple of 32 and of heads ({self.heads}).")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from oddetr.checkpoint import find_checkpoint, read_info
 from oddetr.data.sources import DIGITS, DigitsConfig
-from oddetr.data.transforms import AugmentConfig
+from oddetr.data.transforms import LEAST_SIDE, AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
 from oddetr.groups import GroupsConfig
 from oddetr.losses import LossConfig
@@ -87,7 +87,7 @@ _LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxilia
 _PATHS = ("out", "init", "backbone_weights")
 _LEAST = {
     "epochs": 1,
-    "image_size": 32,
+    "image_size": LEAST_SIDE,
     "batch_size": 1,
     "accumulate": 1,
     "validate_every": 1,
@@ -131,7 +131,8 @@ class TrainConfig:
         model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
             DEIMv2 or Deformable-DETR.
         epochs: passes over the training images.
-        image_size: images are resized to this shorter side, in pixels; default: 320, and 128 (their own) for digits.
+        image_size: images are resized to this shorter side, in pixels; default: that of
+            `init`; else 320, and 128 (their own) for digits.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device.
         seed: of weights, order of images, augmentation and dropout.
         out: the run's folder; default: a new one below runs/.
@@ -201,7 +202,9 @@ class TrainConfig:
 
     @property
     def shorter_side(self) -> int:
-        """`image_size`, or its default for the data."""
+        """`image_size`, or its default: that of `init`, else for the data."""
+        if self.init and not self.image_size:
+            return read_info(find_checkpoint(self.init)).image_size
         return self.image_size or (128 if self.data == DIGITS else 320)
 
     @property

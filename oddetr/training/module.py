@@ -1,5 +1,6 @@
 """A thin adapter of the training task to Lightning."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ from oddetr.training.validation import Validation
 SLOW = ("sampling_offsets", "reference_points")
 """Parameters that move the places that queries read, which officially learn slower."""
 
+BACKBONE = re.compile(r"(^|\.)(backbone|conv_encoder\.model)\.")
+"""Parameters of the backbone: by its name here and in most detectors of transformers, and in DEIMv2."""
+
 
 def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
     """The parameters that learn, by learning rate: backbone, places to read, and all others.
@@ -34,7 +38,7 @@ def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: Optimi
     for name, parameter in learned:
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
-            groups["backbone" if "backbone" in name.split(".") else "places" if slow else "main"].append(parameter)
+            groups["backbone" if BACKBONE.search(name) else "places" if slow else "main"].append(parameter)
     rates = {"main": 1.0, "backbone": config.backbone_factor, "places": config.places_factor}
     return [
         {"name": name, "params": parameters, "lr": config.learning_rate * rates[name]}

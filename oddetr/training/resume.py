@@ -38,7 +38,7 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
         raise FileExistsError(f"{out} holds a run already. Go on with it by --resume, or give another folder by --out.")
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    recorded = json.loads((out / CONFIGURATION).read_text())
+    recorded = json.loads((out / CONFIGURATION).read_text()) | {"resume": True}
     saved = TrainConfig.from_plain(recorded).to_json()  # With fields that are newer than the run.
     default = flat(TrainConfig().to_json())
     given = {
@@ -55,7 +55,7 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
     wanted, usual = config.to_json(), TrainConfig().to_json()
     kept = {name: wanted[name] for name in MAY_CHANGE if wanted[name] != usual[name]}
     flags = {"trainer": saved["trainer"] | config.trainer}
-    return TrainConfig.from_plain(saved | kept | flags | {"resume": True}), state
+    return TrainConfig.from_plain(saved | kept | flags), state
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -85,7 +85,8 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
+        begun = {"init": config.init and config.init.resolve(), "image_size": config.shorter_side}
+        config = replace(config, **begun, detector=asdict(made_of))
     say(_introduction(config, out, sources))
     if config.distillation.enabled and made_of.class_agnostic:
         say(

@@ -30,6 +30,27 @@ def test_backbone_when_four_maps_are_wanted_then_gives_that_at_stride_4_too() ->
     assert len(backbone.channels) == 4
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "test_convnext"])
+def test_backbone_when_a_transformer_or_a_convnext_then_takes_any_size_and_imagenet_weights(
+    name: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    weights = timm.create_model(name, num_classes=0).state_dict()
+    file = tmp_path / "weights.safetensors"
+    save_file({key: value.contiguous() for key, value in weights.items()}, file)
+    backbone = Backbone(name, frozen=True)
+    backbone.load_imagenet(file)
+    given = weights | {key.replace(".", "_", 1): value for key, value in weights.items()}
+    assert all(value.equal(given[key]) for key, value in backbone.body.named_parameters())
+    maps = backbone(torch.randn(1, 3, 96, 160))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (channels, 96 // stride, 160 // stride) for channels, stride in zip(backbone.channels, (8, 16, 32), strict=True)
+    ]
+    learning = {key for key, parameter in backbone.body.named_parameters() if parameter.requires_grad}
+    assert any(key.startswith(("layers_3", "stages_3")) for key in learning)
+    assert not any(key.startswith(("patch_embed", "layers_0", "stem", "stages_0")) for key in learning)
+
+
 def test_batch_norm_when_pretrained_then_is_frozen_and_when_random_then_learns() -> None:
     images = torch.randn(2, 3, 64, 64)
     for frozen in (True, False):

@@ -1,5 +1,6 @@
 """transformers' detectors through the adapter: their own outputs, groups that do not leak, and training by OD-DETR."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses import LossConfig
+from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.huggingface_detectors import HuggingFaceDetector, adapt
 from oddetr.structures import Batch
+from oddetr.training.config import OptimizerConfig
+from oddetr.training.module import parameter_groups
 from tests.models.helpers import small_batch
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
@@ -166,6 +170,62 @@ def test_groups_when_added_then_do_not_leak(name: str) -> None:
     assert together["other"].logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["RT-DETR v2", "D-FINE", "DEIMv2"])
+def test_decode_when_denoising_then_groups_see_themselves_and_the_own_queries_only(name: str) -> None:
+    """Each group of disturbed objects alone, beside the own queries, gives the same; these do not notice them."""
+    detector, batch = adapted(name), batch_of(2, 1)
+    with torch.no_grad():
+        memory = detector.encode(batch.images, batch.padding_mask)
+        own = detector.initial_queries(memory).queries
+        detector.denoising.queries = 4
+        group = detector.denoising(batch.truth)
+        found = detector.decode(memory, {"own": own, "denoising": group.queries})
+        alone = detector.decode(memory, {"own": own})["own"]
+        torch.testing.assert_close(found["own"].logits, alone.logits, atol=1e-5, rtol=1e-5)
+        assert group.repeats == 2
+        for part in (slice(0, 4), slice(4, 8)):
+            axes = {
+                axis: getattr(group.queries, axis)[:, part] for axis in ("content", "anchors", "identity", "padding")
+            }
+            one = replace(group.queries, **axes, blind=None)
+            expected = detector.decode(memory, {"own": own, "one": one})["one"].logits
+            real = ~axes["padding"]
+            torch.testing.assert_close(
+                found["denoising"].logits[:, :, part][:, real], expected[:, real], atol=1e-5, rtol=1e-5
+            )
+        blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, sees=())})["denoising"]
+        one_group = detector.decode(memory, {"own": own, "denoising": replace(group.queries, blind=None)})["denoising"]
+    for other in (blind, one_group):
+        assert not other.logits.allclose(found["denoising"].logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("deformable")])
+def test_parameters_when_grouped_then_the_backbones_are_apart(name: str) -> None:
+    """They learn more slowly; what follows the backbone does not."""
+    detector = adapted(name)
+    found = parameter_groups(detector.named_parameters(), OptimizerConfig())
+    groups = {group["name"]: group["params"] for group in found}
+    names = {id(parameter): key for key, parameter in detector.named_parameters()}
+    slow = {names[id(parameter)] for parameter in groups["backbone"]}
+    assert slow
+    assert not any("encoder.layers" in key or "input_proj" in key for key in slow)
+
+
+@pytest.mark.parametrize(
+    ("told", "mean"),
+    [
+        ({"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}, (0.5, 0.4, 0.3)),
+        ({"do_normalize": False, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}, (0.0, 0.0, 0.0)),
+        (None, (0.485, 0.456, 0.406)),
+    ],
+)
+def test_normalisation_when_read_then_is_the_image_processors(told: Any, mean: tuple, tmp_path: Path) -> None:
+    MODELS["deformable"]().config.save_pretrained(tmp_path)
+    if told:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    assert HuggingFaceConfig.read(str(tmp_path)).mean == mean
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("memory", ["student", "teacher"])
 def test_step_when_distilled_then_every_part_learns_and_the_teacher_follows(name: str, memory: str) -> None:
@@ -177,6 +237,8 @@ def test_step_when_distilled_then_every_part_learns_and_the_teacher_follows(name
         optimizer.zero_grad()
         found = task(batch_of(*counts))
         found["loss"].backward()
+        if sum(counts):
+            assert not [n for n, p in task.student.named_parameters() if p.requires_grad and p.grad is None]
         assert all(p.grad is None or p.grad.isfinite().all() for p in learned)
         optimizer.step()
         task.update_teacher()

@@ -77,8 +77,9 @@ def test_weights_when_classes_have_the_same_names_then_their_outputs_are_carried
 def test_training_when_begun_with_a_checkpoint_then_has_its_detector_and_resumes(tiny: dict, tmp_path: Path) -> None:
     source = saved(tmp_path / "old", "dab", *"0123456789")
     console = Console(file=io.StringIO())
-    arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector")}
+    arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector", "image_size")}
     arguments |= {"init": tmp_path / "old", "epochs": 1}
+    assert TrainConfig(**arguments).shorter_side == load_checkpoint(tmp_path / "old")[1].image_size != 128
     run(TrainConfig(**arguments), console)
     assert "10 of 10 classes" in console.file.getvalue().replace("\n", " ")
     detector, info = load_checkpoint(tiny["out"])

@@ -5,35 +5,18 @@ it says that it sees them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
 from oddetr.models.position import sine_anchor_embedding
+from oddetr.models.sight import Sight, sights
 from oddetr.structures import Memory, Predictions, Queries
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What a group's queries see in self-attention.
-
-    Attributes:
-        length: how many they are.
-        seen: which groups they see, by number: first their own.
-        padding: True on queries of these groups that nobody sees.
-        blind: True where a query does not see another.
-    """
-
-    length: int
-    seen: tuple[int, ...]
-    padding: Bool[Tensor, "batch seen"] | None
-    blind: Bool[Tensor, "queries seen"] | None
 
 
 class DecoderLayer(nn.Module):
@@ -155,7 +138,7 @@ class DeformableDecoder(nn.Module):
         """Decodes all groups over `memory` in one pass; predictions of every layer, by the group's name."""
         queries = list(groups.values())
         content = torch.cat([group.content for group in queries], dim=1)
-        sights = _sights(groups)
+        seen = sights(groups)
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
         anchor_logits = box_logits = torch.cat([self._logits(group.anchors) for group in queries], dim=1)
         brought = [group.position for group in queries if group.position is not None]
@@ -164,7 +147,7 @@ class DeformableDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if self.position:
                 position = self.position(places[:, :, 0], content, index)
-            content = layer(content, position, places, memory, sights)
+            content = layer(content, position, places, memory, seen)
             head = cast(PredictionHead, self.heads[index % len(self.heads)])
             logits, boxes = head(self.norm(content) if self.norm else content, box_logits)
             stacked.append((logits, boxes, content))
@@ -180,29 +163,6 @@ class DeformableDecoder(nn.Module):
     def _logits(self, anchors: Tensor) -> Tensor:
         """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
         return F.pad(inverse_sigmoid(anchors, self.eps), (0, 4 - anchors.shape[-1]))
-
-
-def _sights(groups: Mapping[str, Queries]) -> list[Sight]:
-    numbers = {name: number for number, name in enumerate(groups)}
-    sights: list[Sight] = []
-    for name, group in groups.items():
-        seen = [groups[other] for other in (name, *group.sees)]
-        padding, blind = None, group.blind
-        if any(each.padding is not None for each in seen):
-            padding = torch.cat([_padding(each) for each in seen], dim=1)
-            # Of an image with nothing else, padding sees padding: nothing reads it, and nothing at all would be NaN.
-            padding = padding & ~padding.all(dim=1, keepdim=True)
-        if blind is not None:
-            blind = F.pad(blind, (0, sum(each.content.shape[1] for each in seen[1:])))
-        places = tuple(numbers[other] for other in (name, *group.sees))
-        sights.append(Sight(group.content.shape[1], places, padding, blind))
-    return sights
-
-
-def _padding(queries: Queries) -> Tensor:
-    if queries.padding is not None:
-        return queries.padding
-    return torch.zeros(queries.content.shape[:2], dtype=torch.bool, device=queries.content.device)
 
 
 def _on_levels(anchors: Tensor, memory: Memory, points: int) -> Tensor:

@@ -15,8 +15,8 @@ class ContrastiveDenoising(nn.Module):
     A corner of the box moves by up to `box_noise` of half the box's side, or, farther off, by one to two times that. A
     label is replaced by a random one with probability `label_noise` / 2.
 
-    Officially queries that pad images with fewer objects are seen by the group's others, and learn to be background; here
-    they are not and do not.
+    Officially queries that pad images with fewer objects are seen by the group's others, and learn to be background;
+    here they are not and do not.
 
     Args:
         num_classes: of objects.

@@ -21,6 +21,7 @@ from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import Detector
 from oddetr.models.heads import inverse_sigmoid
 from oddetr.models.queries import token_anchors
+from oddetr.models.sight import sights
 from oddetr.structures import InitialQueries, Memory, Predictions, Queries
 
 REAL_TIME = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
@@ -306,20 +307,16 @@ def _attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor
     if not others and first.padding is None and first.blind is None:
         return None
     lengths = [group.content.shape[1] for group in groups.values()]
-    starts = dict(zip(groups, torch.tensor([0, *lengths]).cumsum(0).tolist(), strict=False))
-    total = sum(lengths)
-    sees = torch.zeros(len(like), total, total, dtype=torch.bool, device=like.device)
-    for name, group in groups.items():
-        rows = slice(starts[name], starts[name] + group.content.shape[1])
-        for other in (name, *group.sees):
-            columns = slice(starts[other], starts[other] + groups[other].content.shape[1])
-            sees[:, rows, columns] = True
-            if other == name and group.blind is not None:
-                sees[:, rows, columns] &= ~group.blind
-            padding = groups[other].padding
-            if padding is not None:
-                sees[:, rows, columns] &= ~padding[:, None]
-    sees |= torch.eye(total, dtype=torch.bool, device=like.device)  # attention over nothing would be NaN
+    places = torch.arange(sum(lengths), device=like.device).split(lengths)
+    sees = torch.zeros(len(like), sum(lengths), sum(lengths), dtype=torch.bool, device=like.device)
+    for rows, sight in zip(places, sights(groups), strict=True):
+        columns = torch.cat([places[number] for number in sight.seen])
+        visible = torch.ones(len(like), len(rows), len(columns), dtype=torch.bool, device=like.device)
+        if sight.padding is not None:
+            visible &= ~sight.padding[:, None]
+        if sight.blind is not None:
+            visible &= ~sight.blind
+        sees[:, rows[:, None], columns] = visible
     mask = torch.zeros(sees.shape, dtype=torch.float32, device=like.device).masked_fill(~sees, -torch.inf)
     return mask[:, None]
 

@@ -115,7 +115,7 @@ def test_dino_when_built_then_has_as_many_parameters_as_published(preset: str, m
         ({"heads": 7}, "of heads"),
         ({"dropout": 1.0}, "dropout"),
         ({"num_queries": 0}, "at least 1"),
-        ({"maps": 2}, "1 to 4 maps"),
+        ({"maps": 5, "levels": 5}, "1 to 4 maps"),
         ({"maps": 4, "levels": 3}, "as many levels"),
         ({"denoising": 100}, "variants dab and dino"),
     ],

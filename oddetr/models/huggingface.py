@@ -91,6 +91,14 @@ class HuggingFaceConfig:
         return adapt(AutoModelForObjectDetection.from_config(config), self.mean, self.std)
 
 
+def configuration_only(name: str) -> bool:
+    """Whether `name` is a folder with a config.json and no weights: a detector that is to begin at random."""
+    folder = Path(name)
+    return (folder / "config.json").is_file() and not any(
+        file.suffix in (".safetensors", ".bin") for file in folder.iterdir()
+    )
+
+
 def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
     """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
 

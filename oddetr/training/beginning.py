@@ -11,7 +11,7 @@ from oddetr.checkpoint import load_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
-from oddetr.models.huggingface import HuggingFaceConfig, load_pretrained
+from oddetr.models.huggingface import HuggingFaceConfig, configuration_only, load_pretrained
 from oddetr.models.presets import DetectorConfig
 from oddetr.training.config import TrainConfig
 
@@ -32,6 +32,8 @@ def begin(
         source, info = load_checkpoint(config.init)
         known = take_weights(detector, classes.names, source, info.classes.names, made_of)
         return f"from {config.init}, with the outputs of {known} of {len(classes)} classes"
+    if config.hugging_face and configuration_only(config.hugging_face):
+        return f"random: {config.hugging_face} holds a configuration only"
     if config.hugging_face:
         source, names = load_pretrained(config.hugging_face)
         known = take_weights(detector, classes.names, source, names, made_of)

@@ -129,7 +129,7 @@ class TrainConfig:
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
         model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
-            DEIMv2 or Deformable-DETR.
+            DEIMv2 or Deformable-DETR; a folder with config.json alone begins at random.
         epochs: passes over the training images.
         image_size: images are resized to this shorter side, in pixels; default: that of
             `init`; else 320, and 128 (their own) for digits.

@@ -134,3 +134,17 @@ def test_training_when_of_a_model_of_transformers_then_gives_back_a_folder_of_it
         torch.testing.assert_close(found, theirs(images).logits, atol=1e-5, rtol=1e-5)
     assert info.mean == ((0.485, 0.456, 0.406) if name.startswith("deformable") else (0.0, 0.0, 0.0))
     assert 0 <= oddetr.evaluate(tiny["out"], split="test").ap <= 1
+
+
+def test_training_when_a_folder_of_transformers_has_a_configuration_only_then_begins_at_random(
+    tiny: dict, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers", minversion="5.23")
+    from tests.models.test_huggingface import MODELS
+
+    MODELS["RT-DETR v2"]().config.save_pretrained(tmp_path / "theirs")
+    arguments = {key: value for key, value in tiny.items() if key != "detector"}
+    console = Console(file=io.StringIO(), width=300)
+    run(TrainConfig(**arguments | {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1, "workers": 0}), console)
+    assert "holds a configuration only" in console.file.getvalue()
+    assert load_checkpoint(tiny["out"])[1].classes.names == tuple("0123456789")

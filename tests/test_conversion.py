@@ -261,11 +261,14 @@ def test_file_when_it_holds_its_state_elsewhere_or_from_parallel_training_then_c
     assert (info.detector.heads, info.detector.points) == ((4, 2) if key else (8, 1))
 
 
-def test_single_scale_file_when_converted_then_detects_the_same(tmp_path: Path) -> None:
-    detector, batch = small("plain", 4, maps=1, levels=1, points=4), small_batch((2, 1), size=96)
-    oddetr.convert(saved(tmp_path, official(detector, "plain")), tmp_path / "ours", classes=names_file(tmp_path, 4))
+@pytest.mark.parametrize(("variant", "maps", "levels"), [("plain", 1, 1), ("dino", 4, 5)])
+def test_file_when_of_one_scale_or_of_five_then_detects_the_same(
+    variant: str, maps: int, levels: int, tmp_path: Path
+) -> None:
+    detector, batch = small(variant, 4, maps=maps, levels=levels, points=4), small_batch((2, 1), size=96)
+    oddetr.convert(saved(tmp_path, official(detector, variant)), tmp_path / "ours", classes=names_file(tmp_path, 4))
     converted, info = load_checkpoint(tmp_path / "ours")
-    assert (info.detector.maps, info.detector.levels) == (1, 1)
+    assert (info.detector.maps, info.detector.levels) == (maps, levels)
     with torch.no_grad():
         expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
     torch.testing.assert_close(found.boxes, expected.boxes)

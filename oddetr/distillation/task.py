@@ -27,7 +27,7 @@ from oddetr.groups import ONE_TO_MANY, ExtraGroups, GroupsConfig, one_to_many_as
 from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
-from oddetr.structures import AssignedQueries, Batch, GroundTruth, Memory, Predictions, Queries
+from oddetr.structures import AssignedQueries, Batch, GroundTruth, InitialQueries, Memory, Predictions, Queries
 
 
 @dataclass(frozen=True)
@@ -146,32 +146,13 @@ class DistillationTask(nn.Module):
         predictions = self.student.decode(memory, groups | extra)
 
         truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
-        sought = _without_classes(truth) if initial.class_agnostic else truth
+        further = {name: predictions[name] for name in extra}
         with torch.autocast(batch.images.device.type, enabled=False):
-            costs = {"own": matching_cost(own, truth, self.matching)}
+            assigned, many = self.assignments({"own": own} | further, initial, view, truth)
+            first, log = self.own_term(own, truth, assigned, objects, initial, view, w_matching)
+            terms = [first, *self.extra_terms(further, assigned, many, truth, objects)]
             if initial.proposals:
-                costs["proposals"] = matching_cost(initial.proposals, sought, self.matching)
-            if view:  # Solved without matching distillation, too: that is what finds a teacher that predicts NaN.
-                costs["teacher"] = view.cost
-            costs |= {name: matching_cost(predictions[name], truth, self.matching) for name in extra}
-            many = costs.pop(ONE_TO_MANY, None)
-            assigned = dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True))
-
-            log: dict[str, Tensor] = {}
-            terms: list[Term] = []
-            share = self.groups.share
-            if view and w_matching:
-                taught = self.taught(assigned["teacher"], view.queries, initial.queries)
-                log |= agreement(assigned["own"], taught, assigned["teacher"])
-                mixed = own_loss(
-                    own, truth, assigned["own"], taught, objects, self.loss, self.distillation.matching, w_matching
-                )
-                terms.append(Term("", share, mixed, self.loss))
-            else:
-                terms.append(Term("", share, self.detection(own, truth, assigned["own"], objects), self.loss))
-            terms += self.extra_terms({name: predictions[name] for name in extra}, assigned, many, truth, objects)
-            if initial.proposals:
-                proposed = self.detection(initial.proposals, sought, assigned["proposals"], objects)
+                proposed = self.detection(initial.proposals, _sought(initial, truth), assigned["proposals"], objects)
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))
             if denoising:
                 found = assigned_loss(predictions["denoising"], truth, denoising, objects, self.loss.classification)
@@ -187,6 +168,38 @@ class DistillationTask(nn.Module):
         for term in terms:
             log |= term.parts()
         return {"loss": loss, **log}
+
+    def assignments(
+        self, found: Mapping[str, Predictions], initial: InitialQueries, view: TeacherView | None, truth: GroundTruth
+    ) -> tuple[dict[str, Int64[Tensor, "layers batch _"]], Float[Tensor, "layers batch queries objects"] | None]:
+        """Who has which object, of the own and further groups, proposals and the teacher, solved together; and the cost
+        of the one-to-many group, which is matched otherwise. The teacher's is solved without matching distillation,
+        too: that finds a teacher that predicts NaN."""
+        costs = {name: matching_cost(each, truth, self.matching) for name, each in found.items()}
+        many = costs.pop(ONE_TO_MANY, None)
+        if initial.proposals:
+            costs["proposals"] = matching_cost(initial.proposals, _sought(initial, truth), self.matching)
+        if view:
+            costs["teacher"] = view.cost
+        return dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True)), many
+
+    def own_term(
+        self,
+        own: Predictions,
+        truth: GroundTruth,
+        assigned: Mapping[str, Int64[Tensor, "layers batch _"]],
+        objects: Float[Tensor, ""],
+        initial: InitialQueries,
+        view: TeacherView | None,
+        w_matching: float,
+    ) -> tuple[Term, dict[str, Tensor]]:
+        """L_own, with matching distillation while its weight is above 0; and how far teacher and student agree."""
+        if not (view and w_matching):
+            return Term("", self.groups.share, self.detection(own, truth, assigned["own"], objects), self.loss), {}
+        taught = self.taught(assigned["teacher"], view.queries, initial.queries)
+        config = self.distillation.matching
+        mixed = own_loss(own, truth, assigned["own"], taught, objects, self.loss, config, w_matching)
+        return Term("", self.groups.share, mixed, self.loss), agreement(assigned["own"], taught, assigned["teacher"])
 
     def extra_terms(
         self,
@@ -230,6 +243,6 @@ class DistillationTask(nn.Module):
         return detection_loss(found, truth, (assignment,), objects, self.loss.classification)
 
 
-def _without_classes(truth: GroundTruth) -> GroundTruth:
-    """Two-stage proposals find objects whatever their class."""
-    return GroundTruth(truth.labels.clamp(max=0), truth.boxes, truth.counts)
+def _sought(initial: InitialQueries, truth: GroundTruth) -> GroundTruth:
+    """What proposals are to find: where they know no classes, objects of any."""
+    return GroundTruth(truth.labels.clamp(max=0), truth.boxes, truth.counts) if initial.class_agnostic else truth

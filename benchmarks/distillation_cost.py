@@ -44,6 +44,8 @@ ARMS = {
     "auxiliary": arm(0.0, 0.0, 1.0),
     "full": arm(1.0, 1.0, 1.0),
     "matching, student's memory": arm(1.0, 0.0, 0.0, "student"),
+    "prediction, student's memory": arm(0.0, 1.0, 0.0, "student"),
+    "auxiliary, student's memory": arm(0.0, 0.0, 1.0, "student"),
     "full, student's memory": arm(1.0, 1.0, 1.0, "student"),
 }
 

@@ -39,9 +39,9 @@ def test_step_when_written_as_the_readme_does_then_student_and_teacher_move(scen
     images = TransformedDataset(source, EvalTransform(64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
     names: dict[str, Any] = {"loader": make_loader(images, EpochSampler(len(source)), 4, 0)}
     program = block("DistillationTask(")
-    small = 'deformable_detr_r50(variant="two_stage", backbone="test_efficientnet")'
-    assert 'deformable_detr_r50(variant="two_stage")' in program
-    exec(program.replace('deformable_detr_r50(variant="two_stage")', small), names)
+    small = 'deformable_detr_r50(variant="refine", backbone="test_efficientnet")'
+    assert 'deformable_detr_r50(variant="refine")' in program
+    exec(program.replace('deformable_detr_r50(variant="refine")', small), names)
     assert names["task"].teacher.steps == 2
     for model in (names["detector"], names["task"].teacher.detector):
         assert not model.decoder.heads[0].boxes.layers[-1].weight.eq(0).all(), (

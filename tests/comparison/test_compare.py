@@ -35,7 +35,7 @@ def job_of(config: ComparisonConfig, arm: str, seed: int) -> Job:
 
 @pytest.fixture
 def tiny_config(scenes: Path, tmp_path: Path) -> ComparisonConfig:
-    base = tiny_arguments(scenes, tmp_path) | {"epochs": 2, "batch_size": 8, "detector": TINIEST}
+    base = tiny_arguments(scenes, tmp_path) | {"epochs": 5, "batch_size": 8, "detector": TINIEST}
     del base["out"]
     slow = {"like": "qfl", "optimizer": {"learning_rate": 1e-6}}
     return ComparisonConfig(base=base, arms={"qfl": None, "slow": slow}, seeds=(0, 1), out=tmp_path / "out", threads=1)
@@ -83,7 +83,7 @@ def test_compare_when_stopped_and_called_again_then_goes_on_and_reports_all(tiny
     content = json.loads((out / "results.json").read_text())
     for arm in content["arms"].values():
         for each in arm["seeds"].values():
-            assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2]
+            assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2, 3, 4, 5]
             assert 0 < each["epochs"][0]["training_seconds"] < each["epochs"][1]["training_seconds"]
             assert all(0 <= each["scores"][model]["AP"] <= 1 for model in ("teacher", "student"))
     assert (out / "instability.png").stat().st_size > 10_000

@@ -33,12 +33,11 @@ class DistillationTrainer(Trainer):
     Batches are those of transformers' detectors: `pixel_values`, `pixel_mask` where the model reads one, and `labels`,
     a list of `class_labels` and `boxes` ((cx, cy, w, h), relative as the model's own loss takes them). Everything else
     is Trainer's. A checkpoint holds the student, as Trainer saves it, and the teacher in the folder `teacher`; both are
-    loaded when training is resumed.
+    loaded when training is resumed. With `gradient_accumulation_steps` sums are divided by the objects of the whole
+    step, as in `oddetr train`.
 
     Args:
         distillation, loss, matching: of `DistillationTask`; everything else goes to Trainer.
-
-    With `gradient_accumulation_steps` sums are divided by the objects of the whole step, as in `oddetr train`.
 
     Raises:
         ValueError: the model is of a kind that cannot be trained (`oddetr.models.huggingface_detectors.SUPPORTED`), or

@@ -1,6 +1,7 @@
 """Options, places, and the tiny data set and run (seconds, not minutes) that several test rooms share."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from oddetr.training.config import TrainConfig
+
+# Triton decides when it is imported; without a GPU its kernels can only be interpreted.
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The package is imported in the fixtures: most rooms' tests need little of it, and importing all of it takes seconds.
 SHARED = Path(__file__).resolve().parents[2] / "shared"

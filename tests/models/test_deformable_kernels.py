@@ -1,12 +1,19 @@
-"""Deformable attention: the forms agree with `grid_sample`, and the CPU kernel is exact, repeatable and safe."""
+"""Deformable attention: the forms agree with `grid_sample`, and our own loops are exact, repeatable and safe.
 
+The Triton loops run on a GPU where there is one, else in Triton's interpreter (see `conftest.py`).
+"""
+
+import os
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import chain, pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +30,18 @@ from oddetr.models.kernels.inputs import common_precision
 from oddetr.models.kernels.reference import grid_sample_attention
 
 Form = Callable[..., Tensor]
-FORMS = [numba_attention, gather_attention, grid_sample_attention]
+
+
+def triton_form(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
+    """The Triton form of CPU tensors."""
+    from oddetr.models.kernels.gpu import triton_attention
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return triton_attention(value.to(device), shapes, locations.to(device), weights.to(device)).to(value.device)
+
+
+TRITON = pytest.param(triton_form, marks=pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not there"))
+FORMS = [numba_attention, gather_attention, TRITON, grid_sample_attention]
 
 
 class Inputs(NamedTuple):
@@ -87,11 +105,11 @@ def assert_agree(form: Form, inputs: Inputs, **tolerance: float) -> None:
         random_inputs(shapes=((1, 7), (5, 1), (1, 1)), batch=1),
         random_inputs(shapes=((7, 5), (4, 3), (2, 2), (1, 1)), batch=3, heads=3, width=5),
         random_inputs(batch=1, queries=1, heads=1, width=1, points=1),
-        random_inputs(shapes=((12, 9),), queries=40, heads=8, width=32, points=4),
+        random_inputs(shapes=((12, 9),), queries=20, heads=4, width=32, points=4),
     ],
     ids=["usual", "one pixel", "lines", "four odd levels", "all ones", "wide"],
 )
-@pytest.mark.parametrize("form", [numba_attention, gather_attention])
+@pytest.mark.parametrize("form", [numba_attention, gather_attention, TRITON])
 def test_form_when_compared_with_grid_sample_then_output_and_gradients_agree(
     form: Form, inputs: Inputs, dtype: torch.dtype
 ) -> None:
@@ -99,7 +117,7 @@ def test_form_when_compared_with_grid_sample_then_output_and_gradients_agree(
     assert_agree(form, inputs.to(dtype), **tolerance)
 
 
-@pytest.mark.parametrize("form", [numba_attention, gather_attention])
+@pytest.mark.parametrize("form", [numba_attention, gather_attention, TRITON])
 def test_form_when_points_lie_on_pixel_centres_and_borders_then_output_and_gradients_agree(form: Form) -> None:
     inputs = random_inputs(shapes=((4, 8), (2, 4)), queries=16)
     halves = torch.arange(-2, inputs.locations.numel() - 2, dtype=torch.float64) % 21 / 16
@@ -201,6 +219,7 @@ def test_numba_attention_when_called_from_two_python_threads_then_both_are_right
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:(invalid|overflow).* encountered:RuntimeWarning")  # of Triton's interpreter
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("form", FORMS)
@@ -217,6 +236,7 @@ def test_form_when_a_location_is_not_finite_then_only_its_query_and_head_are_nan
     assert to_weights[1, 4, 1, 0, 2].isnan()
 
 
+@pytest.mark.filterwarnings("ignore:(invalid|overflow).* encountered:RuntimeWarning")  # of Triton's interpreter
 @pytest.mark.parametrize("far", [1e30, -1e30, 1e9, -1e9, 2.0**31, -(2.0**63)])
 @pytest.mark.parametrize("form", FORMS)
 def test_form_when_all_locations_are_far_outside_then_output_and_gradients_are_zero(form: Form, far: float) -> None:
@@ -272,7 +292,7 @@ def test_deformable_attention_when_empty_then_output_is_empty_and_gradients_are_
 
 
 def test_deformable_attention_when_on_the_cpu_then_uses_numba() -> None:
-    assert deformable._cpu_form() is numba_attention
+    assert deformable._own_form("cpu") is numba_attention
     inputs = random_inputs().to(torch.float32)
     assert torch.equal(deformable_attention(*inputs), numba_attention(*inputs))
 
@@ -290,18 +310,23 @@ def test_deformable_attention_when_vectorised_by_functorch_then_agrees_with_a_lo
         torch.testing.assert_close(gradient, torch.autograd.grad(loss(value), value)[0])
 
 
-def test_deformable_attention_when_numba_is_missing_then_warns_and_uses_grid_sample(
-    monkeypatch: pytest.MonkeyPatch,
+def fails(*inputs: object) -> Tensor:
+    raise RuntimeError("no C compiler")
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace(numba_attention=fails)], ids=["missing", "does not compile"])
+def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_and_uses_grid_sample(
+    monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace | None
 ) -> None:
-    monkeypatch.setitem(sys.modules, "oddetr.models.kernels.cpu", None)
-    deformable._cpu_form.cache_clear()
+    monkeypatch.setitem(sys.modules, "oddetr.models.kernels.cpu", module)
+    deformable._own_form.cache_clear()
     inputs = random_inputs()
     try:
         with pytest.warns(UserWarning, match="slower without numba"):
             output = deformable_attention(*inputs)
         assert torch.equal(output, grid_sample_attention(*inputs))
     finally:
-        deformable._cpu_form.cache_clear()
+        deformable._own_form.cache_clear()
 
 
 @pytest.mark.parametrize("shapes", [((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))])
@@ -314,6 +339,34 @@ def test_form_when_levels_do_not_hold_the_tokens_then_error_names_both(
         form(*inputs._replace(shapes=shapes))
 
 
+def test_triton_attention_when_channels_and_queries_fill_no_block_then_agrees() -> None:
+    """33 queries of 12 channels: blocks of 32 queries and of 16 channels."""
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not there")
+    assert_agree(triton_form, random_inputs(shapes=((5, 3),), queries=33, heads=1, width=12, points=1))
+
+
+def test_deformable_attention_when_on_a_gpu_then_uses_triton_unless_torch_is_to_be_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deformable, "are_plain_on", lambda device, *_: device == "cuda")
+    used: list[str] = []
+
+    def own_form(device: str) -> Form:
+        used.append(device)
+        return grid_sample_attention
+
+    monkeypatch.setattr(deformable, "_own_form", own_form)
+    inputs = random_inputs()
+    assert torch.equal(deformable_attention(*inputs), grid_sample_attention(*inputs))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(deformable_attention(*inputs), gather_attention(*inputs))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert used == ["cuda"]
+
+
 def test_common_precision_when_points_differ_then_error_shows_what_was_found() -> None:
     inputs = random_inputs()
     with pytest.raises(ValueError, match=r"weights \(2, 7, 2, 2, 3\); found .* \(2, 7, 2, 2, 2\)"):
@@ -324,6 +377,35 @@ def test_compiled_when_there_is_nowhere_to_keep_the_code_then_compiles_in_memory
     namespace: dict[str, Callable[[int], int]] = {}
     exec("def double(number): return 2 * number", namespace)
     assert compiled.compiled(namespace["double"])(4) == 8
+
+
+COMPILING = """
+import itertools
+import triton.compiler
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from oddetr.models.kernels import gpu_loops
+
+SIZES = {"WIDTH": 32, "LEVELS": 4, "POINTS": 4, "REAL": tl.float32, "BLOCK": 16, "CHANNELS": 32}
+for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16", "fp16"), (80, 90)):
+    function = getattr(gpu_loops, loop)
+    types = dict.fromkeys(function.arg_names, f"*{kind}") | {"levels": "*i32", "to_value": "*fp32"}
+    types |= dict.fromkeys(("queries", "tokens", "heads"), "i32") | dict.fromkeys(SIZES, "constexpr")
+    types = {name: types[name] for name in function.arg_names}
+    constants = {(function.arg_names.index(name),): value for name, value in SIZES.items()}
+    source = triton.compiler.ASTSource(function, types, constants)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert made.asm["cubin"], (loop, kind, capability)
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not there")
+def test_gpu_loops_when_compiled_for_a_gpu_that_is_not_here_then_machine_code_comes_out(tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    process = subprocess.run(
+        [sys.executable, "-c", COMPILING], capture_output=True, text=True, check=False, env=environment
+    )
+    assert process.returncode == 0, process.stderr
 
 
 RECORDING = """

@@ -1,7 +1,8 @@
-"""Multi-scale deformable attention: one function in three forms that agree; and depthwise convolution.
+"""Multi-scale deformable attention: one function in four forms that agree; and depthwise convolution.
 
-`deformable_attention` chooses the form; `reference`, `gather` and `cpu` each hold one, `inputs` what they share.
-`compiled` is how loops become machine code and are shared among threads.
+`deformable_attention` chooses the form; `reference`, `gather`, `cpu` and `gpu` each hold one, `inputs` what they share,
+`function` what the two with loops of our own share. `compiled` is how numba's loops become machine code and are shared
+among threads.
 """
 
 from oddetr.models.kernels.deformable import deformable_attention

@@ -5,11 +5,12 @@ import importlib
 import warnings
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from oddetr.models.kernels.gather import gather_attention
-from oddetr.models.kernels.inputs import are_plain_on_cpu, are_transformed, must_stay_symbolic
+from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
 from oddetr.models.kernels.reference import grid_sample_attention
 
 
@@ -40,16 +41,31 @@ def deformable_attention(
     """
     if must_stay_symbolic() or are_transformed():
         return gather_attention(value, shapes, locations, weights)
-    if are_plain_on_cpu(value, locations, weights):
-        return _cpu_form()(value, shapes, locations, weights)
+    if are_plain_on("cpu", value, locations, weights):
+        return _own_form("cpu")(value, shapes, locations, weights)
+    if are_plain_on("cuda", value, locations, weights):
+        # Triton's loops add in no fixed order.
+        fixed = torch.are_deterministic_algorithms_enabled()
+        return (gather_attention if fixed else _own_form("cuda"))(value, shapes, locations, weights)
     return grid_sample_attention(value, shapes, locations, weights)
 
 
+_OWN_FORMS = {
+    "cpu": ("oddetr.models.kernels.cpu", "numba_attention", "numba"),
+    "cuda": ("oddetr.models.kernels.gpu", "triton_attention", "Triton"),
+}
+"""By type of device: where our own loops are, and what compiles them."""
+
+
 @functools.cache
-def _cpu_form() -> Callable[..., Tensor]:
-    """The numba form, imported on first use; `grid_sample` where numba cannot be imported."""
+def _own_form(device: str) -> Callable[..., Tensor]:
+    """Our own loops for a type of device, imported and tried on first use; `grid_sample` where they do not compile."""
+    module, name, compiler = _OWN_FORMS[device]
+    value, weights = torch.zeros(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, 1, device=device)
     try:
-        return importlib.import_module("oddetr.models.kernels.cpu").numba_attention
-    except ImportError as reason:
-        warnings.warn(f"Deformable attention on the CPU is about 5 times slower without numba: {reason}", stacklevel=3)
+        form = getattr(importlib.import_module(module), name)
+        form(value, ((1, 1),), torch.stack([weights, weights], dim=-1), weights)
+    except (ImportError, RuntimeError) as reason:
+        warnings.warn(f"Deformable attention is several times slower without {compiler}: {reason}", stacklevel=3)
         return grid_sample_attention
+    return form

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from oddetr.models.kernels.inputs import are_plain_on_cpu, are_transformed, must_stay_symbolic
+from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
 
 
 def depthwise_conv2d(
@@ -37,7 +37,7 @@ def _learns_on_cpu(input: Tensor, weight: Tensor) -> bool:
     learns = weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     precise = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
     looked_into = must_stay_symbolic() or are_transformed()
-    return learns and precise and are_plain_on_cpu(input, weight) and not looked_into
+    return learns and precise and are_plain_on("cpu", input, weight) and not looked_into
 
 
 @functools.cache

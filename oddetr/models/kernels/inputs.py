@@ -14,20 +14,16 @@ def are_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
 
 
-def are_plain_on_cpu(*tensors: Tensor) -> bool:
-    """Whether loops of our own can read the tensors' numbers."""
-    return all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+def are_plain_on(device: str, *tensors: Tensor) -> bool:
+    """Whether loops of our own for this type of device can read the tensors' numbers."""
+    return all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == device for tensor in tensors)
 
 
-def common_precision(
-    value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`value`, `locations` and `weights`, checked to fit together, in float64 if any of them is, else in float32.
-
-    A location needs float32: bfloat16 would place a point only to about 1/256 of the image.
+def check_inputs(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> None:
+    """Checks that `value`, `locations`, `weights` and `shapes` (h, w of every level) fit together.
 
     Raises:
-        ValueError: the tensors and `shapes` (h, w of every level) contradict each other.
+        ValueError: they contradict each other.
     """
     batch, tokens, heads, _ = value.shape
     expected = (batch, locations.shape[1], heads, len(shapes), locations.shape[4], 2)
@@ -38,6 +34,24 @@ def common_precision(
         )
     if min(map(min, shapes)) < 1 or tokens != sum(height * width for height, width in shapes):
         raise ValueError(f"Levels of (h, w) {shapes} do not hold the {tokens} tokens of value {tuple(value.shape)}.")
-    double = torch.float64 in (value.dtype, locations.dtype, weights.dtype)
-    precision = torch.float64 if double else torch.float32
+
+
+def working_precision(*tensors: Tensor) -> torch.dtype:
+    """float64 if any of them is, else float32.
+
+    A location needs float32: bfloat16 would place a point only to about 1/256 of the image.
+    """
+    return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
+
+
+def common_precision(
+    value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`value`, `locations` and `weights`, checked to fit together, in their `working_precision`.
+
+    Raises:
+        ValueError: the tensors and `shapes` contradict each other.
+    """
+    check_inputs(value, shapes, locations, weights)
+    precision = working_precision(value, locations, weights)
     return value.to(precision), locations.to(precision), weights.to(precision)

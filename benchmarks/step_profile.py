@@ -16,7 +16,7 @@ from oddetr.structures import Batch, GroundTruth
 KINDS = {
     "convolution": ("conv", "mkldnn"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
-    "deformable attention": ("NumbaAttention",),
+    "deformable attention": ("LoopAttention",),
     "self-attention": ("scaled_dot_product",),
     "normalisation": ("norm",),
     "optimizer": ("adam",),

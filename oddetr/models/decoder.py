@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
+from oddetr.models.kernels.dropout import dropout_
 from oddetr.models.position import sine_anchor_embedding
 from oddetr.models.sight import Sight, sights
 from oddetr.structures import Memory, Predictions, Queries
@@ -31,7 +32,7 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, ffn_width)
         self.linear2 = nn.Linear(ffn_width, width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         for weight in (self.self_attn.out_proj.weight, self.linear1.weight, self.linear2.weight):
             nn.init.xavier_uniform_(weight)
 
@@ -52,11 +53,14 @@ class DecoderLayer(nn.Module):
         lengths = [sight.length for sight in groups]
         placed, values = (content + position).split(lengths, dim=1), content.split(lengths, dim=1)
         attended = torch.cat([self._attend(placed, values, sight) for sight in groups], dim=1)
-        content = self.norm2(content + self.dropout(attended))
+        content = self.norm2(content + self._drop(attended))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
-        content = self.norm1(content + self.dropout(read))
-        hidden = self.dropout(self.linear1(content).relu())
-        return self.norm3(content + self.dropout(self.linear2(hidden)))
+        content = self.norm1(content + self._drop(read))
+        hidden = self._drop(self.linear1(content), relu=True)
+        return self.norm3(content + self._drop(self.linear2(hidden)))
+
+    def _drop(self, x: Tensor, relu: bool = False) -> Tensor:
+        return dropout_(x, self.dropout, self.training, relu)
 
     def _attend(self, placed: Sequence[Tensor], values: Sequence[Tensor], sight: Sight) -> Tensor:
         own = sight.seen[0]

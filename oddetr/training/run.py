@@ -87,7 +87,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if config.init or config.hugging_face:
         begun = {"init": config.init and config.init.resolve(), "image_size": config.shorter_side}
         config = replace(config, **begun, detector=asdict(made_of))
-    say(_introduction(config, out, sources, two_stage=made_of.class_agnostic))
+    say(_introduction(config, out, sources, proposed=made_of.queries_from_encoder))
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(
@@ -127,7 +127,7 @@ def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
         raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
 
 
-def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], two_stage: bool) -> str:
+def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], proposed: bool) -> str:
     classes = sources["train"].classes
     shown = [f"{name} ({i})" for name, i in zip(classes.names, classes.ids, strict=True)]
     table = ", ".join(shown[:12]) + (" ..." if len(shown) > 12 else "")
@@ -135,13 +135,13 @@ def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], tw
     return (
         f"classes: {len(classes)}: {table}\n"
         f"images: {sizes}   model: {config.model}   image size: {config.shorter_side}   run: {out}"
-        + (_TWO_STAGE if two_stage and config.distillation.enabled else "")
+        + (_PROPOSED if proposed and config.distillation.enabled else "")
     )
 
 
-_TWO_STAGE = (
-    "\nnote: with two-stage queries OD-DETR ended below its baseline in our comparison, by doubles (docs/results.md); "
-    "--distillation.enabled false trains the baseline"
+_PROPOSED = (
+    "\nnote: where queries come from the encoder (two-stage, DINO) OD-DETR ended below its baseline in our "
+    "comparisons, by doubles (docs/results.md); --distillation.enabled false trains the baseline"
 )
 
 

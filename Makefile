@@ -1,13 +1,14 @@
 # make quickstart   install, train on the built-in digit scenes, evaluate, draw   (about 15 minutes on two cores)
 # make test         install, lint, types, tests                                   (what CI runs)
 # make check        the same, without the install
+# make bench        speed against peers, in one table                             (about 15 minutes on two cores)
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # Two processes with as many threads as cores spin against each other; tests need no more than one thread each.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: quickstart test check lint types format clean
+.PHONY: quickstart test check bench lint types format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,9 @@ test: $(VENV)/.dev
 
 check: lint types
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/all.py
 
 lint:
 	$(BIN)/ruff check oddetr tests benchmarks examples

@@ -3,18 +3,16 @@
     python benchmarks/deformable_attention.py --threads 1
     python benchmarks/deformable_attention.py --device cuda --dtype bfloat16
 
-The forms take turns, so that a busy machine slows all of them; each time is the median over the turns, in milliseconds.
-On a GPU the last column says what share of the card's bandwidth our own loops reach, if each input were read and each
-result written once; the card's is that of copying a large tensor in the same run. `--dtype` is that of the values and
-the weights; locations are float32, as in training under autocast.
+On a GPU the floor is the time in which each input could be read and each result written once, at the bandwidth of
+copying a large tensor in the same run. `--dtype` is that of the values and the weights; locations are float32, as in
+training under autocast.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import timing
 import torch
 from torch import Tensor
 
@@ -83,25 +81,6 @@ def forward_and_backward(form: Callable[..., Tensor], inputs: Inputs) -> None:
     torch.autograd.grad(output, (inputs.value, inputs.locations, inputs.weights), torch.ones_like(output))
 
 
-def milliseconds(work: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
-
-
-def medians(work: Callable[..., None], inputs: Inputs, repeats: int, device: str) -> list[float]:
-    """Milliseconds of every form; a turn before the first compiles and warms up."""
-    times: dict[str, list[float]] = {name: [] for name in FORMS}
-    for _ in range(repeats + 1):
-        for name, form in FORMS.items():
-            times[name].append(milliseconds(lambda form=form: work(form, inputs), device))
-    return [statistics.median(found[1:]) for found in times.values()]
-
-
 def bytes_of(work: Callable[..., None], inputs: Inputs) -> int:
     """Of reading each input and writing each result once."""
     size = inputs.value.element_size()
@@ -112,43 +91,38 @@ def bytes_of(work: Callable[..., None], inputs: Inputs) -> int:
     return tensors + output + (backward if work is forward_and_backward else 0)
 
 
-def copying_bandwidth(repeats: int) -> float:
+def copying_bandwidth(rounds: int) -> float:
     """Bytes in a millisecond of copying half a GiB on the GPU: read and written."""
     source = torch.zeros(1 << 29, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    times = [milliseconds(lambda: target.copy_(source), "cuda") for _ in range(repeats + 1)]
-    return 2 * source.numel() / statistics.median(times[1:])
+    copy = timing.in_turns({"copy": lambda: target.copy_(source)}, rounds, device="cuda")["copy"]
+    return 2 * source.numel() / copy
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each form; default: %(default)s")
+    parser = timing.parser(__doc__, rounds=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--image-size", type=int, default=320, help="pixels; default: %(default)s")
+    parser.add_argument("--width", type=int, default=32, help="of a head; there are 8; default: %(default)s")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     setting = Setting(arguments.device, getattr(torch, arguments.dtype), arguments.image_size)
-    cases = {
-        f"{room}, 8 x {width}": make(setting, width)
-        for room, make in (("encoder", encoder_inputs), ("decoder", decoder_inputs))
-        for width in (32, 16)
-    }
-    where = torch.cuda.get_device_name() if setting.device == "cuda" else f"{arguments.threads} threads"
-    print(f"batch {BATCH}, levels {setting.levels}, {POINTS} points, {arguments.dtype}, {where}; ms (times ours)\n")
-    bandwidth = copying_bandwidth(arguments.repeats) if setting.device == "cuda" else None
-    columns = [*FORMS, *(["of bandwidth"] if bandwidth else [])]
-    print(f"{'':30} {'pass':20}" + "".join(f"{name:>20}" for name in columns))
-    for case, inputs in cases.items():
+    where = torch.cuda.get_device_name() if setting.device == "cuda" else f"{arguments.threads} thread(s)"
+    rows: list[timing.Row] = []
+    for room, make in (("encoder", encoder_inputs), ("decoder", decoder_inputs)):
+        inputs = make(setting, arguments.width)
         for work in (forward, forward_and_backward):
-            times = medians(work, inputs, arguments.repeats, setting.device)
-            cells = "".join(f"{ms:12.2f} ({ms / times[0]:4.1f}x)" for ms in times)
-            if bandwidth:
-                cells += f"{bytes_of(work, inputs) / times[0] / bandwidth:19.0%} "
-            name = f"{case}, {inputs.weights.shape[1]} queries"
-            print(f"{name:30} {work.__name__.replace('_', ' '):20}{cells}", flush=True)
+            forms = {name: partial(work, form, inputs) for name, form in FORMS.items()}
+            times = timing.in_turns(forms, arguments.rounds, device=setting.device)
+            what = f"deformable attention, {room}, {inputs.weights.shape[1]} queries, {work.__name__.replace('_', ' ')}"
+            what += f", {arguments.dtype}, {where}"
+            floor = None
+            if setting.device == "cuda":
+                floor = bytes_of(work, inputs) / copying_bandwidth(arguments.rounds)
+            rows += [timing.Row(what, times["ours"], peer, times[peer], floor) for peer in ("grid_sample", "gather")]
+    timing.show(rows, arguments.json)
 
 
 if __name__ == "__main__":

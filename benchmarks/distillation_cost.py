@@ -3,31 +3,27 @@
 python benchmarks/distillation_cost.py --model deformable_detr_refine_tiny --image-size 128 --batch 8
 python benchmarks/distillation_cost.py --model deformable_detr_refine_r50 --image-size 640 --batch 8 --device cuda
 
-Arms take turns, step by step, so that a noisy machine is noisy for all; the median counts. The floor of distillation is
-the baseline's step and one forward pass of the teacher: of its decoder only, where it reads the student's memory. Peak
-memory is measured in a process for each arm; of the CPU on Linux only.
+The floor of an arm: the baseline's step, a forward pass of the teacher (of its decoder only, where it reads the
+student's memory), and what its further queries add to a forward and backward pass of the decoder.
 """
 
 import argparse
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
+from dataclasses import replace
 from typing import Literal
 
+import timing
 import torch
 from step_profile import random_batch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
 from oddetr.models.presets import PRESETS, build_detector
-from oddetr.structures import Batch
+from oddetr.structures import Batch, Queries
 
 
 def arm(
-    matching: float, prediction: float, auxiliary: float, memory: Literal["teacher", "student"] = "teacher"
+    matching: float, prediction: float, auxiliary: float, memory: Literal["teacher", "student"] = "student"
 ) -> DistillationConfig:
     return DistillationConfig(
         memory=memory,
@@ -40,17 +36,11 @@ def arm(
 ARMS = {
     "baseline": DistillationConfig(enabled=False),
     "matching": arm(1.0, 0.0, 0.0),
-    "prediction": arm(0.0, 1.0, 0.0),
+    "prediction": arm(0.0, 0.3, 0.0),
     "auxiliary": arm(0.0, 0.0, 1.0),
-    "full": arm(1.0, 1.0, 1.0),
-    "matching, student's memory": arm(1.0, 0.0, 0.0, "student"),
-    "prediction, student's memory": arm(0.0, 1.0, 0.0, "student"),
-    "auxiliary, student's memory": arm(0.0, 0.0, 1.0, "student"),
-    "full, student's memory": arm(1.0, 1.0, 1.0, "student"),
+    "full": arm(1.0, 0.3, 1.0),
+    "full_teacher_encodes": arm(1.0, 0.3, 1.0, "teacher"),
 }
-
-FORWARD = {"teacher": "(the teacher's forward pass)", "student": "(the same, student's memory)"}
-"""By what the teacher reads."""
 
 
 class Arm:
@@ -72,34 +62,22 @@ class Arm:
         self.task.update_teacher()
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    begin = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def peak_memory(config: DistillationConfig, arguments: argparse.Namespace) -> float:
     """GiB at the most in three steps: of the device on CUDA, of the process on the CPU."""
     torch.set_num_threads(arguments.threads)
     one = Arm(config, arguments, random_batch(arguments.image_size, arguments.batch).to(arguments.device))
     for _ in range(3):
         one.step()
-    if arguments.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status").read_text()  # `getrusage` would also tell of the process that started this one
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    return timing.peak_gib(arguments.device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing.parser(__doc__, rounds=10)
     parser.add_argument("--model", choices=PRESETS, default="deformable_detr_refine_tiny")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="default: all")
     parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -107,36 +85,53 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     batch = random_batch(arguments.image_size, arguments.batch).to(arguments.device)
-    arms = {name: Arm(config, arguments, batch) for name, config in ARMS.items()}
-    full = arms["full"].task
+    arms = {name: Arm(ARMS[name], arguments, batch) for name in ["baseline", *arguments.arms]}
+    work: dict[str, Callable[[], object]] = {name: one.step for name, one in arms.items()}
+    for name in arguments.arms:
+        work |= {f"{name}: {part}": each for part, each in parts(arms[name].task, batch).items()}
+    cost = timing.in_turns(work, arguments.rounds, warm_up=3, device=arguments.device)
+    gib = {name: timing.of_another_process("--memory-of", name) for name in arms}
+    place = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.threads} thread(s)"
+    where = f"{arguments.model}, {arguments.batch} images of {arguments.image_size} px, {place}"
+    rows = [
+        timing.Row(
+            f"a step of {name}, {where}",
+            cost[name],
+            "the baseline",
+            cost["baseline"],
+            floor=cost["baseline"] + cost[f"{name}: teacher"] + cost[f"{name}: all"] - cost[f"{name}: own"],
+            ours_gib=gib[name],
+            theirs_gib=gib["baseline"],
+        )
+        for name in arguments.arms
+    ]
+    timing.show(rows, arguments.json)
+
+
+def parts(task: DistillationTask, batch: Batch) -> dict[str, Callable[[], object]]:
+    """The teacher's forward pass, and the decoder's forward and backward with the own group alone and with all."""
+    config = task.distillation
     with torch.no_grad():
-        memory = full.student.encode(batch.images, batch.padding_mask)
-    work: dict[str, Callable[[], object]] = {name: one.step for name, one in arms.items()} | {
-        FORWARD["teacher"]: lambda: full.view(batch),
-        FORWARD["student"]: lambda: full.view(batch, memory),
-        "(the teacher's update)": full.update_teacher,
+        memory = task.student.encode(batch.images, batch.padding_mask)
+        own = task.student.initial_queries(memory).queries
+    read = memory if config.memory == "student" else None
+    view = task.view(batch, read)
+    groups: dict[str, Queries] = {"own": own}
+    if config.prediction.weight:
+        groups["teacher"] = view.queries
+    if config.auxiliary.weight:
+        groups["auxiliary"] = task.auxiliary(view, batch.truth).queries
+
+    def decode(decoded: dict[str, Queries]) -> None:
+        tokens = memory.tokens.detach().requires_grad_()
+        found = task.student.decode(replace(memory, tokens=tokens), decoded)
+        torch.stack([each.logits.square().sum() + each.boxes.sum() for each in found.values()]).sum().backward()
+
+    return {
+        "teacher": lambda: task.view(batch, read),
+        "own": lambda: decode({"own": own}),
+        "all": lambda: decode(groups),
     }
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for turn in range(arguments.rounds + 3):
-        for name, each in work.items():
-            taken = seconds(each, arguments.device)
-            if turn >= 3:
-                times[name].append(taken)
-    cost = {name: 1e3 * median(values) for name, values in times.items()}
-    place = torch.cuda.get_device_name() if arguments.device == "cuda" else f"CPU, {arguments.threads} thread(s)"
-    print(f"{arguments.model}, {arguments.batch} images of {arguments.image_size} px, {place}; ratios to the baseline")
-    print(f"{'':<30}{'ms':>8}{'ratio':>8}{'over floor':>12}{'GiB':>8}")
-    for name, value in cost.items():
-        row = f"{name:<30}{value:8.1f}{value / cost['baseline']:8.2f}"
-        if name in ARMS:
-            command = [sys.executable, *sys.argv, "--memory-of", name]
-            peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-            floor = cost["baseline"] + cost[FORWARD[ARMS[name].memory]]
-            row += f"{value / floor - 1:12.0%}{peak:8.2f}" if name != "baseline" else f"{'':>12}{peak:8.2f}"
-        print(row)
-    for reads, forward in FORWARD.items():
-        name, floor = f"floor, {reads}'s memory", cost["baseline"] + cost[forward]
-        print(f"{name:<30}{floor:8.1f}{floor / cost['baseline']:8.2f}")
 
 
 if __name__ == "__main__":

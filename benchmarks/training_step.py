@@ -4,22 +4,19 @@ python benchmarks/training_step.py --size small        # ResNet-18, 3 + 3 layers
 python benchmarks/training_step.py --size paper        # ResNet-50, 6 + 6 layers, 640 px, 300 queries
 
 Both have the same layers, trainable parameters (asserted), random weights, batch, dropout, threads, fused AdamW and
-clipped gradients, and losses of their own in every decoder layer; ours has besides what its baseline has: the EMA. They
-take turns, step by step; medians. Peak memory is of a process for each, on Linux.
+clipped gradients, and losses of their own in every decoder layer; ours has besides what its baseline has: the EMA.
 """
 
 import argparse
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
+import timing
 import torch
 from step_profile import random_batch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses import LossConfig
@@ -70,8 +67,8 @@ def ours(size: Size, batch: Batch) -> Side:
     return Side(task.student, lambda: task(batch)["loss"], task.update_teacher)
 
 
-def theirs(size: Size, batch: Batch) -> Side:
-    """transformers', with its own options; layers up to stride 4 are frozen, as in ours and officially."""
+def their_detector(size: Size) -> Any:
+    """transformers' of the same layers, with its own options."""
     import transformers
 
     config = size.detector
@@ -81,7 +78,7 @@ def theirs(size: Size, batch: Batch) -> Side:
         "attention_heads": config.heads,
         "n_points": config.points,
     }
-    model: Any = transformers.DeformableDetrForObjectDetection(
+    return transformers.DeformableDetrForObjectDetection(
         transformers.DeformableDetrConfig(
             backbone_config=transformers.ResNetConfig(
                 depths=size.stages,
@@ -96,11 +93,15 @@ def theirs(size: Size, batch: Batch) -> Side:
             auxiliary_loss=True,
             **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in layers.items()},
         )
-    ).train()
+    )
+
+
+def theirs(size: Size, batch: Batch) -> Side:
+    """transformers'; its layers up to stride 4 are frozen, as in ours and officially."""
+    model = their_detector(size).train()
     for name, parameter in model.model.backbone.named_parameters():
-        parameter.requires_grad_(
-            "encoder.stages" in name and "encoder.stages.0" not in name and "normalization" not in name
-        )
+        later = "encoder.stages" in name and "encoder.stages.0" not in name
+        parameter.requires_grad_(later and "normalization" not in name)
     images = zip(batch.truth.labels, batch.truth.boxes, batch.truth.counts, strict=True)
     labels = [{"class_labels": classes[:count], "boxes": boxes[:count]} for classes, boxes, count in images]
     mask = (~batch.padding_mask).long()
@@ -136,16 +137,13 @@ def peak_memory(training: Training) -> float:
     """GiB of this process at the most, in three steps."""
     for _ in range(3):
         training.step()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    return timing.peak_gib()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing.parser(__doc__, threads=2)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -154,22 +152,36 @@ def main() -> None:
     trainings = {name: Training(name, arguments) for name in SIDES}
     trainable = {name: training.trainable for name, training in trainings.items()}
     assert len(set(trainable.values())) == 1, f"trainable parameters differ: {trainable}"
-    times: dict[str, list[float]] = {name: [] for name in SIDES}
-    for turn in range(arguments.rounds + 2):
-        for name, training in trainings.items():
-            start = time.perf_counter()
-            training.step()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    print(
-        f"{arguments.size}: {arguments.batch} images of {SIZES[arguments.size].image_size} px, {arguments.threads} "
-        f"thread(s), {next(iter(trainable.values())):,} trainable parameters"
+    times = timing.in_turns({name: training.step for name, training in trainings.items()}, arguments.rounds)
+    gib = {name: timing.of_another_process("--memory-of", name) for name in SIDES}
+    where = f"{arguments.batch} images of {SIZES[arguments.size].image_size} px, {arguments.threads} thread(s)"
+    what = f"a training step of Deformable-DETR, {arguments.size} size, {where}"
+    row = timing.Row(
+        what,
+        times["ours"],
+        "transformers",
+        times["transformers"],
+        floor=floor(trainings["ours"].step),
+        ours_gib=gib["ours"],
+        theirs_gib=gib["transformers"],
     )
-    for name, values in times.items():
-        command = [sys.executable, *sys.argv, "--memory-of", name]
-        peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        ratio = median(values) / median(times["ours"])
-        print(f"  {name:<14}{1e3 * median(values):8.0f} ms  {ratio:5.2f} times ours  {peak:5.2f} GiB")
+    timing.show([row], arguments.json)
+
+
+def floor(step: Callable[[], object]) -> float:
+    """Milliseconds of a step's matrix products and convolutions alone, at the rates of large ones."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    total = counter.get_flop_counts()["Global"]
+    convolutions = sum(count for operator, count in total.items() if "convolution" in str(operator))
+    left, right = torch.randn(2048, 1024), torch.randn(1024, 1024)
+    maps = torch.randn(2, 256, 64, 64).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
+    work = {"product": lambda: left @ right, "convolution": lambda: F.conv2d(maps, weight, padding=1)}
+    times = timing.in_turns(work, rounds=9)
+    product_rate = 2 * 2048 * 1024 * 1024 / times["product"]
+    convolution_rate = 2 * maps.numel() * 256 * 9 / times["convolution"]
+    return (sum(total.values()) - convolutions) / product_rate + convolutions / convolution_rate
 
 
 if __name__ == "__main__":

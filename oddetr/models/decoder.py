@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
 from oddetr.models.kernels.dropout import dropout_
+from oddetr.models.levels import level_sizes
 from oddetr.models.position import sine_anchor_embedding
 from oddetr.models.sight import Sight, sights
 from oddetr.structures import Memory, Predictions, Queries
@@ -178,5 +179,5 @@ def _on_levels(anchors: Tensor, memory: Memory, points: int) -> Tensor:
     placed = anchors[:, :, None] * ratios[:, None]
     if anchors.shape[-1] == 4:
         return placed
-    sizes = torch.tensor([(2 * points / w, 2 * points / h) for h, w in memory.shapes], device=placed.device)
-    return torch.cat([placed, sizes.to(placed.dtype).expand_as(placed)], dim=-1)
+    sizes = 2 * points / level_sizes(memory.shapes, placed)
+    return torch.cat([placed, sizes.expand_as(placed)], dim=-1)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from oddetr.models.kernels import deformable_attention
+from oddetr.models.levels import level_sizes
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -69,8 +70,7 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)
         centre = self._at_points(anchors[..., :2])
         if anchors.shape[-1] == 2:
-            extent = torch.tensor([(w, h) for h, w in shapes], dtype=anchors.dtype, device=anchors.device)
-            locations = centre + offsets / self._at_points(extent)
+            locations = centre + offsets / self._at_points(level_sizes(shapes, anchors))
         else:
             locations = centre + offsets * self._at_points(anchors[..., 2:] * (0.5 / self.points))
         locations = locations.view(batch, queries, self.heads, self.levels, self.points, 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from itertools import count
 from typing import Literal
 
@@ -141,6 +142,31 @@ def test_loss_when_slots_of_both_models_are_permuted_then_is_the_same(variant: s
             embedding.weight.copy_(embedding.weight[order].clone())
     for name, value in task(batch).items():
         torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_step_when_on_a_gpu_then_the_host_waits_only_for_the_costs_of_matching(variant: str) -> None:
+    batch = small_batch().to(torch.device("cuda"))
+    task = DistillationTask(small_detector(variant).cuda(), 10)
+    optimizer = torch.optim.AdamW([each for _, each in task.learned()], fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_([each for _, each in task.learned()], 0.1)
+        optimizer.step()
+        task.update_teacher()
+
+    step()
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "synchronizing" in str(wait.message)]) == 1
 
 
 def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatch: pytest.MonkeyPatch) -> None:

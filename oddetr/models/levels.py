@@ -1,0 +1,24 @@
+"""The sizes of a pyramid's levels as a tensor."""
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oddetr.models.kernels.inputs import must_stay_symbolic
+
+
+def level_sizes(shapes: tuple[tuple[int, int], ...], like: Tensor) -> Float[Tensor, "levels 2"]:
+    """(w, h) of levels of (h, w) `shapes`, of the type and on the device of `like`. Not to be written to.
+
+    Kept from call to call: to copy it to a GPU anew, the host would wait for all that the GPU has to do.
+    """
+    made = _level_sizes.__wrapped__ if must_stay_symbolic() else _level_sizes
+    return made(shapes, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _level_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else a training could not use what a prediction has kept
+        return torch.tensor([(w, h) for h, w in shapes], dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""What distillation costs: time per step and peak memory of each arm over the baseline's, in one run.
+"""What distillation costs: time per step and peak memory of each arm and of the baseline, in one run.
 
 python benchmarks/distillation_cost.py --model deformable_detr_refine_tiny --image-size 128 --batch 8
 python benchmarks/distillation_cost.py --model deformable_detr_refine_r50 --image-size 640 --batch 8 --device cuda

@@ -4,7 +4,7 @@ python benchmarks/evaluation.py --images 5000 --detections 300
 
 Random objects, and detections of which a tenth lie near one; 80 classes. Both give the same AP but for the digits that
 a results list rounds away (asserted). Each runs once, in a process of its own; memory is what it takes on top of the
-detections.
+detections and the truth. The evaluator that both use has threads of its own.
 """
 
 import argparse
@@ -62,8 +62,7 @@ def ours(truth: Annotations, detections: dict[int, Detections]) -> float:
     return evaluate_detections(truth, CLASSES, detections).ap
 
 
-def theirs(truth: Annotations, detections: dict[int, Detections]) -> float:
-    """As a training loop does it: a list of dicts, `loadRes`, evaluate."""
+def their_truth(truth: Annotations) -> COCO:
     content = {
         "images": [{"id": int(image), "height": SIDE, "width": SIDE} for image in truth.image_ids],
         "categories": [
@@ -81,34 +80,41 @@ def theirs(truth: Annotations, detections: dict[int, Detections]) -> float:
             for row, (x0, y0, x1, y1) in enumerate(truth.boxes)
         ],
     }
+    return COCO(content)
+
+
+def theirs(truth: COCO, detections: dict[int, Detections]) -> float:
+    """As a training loop does it, which has the truth ready: a list of dicts, `loadRes`, evaluate."""
     results = [entry for image, found in detections.items() for entry in found.to_coco(image, CLASSES)]
-    coco = COCO(content)
-    evaluator = COCOeval_faster(coco, coco.loadRes(results), "bbox", print_function=lambda *_: None)
+    evaluator = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
     return float(evaluator.stats[0])
 
 
-SIDES = {"ours": ours, "loadRes": theirs}
+SIDES = {"ours": (ours, lambda truth: truth), "loadRes": (theirs, their_truth)}
+"""What is timed, and what its truth is made of before."""
 
 
 def main() -> None:
-    parser = timing.parser(__doc__, rounds=1)
+    parser = timing.parser(__doc__, rounds=None)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=300, help="on an image; default: %(default)s")
     parser.add_argument("--of", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.of:
-        made = scenes(arguments.images, arguments.detections)
+        truth, detections = scenes(arguments.images, arguments.detections)
+        evaluate, prepare = SIDES[arguments.of]
+        prepared = prepare(truth)
         before, found = timing.peak_gib(), []
-        taken = timing.milliseconds(lambda: found.append(SIDES[arguments.of](*made)))
+        taken = timing.milliseconds(lambda: found.append(evaluate(prepared, detections)))
         print(json.dumps({"ap": found[0], "ms": taken, "gib": timing.peak_gib() - before}))
         return
     mine, usual = (timing.of_another_process("--of", side) for side in SIDES)
     assert abs(mine["ap"] - usual["ap"]) < 1e-3, (mine, usual)
-    what = f"evaluation of {arguments.images} images x {arguments.detections} detections, {arguments.threads} thread(s)"
+    what = f"evaluation of {arguments.images} images x {arguments.detections} detections"
     row = timing.Row(what, mine["ms"], "loadRes", usual["ms"], ours_gib=mine["gib"], theirs_gib=usual["gib"])
     timing.show([row], arguments.json)
 

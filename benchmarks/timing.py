@@ -26,7 +26,7 @@ class Row:
         ours: milliseconds.
         peer: who is compared.
         theirs: milliseconds of the peer.
-        floor: milliseconds that nobody could go below; None where none is known.
+        floor: milliseconds of what cannot be left out, as far as the script can tell; None where it cannot.
         ours_gib, theirs_gib: peak memory; None where it was not measured.
     """
 
@@ -77,11 +77,12 @@ def of_another_process(*arguments: str) -> Any:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def parser(description: str | None, threads: int = 1, rounds: int = 7) -> argparse.ArgumentParser:
-    """With the options that all have."""
+def parser(description: str | None, threads: int = 1, rounds: int | None = 7) -> argparse.ArgumentParser:
+    """With the options that all have; without `--rounds` where there are none."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=threads, help="default: %(default)s")
-    made.add_argument("--rounds", type=int, default=rounds, help="turns that count; default: %(default)s")
+    if rounds:
+        made.add_argument("--rounds", type=int, default=rounds, help="turns that count; default: %(default)s")
     made.add_argument("--json", action="store_true", help="print rows for `all.py`, not a table")
     return made
 

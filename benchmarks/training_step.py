@@ -8,7 +8,8 @@ clipped gradients, and losses of their own in every decoder layer; ours has besi
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import timing
@@ -90,6 +91,8 @@ def their_detector(size: Size) -> Any:
             num_queries=config.num_queries,
             d_model=config.width,
             dropout=config.dropout,
+            attention_dropout=config.dropout,
+            activation_dropout=config.dropout,
             auxiliary_loss=True,
             **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in layers.items()},
         )
@@ -134,7 +137,7 @@ class Training:
 
 
 def peak_memory(training: Training) -> float:
-    """GiB of this process at the most, in three steps."""
+    """GiB of this process at the most, in three steps; both sides have imported the same."""
     for _ in range(3):
         training.step()
     return timing.peak_gib()
@@ -147,12 +150,14 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
+        importlib.import_module("transformers")
         print(peak_memory(Training(arguments.memory_of, arguments)))
         return
     trainings = {name: Training(name, arguments) for name in SIDES}
     trainable = {name: training.trainable for name, training in trainings.items()}
     assert len(set(trainable.values())) == 1, f"trainable parameters differ: {trainable}"
-    times = timing.in_turns({name: training.step for name, training in trainings.items()}, arguments.rounds)
+    work = {name: training.step for name, training in trainings.items()} | PROBES
+    times = timing.in_turns(work, arguments.rounds)
     gib = {name: timing.of_another_process("--memory-of", name) for name in SIDES}
     where = f"{arguments.batch} images of {SIZES[arguments.size].image_size} px, {arguments.threads} thread(s)"
     what = f"a training step of Deformable-DETR, {arguments.size} size, {where}"
@@ -161,27 +166,33 @@ def main() -> None:
         times["ours"],
         "transformers",
         times["transformers"],
-        floor=floor(trainings["ours"].step),
+        floor=floor(trainings["ours"].step, times),
         ours_gib=gib["ours"],
         theirs_gib=gib["transformers"],
     )
     timing.show([row], arguments.json)
 
 
-def floor(step: Callable[[], object]) -> float:
-    """Milliseconds of a step's matrix products and convolutions alone, at the rates of large ones."""
+_LEFT, _RIGHT = torch.randn(2048, 1024), torch.randn(1024, 1024)
+_MAPS = torch.randn(2, 256, 64, 64).contiguous(memory_format=torch.channels_last)
+_WEIGHT = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
+PROBES: dict[str, Callable[[], object]] = {
+    "product": lambda: _LEFT @ _RIGHT,
+    "convolution": lambda: F.conv2d(_MAPS, _WEIGHT, padding=1),
+}
+"""How fast the machine is at what cannot be left out."""
+
+
+def floor(step: Callable[[], object], times: Mapping[str, float]) -> float:
+    """Milliseconds of a step's matrix products and convolutions alone, at the rates of large ones in the same turns."""
     with FlopCounterMode(display=False) as counter:
         step()
     total = counter.get_flop_counts()["Global"]
     convolutions = sum(count for operator, count in total.items() if "convolution" in str(operator))
-    left, right = torch.randn(2048, 1024), torch.randn(1024, 1024)
-    maps = torch.randn(2, 256, 64, 64).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
-    work = {"product": lambda: left @ right, "convolution": lambda: F.conv2d(maps, weight, padding=1)}
-    times = timing.in_turns(work, rounds=9)
-    product_rate = 2 * 2048 * 1024 * 1024 / times["product"]
-    convolution_rate = 2 * maps.numel() * 256 * 9 / times["convolution"]
-    return (sum(total.values()) - convolutions) / product_rate + convolutions / convolution_rate
+    products = 2 * _LEFT.numel() * _RIGHT.shape[1] / times["product"]
+    # Some of the convolutions are products.
+    convolved = max(products, 2 * _MAPS.numel() * _WEIGHT[0].numel() / times["convolution"])
+    return (sum(total.values()) - convolutions) / products + convolutions / convolved
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from rich.console import Console
 
 if TYPE_CHECKING:
     from oddetr.training.config import TrainConfig
 
 # Triton decides when it is imported; without a GPU its kernels can only be interpreted.
-if not Path("/dev/nvidia0").exists():
+if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The package is imported in the fixtures: most rooms' tests need little of it, and importing all of it takes seconds.
@@ -32,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's number of threads for one test."""
-    import torch
+    from oddetr.models.kernels import compiled
+
+    assert compiled._MOST_THREADS >= 2, "NUMBA_NUM_THREADS allows no second thread: nothing would be tested"
 
     before = torch.get_num_threads()
     yield torch.set_num_threads

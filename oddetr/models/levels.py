@@ -4,9 +4,9 @@ import functools
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from oddetr.models.kernels.inputs import must_stay_symbolic
+from oddetr.models.kernels.inputs import are_transformed, must_stay_symbolic
 
 
 def level_sizes(shapes: tuple[tuple[int, int], ...], like: Tensor) -> Float[Tensor, "levels 2"]:
@@ -14,8 +14,8 @@ def level_sizes(shapes: tuple[tuple[int, int], ...], like: Tensor) -> Float[Tens
 
     Kept from call to call: to copy it to a GPU anew, the host would wait for all that the GPU has to do.
     """
-    made = _level_sizes.__wrapped__ if must_stay_symbolic() else _level_sizes
-    return made(shapes, like.dtype, like.device)
+    kept = type(like) in (Tensor, nn.Parameter) and not (must_stay_symbolic() or are_transformed())
+    return (_level_sizes if kept else _level_sizes.__wrapped__)(shapes, like.dtype, like.device)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
 """Deformable attention: the forms agree with `grid_sample`, and our own loops are exact, repeatable and safe.
 
-The Triton loops run on a GPU where there is one, else in Triton's interpreter (see `conftest.py`).
+The Triton loops run on a GPU where there is one, else in Triton's interpreter.
 """
 
 import os
@@ -26,7 +26,8 @@ from torch import Tensor
 from oddetr.models.kernels import compiled, cpu_loops, deformable, deformable_attention
 from oddetr.models.kernels.cpu import _geometry, numba_attention
 from oddetr.models.kernels.gather import gather_attention
-from oddetr.models.kernels.inputs import common_precision
+from oddetr.models.kernels.inputs import are_plain_on, common_precision
+from oddetr.models.kernels.own import own_form
 from oddetr.models.kernels.reference import grid_sample_attention
 
 Form = Callable[..., Tensor]
@@ -292,7 +293,7 @@ def test_deformable_attention_when_empty_then_output_is_empty_and_gradients_are_
 
 
 def test_deformable_attention_when_on_the_cpu_then_uses_numba() -> None:
-    assert deformable._own_form("cpu") is numba_attention
+    assert own_form("cpu", "numba_attention") is numba_attention
     inputs = random_inputs().to(torch.float32)
     assert torch.equal(deformable_attention(*inputs), numba_attention(*inputs))
 
@@ -310,23 +311,39 @@ def test_deformable_attention_when_vectorised_by_functorch_then_agrees_with_a_lo
         torch.testing.assert_close(gradient, torch.autograd.grad(loss(value), value)[0])
 
 
-def fails(*inputs: object) -> Tensor:
-    raise RuntimeError("no C compiler")
+def fails(device: str) -> None:
+    raise subprocess.CalledProcessError(1, ["gcc"])
 
 
-@pytest.mark.parametrize("module", [None, SimpleNamespace(numba_attention=fails)], ids=["missing", "does not compile"])
-def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_and_uses_grid_sample(
+@pytest.mark.parametrize("module", [None, SimpleNamespace(trial=fails)], ids=["missing", "does not compile"])
+def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_once_and_uses_grid_sample(
     monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "oddetr.models.kernels.cpu", module)
-    deformable._own_form.cache_clear()
+    own_form.cache_clear()
     inputs = random_inputs()
     try:
-        with pytest.warns(UserWarning, match="slower without numba"):
+        with pytest.warns(UserWarning, match="numba_attention cannot be compiled here"):
             output = deformable_attention(*inputs)
         assert torch.equal(output, grid_sample_attention(*inputs))
+        assert torch.equal(deformable_attention(*inputs), output)
     finally:
-        deformable._own_form.cache_clear()
+        own_form.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["numba_attention", "numba_dropout", "numba_depthwise", "triton_attention"])
+def test_own_form_when_first_asked_in_inference_then_compiles_and_draws_nothing(name: str) -> None:
+    module = {"numba_attention": "cpu", "numba_dropout": "dropout_cpu", "numba_depthwise": "depthwise_cpu"}.get(name)
+    if module is None and find_spec("triton") is None:
+        pytest.skip("Triton is not there")
+    own_form.cache_clear()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        device = "cuda" if module is None and torch.cuda.is_available() else "cpu"
+        assert own_form(module or "gpu", name, device) is not None
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert drawn == torch.rand(())
 
 
 @pytest.mark.parametrize("shapes", [((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))])
@@ -350,13 +367,13 @@ def test_deformable_attention_when_on_a_gpu_then_uses_triton_unless_torch_is_to_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deformable, "are_plain_on", lambda device, *_: device == "cuda")
-    used: list[str] = []
+    used: list[tuple[str, ...]] = []
 
-    def own_form(device: str) -> Form:
-        used.append(device)
+    def own_form(*asked: str) -> Form:
+        used.append(asked)
         return grid_sample_attention
 
-    monkeypatch.setattr(deformable, "_own_form", own_form)
+    monkeypatch.setattr(deformable, "own_form", own_form)
     inputs = random_inputs()
     assert torch.equal(deformable_attention(*inputs), grid_sample_attention(*inputs))
     torch.use_deterministic_algorithms(True)
@@ -364,7 +381,14 @@ def test_deformable_attention_when_on_a_gpu_then_uses_triton_unless_torch_is_to_
         assert torch.equal(deformable_attention(*inputs), gather_attention(*inputs))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert used == ["cuda"]
+    assert used == [("gpu", "triton_attention", "cuda")]
+
+
+def test_are_plain_on_when_asked_then_says_whether_loops_can_read_all_of_them() -> None:
+    there, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+    assert are_plain_on("cpu", there, torch.nn.Parameter(there))
+    assert not are_plain_on("cpu", there, elsewhere)
+    assert not are_plain_on("cuda", there)
 
 
 def test_common_precision_when_points_differ_then_error_shows_what_was_found() -> None:
@@ -387,9 +411,10 @@ from triton.backends.compiler import GPUTarget
 from oddetr.models.kernels import gpu_loops
 
 SIZES = {"WIDTH": 32, "LEVELS": 4, "POINTS": 4, "REAL": tl.float32, "BLOCK": 16, "CHANNELS": 32}
-for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16", "fp16"), (80, 90)):
+for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16", "fp16"), (75, 80, 90)):
     function = getattr(gpu_loops, loop)
-    types = dict.fromkeys(function.arg_names, f"*{kind}") | {"levels": "*i32", "to_value": "*fp32"}
+    precise = ("locations", "weights", "to_locations", "to_weights", "to_value")
+    types = dict.fromkeys(function.arg_names, f"*{kind}") | dict.fromkeys(precise, "*fp32") | {"levels": "*i32"}
     types |= dict.fromkeys(("queries", "tokens", "heads"), "i32") | dict.fromkeys(SIZES, "constexpr")
     types = {name: types[name] for name in function.arg_names}
     constants = {(function.arg_names.index(name),): value for name, value in SIZES.items()}

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from oddetr.models.kernels import dropout
 from oddetr.models.kernels.dropout import dropout_
+from oddetr.models.kernels.dropout_cpu import numba_dropout
+from tests.models.helpers import small_batch, small_detector
 
 
 def dropped(x: Tensor, p: float, relu: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -96,13 +98,55 @@ def test_dropout_when_a_number_is_nan_then_stays_nan(relu: bool) -> None:
     assert output.isnan().all()
 
 
-@pytest.mark.parametrize("why", ["half precision", "not contiguous", "no numba"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("graded", [False, True])
+def test_dropout_when_on_the_cpu_then_loops_work_in_the_inputs_memory(relu: bool, graded: bool) -> None:
+    """With and without gradient alike: a checkpoint's second forward pass drops what its first one dropped."""
+    leaf = torch.randn(3, 40, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    with torch.set_grad_enabled(graded):
+        x = leaf * 1
+        output = dropout_(x, 0.5, True, relu)
+    assert output.data_ptr() == x.data_ptr()
+    assert type(output.grad_fn).__name__ == ("NumbaDropoutBackward" if graded else "NoneType")
+    torch.manual_seed(0)
+    graded_output = dropout_(leaf * 1, 0.5, True, relu)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert torch.equal(dropout_(leaf * 1, 0.5, True, relu), graded_output)
+
+
+@pytest.mark.parametrize("why", ["half precision", "not contiguous", "a leaf", "no numba"])
 def test_dropout_when_loops_do_not_suit_then_torch_drops(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "no numba":
-        monkeypatch.setattr(dropout, "_cpu_form", lambda: None)
+        monkeypatch.setattr(dropout, "own_form", lambda *_: None)
     x = torch.ones(50, 40, dtype=torch.bfloat16 if why == "half precision" else torch.float32)
     x = x.t() if why == "not contiguous" else x
+    x.requires_grad_(why == "a leaf")
     torch.manual_seed(0)
     found = dropout_(x, 0.5, True, relu=True)
     torch.manual_seed(0)
     assert torch.equal(found, F.dropout(x.relu(), 0.5))
+    assert (x == 1).all()
+
+
+def aside(x: Tensor, p: float, relu: bool) -> Tensor:
+    """What the loops do, but in memory of its own: x times what they make of ones."""
+    return (x.relu() if relu else x) * numba_dropout(torch.ones_like(x), p, False)
+
+
+@pytest.mark.parametrize("variant", ["plain", "dino"])
+def test_detector_when_dropping_in_place_then_gradients_are_as_if_aside(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that backward reads is overwritten."""
+    batch, found = small_batch(), []
+    for form in (numba_dropout, aside):
+        monkeypatch.setattr(dropout, "own_form", lambda *_, form=form: form)
+        detector = small_detector(variant, dropout=0.3).train()
+        torch.manual_seed(1)
+        predictions = detector(batch.images, batch.padding_mask)
+        (predictions.logits.square().sum() + predictions.boxes.sum()).backward()
+        found.append({name: each.grad for name, each in detector.named_parameters() if each.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-5, msg=name)

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from oddetr.models import decoder, encoder
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.kernels.dropout import dropout_ as kernel
 from oddetr.models.presets import DetectorConfig
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
@@ -69,22 +71,28 @@ def test_transformer_when_new_then_matrices_are_xavier() -> None:
     assert detector.encoder.level_embed.std() > 0.7
 
 
-def test_paper_config_when_default_then_has_dropout_at_the_official_places() -> None:
+def test_paper_config_when_default_then_has_dropout_at_the_official_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DetectorConfig().dropout == 0.1
     detector = small_detector("plain", dropout=0.1)
     batch = small_batch()
     for layer in (*detector.encoder.layers, *detector.decoder.layers):
-        assert layer.dropout.p == 0.1
+        assert layer.dropout == 0.1
     assert detector.decoder.layers[0].self_attn.dropout == 0.1
     dropped: list[str] = []
-    for part in ("encoder", "decoder"):
-        for layer in getattr(detector, part).layers:
-            layer.dropout.register_forward_hook(lambda *_, part=part: dropped.append(part))
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+
+        def dropout_(x: Tensor, p: float, training: bool, relu: bool, name: str = name) -> Tensor:
+            assert (p, training) == (0.1, True)
+            dropped.append(name)
+            return kernel(x, p, training, relu)
+
+        monkeypatch.setattr(part, "dropout_", dropout_)
     detector.train()
     torch.manual_seed(0)
     detector(batch.images, batch.padding_mask)
     # Per layer: after attention, inside and after the feed-forward network; the decoder also after self-attention.
     assert (dropped.count("encoder"), dropped.count("decoder")) == (3 * 1, 4 * 2)
+    monkeypatch.undo()
     first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
     assert not first.equal(second)
     detector.eval()

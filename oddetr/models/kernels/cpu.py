@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oddetr.models.kernels import cpu_loops
+from oddetr.models.kernels import cpu_loops, function
 from oddetr.models.kernels.compiled import share_among_threads
 from oddetr.models.kernels.function import LoopAttention, Loops, Shapes
 from oddetr.models.kernels.inputs import common_precision
@@ -26,6 +26,11 @@ def numba_attention(
     precise = common_precision(value, shapes, locations, weights)
     output = LoopAttention.apply(_LOOPS, shapes, *(tensor.contiguous() for tensor in precise))
     return output.flatten(2).to(value.dtype)
+
+
+def trial(device: str) -> None:
+    """See `own_form`."""
+    function.trial(numba_attention, device)
 
 
 def _forward(shapes: Shapes, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

@@ -1,8 +1,5 @@
 """The entry to deformable attention: chooses the form that suits the inputs."""
 
-import functools
-import importlib
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -11,6 +8,7 @@ from torch import Tensor
 
 from oddetr.models.kernels.gather import gather_attention
 from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
+from oddetr.models.kernels.own import own_form
 from oddetr.models.kernels.reference import grid_sample_attention
 
 
@@ -41,31 +39,11 @@ def deformable_attention(
     """
     if must_stay_symbolic() or are_transformed():
         return gather_attention(value, shapes, locations, weights)
+    form: Callable[..., Tensor] | None = None
     if are_plain_on("cpu", value, locations, weights):
-        return _own_form("cpu")(value, shapes, locations, weights)
-    if are_plain_on("cuda", value, locations, weights):
+        form = own_form("cpu", "numba_attention")
+    elif are_plain_on("cuda", value, locations, weights):
         # Triton's loops add in no fixed order.
         fixed = torch.are_deterministic_algorithms_enabled()
-        return (gather_attention if fixed else _own_form("cuda"))(value, shapes, locations, weights)
-    return grid_sample_attention(value, shapes, locations, weights)
-
-
-_OWN_FORMS = {
-    "cpu": ("oddetr.models.kernels.cpu", "numba_attention", "numba"),
-    "cuda": ("oddetr.models.kernels.gpu", "triton_attention", "Triton"),
-}
-"""By type of device: where our own loops are, and what compiles them."""
-
-
-@functools.cache
-def _own_form(device: str) -> Callable[..., Tensor]:
-    """Our own loops for a type of device, imported and tried on first use; `grid_sample` where they do not compile."""
-    module, name, compiler = _OWN_FORMS[device]
-    value, weights = torch.zeros(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, 1, device=device)
-    try:
-        form = getattr(importlib.import_module(module), name)
-        form(value, ((1, 1),), torch.stack([weights, weights], dim=-1), weights)
-    except (ImportError, RuntimeError) as reason:
-        warnings.warn(f"Deformable attention is several times slower without {compiler}: {reason}", stacklevel=3)
-        return grid_sample_attention
-    return form
+        form = gather_attention if fixed else own_form("gpu", "triton_attention", "cuda")
+    return (form or grid_sample_attention)(value, shapes, locations, weights)

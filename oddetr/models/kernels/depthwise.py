@@ -1,15 +1,12 @@
 """The entry to depthwise convolution: chooses the form that suits the inputs."""
 
-import functools
-import importlib
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
+from oddetr.models.kernels.own import own_form
 
 
 def depthwise_conv2d(
@@ -26,7 +23,7 @@ def depthwise_conv2d(
     Args:
         stride, padding: s and p, in pixels, on both axes; the padding is zeros, on all four sides.
     """
-    form = _cpu_form() if _learns_on_cpu(input, weight) else None
+    form = own_form("depthwise_cpu", "numba_depthwise") if _learns_on_cpu(input, weight) else None
     if form is None:
         return F.conv2d(input, weight, bias, stride, padding, groups=len(weight))
     return form(input, weight, bias, stride, padding)
@@ -38,12 +35,3 @@ def _learns_on_cpu(input: Tensor, weight: Tensor) -> bool:
     precise = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
     looked_into = must_stay_symbolic() or are_transformed()
     return learns and precise and are_plain_on("cpu", input, weight) and not looked_into
-
-
-@functools.cache
-def _cpu_form() -> Callable[..., Tensor] | None:
-    """The numba form, imported on first use; None where numba cannot be imported."""
-    try:
-        return importlib.import_module("oddetr.models.kernels.depthwise_cpu").NumbaDepthwise.apply
-    except ImportError:
-        return None

@@ -1,15 +1,12 @@
 """The entry to dropout: chooses the form that suits the input."""
 
-import functools
-import importlib
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
+from oddetr.models.kernels.own import own_form
 
 
 def dropout_(x: Float[Tensor, "*sizes"], p: float, training: bool, relu: bool = False) -> Float[Tensor, "*sizes"]:
@@ -21,22 +18,16 @@ def dropout_(x: Float[Tensor, "*sizes"], p: float, training: bool, relu: bool = 
     same for the same state of it, and are made again in backward rather than kept.
 
     Args:
-        x: the result of a linear map, say; not a leaf of the graph.
+        x: the result of a linear map, say: not a parameter's view, nor what a hook keeps, since autograd is not told
+            that it changes.
         p: in [0, 1).
     """
-    form = _cpu_form() if training and p and _learns_on_cpu(x) else None
+    form = own_form("dropout_cpu", "numba_dropout") if training and p and _can_be_written(x) else None
     return form(x, p, relu) if form else F.dropout(x.relu() if relu else x, p, training)
 
 
-def _learns_on_cpu(x: Tensor) -> bool:
+def _can_be_written(x: Tensor) -> bool:
+    """Whether loops of our own can write to it: on a CPU, not to a leaf, and nothing looks into the operators."""
     plain = are_plain_on("cpu", x) and x.is_contiguous() and x.dtype in (torch.float32, torch.float64)
-    return plain and torch.is_grad_enabled() and not (must_stay_symbolic() or are_transformed())
-
-
-@functools.cache
-def _cpu_form() -> Callable[..., Tensor] | None:
-    """The numba form, imported on first use; None where numba cannot be imported."""
-    try:
-        return importlib.import_module("oddetr.models.kernels.dropout_cpu").NumbaDropout.apply
-    except ImportError:
-        return None
+    leaf = x.requires_grad and x.is_leaf
+    return plain and not (leaf or must_stay_symbolic() or are_transformed())

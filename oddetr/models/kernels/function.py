@@ -46,3 +46,10 @@ def _differentiable_gradients(shapes: Shapes, inputs: tuple[Tensor, ...], gradie
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+def trial(form: Callable[..., Tensor], device: str) -> None:
+    """Runs a form forward and backward on one point."""
+    value = torch.zeros(1, 1, 1, 1, device=device).requires_grad_()
+    weights = torch.zeros(1, 1, 1, 1, 1, device=device).requires_grad_()
+    form(value, ((1, 1),), torch.stack([weights, weights], dim=-1), weights).sum().backward()

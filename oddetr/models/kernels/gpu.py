@@ -10,7 +10,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from oddetr.models.kernels import gpu_loops
+from oddetr.models.kernels import function, gpu_loops
 from oddetr.models.kernels.function import LoopAttention, Loops, Shapes
 from oddetr.models.kernels.inputs import check_inputs, working_precision
 
@@ -34,6 +34,11 @@ def triton_attention(
     check_inputs(value, shapes, locations, weights)
     inputs = (tensor.contiguous() for tensor in (value, locations, weights))
     return LoopAttention.apply(_LOOPS, shapes, *inputs).flatten(2)
+
+
+def trial(device: str) -> None:
+    """See `own_form`."""
+    function.trial(triton_attention, device)
 
 
 def _forward(shapes: Shapes, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

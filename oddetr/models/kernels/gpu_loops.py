@@ -31,7 +31,7 @@ def _place(locations, point, queried, height, width, REAL: tl.constexpr):
 def _pixel(row, column, touches, height, width, start, stride, channel, WIDTH: tl.constexpr):
     """Where the channels of a pixel lie in its image and head, and which of them are there."""
     there = touches & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    offset = (start + row * width + column) * stride
+    offset = (start + row * width + column).to(tl.int64) * stride
     return offset[:, None] + channel[None, :], there[:, None] & (channel < WIDTH)[None, :]
 
 

@@ -15,8 +15,9 @@ def are_transformed() -> bool:
 
 
 def are_plain_on(device: str, *tensors: Tensor) -> bool:
-    """Whether loops of our own for this type of device can read the tensors' numbers."""
-    return all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == device for tensor in tensors)
+    """Whether loops of our own for this type of device can read the tensors' numbers, all on one such device."""
+    plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == device for tensor in tensors)
+    return plain and len({tensor.device for tensor in tensors}) == 1
 
 
 def check_inputs(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> None:

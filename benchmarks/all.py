@@ -1,4 +1,4 @@
-"""All CPU benchmarks, one after the other, in one table (`make bench`; about 15 minutes on two cores).
+"""All CPU benchmarks, one after the other, in one table (`make bench`).
 
 python benchmarks/all.py
 """

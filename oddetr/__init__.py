@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
-The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`, `convert`. They are loaded when first used,
-so that importing the package costs nothing.
+The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`, `convert`, `export`. They are loaded when
+first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from oddetr.conversion import convert
     from oddetr.data.check import check
     from oddetr.inference import Predictor, evaluate, predict
+    from oddetr.onnx import export
     from oddetr.training.run import train
 
 try:
@@ -20,7 +21,7 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "predict", "train"]
+__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "export", "predict", "train"]
 
 _HOMES = {
     "Predictor": "oddetr.inference",
@@ -28,6 +29,7 @@ _HOMES = {
     "compare": "oddetr.comparison.compare",
     "convert": "oddetr.conversion",
     "evaluate": "oddetr.inference",
+    "export": "oddetr.onnx",
     "predict": "oddetr.inference",
     "train": "oddetr.training.run",
 }

@@ -126,6 +126,32 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+def export(arguments: Sequence[str], console: Console) -> int:
+    """Write a detector as ONNX, checked against PyTorch: oddetr export CHECKPOINT --out FILE."""
+    from oddetr.onnx import OPSET
+    from oddetr.onnx import export as verb
+
+    parser = _parser(
+        "export",
+        "Writes a detector as an ONNX file with standard operators only, and compares it with PyTorch in ONNX Runtime.",
+        "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
+        "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
+    )
+    parser.add_argument("checkpoint", help="a run's folder (its best) or a checkpoint in it")
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
+    report = verb(**_values(parser, arguments))
+    console.print(
+        f"{report.file}   {report.file.stat().st_size / 2**20:.1f} MB   opset {OPSET}   "
+        f"differs from PyTorch by at most {report.difference:.0e}",
+        markup=False,
+        highlight=False,
+    )
+    for side, tensors in (("in", report.inputs), ("out", report.outputs)):
+        for name, kind in tensors.items():
+            console.print(f"  {side:<4}{name:<13}{kind}", markup=False, highlight=False)
+    return 0
+
+
 def check(arguments: Sequence[str], console: Console) -> int:
     """Look for faults in a data set: oddetr check DIR."""
     from oddetr.data.check import check as verb
@@ -206,7 +232,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare, convert)
+    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare, convert, export)
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from oddetr.boxes import cxcywh_to_xyxy
@@ -36,17 +36,25 @@ def postprocess(predictions: Predictions, sizes: Int64[Tensor, "batch 2"], top_k
     Args:
         sizes: (height, width) in pixels of the images that the boxes are wanted for.
     """
-    scores = predictions.logits[-1].float().sigmoid()
-    classes = scores.shape[-1]
-    best, places = scores.flatten(1).topk(min(top_k, scores[0].numel()), dim=1)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, (places // classes)[..., None].expand(-1, -1, 4))
-    table = torch.cat([boxes, best[..., None], (places % classes)[..., None].float()], dim=-1).cpu()
+    boxes, scores, labels = best_detections(predictions, top_k)
+    table = torch.cat([boxes, scores[..., None], labels[..., None].float()], dim=-1).cpu()
     extent = sizes.flip(-1).repeat(1, 2)[:, None]
     boxes = table[..., :4] * extent
     return [
         Detections(image_boxes.numpy(), image[:, 4].numpy(), image[:, 5].long().numpy())
         for image, image_boxes in zip(table, boxes, strict=True)
     ]
+
+
+def best_detections(
+    predictions: Predictions, top_k: int = TOP_K
+) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
+    """The last layer's best boxes (x0, y0, x1, y1) relative to the unpadded image, their scores and labels."""
+    scores = predictions.logits[-1].float().sigmoid()
+    classes = scores.shape[-1]
+    best, places = scores.flatten(1).topk(min(top_k, scores[0].numel()), dim=1)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, (places // classes)[..., None].expand(-1, -1, 4))
+    return boxes, best, places % classes
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
             proposals = Predictions(logits[None].float(), boxes[None].float(), content[None])
             return InitialQueries(Queries(slots, best, position, chosen), proposals, class_agnostic=True)
         position, content = inner.query_position_embeddings.weight.split(width, dim=1)
-        batch = len(memory.tokens)
+        batch = memory.tokens.shape[0]
         identity = torch.arange(len(content), device=content.device).expand(batch, -1)
         anchors = inner.reference_points(position).sigmoid().expand(batch, -1, -1)
         return InitialQueries(Queries(content.expand(batch, -1, -1), anchors, position.expand(batch, -1, -1), identity))
@@ -260,7 +260,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
         )
         slots = content.detach()
         if self.config.learn_initial_query:
-            slots = inner.weight_embedding.weight[: chosen.shape[1]].expand(len(tokens), -1, -1)
+            slots = inner.weight_embedding.weight[: chosen.shape[1]].expand(tokens.shape[0], -1, -1)
         queries = Queries(slots, boxes.detach(), position=None, identity=chosen[..., 0])
         return InitialQueries(queries, Predictions(logits[None].float(), boxes[None].float(), content[None]))
 
@@ -308,7 +308,7 @@ def _attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor
         return None
     lengths = [group.content.shape[1] for group in groups.values()]
     places = torch.arange(sum(lengths), device=like.device).split(lengths)
-    sees = torch.zeros(len(like), sum(lengths), sum(lengths), dtype=torch.bool, device=like.device)
+    sees = torch.zeros(like.shape[0], sum(lengths), sum(lengths), dtype=torch.bool, device=like.device)
     for rows, sight in zip(places, sights(groups), strict=True):
         columns = torch.cat([places[number] for number in sight.seen])
         visible = torch.ones(len(like), len(rows), len(columns), dtype=torch.bool, device=like.device)

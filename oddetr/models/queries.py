@@ -142,7 +142,7 @@ class MixedQueries(ProposedQueries):
         proposals = Predictions(
             *(_at(each[0], chosen)[None] for each in (all_tokens.logits, all_tokens.boxes, all_tokens.content))
         )
-        content = self.content.weight[: chosen.shape[1]].expand(len(chosen), -1, -1)
+        content = self.content.weight[: chosen.shape[1]].expand(chosen.shape[0], -1, -1)
         queries = Queries(content, proposals.boxes[0].detach(), position=None, identity=chosen)
         return InitialQueries(queries, proposals)
 

@@ -454,8 +454,8 @@ expected = grid_sample_attention(value, ((6, 8), (3, 4)), locations, weights)
 batch, queries = torch.export.Dim("batch"), torch.export.Dim("queries")
 dynamic = ({0: batch}, {0: batch, 1: queries}, {0: batch, 1: queries})
 program = torch.export.export(Attention(), (value, locations, weights), dynamic_shapes=dynamic)
-operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-assert not any("grid_sampler" in operator for operator in operators), operators
+operators = {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
+assert operators <= {"aten", "<built-in function getitem>"} and "grid_sampler" in str(program.graph), operators
 torch.testing.assert_close(program.module()(value, locations, weights), expected)
 torch.testing.assert_close(program.module()(value[:1], locations[:1, :5], weights[:1, :5]), expected[:1, :5])
 compiled = torch.compile(Attention(), backend="eager", fullgraph=True)
@@ -464,6 +464,6 @@ assert "numba" not in sys.modules, "export or compilation imported numba"
 """
 
 
-def test_deformable_attention_when_exported_and_compiled_then_one_graph_without_numba_or_grid_sample() -> None:
+def test_deformable_attention_when_exported_and_compiled_then_one_graph_of_grid_samples_without_numba() -> None:
     process = subprocess.run([sys.executable, "-c", RECORDING], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

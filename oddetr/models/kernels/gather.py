@@ -1,4 +1,4 @@
-"""Deformable attention by indexing: standard operators only, for export, compilation and higher derivatives."""
+"""Deformable attention by indexing: for `torch.func`, higher derivatives and fixed order of sums on a GPU."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Deformable attention by `grid_sample`: the official formulation, on any device."""
+"""Deformable attention by `grid_sample`: the official formulation, on any device; also for export and compilation."""
 
 import torch
 from jaxtyping import Float

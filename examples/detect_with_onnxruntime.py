@@ -1,0 +1,21 @@
+"""Detects by what `oddetr export` wrote, without PyTorch: python detect_with_onnxruntime.py model.onnx photo.jpg"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+_, height, width, _ = session.get_inputs()[0].shape
+photo = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
+scale = min(height / photo.height, width / photo.width)
+resized = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BILINEAR)
+canvas = np.zeros((1, height, width, 3), np.uint8)
+canvas[0, : resized.height, : resized.width] = resized
+boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array([[resized.height, resized.width]])})
+for box, score, label in zip(boxes[0] * ([photo.width, photo.height] * 2), scores[0], labels[0], strict=True):
+    if score > 0.3:
+        print(f"{classes[label]} {score:.3f} at {', '.join(f'{side:.0f}' for side in box)}")

@@ -1,0 +1,262 @@
+"""From a checkpoint to an ONNX file that needs no PyTorch, checked in ONNX Runtime before it is called done."""
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from oddetr import __version__
+from oddetr.checkpoint import CheckpointInfo, Weights, load_checkpoint
+from oddetr.data.transforms import LEAST_SIDE
+from oddetr.inference import TOP_K, best_detections
+from oddetr.models.detector import Detector
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""The most that a score, or a box relative to the image, may differ between PyTorch and ONNX Runtime."""
+
+
+class ExportError(RuntimeError):
+    """The detector cannot be exported, or the file does not say what PyTorch says."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export` wrote: the file, its inputs and outputs by name with their sizes, and the greatest difference."""
+
+    file: Path
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    difference: float
+
+
+class WithProcessing(nn.Module):
+    """Pixels -> the best detections."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: Detector, info: CheckpointInfo, top_k: int) -> None:
+        super().__init__()
+        self.detector, self.top_k = detector, top_k
+        self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1))
+
+    def forward(
+        self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
+    ) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
+        """Boxes (x0, y0, x1, y1) relative to the image without padding, scores and labels, best first.
+
+        Args:
+            images: RGB, padded at the right and the bottom.
+            sizes: (height, width) in pixels of each without padding.
+        """
+        rows = torch.arange(images.shape[1], device=images.device)
+        columns = torch.arange(images.shape[2], device=images.device)
+        beyond = (rows >= sizes[:, :1])[:, :, None] | (columns >= sizes[:, 1:])[:, None]
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return best_detections(self.detector(pixels * ~beyond[:, None], beyond), self.top_k)
+
+
+class Bare(nn.Module):
+    """The detector alone: for those who bring their own processing."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], padding_mask: Bool[Tensor, "batch height width"]
+    ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
+        """The last layer's logits, and boxes (cx, cy, w, h) relative to the image without padding, of each query."""
+        predictions = self.detector(images, padding_mask)
+        return predictions.logits[-1], predictions.boxes[-1]
+
+
+def export(
+    checkpoint: Path | str,
+    out: Path | str = "model.onnx",
+    height: int | None = None,
+    width: int | None = None,
+    processing: bool = True,
+    top_k: int = TOP_K,
+    weights: Weights = "teacher",
+) -> ExportReport:
+    """Writes a detector as ONNX (opset 18, standard operators only), and compares it with PyTorch in ONNX Runtime.
+
+    The number of images is free; their size is fixed: an image of another shape is resized to fit inside, and padded at
+    the right and the bottom. The file's metadata hold the classes.
+
+    Args:
+        checkpoint: a run's folder (its best) or a checkpoint in it.
+        out: the file to write.
+        height, width: pixels of the images; default: the size of the checkpoint's shorter side, for both. What is wider
+            or higher is seen at a smaller scale than in training: give both then.
+        processing: take pixels (uint8), and give the best detections; else take normalised images, and give each
+            query's logits and box.
+        top_k: detections of an image, where they are processed.
+        weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
+        ExportError: packages are missing, the detector cannot be exported, or the file's results differ by more than
+            1e-4.
+        ValueError: a size is too small, or `top_k` is less than 1.
+    """
+    detector, info = load_checkpoint(Path(checkpoint), weights)
+    return write_onnx(
+        detector, info, Path(out), (height or info.image_size, width or info.image_size), processing, top_k
+    )
+
+
+def write_onnx(
+    detector: Detector,
+    info: CheckpointInfo,
+    file: Path,
+    size: tuple[int, int],
+    processing: bool = True,
+    top_k: int = TOP_K,
+) -> ExportReport:
+    """`export` of a detector in evaluation mode that is in memory; `size`: (height, width)."""
+    _need("onnx", "onnxscript", "onnxruntime")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1.")
+    if min(size) < LEAST_SIDE:
+        raise ValueError(f"Images of {size[0]} x {size[1]} pixels are too small: a side needs {LEAST_SIDE} at least.")
+    module = (WithProcessing(detector, info, top_k) if processing else Bare(detector)).eval()
+    names = ("images", "sizes") if processing else ("images", "padding_mask")
+    outputs = ("boxes", "scores", "labels") if processing else ("logits", "boxes")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write(module, _examples(processing, 2, size), names, outputs, file, _metadata(info, processing))
+    difference = _compare(module, file, [_examples(processing, count, size) for count in (1, 3)])
+    if difference > TOLERANCE:
+        raise ExportError(
+            f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: do not "
+            f"use {file}. Another version of torch, onnxscript or onnxruntime may write it right."
+        )
+    return ExportReport(file, *_interface(file), difference)
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ExportError(f"Export needs {package}: pip install 'oddetr[onnx]'.") from error
+
+
+def _examples(processing: bool, count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Noise, the last image padded to three quarters."""
+    generator = torch.Generator().manual_seed(count)
+    height, width = size
+    sizes = torch.tensor([size] * count)
+    sizes[-1] = sizes[-1] * 3 // 4
+    if processing:
+        return torch.randint(256, (count, height, width, 3), dtype=torch.uint8, generator=generator), sizes
+    beyond = torch.zeros(count, height, width, dtype=torch.bool)
+    beyond[-1, sizes[-1, 0] :], beyond[-1, :, sizes[-1, 1] :] = True, True
+    return torch.randn(count, 3, height, width, generator=generator) * ~beyond[:, None], beyond
+
+
+def _metadata(info: CheckpointInfo, processing: bool) -> dict[str, str]:
+    values = {"classes": info.classes.names, "class_ids": info.classes.ids, "mean": info.mean, "std": info.std}
+    return {"oddetr": __version__, "processing": str(processing), **{key: json.dumps(v) for key, v in values.items()}}
+
+
+def _write(
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    file: Path,
+    metadata: Mapping[str, str],
+) -> None:
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    try:
+        with torch.no_grad(), _quietly():
+            program = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=names,
+                output_names=outputs,
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+            )
+    except Exception as error:
+        cause = error.__cause__ or error  # the exporter wraps what went wrong in advice
+        reason = str(cause).strip().partition("\n")[0]
+        raise ExportError(f"torch.onnx cannot export this detector ({type(cause).__name__}: {reason}).") from error
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    program.save(file)
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Without the exporter's remarks on its own workings."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _session(file: Path) -> Any:
+    try:
+        return importlib.import_module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's kinds of error have no public names
+        raise ExportError(f"torch.onnx wrote {file}, but ONNX Runtime cannot read it: {error}") from error
+
+
+def _interface(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Types and sizes of the file's inputs and outputs, by name."""
+    session = _session(file)
+    inputs, outputs = (
+        {each.name: f"{each.type[7:-1]} {list(each.shape)}" for each in ends}
+        for ends in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs
+
+
+@torch.no_grad()
+def _compare(module: nn.Module, file: Path, batches: Sequence[tuple[Tensor, ...]]) -> float:
+    """The greatest difference between PyTorch and the file."""
+    session = _session(file)
+    names = [each.name for each in session.get_inputs()]
+    worst = 0.0
+    for batch in batches:
+        ours = [output.numpy() for output in module(*batch)]
+        found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)})
+        for image in zip(*ours, *found, strict=True):
+            worst = max(worst, _difference(image[: len(ours)], image[len(ours) :]))
+    return worst
+
+
+def _difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Of an image: how far each query or detection is from the nearest of the other side.
+
+    Where two are as good, either side may have them in another order, and another last one.
+    """
+    rows, others = (np.concatenate([np.reshape(part, (len(part), -1)) for part in side], 1) for side in (ours, found))
+    nearest = np.abs(rows[:, None].astype(np.float64) - others[None]).max(-1).min(1)
+    if len(ours) == 3:
+        nearest = nearest[ours[1] > ours[1][-1] + TOLERANCE]
+    return float(nearest.max(initial=0.0))

@@ -14,11 +14,11 @@ from typing import Literal
 
 import timing
 import torch
-from step_profile import random_batch
+from steps import Training, random_batch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.models.presets import PRESETS, build_detector
+from oddetr.models.presets import PRESETS
 from oddetr.structures import Batch, Queries
 
 
@@ -43,31 +43,14 @@ ARMS = {
 }
 
 
-class Arm:
-    """A model of its own, and its training step."""
-
-    def __init__(self, config: DistillationConfig, arguments: argparse.Namespace, batch: Batch) -> None:
-        torch.manual_seed(0)
-        detector = build_detector(PRESETS[arguments.model](), num_classes=10).to(arguments.device)
-        self.task = DistillationTask(detector, 1000, config).train()
-        learned = [p for p in self.task.student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, lr=1e-5, fused=True)
-        self.batch = batch
-
-    def step(self) -> None:
-        self.optimizer.zero_grad()
-        self.task(self.batch)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.task.student.parameters(), 0.1)
-        self.optimizer.step()
-        self.task.update_teacher()
+def training(name: str, arguments: argparse.Namespace, batch: Batch) -> Training:
+    return Training(arguments.model, batch, ARMS[name], arguments.device)
 
 
-def peak_memory(config: DistillationConfig, arguments: argparse.Namespace) -> float:
+def peak_memory(name: str, arguments: argparse.Namespace) -> float:
     """GiB at the most in three steps: of the device on CUDA, of the process on the CPU."""
     torch.set_num_threads(arguments.threads)
-    one = Arm(config, arguments, random_batch(arguments.image_size, arguments.batch).to(arguments.device))
-    for _ in range(3):
-        one.step()
+    training(name, arguments, random_batch(arguments.image_size, arguments.batch)).steps(3)
     return timing.peak_gib(arguments.device)
 
 
@@ -81,11 +64,11 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(peak_memory(ARMS[arguments.memory_of], arguments))
+        print(peak_memory(arguments.memory_of, arguments))
         return
     torch.set_num_threads(arguments.threads)
     batch = random_batch(arguments.image_size, arguments.batch).to(arguments.device)
-    arms = {name: Arm(ARMS[name], arguments, batch) for name in ["baseline", *arguments.arms]}
+    arms = {name: training(name, arguments, batch) for name in ["baseline", *arguments.arms]}
     work: dict[str, Callable[[], object]] = {name: one.step for name, one in arms.items()}
     for name in arguments.arms:
         work |= {f"{name}: {part}": each for part, each in parts(arms[name].task, batch).items()}

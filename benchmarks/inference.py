@@ -8,7 +8,7 @@ Both have the same layers, random weights, images and threads, and end in pixel 
 
 import timing
 import torch
-from step_profile import random_batch
+from steps import random_batch
 from training_step import CLASSES, SIZES, their_detector
 from transformers import DeformableDetrImageProcessor
 

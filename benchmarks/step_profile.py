@@ -7,11 +7,11 @@ import argparse
 from collections import defaultdict
 
 import torch
+from steps import Training, random_batch
 from torch.profiler import ProfilerActivity, profile
 
-from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.models.presets import PRESETS, build_detector
-from oddetr.structures import Batch, GroundTruth
+from oddetr.distillation import DistillationConfig
+from oddetr.models.presets import PRESETS
 
 KINDS = {
     "convolution": ("conv", "mkldnn"),
@@ -24,20 +24,6 @@ KINDS = {
 }
 
 
-def random_batch(size: int, images: int = 8, objects: int = 6) -> Batch:
-    """Noise with `objects` objects per image."""
-    return Batch(
-        images=torch.randn(images, 3, size, size),
-        padding_mask=torch.zeros(images, size, size, dtype=torch.bool),
-        truth=GroundTruth.stack(
-            [torch.randint(10, (objects,)) for _ in range(images)],
-            [torch.rand(objects, 4) * 0.3 + 0.2 for _ in range(images)],
-        ),
-        image_ids=tuple(range(images)),
-        original_sizes=torch.full((images, 2), size),
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=PRESETS, default="deformable_detr_refine_tiny")
@@ -47,24 +33,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
     config = DistillationConfig(enabled=arguments.distillation)
-    task = DistillationTask(build_detector(PRESETS[arguments.model](), num_classes=10), steps=1000, distillation=config)
-    optimizer = torch.optim.AdamW([p for p in task.student.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    batch = random_batch(arguments.image_size)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        task(batch)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(task.student.parameters(), 0.1)
-        optimizer.step()
-        task.update_teacher()
-
-    for _ in range(3):
-        step()
+    training = Training(arguments.model, random_batch(arguments.image_size), config)
+    training.steps(3)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(arguments.steps):
-            step()
+        training.steps(arguments.steps)
     shares: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         kind = next(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import timing
 import torch
-from step_profile import random_batch
+from steps import random_batch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

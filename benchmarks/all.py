@@ -19,8 +19,9 @@ COMMANDS = (
     "distillation_cost.py --threads 2 --arms full",
     "distillation_cost.py --threads 2 --arms full --rounds 3 --batch 2 --image-size 640 "
     "--model deformable_detr_refine_r50",
-    "inference.py --size small",
-    "inference.py --size paper --rounds 3",
+    "inference.py --batch 1 8 --model deformable_detr_tiny deformable_detr_refine_tiny deformable_detr_two_stage_tiny "
+    "dab_deformable_detr_tiny dino_tiny",
+    "inference.py --image-size 640 --rounds 3 --without-onnx --model deformable_detr_r50",
     "evaluation.py --threads 1",
 )
 

@@ -8,12 +8,13 @@ clipped gradients, and losses of their own in every decoder layer; ours has besi
 """
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import peer
 import timing
 import torch
+import transformers
 from steps import random_batch
 from torch import nn
 from torch.nn import functional as F
@@ -68,40 +69,15 @@ def ours(size: Size, batch: Batch) -> Side:
     return Side(task.student, lambda: task(batch)["loss"], task.update_teacher)
 
 
-def their_detector(size: Size) -> Any:
-    """transformers' of the same layers, with its own options."""
-    import transformers
-
-    config = size.detector
-    layers = {
-        "layers": config.encoder_layers,
-        "ffn_dim": config.ffn_width,
-        "attention_heads": config.heads,
-        "n_points": config.points,
-    }
-    return transformers.DeformableDetrForObjectDetection(
-        transformers.DeformableDetrConfig(
-            backbone_config=transformers.ResNetConfig(
-                depths=size.stages,
-                hidden_sizes=size.channels,
-                layer_type=size.block,
-                out_features=["stage2", "stage3", "stage4"],
-            ),
-            num_labels=CLASSES,
-            num_queries=config.num_queries,
-            d_model=config.width,
-            dropout=config.dropout,
-            attention_dropout=config.dropout,
-            activation_dropout=config.dropout,
-            auxiliary_loss=True,
-            **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in layers.items()},
-        )
-    )
-
-
 def theirs(size: Size, batch: Batch) -> Side:
     """transformers'; its layers up to stride 4 are frozen, as in ours and officially."""
-    model = their_detector(size).train()
+    backbone = transformers.ResNetConfig(
+        depths=size.stages,
+        hidden_sizes=size.channels,
+        layer_type=size.block,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    model = peer.deformable_detr(size.detector, backbone, CLASSES).train()
     for name, parameter in model.model.backbone.named_parameters():
         later = "encoder.stages" in name and "encoder.stages.0" not in name
         parameter.requires_grad_(later and "normalization" not in name)
@@ -150,7 +126,6 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        importlib.import_module("transformers")
         print(peak_memory(Training(arguments.memory_of, arguments)))
         return
     trainings = {name: Training(name, arguments) for name in SIDES}

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import os
 import re
 import sys
 import textwrap
@@ -260,6 +261,8 @@ def _usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code: 0, 1 for a failure that its message explains, 2 for a wrong command."""
+    # Before torch is imported, whose threads else spin while they wait: a core that others use too is then no help.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(markup=False)
     if words[:1] == ["--version"]:

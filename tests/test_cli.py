@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,21 @@ def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arm
     assert all(arm in told for arm in STANDARD)
     assert "recipes/compare" in told
     assert told.count("Trains arms with several seeds") == 1
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_when_a_command_runs_then_wait_asleep_unless_the_user_chose(
+    chosen: dict[str, str], expected: str
+) -> None:
+    """OpenMP reads the variable when torch loads it, so it must be there before."""
+    program = (
+        "import os, sys; from oddetr.cli import main; main(['--version']); "
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | chosen
+    call = [sys.executable, "-c", program]
+    told = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == expected
 
 
 def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from oddetr.inference import TOP_K, best_detections
 from oddetr.models.detector import Detector
 
 OPSET = 18
+_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 TOLERANCE = 1e-4
 """The most that a score, or a box relative to the image, may differ between PyTorch and ONNX Runtime."""
 
@@ -43,14 +45,14 @@ class ExportReport:
 class WithProcessing(nn.Module):
     """Pixels -> the best detections."""
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, detector: Detector, info: CheckpointInfo, top_k: int) -> None:
         super().__init__()
         self.detector, self.top_k = detector, top_k
-        self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1))
+        self.register_buffer("pixel_mean", torch.tensor(info.mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(info.std).view(3, 1, 1))
 
     def forward(
         self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
@@ -64,7 +66,7 @@ class WithProcessing(nn.Module):
         rows = torch.arange(images.shape[1], device=images.device)
         columns = torch.arange(images.shape[2], device=images.device)
         beyond = (rows >= sizes[:, :1])[:, :, None] | (columns >= sizes[:, 1:])[:, None]
-        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.pixel_mean) / self.pixel_std
         return best_detections(self.detector(pixels * ~beyond[:, None], beyond), self.top_k)
 
 
@@ -137,7 +139,12 @@ def write_onnx(
     names = ("images", "sizes") if processing else ("images", "padding_mask")
     outputs = ("boxes", "scores", "labels") if processing else ("logits", "boxes")
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write(module, _examples(processing, 2, size), names, outputs, file, _metadata(info, processing))
+    content = (module, _examples(processing, 2, size), names, outputs, file, _metadata(info, processing))
+    _write(*content)
+    try:
+        _session(file)
+    except ExportError:  # the exporter's optimization has lost values of some of transformers' detectors
+        _write(*content, optimize=False)
     difference = _compare(module, file, [_examples(processing, count, size) for count in (1, 3)])
     if difference > TOLERANCE:
         raise ExportError(
@@ -180,6 +187,7 @@ def _write(
     outputs: Sequence[str],
     file: Path,
     metadata: Mapping[str, str],
+    optimize: bool = True,
 ) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     try:
@@ -189,6 +197,7 @@ def _write(
                 examples,
                 dynamo=True,
                 verbose=False,
+                optimize=optimize,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=outputs,
@@ -205,7 +214,10 @@ def _write(
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Without the exporter's remarks on its own workings."""
+    """Without the exporter's remarks on its own workings, and without transformers' checks of tensors' sizes, which it
+    cannot write."""
+    checked = os.environ.get(_CHECKS)
+    os.environ[_CHECKS] = "1"
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -215,6 +227,8 @@ def _quietly() -> Generator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        os.environ.pop(_CHECKS)
+        os.environ.update({_CHECKS: checked} if checked is not None else {})
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

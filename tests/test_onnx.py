@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,17 @@ def test_export_when_called_from_the_shell_then_tells_what_goes_in_and_out(
     assert "opset 18   differs from PyTorch by at most" in told
     assert "images       uint8 ['batch', 96, 96, 3]" in told
     assert "labels       int64 ['batch', 7]" in told
+
+
+@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
+def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", minversion="5.23")
+    from tests.models.test_huggingface import adapted
+
+    monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "0")
+    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+    assert report.difference <= export.TOLERANCE
+    assert report.inputs["images"] == "float ['batch', 3, 64, 96]"
+    assert os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] == "0"

@@ -41,11 +41,6 @@ class HuggingFaceConfig:
         """Whether the encoder's first output means "is an object"."""
         return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
 
-    @property
-    def queries_from_encoder(self) -> bool:
-        """Whether its queries, or their anchors, are proposals of the encoder."""
-        return self.kind != "deformable_detr" or bool(self.content.get("two_stage"))
-
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
         """From what `dataclasses.asdict` gave, also by way of JSON."""

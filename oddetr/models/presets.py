@@ -72,11 +72,6 @@ class DetectorConfig:
         """Whether the encoder's proposals are objects of any class."""
         return self.variant == "two_stage"
 
-    @property
-    def queries_from_encoder(self) -> bool:
-        """Whether its queries, or their anchors, are proposals of the encoder."""
-        return self.variant in ("two_stage", "dino")
-
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")

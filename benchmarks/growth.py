@@ -21,6 +21,7 @@ import timing
 import torch
 import torch.multiprocessing
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from steps import Training, random_batch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -126,6 +127,9 @@ def draw(found: Sequence[Growth], file: Path) -> None:
             axes.loglog(growth.points, values, "o-", color="#0072B2")
             axes.set_xticks(growth.points, [str(point) for point in growth.points])
             axes.set_xticks([], minor=True)
+            axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
+            for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
             axes.set_title(f"exponent {slope:.2f}, at the end {last:.2f}", fontsize=10)
             axes.set_xlabel(LABELS[growth.axis])
             axes.set_ylabel(unit if column == 0 else "")

@@ -163,18 +163,21 @@ def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arm
     assert told.count("Trains arms with several seeds") == 1
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
-def test_threads_when_a_command_runs_then_wait_asleep_unless_the_user_chose(
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_when_a_command_runs_then_do_not_spin_for_long_unless_the_user_chose(
     chosen: dict[str, str], expected: str
 ) -> None:
     """OpenMP reads the variable when torch loads it, so it must be there before."""
     program = (
         "import os, sys; from oddetr.cli import main; main(['--version']); "
-        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+        "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | chosen
+    kept = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     call = [sys.executable, "-c", program]
-    told = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(call, env=kept | chosen, capture_output=True, text=True, check=True).stdout
     assert told.splitlines()[-1] == expected
 
 

@@ -25,8 +25,7 @@ from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
-from oddetr.models.presets import DetectorConfig
-from oddetr.models.presets import build_detector
+from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
@@ -128,7 +127,9 @@ def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
         raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
 
 
-def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig) -> str:
+def _introduction(
+    config: TrainConfig, out: Path, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig
+) -> str:
     classes = sources["train"].classes
     shown = [f"{name} ({i})" for name, i in zip(classes.names, classes.ids, strict=True)]
     table = ", ".join(shown[:12]) + (" ..." if len(shown) > 12 else "")

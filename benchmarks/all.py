@@ -22,6 +22,7 @@ COMMANDS = (
     "inference.py --batch 1 8 --model deformable_detr_tiny deformable_detr_refine_tiny deformable_detr_two_stage_tiny "
     "dab_deformable_detr_tiny dino_tiny",
     "inference.py --image-size 640 --rounds 3 --without-onnx --model deformable_detr_r50",
+    "reading.py",
     "evaluation.py --threads 1",
 )
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oddetr.data.dataset import Source
-from oddetr.data.transforms import Example, Transform
+from oddetr.data.transforms import EvalTransform, Example
 from oddetr.structures import Batch, GroundTruth
 
 Key = tuple[int, int]
@@ -35,7 +35,7 @@ class TransformedDataset(Dataset[Example]):
         seed: >= 0.
     """
 
-    def __init__(self, source: Source, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, source: Source, transform: EvalTransform, seed: int = 0) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -48,7 +48,7 @@ class TransformedDataset(Dataset[Example]):
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
-            return self.transform(self.source.sample(index, epoch))
+            return self.transform(self.source.sample(index, epoch, self.transform.detail))
 
 
 class EpochSampler(Sampler[Key]):

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from oddetr.data.images import read_image
+from oddetr.data.images import read_reduced
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -56,6 +56,7 @@ class Sample:
         crowd: True on regions that evaluation ignores and training does not learn (COCO crowds, VOC difficult objects).
         image_id: the original id.
         name: for messages: a file's name, or what the image was made from.
+        whole: (height, width) in pixels of the image as stored, where `image` is it at reduced size.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -64,6 +65,12 @@ class Sample:
     crowd: Bool[np.ndarray, " objects"]
     image_id: int
     name: str
+    whole: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the image as stored."""
+        return self.whole or (self.image.shape[0], self.image.shape[1])
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        """Image `index`; generated sources may show another one in every `epoch`, files do not."""
+    def sample(self, index: int, epoch: int = 0, shorter: int | None = None) -> Sample:
+        """Image `index`; generated sources may show another one in every `epoch`, files do not.
+
+        It may come at reduced size where its shorter side keeps `shorter` pixels.
+        """
         ...
 
     def annotations(self) -> Annotations:
@@ -177,20 +187,23 @@ class DetectionData:
     def __len__(self) -> int:
         return len(self.files)
 
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        """Image `index` (0 <= index < images) and its objects; every epoch shows the same.
+    def sample(self, index: int, epoch: int = 0, shorter: int | None = None) -> Sample:
+        """Image `index` (0 <= index < images) and its objects; every epoch shows the same. See `read_reduced`.
 
         Raises:
             ImageError: the file is gone or cannot be read.
         """
         rows = self.truth.rows(index)
+        image, whole = read_reduced(self.root / self.files[index], shorter)
+        scale = np.divide(image.shape[:2], whole, dtype=np.float32)[[1, 0, 1, 0]]
         return Sample(
-            image=read_image(self.root / self.files[index]),
-            boxes=self.truth.boxes[rows].copy(),
+            image=image,
+            boxes=self.truth.boxes[rows] * scale,
             labels=self.truth.labels[rows].copy(),
             crowd=self.truth.crowd[rows].copy(),
             image_id=int(self.truth.image_ids[index]),
             name=self.files[index],
+            whole=whole,
         )
 
     def annotations(self) -> Annotations:

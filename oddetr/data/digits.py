@@ -242,8 +242,8 @@ class DigitScenes:
     def __len__(self) -> int:
         return self._length
 
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        """Scene `index`: a function of (seed, split, index) and, if fresh, epoch.
+    def sample(self, index: int, epoch: int = 0, shorter: int | None = None) -> Sample:
+        """Scene `index`: a function of (seed, split, index) and, if fresh, epoch. Never at reduced size.
 
         Raises:
             IndexError: there is no such scene.

@@ -5,7 +5,6 @@ for the longer, trains at shorter sides of 480..800 and crops windows of 384..60
 Randomness comes from torch's global generator, which the data set seeds for each item.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,10 +79,6 @@ class Example:
     original_size: tuple[int, int]
 
 
-Transform = Callable[[Sample], Example]
-"""Makes an example from a sample."""
-
-
 def resized_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
     """The size that an image is brought to: its shorter side as asked, unless the longer would exceed `LONGEST` times
     that; then the longer has this length. No side falls below one pixel.
@@ -140,6 +135,12 @@ class EvalTransform:
         self.image_size = image_size
         self._mean, self._std = list(mean), list(std)
 
+    @property
+    def detail(self) -> int:
+        """Pixels of the shorter side that an image must keep where it comes at reduced size: twice those of evaluation,
+        since augmentation shows windows at up to 1.6 times its scale, and resampling wants something to average."""
+        return 2 * self.image_size
+
     def __call__(self, sample: Sample) -> Example:
         """The whole image and all its objects."""
         image, boxes, labels = _open(sample)
@@ -159,7 +160,7 @@ class EvalTransform:
             boxes=relative,
             labels=labels,
             image_id=sample.image_id,
-            original_size=(sample.image.shape[0], sample.image.shape[1]),
+            original_size=sample.size,
         )
 
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from oddetr.data.batches import TransformedDataset
 from oddetr.data.dataset import mirrored_alike
 from oddetr.data.faults import DataError
 from oddetr.data.folders import split_of
+from oddetr.data.images import read_image, read_reduced
 from oddetr.data.reader import read_data, read_folder
-from tests.data.builders import coco, coco_object, voc, voc_xml, write_image, yolo
+from oddetr.data.transforms import EvalTransform
+from tests.data.builders import coco, coco_image, coco_object, voc, voc_xml, write_image, yolo
 
 LINE = "0 0.5 0.5 0.25 0.5\n"
 ONLY_TRAIN = "train: images/train\nnames: [cat, dog]\n"
@@ -232,3 +237,56 @@ def test_held_out_images_when_most_are_copies_of_one_then_it_is_trained_on(
     folder = read_data(only_train(tmp_path, names))
 
     assert {split: len(data) for split, data in folder.splits.items()} == sizes
+
+
+def photo(path: Path, width: int = 643, height: int = 480, orientation: int = 1) -> Path:
+    """Soft colours, as photographs have, of which a smaller picture can be taken by averaging."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, exif=exif, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "orientation", "shorter", "shape"),
+    [
+        ("a.jpg", 1, None, (480, 643)),
+        ("a.jpg", 1, 300, (480, 643)),
+        ("a.jpg", 1, 240, (240, 322)),
+        ("a.jpg", 1, 100, (120, 161)),
+        ("a.jpg", 1, 10, (60, 81)),
+        ("a.jpg", 6, 100, (161, 120)),
+        ("a.png", 1, 100, (480, 643)),
+    ],
+)
+def test_image_when_smaller_will_do_then_is_a_reduced_jpeg_that_looks_alike(
+    tmp_path: Path, name: str, orientation: int, shorter: int | None, shape: tuple[int, int]
+) -> None:
+    file = photo(tmp_path / name, orientation=orientation)
+    image, whole = read_reduced(file, shorter)
+    assert image.shape == (*shape, 3)
+    assert whole == ((480, 643) if orientation == 1 else (643, 480))
+    expected = Image.fromarray(read_image(file)).resize(shape[::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(expected, np.float32) - image).mean() < 3
+
+
+def test_example_when_of_a_large_photo_then_is_that_of_the_whole_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluation at 60 pixels keeps a shorter side of 120: a quarter of the sides."""
+    root = coco(tmp_path, [coco_object(5, 1, (80, 100, 320, 160), 7)], [coco_image(1, "a.jpg", 643, 480)])
+    photo(root / "train/a.jpg")
+    source = read_data(root).splits["train"]
+    transform = EvalTransform(60, (0.5,) * 3, (0.5,) * 3)
+    reduced = TransformedDataset(source, transform)[0, 0]
+    assert source.sample(0, shorter=transform.detail).image.shape == (120, 161, 3)
+    monkeypatch.setattr(EvalTransform, "detail", None)
+    whole = TransformedDataset(source, transform)[0, 0]
+    assert reduced.original_size == whole.original_size == (480, 643)
+    assert reduced.image.shape == whole.image.shape == (3, 60, 80)
+    torch.testing.assert_close(reduced.boxes, whole.boxes, atol=1e-6, rtol=0)
+    found = torch.tensor([240 / 643, 180 / 480, 320 / 643, 160 / 480])
+    assert (reduced.boxes - found).abs().amax(dim=1).min() < 1e-6
+    assert (reduced.image - whole.image).abs().mean() < 0.02

@@ -9,10 +9,12 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+assert "sizes" in [each.name for each in session.get_inputs()], "Export it with its processing."
 _, height, width, _ = session.get_inputs()[0].shape
 photo = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 scale = min(height / photo.height, width / photo.width)
-resized = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BILINEAR)
+size = [max(1, round(side * scale)) for side in photo.size]
+resized = photo.resize(size, Image.Resampling.BILINEAR)
 canvas = np.zeros((1, height, width, 3), np.uint8)
 canvas[0, : resized.height, : resized.width] = resized
 boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array([[resized.height, resized.width]])})

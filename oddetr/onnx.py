@@ -3,12 +3,14 @@
 import importlib
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -113,12 +115,12 @@ def export(
         CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
         ExportError: packages are missing, the detector cannot be exported, or the file's results differ by more than
             1e-4.
-        ValueError: a size is too small, or `top_k` is less than 1.
+        ValueError: a size is too small, `top_k` is less than 1, or `out` is a folder.
+        OSError: `out` cannot be written.
     """
     detector, info = load_checkpoint(Path(checkpoint), weights)
-    return write_onnx(
-        detector, info, Path(out), (height or info.image_size, width or info.image_size), processing, top_k
-    )
+    size = (info.image_size if height is None else height, info.image_size if width is None else width)
+    return write_onnx(detector, info, Path(out), size, processing, top_k)
 
 
 def write_onnx(
@@ -135,22 +137,32 @@ def write_onnx(
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
     if min(size) < LEAST_SIDE:
         raise ValueError(f"Images of {size[0]} x {size[1]} pixels are too small: a side needs {LEAST_SIDE} at least.")
-    module = (WithProcessing(detector, info, top_k) if processing else Bare(detector)).eval()
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder. Give the file to write: {file / 'model.onnx'}")
+    # Compared with more detections than the file gives, as those that score alike may come in another order.
+    module, reference = (
+        (WithProcessing(detector, info, count) if processing else Bare(detector)).eval()
+        for count in (top_k, 4 * top_k + 100)
+    )
     names = ("images", "sizes") if processing else ("images", "padding_mask")
     outputs = ("boxes", "scores", "labels") if processing else ("logits", "boxes")
+    examples, batches = _examples(processing, 2, size), [_examples(processing, count, size) for count in (1, 3)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = (module, _examples(processing, 2, size), names, outputs, file, _metadata(info, processing))
-    _write(*content)
-    try:
-        _session(file)
-    except ExportError:  # the exporter's optimization has lost values of some of transformers' detectors
-        _write(*content, optimize=False)
-    difference = _compare(module, file, [_examples(processing, count, size) for count in (1, 3)])
-    if difference > TOLERANCE:
-        raise ExportError(
-            f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: do not "
-            f"use {file}. Another version of torch, onnxscript or onnxruntime may write it right."
-        )
+    with TemporaryDirectory(dir=file.parent) as folder:
+        aside = Path(folder) / "model.onnx"
+        content = (module, examples, names, outputs, aside, _metadata(info, processing))
+        _write(*content)
+        try:
+            difference = _compare(reference, aside, batches)
+        except ExportError:  # the exporter's optimization has lost values of some of transformers' detectors
+            _write(*content, optimize=False)
+            difference = _compare(reference, aside, batches)
+        if difference > TOLERANCE:
+            raise ExportError(
+                f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: "
+                f"{file} is not written. Another version of torch, onnxscript or onnxruntime may write it right."
+            )
+        aside.replace(file)
     return ExportReport(file, *_interface(file), difference)
 
 
@@ -252,25 +264,40 @@ def _interface(file: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 @torch.no_grad()
 def _compare(module: nn.Module, file: Path, batches: Sequence[tuple[Tensor, ...]]) -> float:
-    """The greatest difference between PyTorch and the file."""
+    """The greatest difference between PyTorch and the file.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the file.
+    """
     session = _session(file)
     names = [each.name for each in session.get_inputs()]
-    worst = 0.0
+    differences: list[float] = []
     for batch in batches:
         ours = [output.numpy() for output in module(*batch)]
-        found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)})
+        inputs = {name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)}
+        try:
+            found = session.run(None, inputs)
+        except Exception as error:
+            raise ExportError(f"ONNX Runtime cannot run what torch.onnx wrote: {error}") from error
         for image in zip(*ours, *found, strict=True):
-            worst = max(worst, _difference(image[: len(ours)], image[len(ours) :]))
-    return worst
+            differences.append(_difference(image[: len(ours)], image[len(ours) :]))
+    return max(differences)
 
 
 def _difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-    """Of an image: how far each query or detection is from the nearest of the other side.
+    """Of an image: detections (boxes, scores, labels), of which `ours` may have more; or queries (logits, boxes).
 
-    Where two are as good, either side may have them in another order, and another last one.
+    Scores are compared rank by rank; else a row with the nearest of the other side: where two are as good, either side
+    may have them in another order. Infinite where a number is not finite.
     """
-    rows, others = (np.concatenate([np.reshape(part, (len(part), -1)) for part in side], 1) for side in (ours, found))
-    nearest = np.abs(rows[:, None].astype(np.float64) - others[None]).max(-1).min(1)
-    if len(ours) == 3:
-        nearest = nearest[ours[1] > ours[1][-1] + TOLERANCE]
-    return float(nearest.max(initial=0.0))
+    if len(ours) == 2:
+        ours, found = ([1 / (1 + np.exp(-side[0])), side[1]] for side in (ours, found))
+    rows, others = (
+        np.concatenate([np.reshape(part, (len(part), -1)) for part in side], axis=1).astype(np.float32)
+        for side in (ours, found)
+    )
+    if not (np.isfinite(rows).all() and np.isfinite(others).all()):
+        return math.inf
+    apart = np.abs(rows[:, None] - others[None]).max(axis=-1)
+    further = apart.min(axis=1) if len(ours) == 2 else np.abs(ours[1][: len(found[1])] - found[1])
+    return float(max(apart.min(axis=0).max(), further.max()))

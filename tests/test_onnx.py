@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,18 +91,30 @@ def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(
 def test_example_when_run_without_torch_then_prints_what_predict_finds(
     exported: Path, trained: Path, tmp_path: Path
 ) -> None:
+    """A photo stored on its side, twice as large as the file's images and narrower: turned, resized, padded."""
     picture = tmp_path / "a photo.png"
-    generator = np.random.default_rng(0)
-    image = generator.integers(0, 256, (96, 160, 3), dtype=np.uint8)
-    Image.fromarray(image).save(picture)
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    shown = Image.fromarray(small).resize((256, 192), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
     script = EXAMPLE.read_text().replace("score > 0.3", "score > 0.0")
     assert "torch" not in script.partition('"""\n\n')[2]
     call = [sys.executable, "-c", script, exported, picture]
     lines = subprocess.run(call, check=True, capture_output=True, text=True).stdout.splitlines()
-    (found,) = Predictor.load(trained).detect([image])
+    predictor = Predictor.load(trained)
+    resized = np.asarray(shown.resize((128, 96), Image.Resampling.BILINEAR))
+    found = predictor.detect([np.zeros((96, 160, 3), np.uint8), resized])[1]
     assert len(lines) == len(found.scores)
-    printed = [float(line.split()[1]) for line in lines]
-    np.testing.assert_allclose(printed, found.scores, atol=1e-3)
+    words = [line.replace(",", "").split() for line in lines]
+    np.testing.assert_allclose([float(word[1]) for word in words], found.scores, atol=1e-3)
+    names = [str(label) for label in found.labels]
+    expected = [(name, *np.round(box * 2)) for name, box in zip(names, found.boxes, strict=True)]
+    printed = [(word[0], *map(float, word[3:])) for word in words]
+    alike = [
+        any(name == other[0] and np.allclose(box, other[1:], atol=1.01) for other in expected) for name, *box in printed
+    ]
+    assert np.mean(alike) > 0.9
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -114,25 +127,53 @@ def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, 
     assert {node.domain for node in model.graph.node} == {""}
 
 
-def test_write_onnx_when_the_file_says_something_else_then_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("processing", [True, False])
+def test_write_onnx_when_the_file_says_something_else_then_is_refused_and_not_left(
+    processing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is made of one detector and compared with another."""
-    other = export.Bare(small_detector(seed=5).eval())
+    """The file is made of one detector and compared with another; an earlier file stays."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"an earlier one")
+    detector = decided("plain")
+    other = small_detector(seed=5).eval()
     compare = export._compare
-    monkeypatch.setattr(export, "_compare", lambda module, *rest: compare(other, *rest))
-    with pytest.raises(export.ExportError, match=r"differ by .* more than 1e-04: do not use"):
-        export.write_onnx(decided("plain"), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+
+    def compare_with_another(module: torch.nn.Module, *rest: Any) -> float:
+        module.detector = other
+        return compare(module, *rest)
+
+    monkeypatch.setattr(export, "_compare", compare_with_another)
+    with pytest.raises(export.ExportError, match=r"differ by .* more than 1e-04: .*model.onnx is not written"):
+        export.write_onnx(detector, INFO, file, (64, 96), processing, top_k=1)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    assert file.read_bytes() == b"an earlier one"
 
 
-def test_difference_when_equals_are_swapped_then_is_none_and_a_moved_box_is_seen() -> None:
-    boxes, scores = np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), np.array([0.9, 0.9, 0.1])
-    labels = np.array([0, 1, 1])
-    order = [1, 0, 2]
-    assert export._difference((boxes, scores, labels), (boxes[order], scores[order], labels[order])) == 0
-    moved = boxes + np.array([[0.01], [0], [0]])
-    assert export._difference((boxes, scores, labels), (moved, scores, labels)) == pytest.approx(0.01)
-    assert export._difference((boxes, scores, labels), (boxes, scores, np.array([1, 1, 1]))) == pytest.approx(1)
+def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is_seen() -> None:
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]], np.float32)
+    scores, labels = np.array([0.9, 0.9, 0.3, 0.1], np.float32), np.array([0, 1, 1, 0])
+    ours = (boxes, scores, labels)
+    kept = (boxes[:3], scores[:3], labels[:3])
+
+    def difference(order: list[int], **changes: np.ndarray) -> float:
+        found = dict(zip(("boxes", "scores", "labels"), (part[order] for part in kept), strict=True)) | changes
+        return export._difference(ours, tuple(found.values()))
+
+    assert difference([0, 1, 2]) == difference([1, 0, 2]) == 0
+    assert difference([2, 1, 0]) == pytest.approx(0.6)
+    assert difference([0, 1, 2], boxes=boxes[:3] + np.float32(0.01)) == pytest.approx(0.01)
+    assert difference([0, 1, 2], labels=np.array([1, 1, 1])) == pytest.approx(0.5)  # from the second's box
+    assert difference([0, 1, 2], scores=np.array([0.9, np.nan, 0.3])) == np.inf
+    one = tuple(part[:1] for part in ours)
+    assert export._difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
+
+
+def test_difference_when_of_queries_then_both_sides_need_each_row() -> None:
+    logits, boxes = np.array([[0.0], [8.0]], np.float32), np.zeros((2, 4), np.float32)
+    assert export._difference((logits, boxes), (logits[::-1], boxes)) == 0
+    assert export._difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export._difference((logits[[0, 0]], boxes), (logits, boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export._difference((logits, boxes), (logits + np.float32([[0], [1e-3]]), boxes)) < 1e-6
 
 
 def test_export_when_asked_for_the_impossible_then_says_what(
@@ -140,6 +181,10 @@ def test_export_when_asked_for_the_impossible_then_says_what(
 ) -> None:
     with pytest.raises(ValueError, match="16 x 96 pixels are too small: a side needs 32"):
         oddetr.export(trained, tmp_path / "a.onnx", height=16)
+    with pytest.raises(ValueError, match="0 x 96 pixels are too small"):
+        oddetr.export(trained, tmp_path / "a.onnx", height=0)
+    with pytest.raises(ValueError, match=r"is a folder. Give the file to write: .*model.onnx"):
+        oddetr.export(trained, tmp_path)
     with pytest.raises(ValueError, match="top_k is 0"):
         oddetr.export(trained, tmp_path / "a.onnx", top_k=0)
     assert cli.main(["export", str(tmp_path / "nothing")]) == 1

@@ -56,7 +56,7 @@ class Sample:
         crowd: True on regions that evaluation ignores and training does not learn (COCO crowds, VOC difficult objects).
         image_id: the original id.
         name: for messages: a file's name, or what the image was made from.
-        whole: (height, width) in pixels of the image as stored, where `image` is it at reduced size.
+        whole: (height, width) in pixels of the whole image, where `image` is it at reduced size.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -69,7 +69,7 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the image as stored."""
+        """(height, width) in pixels of the whole image."""
         return self.whole or (self.image.shape[0], self.image.shape[1])
 
 

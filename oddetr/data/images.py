@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from rich.console import Console
 from rich.progress import track
 
@@ -75,10 +75,9 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
     try:
         with Image.open(path) as image:
             size = _facts(image).size
-            assert size is not None
-            if shorter is not None:
-                image.draft(None, (shorter, shorter))
-            return _rgb(image), size
+            reduced = shorter is not None and image.draft(None, (shorter, shorter)) is not None
+            pixels = _rgb(image)
+            return pixels, size if reduced and size else (pixels.shape[0], pixels.shape[1])
     except Exception as problem:
         found = _unreadable(problem).problem
         raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
@@ -139,6 +138,8 @@ def _sixteen_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
 def _facts(image: Image.Image) -> ImageFacts:
     rotated = image.getexif().get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES
     width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # of these, Pillow has swapped the sides already
+        width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
     return ImageFacts((width, height) if rotated else (height, width), rotated)
 
 

@@ -69,7 +69,7 @@ class Example:
         boxes: (cx, cy, w, h) relative to the image.
         labels: 0..K-1; crowd regions are not among the objects.
         image_id: the original id.
-        original_size: (height, width) in pixels of the image as stored.
+        original_size: (height, width) in pixels of the whole image, EXIF orientation applied.
     """
 
     image: Float32[Tensor, "3 height width"]

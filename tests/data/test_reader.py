@@ -12,7 +12,7 @@ from oddetr.data.batches import TransformedDataset
 from oddetr.data.dataset import mirrored_alike
 from oddetr.data.faults import DataError
 from oddetr.data.folders import split_of
-from oddetr.data.images import read_image, read_reduced
+from oddetr.data.images import decode, read_image, read_reduced, read_size
 from oddetr.data.reader import read_data, read_folder
 from oddetr.data.transforms import EvalTransform
 from tests.data.builders import coco, coco_image, coco_object, voc, voc_xml, write_image, yolo
@@ -245,7 +245,8 @@ def photo(path: Path, width: int = 643, height: int = 480, orientation: int = 1)
     small = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, exif=exif, quality=95)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    image.save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
     return path
 
 
@@ -259,6 +260,8 @@ def photo(path: Path, width: int = 643, height: int = 480, orientation: int = 1)
         ("a.jpg", 1, 10, (60, 81)),
         ("a.jpg", 6, 100, (161, 120)),
         ("a.png", 1, 100, (480, 643)),
+        ("a.tif", 6, 100, (643, 480)),
+        ("a.tif", 1, 100, (480, 643)),
     ],
 )
 def test_image_when_smaller_will_do_then_is_a_reduced_jpeg_that_looks_alike(
@@ -267,7 +270,7 @@ def test_image_when_smaller_will_do_then_is_a_reduced_jpeg_that_looks_alike(
     file = photo(tmp_path / name, orientation=orientation)
     image, whole = read_reduced(file, shorter)
     assert image.shape == (*shape, 3)
-    assert whole == ((480, 643) if orientation == 1 else (643, 480))
+    assert whole == read_size(file).size == decode(file).size == ((480, 643) if orientation == 1 else (643, 480))
     expected = Image.fromarray(read_image(file)).resize(shape[::-1], Image.Resampling.BOX)
     assert np.abs(np.asarray(expected, np.float32) - image).mean() < 3
 

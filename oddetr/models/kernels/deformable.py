@@ -37,9 +37,9 @@ def deformable_attention(
     Raises:
         ValueError: the shapes contradict each other.
     """
-    if must_stay_symbolic():
+    if must_stay_symbolic() and not torch.are_deterministic_algorithms_enabled():
         return grid_sample_attention(value, shapes, locations, weights)
-    if are_transformed():
+    if must_stay_symbolic() or are_transformed():
         return gather_attention(value, shapes, locations, weights)
     form: Callable[..., Tensor] | None = None
     if are_plain_on("cpu", value, locations, weights):

@@ -249,7 +249,7 @@ def _session(file: Path) -> Any:
     try:
         return importlib.import_module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's kinds of error have no public names
-        raise ExportError(f"torch.onnx wrote {file}, but ONNX Runtime cannot read it: {error}") from error
+        raise ExportError(f"ONNX Runtime cannot read what torch.onnx wrote: {error}") from error
 
 
 def _interface(file: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -11,7 +11,7 @@ each, which share their gradients (gloo).
 import argparse
 import json
 import math
-import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -83,7 +83,8 @@ def peak_memory(axis: str, point: int) -> float:
 
 def _process(rank: int, world: int, rounds: int, result: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    meeting = f"file://{Path(result).resolve()}.{world}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=world)
     one = training("devices", world)
     if world > 1:
         one.wrapped = DistributedDataParallel(one.task, broadcast_buffers=False)
@@ -94,20 +95,19 @@ def _process(rank: int, world: int, rounds: int, result: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def of_processes(world: int, rounds: int, folder: Path) -> tuple[float, float]:
+def of_processes(world: int, rounds: int) -> tuple[float, float]:
     """Milliseconds of a step, and MiB of one process, where `world` of them share the work."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
-    result = folder / "growth_processes.json"
-    torch.multiprocessing.spawn(_process, (world, rounds, str(result)), nprocs=world)
-    time, memory = json.loads(result.read_text())
-    result.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        torch.multiprocessing.spawn(_process, (world, rounds, str(result)), nprocs=world)
+        time, memory = json.loads(result.read_text())
     return time, memory
 
 
 def measure(axis: str, arguments: argparse.Namespace) -> Growth:
     points = list(AXES[axis])
     if axis == "devices":
-        found = [of_processes(world, arguments.rounds, arguments.out) for world in points]
+        found = [of_processes(world, arguments.rounds) for world in points]
         return Growth(axis, points, *map(list, zip(*found, strict=True)))
     memory = [timing.of_another_process("--memory-of", axis, str(point)) for point in points]
     times = timing.in_turns({str(point): training(axis, point).step for point in points}, arguments.rounds)

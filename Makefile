@@ -1,7 +1,7 @@
 # make quickstart   install, train on the built-in digit scenes, evaluate, draw   (about 10 minutes on two cores)
 # make test         install, lint, types, tests                                   (what CI runs)
 # make check        the same, without the install
-# make bench        speed against peers, in one table                             (11 minutes on two cores)
+# make bench        speed against peers, in one table                             (11 to 15 minutes on two cores)
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin

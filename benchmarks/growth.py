@@ -138,7 +138,7 @@ def draw(found: Sequence[Growth], file: Path) -> None:
 
 
 def main() -> None:
-    parser = timing.parser(__doc__, rounds=5)
+    parser = timing.parser(__doc__, rounds=5, as_json=False)
     parser.add_argument("--axes", nargs="+", choices=AXES, default=[*AXES], help="default: all")
     parser.add_argument("--out", type=Path, default=Path("docs/performance"), help="default: %(default)s")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)

@@ -77,13 +77,16 @@ def of_another_process(*arguments: str) -> Any:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def parser(description: str | None, threads: int = 1, rounds: int | None = 7) -> argparse.ArgumentParser:
-    """With the options that all have; without `--rounds` where there are none."""
+def parser(
+    description: str | None, threads: int = 1, rounds: int | None = 7, as_json: bool = True
+) -> argparse.ArgumentParser:
+    """With the options that all have; without `--rounds` or `--json` where there are none."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=threads, help="default: %(default)s")
     if rounds:
         made.add_argument("--rounds", type=int, default=rounds, help="turns that count; default: %(default)s")
-    made.add_argument("--json", action="store_true", help="print rows for `all.py`, not a table")
+    if as_json:
+        made.add_argument("--json", action="store_true", help="print rows for `all.py`, not a table")
     return made
 
 

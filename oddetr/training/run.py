@@ -3,8 +3,9 @@
 import inspect
 import logging
 import os
+import signal
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,18 +28,23 @@ from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
-from oddetr.training.config import TrainConfig
+from oddetr.training.cautions import cautions
+from oddetr.training.choice import Facts, Machine, choose, settled
+from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.forecast import LEAST, forecast
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
 from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_configuration, steps_done
+from oddetr.training.stopping import Stopping
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
     ".*does not have many workers.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*module.s. in eval mode at the start of training.*",
+    ".*your dataloader is not resumable.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -76,6 +82,9 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if state is not None:
         check_classes(out, sources["train"].classes)
         say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
+        config = settled(config)
+    else:
+        config = _chosen(config, sources["train"], say)
     torch.manual_seed(config.seed)
     classes = sources["train"].classes
     made_of = config.detector_config()
@@ -85,15 +94,20 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        begun = {"init": config.init and config.init.resolve(), "image_size": config.shorter_side}
+        begun = {"init": config.init and config.init.resolve(), "image_size": config.image_size}
         config = replace(config, **begun, detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
+    if config.data != DIGITS:
+        queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
+        truth = sources["train"].annotations(), sources["val"].annotations()
+        for caution in cautions(*truth, chosen(config.image_size), queries):
+            say(f"caution: {caution}")
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         return CheckpointInfo(
             detector=made_of,
             classes=classes,
-            image_size=config.shorter_side,
+            image_size=chosen(config.image_size),
             mean=detector.mean,
             std=detector.std,
             epoch=epoch,
@@ -106,18 +120,33 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])
+        trainer = _trainer(config, out, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
-        trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+        if state is None and not several_processes(config.trainer) and len(loaders[0]) * chosen(config.epochs) >= LEAST:
+            say(f"time: {forecast(task, config, sources['val'], *loaders, trainer.strategy.root_device)}")
+        try:
+            trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+        except SystemExit as stopped:  # Lightning's end after Ctrl-C, after which it ignores further ones
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stopped
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     return out
 
 
+def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> TrainConfig:
+    """`config` with what it leaves open, said aloud."""
+    facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())
+    choice = choose(config, facts, Machine.this(config.trainer))
+    for reason in choice.reasons:
+        say(f"chosen: {reason}")
+    return choice.config
+
+
 def _new_folder(config: TrainConfig) -> Path:
     if several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
-    name = f"{Path(config.data).resolve().name}-{config.model}"
+    name = "-".join([Path(config.data).resolve().name, *([config.model] if config.model else [])])
     return next(path for n in range(1, 10**6) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
@@ -136,7 +165,7 @@ def _introduction(
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     return (
         f"classes: {len(classes)}: {table}\n"
-        f"images: {sizes}   model: {config.model}   image size: {config.shorter_side}   run: {out}"
+        f"images: {sizes}   model: {config.model or config.init}   image size: {config.image_size}   run: {out}"
         + (_BEHIND if _is_behind(made_of) and config.distillation.enabled else "")
     )
 
@@ -178,22 +207,22 @@ def _loaders(
     for name, source in (("training", sources["train"]), ("validation", sources["val"])):
         if len(source) < trainer.world_size:
             raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
-    mean, std = detector.mean, detector.std
+    mean, std, size = detector.mean, detector.std, chosen(config.image_size)
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
-    augmented = TrainTransform(config.shorter_side, mean, std, sources["train"].flippable, config.augment)
+    augmented = TrainTransform(size, mean, std, sources["train"].flippable, config.augment)
     training = make_loader(
         TransformedDataset(sources["train"], augmented, config.seed),
         EpochSampler(len(sources["train"]), config.seed, rank=rank, world_size=world),
-        config.batch_size,
+        chosen(config.batch_size),
         workers,
         config.accumulate,
     )
     validation = make_loader(
-        TransformedDataset(sources["val"], EvalTransform(config.shorter_side, mean, std)),
+        TransformedDataset(sources["val"], EvalTransform(size, mean, std)),
         EpochSampler(len(sources["val"]), shuffle=False, rank=rank, world_size=world),
-        config.batch_size,
+        chosen(config.batch_size),
         workers,
     )
     return training, validation

@@ -20,12 +20,13 @@ from oddetr.models.detector import Detector
 from oddetr.structures import Batch
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.module import parameter_groups
+from oddetr.training.processes import several_processes
 from oddetr.training.validation import Validation
 
 WARM, TIMED, SECONDS = 2, 8, 20.0
 """Batches that are not timed, batches that are, and the time after which no further one is."""
 LEAST = 100
-"""Steps of a run that is worth a forecast."""
+"""Batches of a run that is worth a forecast."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Forecast:
             f"about {about}: {self.batches:,} batches of {self.batch:.2g} s, {self.validations} validations of "
             f"{self.validation:.2g} s"
         )
+
+
+def worth_forecasting(config: TrainConfig, training: AccumulatedLoader) -> bool:
+    """Whether the run is long enough; of several processes, none times its steps alone."""
+    return not several_processes(config.trainer) and len(training) * chosen(config.epochs) >= LEAST
 
 
 def forecast(

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
-from oddetr.data.dataset import Source
+from oddetr.data.dataset import ClassTable, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
@@ -31,7 +31,7 @@ from oddetr.training.beginning import begin
 from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import TrainConfig, chosen
-from oddetr.training.forecast import LEAST, forecast
+from oddetr.training.forecast import forecast, worth_forecasting
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
@@ -67,8 +67,9 @@ def train(**arguments: Any) -> Path:
 train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def run(config: TrainConfig, console: Console | None = None) -> Path:
-    """`train`, with a checked configuration; progress goes to `console`."""
+def run(config: TrainConfig, console: Console | None = None, compared: bool = False) -> Path:
+    """`train`, with a checked configuration; progress goes to `console`. One of runs that are `compared` does not tell
+    how long it will take."""
     console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
@@ -79,41 +80,26 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
     for note in notes:
         say(f"data: {note}")
-    if state is not None:
-        check_classes(out, sources["train"].classes)
+    classes = sources["train"].classes
+    if state is None:
+        config = _chosen(config, sources["train"], say)
+    else:
+        check_classes(out, classes)
         say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
         config = settled(config)
-    else:
-        config = _chosen(config, sources["train"], say)
     torch.manual_seed(config.seed)
-    classes = sources["train"].classes
-    made_of = config.detector_config()
-    if isinstance(made_of, HuggingFaceConfig):
-        made_of = made_of.for_classes(classes.names)
-    detector = build_detector(made_of, len(classes))
+    detector, made_of = _detector(config, classes)
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        begun = {"init": config.init and config.init.resolve(), "image_size": config.image_size}
-        config = replace(config, **begun, detector=asdict(made_of))
+        config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
-    if config.data != DIGITS:
-        queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
-        truth = sources["train"].annotations(), sources["val"].annotations()
-        for caution in cautions(*truth, chosen(config.image_size), queries):
-            say(f"caution: {caution}")
+    for caution in _cautions(config, sources, made_of):
+        say(f"caution: {caution}")
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
-        return CheckpointInfo(
-            detector=made_of,
-            classes=classes,
-            image_size=chosen(config.image_size),
-            mean=detector.mean,
-            std=detector.std,
-            epoch=epoch,
-            metrics=metrics,
-            configuration=config.to_json(),
-        )
+        size, plain = chosen(config.image_size), config.to_json()
+        return CheckpointInfo(made_of, classes, size, detector.mean, detector.std, epoch, metrics, plain)
 
     save_configuration(config, out)
     recorder = Recorder(out, describe, steps_done(state))
@@ -122,16 +108,39 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     with _quiet():
         trainer = _trainer(config, out, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
-        if state is None and not several_processes(config.trainer) and len(loaders[0]) * chosen(config.epochs) >= LEAST:
+        if not (state or compared) and worth_forecasting(config, loaders[0]):
             say(f"time: {forecast(task, config, sources['val'], *loaders, trainer.strategy.root_device)}")
-        try:
-            trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
-        except SystemExit as stopped:  # Lightning's end after Ctrl-C, after which it ignores further ones
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stopped
+        _fit(trainer, module, loaders, state)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     return out
+
+
+def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, DetectorConfig | HuggingFaceConfig]:
+    made_of = config.detector_config()
+    if isinstance(made_of, HuggingFaceConfig):
+        made_of = made_of.for_classes(classes.names)
+    return build_detector(made_of, len(classes)), made_of
+
+
+def _fit(
+    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], state: Path | None
+) -> None:
+    """Trains; Ctrl-C, which Lightning makes an exit of the process that ignores further ones, stays Ctrl-C."""
+    try:
+        trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+    except SystemExit as stopped:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stopped
+
+
+def _cautions(
+    config: TrainConfig, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig
+) -> list[str]:
+    if config.data == DIGITS:
+        return []
+    queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
+    return cautions(sources["train"].annotations(), sources["val"].annotations(), chosen(config.image_size), queries)
 
 
 def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> TrainConfig:

@@ -25,7 +25,6 @@ def test_run_when_it_is_forecast_then_says_how_long_and_its_weights_are_the_same
     tiny |= {"epochs": 3, "validate_every": 2, "accumulate": 2, "batch_size": 2}
     silent, expected = trained(TrainConfig(**tiny))
     monkeypatch.setattr(room, "LEAST", 1)
-    monkeypatch.setattr("oddetr.training.run.LEAST", 1)
     told, found = trained(TrainConfig(**tiny | {"out": tmp_path / "other"}))
 
     assert "time:" not in silent

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, get_loader
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.nested import flat, merged, nested
+from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation")
@@ -111,7 +112,7 @@ class ComparisonConfig:
         values = plain(merged(self.base, self.changes(arm)))
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
-        return _checked(values, _arm(arm), seed=seed, out=self.out / arm / f"seed_{seed}", resume=True)
+        return settled(_checked(values, _arm(arm), seed=seed, out=self.out / arm / f"seed_{seed}", resume=True))
 
     def _refuse_contradictions(self, shared: TrainConfig) -> None:
         """A standard arm must not quietly undo what the base says; `shared` is the base with its defaults."""

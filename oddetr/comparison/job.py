@@ -32,7 +32,7 @@ def main(file: Path) -> None:
     claim = _claim(job.folder) if is_first_process() else None
     if claim:
         (job.folder / RESULT).unlink(missing_ok=True)
-    run(job.config, Console(markup=False))
+    run(job.config, Console(markup=False), compared=True)
     if claim:
         scored(job).write(job.folder)
         claim.close()

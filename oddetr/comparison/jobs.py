@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from oddetr.comparison.job import BUSY
 from oddetr.comparison.records import LOG, RESULT, Job, RunResult
+from oddetr.training.config import chosen
 from oddetr.training.log import read_events
 from oddetr.training.progress import clock
 
@@ -108,7 +109,7 @@ class ComparisonProgress:
         self.console, self.images = console, images
         self.ended, self.total = finished, finished + len(jobs)
         self.parts = {job.name: self._part(job) for job in jobs}
-        self.weights = {job.name: job.config.epochs for job in jobs}
+        self.weights = {job.name: chosen(job.config.epochs) for job in jobs}
         self.begin, self.before = time.monotonic(), self.done()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
@@ -153,9 +154,9 @@ class ComparisonProgress:
         if not events:
             return 0.0
         epoch = next((event for event in reversed(events) if event["kind"] == "epoch"), None)
-        estimate = -(-self.images // (job.config.batch_size * job.config.accumulate))
+        estimate = -(-self.images // (chosen(job.config.batch_size) * job.config.accumulate))
         steps = epoch["step"] / epoch["epoch"] if epoch else estimate
-        return min(1.0, events[-1]["step"] / max(1.0, steps * job.config.epochs))
+        return min(1.0, events[-1]["step"] / max(1.0, steps * chosen(job.config.epochs)))
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, console: Console) -> list[Failure]:

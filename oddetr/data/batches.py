@@ -75,10 +75,15 @@ class EpochSampler(Sampler[Key]):
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.done = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next iteration gives."""
         self.epoch = epoch
+
+    def skip(self, keys: int) -> None:
+        """The next iteration, and only that, begins after so many keys of its epoch."""
+        self.done = keys
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -86,12 +91,12 @@ class EpochSampler(Sampler[Key]):
         return len(range(self.rank, self.length, self.world_size))
 
     def __iter__(self) -> Iterator[Key]:
-        epoch = self.epoch
+        epoch, done, self.done = self.epoch, self.done, 0
         order = list(range(self.length))
         if self.shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
             order = torch.randperm(self.length, generator=generator).tolist()
-        for step in range(len(self)):
+        for step in range(done, len(self)):
             yield epoch, order[(self.rank + step * self.world_size) % self.length]
 
 
@@ -133,6 +138,7 @@ class AccumulatedLoader:
             raise ValueError(f"An optimizer step needs at least 1 batch, not {parts}.")
         self.loader = loader
         self.parts = parts
+        self._done = 0
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -156,7 +162,13 @@ class AccumulatedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def skip(self, batches: int) -> None:
+        """The next iteration, and only that, begins after so many batches of its epoch, which are not read."""
+        self._done = batches
+
     def __iter__(self) -> Iterator[Batch]:
+        self.sampler.skip(self._done * (self.loader.batch_size or 1))
+        self._done = 0
         group: list[Batch] = []
         for batch in self.loader:
             group.append(batch)

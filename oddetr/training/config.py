@@ -6,7 +6,7 @@ import inspect
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from oddetr.checkpoint import find_checkpoint, read_info
 from oddetr.data.sources import DIGITS, DigitsConfig
@@ -20,6 +20,7 @@ from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
+Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
 """Begins the name of a model of transformers."""
 
@@ -29,8 +30,8 @@ class OptimizerConfig:
     """AdamW and its learning rate over the run; times are fractions of the run.
 
     Attributes:
-        learning_rate: of all but the following.
-        backbone_factor: the backbone's rate over the others' (the paper: 0.1).
+        learning_rate: of all but the following (the paper: 2e-4); default: see `oddetr.training.choice`.
+        backbone_factor: the backbone's rate over the others' (the paper: 0.1); default: likewise.
         places_factor: likewise of what moves the places that queries read (Deformable-DETR: 0.1; 1 in the official code
             of DAB-Deformable-DETR and DINO).
         weight_decay: AdamW's (the paper: 1e-4).
@@ -44,8 +45,8 @@ class OptimizerConfig:
         ValueError: a value that is out of range.
     """
 
-    learning_rate: float = 2e-4
-    backbone_factor: float = 0.1
+    learning_rate: float | None = None
+    backbone_factor: float | None = None
     places_factor: float = 0.1
     weight_decay: float = 1e-4
     clip: float = 0.1
@@ -55,9 +56,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("backbone_factor", "places_factor", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0.")
-        if not self.learning_rate > 0:
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"optimizer.{name} is {value}; it must be at least 0.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0.")
         if self.schedule not in ("step", "cosine"):
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; it must be step or cosine.")
@@ -124,16 +126,15 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run.
+    """A training run. What has no default here is chosen from the data and the machine: `oddetr.training.choice`.
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
         model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
-            DEIMv2 or Deformable-DETR; a folder with config.json alone begins at random.
-        epochs: passes over the training images.
-        image_size: images are resized to this shorter side, in pixels; default: that of
-            `init`; else 320, and 128 (their own) for digits.
-        batch_size: images of a batch on each device; a step is `accumulate` batches on every device.
+            DEIMv2 or Deformable-DETR; a folder with config.json alone begins at random. Default: chosen.
+        epochs: passes over the training images; default: chosen.
+        image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
+        batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
         out: the run's folder; default: a new one below runs/.
         resume: go on from the run's last checkpoint, with the run's own configuration.
@@ -144,7 +145,7 @@ class TrainConfig:
         precision: of the forward pass; matching, losses and weights are always fp32.
         accumulate: batches whose gradients make one step together.
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
-        validate_every: epochs between validations; the last epoch is always validated.
+        validate_every: epochs between validations; the last epoch is always validated. Default: chosen.
         optimizer: learning rate and schedule.
         loss: classification loss, and weights.
         matching: the matching cost's.
@@ -160,10 +161,10 @@ class TrainConfig:
     """
 
     data: str = DIGITS
-    model: str = DEFAULT_MODEL
-    epochs: int = 50
+    model: str | None = None
+    epochs: int | None = None
     image_size: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     seed: int = 0
     out: Path | None = None
     resume: bool = False
@@ -173,7 +174,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     accumulate: int = 1
     workers: int | None = None
-    validate_every: int = 1
+    validate_every: int | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     matching: MatchingWeights = field(default_factory=MatchingWeights)
@@ -191,26 +192,19 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
-        if self.model not in PRESETS and not self.model.startswith(HUGGING_FACE):
+        if self.model and self.model not in PRESETS and not self.hugging_face:
             raise ValueError(
                 f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."
             )
-        if self.init and self.model != DEFAULT_MODEL:
+        if self.init and self.model:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
         self.detector_config()
         _check_trainer_flags(self.trainer)
 
     @property
-    def shorter_side(self) -> int:
-        """`image_size`, or its default: that of `init`, else for the data."""
-        if self.init and not self.image_size:
-            return read_info(find_checkpoint(self.init)).image_size
-        return self.image_size or (128 if self.data == DIGITS else 320)
-
-    @property
     def hugging_face(self) -> str | None:
         """The folder or hub name of a model of transformers."""
-        return self.model.removeprefix(HUGGING_FACE) if self.model.startswith(HUGGING_FACE) else None
+        return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
 
     def detector_config(self) -> DetectorConfig | HuggingFaceConfig:
         """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
@@ -225,7 +219,7 @@ class TrainConfig:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
         if self.hugging_face:
             return HuggingFaceConfig.read(self.hugging_face).override(self.detector)
-        return PRESETS[self.model]().override(self.detector)
+        return PRESETS[self.model or DEFAULT_MODEL]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
@@ -252,6 +246,12 @@ class TrainConfig:
         if "data" in values:
             values["data"] = str(values["data"])
         return cls(**values)
+
+
+def chosen(value: Value | None) -> Value:
+    """A value that `choice.choose` has filled in where the user gave none."""
+    assert value is not None, "the run's choices are not made yet"
+    return value
 
 
 def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from oddetr.checkpoint import Weights
-from oddetr.data.batches import mixed_seed
+from oddetr.data.batches import AccumulatedLoader, mixed_seed
 from oddetr.data.dataset import Source
 from oddetr.distillation.task import DistillationTask
 from oddetr.matching import NonFiniteCostError
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch
-from oddetr.training.config import OptimizerConfig
+from oddetr.training.config import OptimizerConfig, chosen
 from oddetr.training.validation import Validation
 
 SLOW = ("sampling_offsets", "reference_points")
@@ -39,9 +39,10 @@ def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: Optimi
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
             groups["backbone" if BACKBONE.search(name) else "places" if slow else "main"].append(parameter)
-    rates = {"main": 1.0, "backbone": config.backbone_factor, "places": config.places_factor}
+    rate = chosen(config.learning_rate)
+    rates = {"main": 1.0, "backbone": chosen(config.backbone_factor), "places": config.places_factor}
     return [
-        {"name": name, "params": parameters, "lr": config.learning_rate * rates[name]}
+        {"name": name, "params": parameters, "lr": rate * rates[name]}
         for name, parameters in groups.items()
         if parameters
     ]
@@ -78,6 +79,13 @@ class TrainingModule(LightningModule):
         """The optimizer's step, and the teacher's after it."""
         super().optimizer_step(*arguments, **keywords)
         self.task.update_teacher()
+
+    def on_train_start(self) -> None:
+        """A run that goes on within an epoch does not begin it, and does not read again what it has learned from."""
+        self.on_train_epoch_start()
+        loop = self.trainer.fit_loop
+        if loop.restarted_mid_epoch:
+            cast(AccumulatedLoader, self.trainer.train_dataloader).skip(loop.epoch_loop.batch_progress.current.ready)
 
     def on_train_epoch_start(self) -> None:
         """The last epoch is validated whatever the period."""

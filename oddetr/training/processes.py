@@ -14,13 +14,17 @@ def is_first_process() -> bool:
     return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
-def several_processes(trainer_flags: dict[str, Any]) -> bool:
-    """Whether Lightning's flags, or a launcher such as torchrun, make more than one process of a run."""
+def process_count(trainer_flags: dict[str, Any]) -> int:
+    """How many processes Lightning's flags, or a launcher such as torchrun, make of a run; each has one device."""
     devices = trainer_flags.get("devices", 1)
     if str(devices) in ("auto", "-1"):
-        devices = torch.cuda.device_count()
+        devices = max(1, torch.cuda.device_count())
     if isinstance(devices, str) and "," in devices:
         devices = devices.strip(",").split(",")
     count = len(devices) if isinstance(devices, list) else int(devices)
-    launched = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    return count > 1 or int(trainer_flags.get("num_nodes", 1)) > 1 or launched
+    return max(count * int(trainer_flags.get("num_nodes", 1)), int(os.environ.get("WORLD_SIZE") or 1))
+
+
+def several_processes(trainer_flags: dict[str, Any]) -> bool:
+    """Whether there is more than one."""
+    return process_count(trainer_flags) > 1

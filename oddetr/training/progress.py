@@ -65,10 +65,15 @@ class ProgressLine(Callback):
         """After Ctrl-C, says how to go on."""
         self._bar.stop()
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
-            hint = "No epoch was finished."
+            hint = "Nothing was saved yet."
             if (self.folder / "last").exists():
-                hint = f"Go on after its last finished epoch: oddetr train --out {self.folder} --resume"
-            self.console.print(f"Stopped in {self._epoch(trainer)}. {hint}", highlight=False, soft_wrap=True)
+                after = "this step" if self.recorder.stopping else "the last checkpoint"
+                hint = f"Go on after {after}: oddetr train --out {self.folder} --resume"
+            self.console.print(
+                f"Stopped in {self._epoch(trainer)}, step {trainer.global_step:,}. {hint}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the terminal back."""

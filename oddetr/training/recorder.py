@@ -17,15 +17,18 @@ EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
 AGREEMENT = ("matching_carried", "matching_disagreement")
 """What an epoch's event tells of its steps, too: see `oddetr.distillation.matching.agreement`."""
+SAVE_EVERY = 300.0
+"""Seconds after which `last` is written within an epoch, too."""
 
 
 class Recorder(Callback):
-    """Logs losses and scores, and writes the checkpoints after each epoch.
+    """Logs losses and scores; writes the checkpoints after each epoch, and `last` every few minutes, too.
 
     `best` is the epoch with the teacher's highest validation AP; without an AP (no objects in the validation images),
     the last. It is written before `last`, so that a run killed between the two does the epoch, and its `best`, again.
 
     Attributes:
+        stopping: whether to write `last` after the step that is being done, and end the training.
         speed: of the training, in this process.
         loss: mean over the steps of the last event; NaN before the first.
         best: the teacher's highest AP; -1 where there is none.
@@ -41,15 +44,21 @@ class Recorder(Callback):
         self, folder: Path, describe: Callable[[int, dict[str, Any]], CheckpointInfo], steps_done: int
     ) -> None:
         self.folder, self.describe = folder, describe
+        self.stopping = False
         self.speed = Speed()
         self.loss = math.nan
         self.events = RunLog(folder, steps_done)
-        before = [event for event in read_events(folder) if event["kind"] == "epoch"]
+        before = read_events(folder)
         scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
         self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
-        self._begin = time.time() - (before[-1]["seconds"] if before else 0.0)
-        self.trained: float = before[-1]["training_seconds"] if before else 0.0
+        self._begin = time.time() - (before[-1].get("seconds", 0.0) if before else 0.0)
+        self.trained: float = before[-1].get("training_seconds", 0.0) if before else 0.0
+        self._saved = time.monotonic()
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on within an epoch does not begin it."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -68,13 +77,19 @@ class Recorder(Callback):
         if self._means.steps(trainer.global_step) >= EVERY:
             self._log_losses(trainer)
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
+            self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self.speed.pause()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the epoch and writes `last`, and `best` where the epoch is the best so far."""
+        """Logs the epoch and writes `last`, and `best` where the epoch is the best so far.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop, and this is not the end of the run.
+        """
         self.speed.pause()
         self._log_losses(trainer)
         module = cast(TrainingModule, pl_module)
@@ -89,29 +104,54 @@ class Recorder(Callback):
                 plain = {name: value for name, value in table_row(event | scores).items() if isinstance(value, float)}
                 trainer.logger.log_metrics(plain, trainer.global_step)
         self._save(trainer, module, epoch, scores)
+        if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
+            raise KeyboardInterrupt
+
+    def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Where it is time. Several processes agree on it every `EVERY` steps.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop.
+        """
+        stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
+        if trainer.world_size > 1:
+            if trainer.global_step % EVERY:
+                return
+            stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
+        if stopping or due:
+            self.speed.pause()
+            self._log_losses(trainer)
+            self._save(trainer, module, trainer.current_epoch, {})
+            self.speed.go_on()
+        if stopping:
+            raise KeyboardInterrupt
 
     def _event(self, step: int, epoch: int) -> dict[str, Any]:
         return {
             "kind": "epoch",
             "step": step,
             "epoch": epoch,
-            "seconds": time.time() - self._begin,
-            "training_seconds": self.trained + self.speed.seconds,
+            **self._times(),
             "images_per_second": self.speed.images_per_second,
             "waiting_share": self.speed.waiting_share,
             "peak_memory_gib": peak_memory_gib(),
         }
+
+    def _times(self) -> dict[str, float]:
+        return {"seconds": time.time() - self._begin, "training_seconds": self.trained + self.speed.seconds}
 
     def _log_losses(self, trainer: Trainer) -> None:
         means = self._means.read(trainer.global_step)
         self.loss = means.get("loss", self.loss)
         if trainer.is_global_zero and means:
             event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
-            self.events.add({"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch, **event})
+            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch}
+            self.events.add(where | self._times() | event)
             if trainer.logger:
                 trainer.logger.log_metrics(event, trainer.global_step)
 
     def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
+        self._saved = time.monotonic()
         info = self.describe(epoch, scores)
         state = self.folder / RESUME
         trainer.save_checkpoint(state)
@@ -122,3 +162,8 @@ class Recorder(Callback):
             self.best = ap if ap is not None else self.best
             save_checkpoint(self.folder / "best", module.detectors, info)
         save_checkpoint(self.folder / "last", module.detectors, info, state)
+
+
+def _agreed(trainer: Trainer, wanted: bool) -> bool:
+    """Whether any process wants it."""
+    return trainer.strategy.reduce_boolean_decision(wanted, all=False)

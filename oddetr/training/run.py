@@ -3,8 +3,9 @@
 import inspect
 import logging
 import os
+import signal
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
-from oddetr.data.dataset import Source
+from oddetr.data.dataset import ClassTable, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
@@ -27,18 +28,23 @@ from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
-from oddetr.training.config import TrainConfig
+from oddetr.training.cautions import cautions
+from oddetr.training.choice import Facts, Machine, choose, settled
+from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.forecast import forecast, worth_forecasting
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
 from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_configuration, steps_done
+from oddetr.training.stopping import Stopping
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
     ".*does not have many workers.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*module.s. in eval mode at the start of training.*",
+    ".*your dataloader is not resumable.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -61,8 +67,9 @@ def train(**arguments: Any) -> Path:
 train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def run(config: TrainConfig, console: Console | None = None) -> Path:
-    """`train`, with a checked configuration; progress goes to `console`."""
+def run(config: TrainConfig, console: Console | None = None, compared: bool = False) -> Path:
+    """`train`, with a checked configuration; progress goes to `console`. One of runs that are `compared` does not tell
+    how long it will take."""
     console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
@@ -73,51 +80,82 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
     for note in notes:
         say(f"data: {note}")
-    if state is not None:
-        check_classes(out, sources["train"].classes)
-        say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
-    torch.manual_seed(config.seed)
     classes = sources["train"].classes
-    made_of = config.detector_config()
-    if isinstance(made_of, HuggingFaceConfig):
-        made_of = made_of.for_classes(classes.names)
-    detector = build_detector(made_of, len(classes))
+    if state is None:
+        config = _chosen(config, sources["train"], say)
+    else:
+        check_classes(out, classes)
+        say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
+        config = settled(config)
+    torch.manual_seed(config.seed)
+    detector, made_of = _detector(config, classes)
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        begun = {"init": config.init and config.init.resolve(), "image_size": config.shorter_side}
-        config = replace(config, **begun, detector=asdict(made_of))
+        config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
+    for caution in _cautions(config, sources, made_of):
+        say(f"caution: {caution}")
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
-        return CheckpointInfo(
-            detector=made_of,
-            classes=classes,
-            image_size=config.shorter_side,
-            mean=detector.mean,
-            std=detector.std,
-            epoch=epoch,
-            metrics=metrics,
-            configuration=config.to_json(),
-        )
+        size, plain = chosen(config.image_size), config.to_json()
+        return CheckpointInfo(made_of, classes, size, detector.mean, detector.std, epoch, metrics, plain)
 
     save_configuration(config, out)
     recorder = Recorder(out, describe, steps_done(state))
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])
+        trainer = _trainer(config, out, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
-        trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+        if not (state or compared) and worth_forecasting(config, loaders[0]):
+            say(f"time: {forecast(task, config, sources['val'], *loaders, trainer.strategy.root_device)}")
+        _fit(trainer, module, loaders, state)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     return out
 
 
+def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, DetectorConfig | HuggingFaceConfig]:
+    made_of = config.detector_config()
+    if isinstance(made_of, HuggingFaceConfig):
+        made_of = made_of.for_classes(classes.names)
+    return build_detector(made_of, len(classes)), made_of
+
+
+def _fit(
+    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], state: Path | None
+) -> None:
+    """Trains; Ctrl-C, which Lightning makes an exit of the process that ignores further ones, stays Ctrl-C."""
+    try:
+        trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+    except SystemExit as stopped:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stopped
+
+
+def _cautions(
+    config: TrainConfig, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig
+) -> list[str]:
+    if config.data == DIGITS:
+        return []
+    queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
+    return cautions(sources["train"].annotations(), sources["val"].annotations(), chosen(config.image_size), queries)
+
+
+def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> TrainConfig:
+    """`config` with what it leaves open, said aloud."""
+    facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())
+    choice = choose(config, facts, Machine.this(config.trainer))
+    for reason in choice.reasons:
+        say(f"chosen: {reason}")
+    return choice.config
+
+
 def _new_folder(config: TrainConfig) -> Path:
     if several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
-    name = f"{Path(config.data).resolve().name}-{config.model}"
+    name = "-".join([Path(config.data).resolve().name, *([config.model] if config.model else [])])
     return next(path for n in range(1, 10**6) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
@@ -136,7 +174,7 @@ def _introduction(
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     return (
         f"classes: {len(classes)}: {table}\n"
-        f"images: {sizes}   model: {config.model}   image size: {config.shorter_side}   run: {out}"
+        f"images: {sizes}   model: {config.model or config.init}   image size: {config.image_size}   run: {out}"
         + (_BEHIND if _is_behind(made_of) and config.distillation.enabled else "")
     )
 
@@ -178,22 +216,22 @@ def _loaders(
     for name, source in (("training", sources["train"]), ("validation", sources["val"])):
         if len(source) < trainer.world_size:
             raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
-    mean, std = detector.mean, detector.std
+    mean, std, size = detector.mean, detector.std, chosen(config.image_size)
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
-    augmented = TrainTransform(config.shorter_side, mean, std, sources["train"].flippable, config.augment)
+    augmented = TrainTransform(size, mean, std, sources["train"].flippable, config.augment)
     training = make_loader(
         TransformedDataset(sources["train"], augmented, config.seed),
         EpochSampler(len(sources["train"]), config.seed, rank=rank, world_size=world),
-        config.batch_size,
+        chosen(config.batch_size),
         workers,
         config.accumulate,
     )
     validation = make_loader(
-        TransformedDataset(sources["val"], EvalTransform(config.shorter_side, mean, std)),
+        TransformedDataset(sources["val"], EvalTransform(size, mean, std)),
         EpochSampler(len(sources["val"]), shuffle=False, rank=rank, world_size=world),
-        config.batch_size,
+        chosen(config.batch_size),
         workers,
     )
     return training, validation

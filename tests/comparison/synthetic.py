@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from oddetr.comparison.records import Job, RunResult
+from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 
 
 def made_job(folder: Path, arm: str = "qfl", seed: int = 0, split: str = "test", **fields: object) -> Job:
     out = folder / arm / f"seed_{seed}"
-    return Job(arm, seed, split, 1, 1, TrainConfig.from_plain({"out": out, "seed": seed, "resume": True, **fields}))
+    return Job(
+        arm, seed, split, 1, 1, settled(TrainConfig.from_plain({"out": out, "seed": seed, "resume": True, **fields}))
+    )
 
 
 def made_result(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oddetr.training.config import OptimizerConfig, TrainConfig
+from oddetr.training.config import OptimizerConfig
 from oddetr.training.processes import several_processes
 
 
@@ -35,12 +35,6 @@ def test_rate_when_the_run_has_one_step_then_is_the_full_one() -> None:
 def test_optimizer_when_a_field_is_out_of_range_then_says_which(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**fields)
-
-
-def test_image_size_when_not_given_then_suits_the_data() -> None:
-    assert TrainConfig().shorter_side == 128
-    assert TrainConfig(data="cells").shorter_side == 320
-    assert TrainConfig(image_size=200).shorter_side == 200
 
 
 @pytest.mark.parametrize(

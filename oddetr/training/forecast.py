@@ -1,0 +1,133 @@
+"""How long a run will take, measured in a few steps before it begins."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from oddetr.checkpoint import Weights
+from oddetr.data.batches import AccumulatedLoader
+from oddetr.data.dataset import Source
+from oddetr.distillation.task import DistillationTask
+from oddetr.models.detector import Detector
+from oddetr.structures import Batch
+from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.module import parameter_groups
+from oddetr.training.processes import several_processes
+from oddetr.training.validation import Validation
+
+WARM, TIMED, SECONDS = 2, 8, 20.0
+"""Batches that are not timed, batches that are, and the time after which no further one is."""
+LEAST = 100
+"""Batches of a run that is worth a forecast."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of a batch and of a validation, and how many there will be."""
+
+    batch: float
+    batches: int
+    validation: float
+    validations: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the run."""
+        return self.batch * self.batches + self.validation * self.validations
+
+    def __str__(self) -> str:
+        minutes = self.seconds / 60
+        about = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+        return (
+            f"about {about}: {self.batches:,} batches of {self.batch:.2g} s, {self.validations} validations of "
+            f"{self.validation:.2g} s"
+        )
+
+
+def worth_forecasting(config: TrainConfig, training: AccumulatedLoader) -> bool:
+    """Whether the run is long enough; of several processes, none times its steps alone."""
+    return not several_processes(config.trainer) and len(training) * chosen(config.epochs) >= LEAST
+
+
+def forecast(
+    task: DistillationTask,
+    config: TrainConfig,
+    source: Source,
+    training: AccumulatedLoader,
+    validation: AccumulatedLoader,
+    device: torch.device,
+) -> Forecast:
+    """Times a few batches with a copy of the task, which changes nothing in the run: its randomness has keys.
+
+    What fades over the run makes it a little faster than it begins.
+
+    Args:
+        source: what is validated on.
+        training, validation: the run's loaders.
+        device: the run's.
+    """
+    epochs, flags = chosen(config.epochs), config.trainer
+    batches = _limited(len(training), flags.get("limit_train_batches")) * epochs
+    copy = deepcopy(task).to(device).train()
+    copy.steps = max(1, batches // config.accumulate)
+    optimizer = AdamW(parameter_groups(copy.learned(), config.optimizer), fused=config.precision != "fp16")
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        with _precision(config, device):
+            loss = copy(batch.to(device))["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_((parameter for _, parameter in copy.learned()), 0.1)
+        optimizer.step()
+        copy.update_teacher()
+
+    each = _timed(training, step, device)
+    detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
+    copy.eval()
+    trial = Validation(source, detectors, task.matching)
+    trial.begin()
+
+    @torch.inference_mode()
+    def look(batch: Batch) -> None:
+        with _precision(config, device):
+            trial.add(batch.to(device))
+
+    validated = _limited(len(validation), flags.get("limit_val_batches"))
+    return Forecast(
+        each, batches, _timed(validation, look, device) * validated, math.ceil(epochs / chosen(config.validate_every))
+    )
+
+
+def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch.device) -> float:
+    """Seconds of a batch, loading included."""
+    marks = [time.perf_counter()]
+    for batch in islice(loader, WARM + TIMED):
+        work(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+        if len(marks) > WARM + 1 and marks[-1] - marks[0] > SECONDS:
+            break
+    warm = min(WARM, len(marks) - 2)
+    return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
+
+
+def _limited(length: int, limit: int | float | None) -> int:
+    """Batches that Lightning takes of so many under its flag."""
+    if limit is None:
+        return length
+    return min(length, limit) if isinstance(limit, int) else int(length * limit)
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16" else torch.float16)

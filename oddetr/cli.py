@@ -80,6 +80,24 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+def report(arguments: Sequence[str], console: Console) -> int:
+    """Write what a run came to as a page, or compare runs: oddetr report RUN [RUN ...]."""
+    from oddetr.reporting.report import report as verb
+
+    parser = _parser(
+        "report",
+        "Writes an HTML page of a run: scores, curves, whether the matching is stable, classes, pictures, "
+        "configuration. Of several runs, a page that compares them.",
+    )
+    parser.add_argument("runs", nargs="+", type=str, metavar="RUN", help="folders that `oddetr train` wrote")
+    parser.add_function_arguments(verb, as_group=False, skip={"runs"})
+    written = verb(**_values(parser, arguments))
+    if written.missing:
+        console.print(written.missing, style="yellow", highlight=False, soft_wrap=True)
+    console.print(f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB", highlight=False, soft_wrap=True)
+    return 0
+
+
 def predict(arguments: Sequence[str], console: Console) -> int:
     """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
     from oddetr.inference import predict as verb
@@ -233,7 +251,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, predict, check, digits, compare, convert, export)
+    verb.__name__: verb for verb in (train, evaluate, report, predict, check, digits, compare, convert, export)
 }
 
 

@@ -82,12 +82,29 @@ def evaluate_detections(
     Raises:
         ValueError: detections of an unknown image, with a label outside the class table or with a non-finite number.
     """
+    return scores_and_curves(truth, classes, detections, max_detections)[0]
+
+
+def scores_and_curves(
+    truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections], max_detections: int = 100
+) -> tuple[Metrics, Float64[np.ndarray, "classes recalls"]]:
+    """`evaluate_detections`, and the precision of each class at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is
+    its AP50; NaN for a class without objects."""
     _check(truth, classes, detections)
     there, found = _truth_objects(truth), _found_objects(truth, detections).best(max_detections)
     curves = [
         _evaluate_class(there.of_class(label), found.of_class(label), max_detections) for label in range(len(classes))
     ]
     precision, recall = (np.stack(values) for values in zip(*curves, strict=True))
+    at_50 = precision[:, _IOU_50, :, _ALL]
+    return _metrics(precision, recall, classes), np.where(at_50 < 0, np.nan, at_50)
+
+
+def _metrics(
+    precision: Float64[np.ndarray, "classes thresholds recalls sizes"],
+    recall: Float64[np.ndarray, "classes thresholds sizes"],
+    classes: ClassTable,
+) -> Metrics:
     return Metrics(
         ap=_mean(precision[..., _ALL]),
         ap50=_mean(precision[:, _IOU_50, :, _ALL]),

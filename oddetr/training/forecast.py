@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -26,17 +26,19 @@ from oddetr.training.validation import Validation
 WARM, TIMED, SECONDS = 2, 8, 20.0
 """Batches that are not timed, batches that are, and the time after which no further one is."""
 LEAST = 100
-"""Batches of a run that is worth a forecast."""
+"""Batches of a run that is worth a forecast, and a report of its own accord."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of a batch and of a validation, and how many there will be."""
+    """Seconds of a batch and of a validation, and how many there will be; `baseline_batch`: of a batch without
+    distillation, None where that is off."""
 
     batch: float
     batches: int
     validation: float
     validations: int
+    baseline_batch: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -52,8 +54,8 @@ class Forecast:
         )
 
 
-def worth_forecasting(config: TrainConfig, training: AccumulatedLoader) -> bool:
-    """Whether the run is long enough; of several processes, none times its steps alone."""
+def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
+    """Whether the run is worth it; several processes are not, where none can time its steps alone."""
     return not several_processes(config.trainer) and len(training) * chosen(config.epochs) >= LEAST
 
 
@@ -67,7 +69,8 @@ def forecast(
 ) -> Forecast:
     """Times a few batches with a copy of the task, which changes nothing in the run: its randomness has keys.
 
-    What fades over the run makes it a little faster than it begins.
+    What fades over the run makes it a little faster than it begins. The baseline's step is timed likewise, so that a
+    report can say what distillation cost.
 
     Args:
         source: what is validated on.
@@ -90,6 +93,10 @@ def forecast(
         copy.update_teacher()
 
     each = _timed(training, step, device)
+    baseline = None
+    if config.distillation.enabled:
+        copy.distillation = replace(config.distillation, enabled=False)
+        baseline = _timed(training, step, device)
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     trial = Validation(source, detectors, task.matching)
@@ -101,9 +108,8 @@ def forecast(
             trial.add(batch.to(device))
 
     validated = _limited(len(validation), flags.get("limit_val_batches"))
-    return Forecast(
-        each, batches, _timed(validation, look, device) * validated, math.ceil(epochs / chosen(config.validate_every))
-    )
+    times = math.ceil(epochs / chosen(config.validate_every))
+    return Forecast(each, batches, _timed(validation, look, device) * validated, times, baseline)
 
 
 def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch.device) -> float:

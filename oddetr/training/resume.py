@@ -12,7 +12,7 @@ from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
 
-CONFIGURATION = "config.json"
+CONFIGURATION, BEGINNING = "config.json", "beginning.json"
 MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "tensorboard")
 """Fields that a resumed run takes from the command rather than from the run."""
 _SAYS_NOTHING = ("out", "resume", "workers", "tensorboard")
@@ -100,6 +100,12 @@ def save_configuration(config: TrainConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if is_first_process():
         (out / CONFIGURATION).write_text(json.dumps(config.to_json(), indent=1))
+
+
+def save_beginning(out: Path, **said: Any) -> None:
+    """Keeps what was said before the first step, for the report."""
+    if is_first_process():
+        (out / BEGINNING).write_text(json.dumps(said, indent=1))
 
 
 def steps_done(state: Path | None) -> int:

@@ -31,12 +31,12 @@ from oddetr.training.beginning import begin
 from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import TrainConfig, chosen
-from oddetr.training.forecast import forecast, worth_forecasting
+from oddetr.training.forecast import forecast, is_long
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
-from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_configuration, steps_done
+from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_beginning, save_configuration, steps_done
 from oddetr.training.stopping import Stopping
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -68,8 +68,8 @@ train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFu
 
 
 def run(config: TrainConfig, console: Console | None = None, compared: bool = False) -> Path:
-    """`train`, with a checked configuration; progress goes to `console`. One of runs that are `compared` does not tell
-    how long it will take."""
+    """`train`, with a checked configuration; progress goes to `console`. One of runs that are `compared`, and one that
+    is very short, does not tell how long it will take, and writes no report of its own."""
     console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
@@ -81,8 +81,9 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     for note in notes:
         say(f"data: {note}")
     classes = sources["train"].classes
+    reasons: tuple[str, ...] = ()
     if state is None:
-        config = _chosen(config, sources["train"], say)
+        config, reasons = _chosen(config, sources["train"], say)
     else:
         check_classes(out, classes)
         say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
@@ -94,7 +95,8 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     if config.init or config.hugging_face:
         config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
-    for caution in _cautions(config, sources, made_of):
+    warned = _cautions(config, sources, made_of)
+    for caution in warned:
         say(f"caution: {caution}")
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
@@ -108,12 +110,29 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     with _quiet():
         trainer = _trainer(config, out, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
-        if not (state or compared) and worth_forecasting(config, loaders[0]):
-            say(f"time: {forecast(task, config, sources['val'], *loaders, trainer.strategy.root_device)}")
+        alone = not compared and is_long(config, loaders[0])
+        if state is None:
+            expected = alone and forecast(task, config, sources["val"], *loaders, trainer.strategy.root_device)
+            said = {"data": list(notes), "chosen": list(reasons), "cautions": warned}
+            save_beginning(out, **said, forecast=asdict(expected) if expected else None)
+            if expected:
+                say(f"time: {expected}")
         _fit(trainer, module, loaders, state)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
+    if alone and is_first_process():
+        _write_report(out, say)
     return out
+
+
+def _write_report(out: Path, say: Callable[[str], None]) -> None:
+    """The run is done: a report that cannot be written is no reason to call it failed."""
+    from oddetr.reporting.report import report
+
+    try:
+        say(f"report: {report(out).file}")
+    except Exception as error:
+        say(f"The report could not be written ({type(error).__name__}: {error}). Try: oddetr report {out}")
 
 
 def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, DetectorConfig | HuggingFaceConfig]:
@@ -143,13 +162,13 @@ def _cautions(
     return cautions(sources["train"].annotations(), sources["val"].annotations(), chosen(config.image_size), queries)
 
 
-def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> TrainConfig:
+def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> tuple[TrainConfig, tuple[str, ...]]:
     """`config` with what it leaves open, said aloud."""
     facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())
     choice = choose(config, facts, Machine.this(config.trainer))
     for reason in choice.reasons:
         say(f"chosen: {reason}")
-    return choice.config
+    return choice.config, choice.reasons
 
 
 def _new_folder(config: TrainConfig) -> Path:

@@ -1,0 +1,1 @@
+"""`oddetr report`: what a run came to, on one page."""

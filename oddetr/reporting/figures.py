@@ -1,0 +1,163 @@
+"""Figures as SVG whose colours are the page's: they follow its light or dark scheme."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+_INK, _FAINT = "#010203", "#040506"
+_SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
+_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
+}
+"""Placeholders that matplotlib draws with, and what the page has in their places."""
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)), (0, (4, 1)))
+_MARKERS = "os^Dv*PX"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page: its title, what it shows in words for those who do not see it, and its SVG."""
+
+    title: str
+    alt: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line: its name, and its points."""
+
+    name: str
+    x: Sequence[float | int]
+    y: Sequence[float]
+
+
+def curves(
+    title: str,
+    lines: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    *,
+    from_zero: bool = True,
+    log: bool = False,
+    whole: bool = True,
+) -> Drawing:
+    """Lines over epochs or steps, told apart by colour, dash and marker.
+
+    Args:
+        from_zero: the y axis begins at 0.
+        log: the y axis is logarithmic.
+        whole: only whole numbers along x.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _blank(x_label, y_label)
+        for number, line in enumerate(lines):
+            _line(axes, line, number)
+        if whole:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        elif from_zero:
+            axes.set_ylim(bottom=0)
+        if len(lines) > 1:
+            _legend(figure, axes)
+        return Drawing(title, _told(title, lines), _svg(figure, title))
+
+
+def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: Sequence[str], most: int = 8) -> Drawing:
+    """Precision over recall at IoU 0.5 of the classes with objects; of many, the worst ones; and their mean."""
+    title = "Precision and recall at IoU 0.5"
+    known = [label for label in range(len(names)) if not np.isnan(precision[label]).any()]
+    known.sort(key=lambda label: precision[label].mean())
+    shown = known[: most - 1]
+    recalls = np.linspace(0, 1, precision.shape[1]).tolist()
+    lines = [Curve(names[label], recalls, precision[label].tolist()) for label in shown]
+    if len(known) > 1:
+        mean = precision[known].mean(axis=0)
+        lines.insert(0, Curve(f"mean of {len(known)} classes", recalls, mean.tolist()))
+    with rc_context(_STYLE):
+        figure, axes = _blank("recall", "precision")
+        for number, line in enumerate(lines):
+            _line(axes, line, number, markers=False)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        _legend(figure, axes)
+        told = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
+        note = f" The {len(shown)} classes with the lowest AP50 are shown." if len(known) > len(shown) else ""
+        return Drawing(title, f"{title}. {told}.{note}", _svg(figure, title))
+
+
+def _blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(linewidth=0.6)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
+
+
+def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
+    axes.plot(
+        line.x,
+        line.y,
+        color=_SERIES[number % len(_SERIES)],
+        linestyle=_LINES[number % len(_LINES)],
+        marker=_MARKERS[number % len(_MARKERS)] if markers and len(line.x) <= 40 else None,
+        markersize=3.5,
+        linewidth=1.6,
+        label=line.name,
+    )
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        shown = [label if len(label) <= 26 else label[:25] + "…" for label in labels]
+        figure.legend(handles, shown, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2)
+
+
+def _told(title: str, lines: Sequence[Curve]) -> str:
+    ends = "; ".join(
+        f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}, least {min(line.y):.3g}, greatest {max(line.y):.3g}"
+        for line in lines
+        if len(line.y)
+    )
+    return f"{title}. {ends}." if ends else title
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": salt}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
+    head, rest = text.split(">", 1)
+    size = " ".join(part for part in head.split(" ") if not part.startswith(("width=", "height=")))
+    return f'{size} aria-hidden="true">{rest}'

@@ -1,0 +1,92 @@
+"""What a run's best detector finds on the validation images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from oddetr.data.dataset import Annotations, DetectionData, Source
+from oddetr.data.sources import open_sources
+from oddetr.data.statistics import LARGE, SMALL
+from oddetr.detections import Detections
+from oddetr.evaluation import Metrics, scores_and_curves
+from oddetr.inference import Predictor
+from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
+
+MOST_IMAGES = 1000
+"""Validation images that a report looks at: the first ones."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the best teacher finds on the first validation images.
+
+    Attributes:
+        source: the images.
+        of: how many the split has.
+        truth: what is there on those that were looked at.
+        detections: of each of them, by original id.
+        metrics: their scores.
+        precision: of each class at IoU 0.5 at the recalls 0, 0.01, ... 1; NaN for classes without objects.
+        threshold: the score with the highest F1 over all images.
+        f1: that F1.
+        confusion: at that threshold; see `oddetr.reporting.matches.confusion`.
+        judged: of each image.
+    """
+
+    source: Source
+    of: int
+    truth: Annotations
+    detections: dict[int, Detections]
+    metrics: Metrics
+    precision: Float64[np.ndarray, "classes 101"]
+    threshold: float
+    f1: float
+    confusion: Int64[np.ndarray, "truth found"]
+    judged: tuple[Judged, ...]
+
+    @property
+    def objects_by_size(self) -> dict[str, int]:
+        """Objects that COCO calls small, medium and large."""
+        areas = self.truth.areas[~self.truth.crowd]
+        small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
+        return {"small": small, "medium": len(areas) - small - large, "large": large}
+
+    @property
+    def objects_by_class(self) -> Int64[np.ndarray, " classes"]:
+        """Objects of each class."""
+        return np.bincount(self.truth.labels[~self.truth.crowd], minlength=len(self.source.classes))
+
+    def ranked(self) -> Int64[np.ndarray, " images"]:
+        """The images from the best F1 to the worst; of equal ones, those with more objects are nearer to the ends."""
+        f1 = np.array([each.f1(self.threshold) for each in self.judged])
+        objects = np.array([each.objects for each in self.judged])
+        return np.lexsort((np.where(f1 >= 0.5, -objects, objects), -f1))
+
+
+def findings(run: Path, most: int = MOST_IMAGES) -> Findings:
+    """Looks at the validation images with the best teacher of `run`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be read.
+        DataError, OSError, ValueError: the data is gone or has changed.
+    """
+    predictor = Predictor.load(run)
+    source = open_sources(str(predictor.info.configuration["data"]))["val"]
+    if source.classes.names != predictor.classes.names:
+        raise ValueError("the data has other classes now")
+    of = len(source)
+    if isinstance(source, DetectionData):
+        source = source.take(np.arange(min(most, of)))
+    truth = source.annotations()
+    detections = dict(predictor.detect_source(source))
+    metrics, precision = scores_and_curves(truth, source.classes, detections)
+    pairs = [(detections[int(image)], Objects.of(truth, index)) for index, image in enumerate(truth.image_ids)]
+    verdicts = tuple(judged(found, there) for found, there in pairs)
+    threshold, f1 = best_threshold(verdicts)
+    table = sum(
+        (confusion(found.above(threshold), there, len(source.classes)) for found, there in pairs),
+        np.zeros((len(source.classes) + 1,) * 2, np.int64),
+    )
+    return Findings(source, of, truth, detections, metrics, precision, threshold, f1, table, verdicts)

@@ -1,0 +1,117 @@
+"""Which detections are right at IoU 0.5: counted with their classes, and class against class."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torchvision.ops import box_iou
+
+from oddetr.data.dataset import Annotations
+from oddetr.detections import Detections
+
+IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is there on one image: boxes (x0, y0, x1, y1) in pixels, labels, and regions to ignore."""
+
+    boxes: Float32[np.ndarray, "objects 4"]
+    labels: Int64[np.ndarray, " objects"]
+    crowd: Bool[np.ndarray, " objects"]
+
+    @classmethod
+    def of(cls, truth: Annotations, index: int) -> "Objects":
+        """Those of image `index`."""
+        rows = truth.rows(index)
+        return cls(truth.boxes[rows], truth.labels[rows], truth.crowd[rows])
+
+    @property
+    def count(self) -> int:
+        """How many are to be found."""
+        return int((~self.crowd).sum())
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of detections, best first: their scores, and which are right. Those in regions to ignore are left out."""
+
+    scores: Float32[np.ndarray, " detections"]
+    right: Bool[np.ndarray, " detections"]
+    objects: int
+
+    def f1(self, threshold: float) -> float:
+        """2 right / (detections + objects) of the detections that score at least `threshold`; 1 where nothing is there
+        and nothing was found."""
+        shown = self.scores >= threshold
+        both = int(shown.sum()) + self.objects
+        return 2 * int(self.right[shown].sum()) / both if both else 1.0
+
+
+def _ious(boxes: Float32[np.ndarray, "n 4"], others: Float32[np.ndarray, "m 4"]) -> Float32[np.ndarray, "n m"]:
+    return box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy()
+
+
+def judged(found: Detections, there: Objects) -> Judged:
+    """From the best detection on, each takes the object of its class that it overlaps most, at IoU 0.5 or more."""
+    found = found.top(len(found))
+    ious = _ious(found.boxes, there.boxes)
+    ious[found.labels[:, None] != there.labels] = 0
+    right, ignored = np.zeros(len(found), bool), np.zeros(len(found), bool)
+    ignored[(_covered(found.boxes, there.boxes[there.crowd]) >= IOU)] = True
+    ious[:, there.crowd] = 0
+    for row in range(len(found) if there.count else 0):
+        best = int(ious[row].argmax())
+        if ious[row, best] >= IOU:
+            right[row] = True
+            ious[:, best] = 0
+    kept = right | ~ignored
+    return Judged(found.scores[kept], right[kept], there.count)
+
+
+def _covered(boxes: Float32[np.ndarray, "n 4"], regions: Float32[np.ndarray, "m 4"]) -> Float64[np.ndarray, " n"]:
+    """The largest share of each box that lies in one of the regions."""
+    if not len(regions):
+        return np.zeros(len(boxes))
+    inner = np.minimum(boxes[:, None, 2:], regions[:, 2:]) - np.maximum(boxes[:, None, :2], regions[:, :2])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return (inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)[:, None]).max(axis=1).astype(np.float64)
+
+
+def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
+    """The score from which on detections have the highest F1 over all images, and that F1; (0.5, 0) if none is."""
+    images = list(images)
+    scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
+    right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
+    if not right.any():
+        return 0.5, 0.0
+    order = np.argsort(-scores, kind="stable")
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + sum(each.objects for each in images))
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are shown together
+    best = int(np.where(last, f1, -1).argmax())
+    return float(scores[order][best]), float(f1[best])
+
+
+def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarray, "truth found"]:
+    """Counts of (true class, found class): pairs at IoU 0.5 or more, the closest first, whatever their classes.
+
+    The last column: objects that were missed; the last row: detections where nothing is.
+    """
+    table = np.zeros((classes + 1, classes + 1), np.int64)
+    real = ~there.crowd
+    boxes, labels = there.boxes[real], there.labels[real]
+    ious = _ious(found.boxes, boxes)
+    used, taken = np.zeros(len(found), bool), np.zeros(len(labels), bool)
+    for place in np.argsort(-ious, axis=None, kind="stable"):
+        row, column = divmod(int(place), len(labels))
+        if ious[row, column] < IOU:
+            break
+        if not used[row] and not taken[column]:
+            used[row] = taken[column] = True
+            table[labels[column], found.labels[row]] += 1
+    ignored = _covered(found.boxes, there.boxes[there.crowd]) >= IOU
+    table[:classes, classes] = np.bincount(labels[~taken], minlength=classes)
+    table[classes, :classes] = np.bincount(found.labels[~used & ~ignored], minlength=classes)
+    return table

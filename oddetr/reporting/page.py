@@ -1,0 +1,267 @@
+"""The page: its parts as plain values, which the templates lay out."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from oddetr import __version__
+from oddetr.detections import Detections
+from oddetr.drawing import draw_detections
+from oddetr.nested import flat
+from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
+from oddetr.reporting.findings import Findings
+from oddetr.reporting.matches import Objects
+from oddetr.reporting.record import MODELS, Record
+from oddetr.training.progress import clock
+
+_SIDE, _QUALITY = 480, 80
+_SHOWN = 6
+_MOST_CLASSES = 14
+"""Classes of the confusion matrix; of more, those that are confused most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image twice: what is there, and what was found; as data URLs, with words for those who do not see them."""
+
+    name: str
+    there: str
+    found: str
+    words: str
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """-, or so many digits."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fills a template; everything but the figures' SVG is escaped."""
+    room = Environment(
+        loader=PackageLoader("oddetr.reporting", "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    room.filters |= {"number": number, "clock": clock}
+    return room.get_template(template).render(version=__version__, **values)
+
+
+def run_page(record: Record, found: Findings | None, missing: str) -> str:
+    """The page of one run.
+
+    Args:
+        found: what its best detector finds on the validation images.
+        missing: why there is none, in words.
+    """
+    return render(
+        "run.html.jinja",
+        run=record,
+        headline=headline(record),
+        drawings=drawings(record),
+        stability=record.stability(),
+        instability=instability_drawings(record),
+        classes=class_rows(record, found),
+        found=found,
+        missing=missing,
+        precision=precision_recall(found.precision, found.source.classes.names) if found else None,
+        confusion=confusion_table(found.source.classes.names, found.confusion) if found else None,
+        pictures=pictures(found) if found else {},
+        sizes=sizes(record, found),
+        settings=sorted(flat(record.configuration).items()),
+        versions=record.info.versions if record.info else {},
+    )
+
+
+def comparison_page(records: Sequence[Record]) -> str:
+    """The page of several runs."""
+    names = unique_names(records)
+    return render(
+        "runs.html.jinja",
+        names=names,
+        runs=[
+            (name, record, headline(record), record.stability()) for name, record in zip(names, records, strict=True)
+        ],
+        drawings=[
+            _of_all(names, records, "AP of the teacher, by epoch", "teacher", "AP"),
+            _of_all(names, records, "Instability of the student's matching, by epoch", "student", None),
+        ],
+        classes=compared_classes(records),
+        differing=differing(records),
+    )
+
+
+def unique_names(records: Sequence[Record]) -> list[str]:
+    """The runs' names; where two are alike, their paths."""
+    names = [record.name for record in records]
+    return [str(record.folder) if names.count(record.name) > 1 else record.name for record in records]
+
+
+def headline(record: Record) -> list[tuple[str, str, str]]:
+    """(what, value, remark) of the most important numbers."""
+    best, last = record.best, record.epochs[-1] if record.epochs else None
+    rows: list[tuple[str, str, str]] = []
+    if best:
+        scores = best["teacher"]
+        rows.append(("AP", number(scores["AP"]), "mean over IoU 0.50 to 0.95, best teacher, validation images, 0-1"))
+        rows.append(("AP50", number(scores["AP50"]), "at IoU 0.5"))
+        rows.append(("best epoch", f"{best['epoch']} of {record.configuration['epochs']}", "by the teacher's AP"))
+    if last:
+        validation = last["seconds"] - last["training_seconds"]
+        rows.append(("time", clock(last["seconds"]), f"{clock(validation)} of it validations and checkpoints"))
+        waiting = f"{100 * last['waiting_share']:.0f} % of the time waiting for data"
+        rows.append(("images/s", f"{last['images_per_second']:.1f}", waiting))
+        rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
+    rows.append(("OD-DETR", *_distillation(record)))
+    return rows
+
+
+def _distillation(record: Record) -> tuple[str, str]:
+    if not record.distilled:
+        return "off", "the baseline; its teacher is the average of its weights only"
+    measured = record.beginning.get("forecast") or {}
+    if not measured.get("baseline_batch"):
+        return "on", "what it costs was not measured in this run"
+    ratio = measured["batch"] / measured["baseline_batch"]
+    return f"{ratio:.2f} of a step", "the baseline's step, timed before the run began, is 1"
+
+
+def drawings(record: Record) -> list[Drawing]:
+    """AP, losses and learning rate."""
+    shown: list[Drawing] = []
+    ap = [curve for curve in (record.scores(model, "AP") for model in MODELS) if len(curve.y)]
+    if ap:
+        shown.append(curves("AP on the validation images, by epoch", ap, "epoch", "AP (0-1)"))
+    losses = [curve for curve in record.losses() if len(curve.y)]
+    own = [c for c in losses if c.name in ("whole, weighted", "classes", "l1", "giou")]
+    lessons = [c for c in losses if c not in own]
+    for title, lines in (("Loss and its own parts, by step", own), ("The other groups' losses, by step", lessons)):
+        if lines and all(min(line.y) > 0 for line in lines):
+            shown.append(curves(title, lines[:8], "step", "loss", log=True))
+        elif lines:
+            shown.append(curves(title, lines[:8], "step", "loss"))
+    if any("learning_rate" in event for event in record.steps):
+        rate = record.over_steps("learning_rate", "learning rate")
+        shown.append(curves("Learning rate, by step", [rate], "step", "learning rate"))
+    return shown
+
+
+def instability_drawings(record: Record) -> list[Drawing]:
+    """Of the last layer, student and teacher; and of each layer, the student's."""
+    last = [c for c in (record.last_layer(model, "normalised_instability") for model in MODELS) if len(c.y)]
+    layers = record.layers("student", "normalised_instability")
+    shown: list[Drawing] = []
+    if last:
+        shown.append(curves("Matching instability, last layer", last, "epoch", "normalised instability (0-1)"))
+    if len(layers) > 1:
+        shown.append(curves("Matching instability of the student's layers", layers[:8], "epoch", "instability (0-1)"))
+    return shown
+
+
+def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
+    """Of each class: AP, the objects that were there, AP50."""
+    if found:
+        counts = found.objects_by_class.tolist()
+        ap50 = [float(row.mean()) for row in found.precision]
+        names = found.source.classes.names
+        return [
+            {"name": name, "ap": found.metrics.per_class[name], "ap50": ap50[label], "objects": counts[label]}
+            for label, name in enumerate(names)
+        ]
+    per_class = record.best["teacher"]["per_class"] if record.best else {}
+    return [{"name": name, "ap": ap, "ap50": None, "objects": None} for name, ap in per_class.items()]
+
+
+def sizes(record: Record, found: Findings | None) -> list[tuple[str, float | None, int | None]]:
+    """(size, AP, objects) of small, medium and large objects."""
+    counts = found.objects_by_size if found else {}
+    scores: dict[str, Any] = found.metrics.to_json() if found else (record.best["teacher"] if record.best else {})
+    keys = (("small", "APs"), ("medium", "APm"), ("large", "APl"))
+    return [(name, scores.get(key), counts.get(name)) for name, key in keys if scores]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A confusion matrix that is shown: row and column names, counts, each cell's share of its row; and a note."""
+
+    rows: list[str]
+    columns: list[str]
+    counts: list[list[int]]
+    shares: list[list[float]]
+    note: str
+
+
+def confusion_table(names: Sequence[str], table: Int64[np.ndarray, "truth found"]) -> Table:
+    """The matrix, or of many classes the part with those that are confused most."""
+    count = len(names)
+    wrong = table.sum(axis=1)[:count] + table.sum(axis=0)[:count] - 2 * np.diag(table)[:count]
+    shown = np.arange(count) if count <= _MOST_CLASSES else np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
+    kept = np.append(shown, count)
+    part = table[np.ix_(kept, kept)]
+    rows = part / np.maximum(part.sum(axis=1, keepdims=True), 1)
+    note = f"The {len(shown)} of {count} classes that are confused most." if len(shown) < count else ""
+    labels = [names[label] for label in shown.tolist()]
+    return Table([*labels, "nothing there"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
+
+
+def pictures(found: Findings, seed: int = 0) -> dict[str, list[Picture]]:
+    """The best, the worst, and random ones of the others."""
+    ranked = found.ranked()
+    count = min(_SHOWN, max(1, len(ranked) // 3))
+    best, worst = ranked[:count], ranked[-count:][::-1]
+    others = ranked[count : len(ranked) - count]
+    random = np.random.default_rng(seed).permutation(others)[:count]
+    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "At random, of the others": random}
+    return {title: [_picture(found, int(index)) for index in chosen] for title, chosen in groups.items() if len(chosen)}
+
+
+def _picture(found: Findings, index: int) -> Picture:
+    sample = found.source.sample(index)
+    classes, size = found.source.classes, sample.image.shape[:2]
+    detections = found.detections[sample.image_id].above(found.threshold).clipped(*size)
+    there = Objects(sample.boxes[~sample.crowd], sample.labels[~sample.crowd], sample.crowd[~sample.crowd])
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    truth = draw_detections(sample.image, nothing, classes, there.boxes, there.labels)
+    judged = found.judged[index]
+    right = int(judged.right[judged.scores >= found.threshold].sum())
+    words = (
+        f"{right} of {there.count} objects found, {len(detections) - right} wrong, F1 {judged.f1(found.threshold):.2f}"
+    )
+    return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
+
+
+def _url(picture: Image.Image) -> str:
+    small = picture.convert("RGB")
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    small.save(stream, format="JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _of_all(names: Sequence[str], records: Sequence[Record], title: str, model: str, score: str | None) -> Drawing:
+    lines: list[Curve] = []
+    for name, record in zip(names, records, strict=True):
+        curve = record.scores(model, score) if score else record.last_layer(model, "normalised_instability")
+        lines.append(Curve(name, curve.x, curve.y))
+    return curves(title, lines, "epoch", "AP (0-1)" if score else "normalised instability (0-1)")
+
+
+def compared_classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
+    """AP of each class in each run's best epoch."""
+    scores = [record.best["teacher"]["per_class"] if record.best else {} for record in records]
+    names = dict.fromkeys(name for each in scores for name in each)
+    return [(name, [each.get(name) for each in scores]) for name in names]
+
+
+def differing(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Settings that differ between the runs, but for their folders."""
+    settings = [flat(record.configuration) for record in records]
+    names = dict.fromkeys(name for each in settings for name in each if name not in ("out", "resume"))
+    rows = [(name, [str(each.get(name, "not set")) for each in settings]) for name in names]
+    return [(name, values) for name, values in rows if len({*values}) > 1]

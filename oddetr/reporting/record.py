@@ -1,0 +1,141 @@
+"""What a run's folder says of it: configuration, events, checkpoints; nothing is computed anew."""
+
+import json
+import math
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oddetr.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, read_info
+from oddetr.reporting.figures import Curve
+from oddetr.reporting.stability import Stability, stability
+from oddetr.training.log import read_events
+from oddetr.training.resume import BEGINNING, CONFIGURATION
+
+MODELS = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run.
+
+    Attributes:
+        folder: the run's.
+        configuration: as in its config.json.
+        epochs: events of its epochs, the first to the last.
+        steps: events of kind `train`.
+        info: of its best checkpoint; None where it has none yet.
+        beginning: what was said before the first step: `data`, `chosen`, `cautions`, `forecast`.
+    """
+
+    folder: Path
+    configuration: dict[str, Any]
+    epochs: tuple[dict[str, Any], ...]
+    steps: tuple[dict[str, Any], ...]
+    info: CheckpointInfo | None
+    beginning: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Reads it.
+
+        Raises:
+            FileNotFoundError: there is no run in `folder`.
+        """
+        file = folder / CONFIGURATION
+        if not file.is_file():
+            found = "it is a checkpoint; give the folder above it" if (folder / "checkpoint.json").exists() else ""
+            raise FileNotFoundError(
+                f"There is no run in {folder}: it has no {CONFIGURATION}. "
+                f"{found or 'Give the folder that `oddetr train --out` wrote.'}"
+            )
+        events = read_events(folder)
+        beginning = folder / BEGINNING
+        try:
+            info = read_info(find_checkpoint(folder))
+        except CheckpointError:
+            info = None
+        return cls(
+            folder,
+            json.loads(file.read_text()),
+            tuple(event for event in events if event["kind"] == "epoch"),
+            tuple(event for event in events if event["kind"] == "train"),
+            info,
+            json.loads(beginning.read_text()) if beginning.is_file() else {},
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def validated(self) -> list[dict[str, Any]]:
+        """The epochs with scores."""
+        return [event for event in self.epochs if "teacher" in event]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The epoch with the teacher's highest AP; the last validated one where none has an AP."""
+        scored = [event for event in self.validated if event["teacher"]["AP"] is not None]
+        return (
+            max(scored, key=lambda event: event["teacher"]["AP"]) if scored else next(iter(self.validated[::-1]), None)
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last epoch is done."""
+        return bool(self.epochs) and self.epochs[-1]["epoch"] >= (self.configuration.get("epochs") or math.inf)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether OD-DETR was on."""
+        return bool(self.configuration["distillation"]["enabled"])
+
+    @property
+    def command(self) -> str:
+        """Trains the same again."""
+        return f"oddetr train --config {shlex.quote(str(self.folder / CONFIGURATION))} --out NEW_FOLDER"
+
+    def scores(self, model: str, name: str) -> Curve:
+        """A score over epochs."""
+        points = [(event["epoch"], event[model].get(name)) for event in self.validated]
+        kept = [(epoch, value) for epoch, value in points if value is not None]
+        return Curve(model, [epoch for epoch, _ in kept], [value for _, value in kept])
+
+    def layers(self, model: str, name: str) -> list[Curve]:
+        """A number of each decoder layer over epochs."""
+        found = [(event["epoch"], event[model].get(name)) for event in self.validated]
+        points = [(epoch, values) for epoch, values in found if values and None not in values]
+        count = len(points[-1][1]) if points else 0
+        skipped = 1 if name == "unstable_score" else 0
+        return [
+            Curve(
+                f"layer {layer + 1 + skipped}",
+                [epoch for epoch, _ in points],
+                [values[layer] for _, values in points],
+            )
+            for layer in range(count)
+        ]
+
+    def last_layer(self, model: str, name: str) -> Curve:
+        """Of the last decoder layer."""
+        layers = self.layers(model, name)
+        return Curve(model, layers[-1].x, layers[-1].y) if layers else Curve(model, [], [])
+
+    def over_steps(self, name: str, called: str) -> Curve:
+        """Something of the events of kind `train`, under the name that it is `called` by."""
+        kept = [(event["step"], event[name]) for event in self.steps if event.get(name) is not None]
+        return Curve(called, [step for step, _ in kept], [value for _, value in kept])
+
+    def losses(self) -> list[Curve]:
+        """The loss and its parts over steps."""
+        names = [name for name in (self.steps[-1] if self.steps else {}) if name.startswith("loss")]
+        called = {name: name.removeprefix("loss_").replace("_", " ") for name in names} | {"loss": "whole, weighted"}
+        return [self.over_steps(name, called[name]) for name in names]
+
+    def stability(self) -> Stability:
+        """The verdict on the student's curve: it is the one that learns."""
+        curve = self.last_layer("student", "normalised_instability")
+        return stability([int(epoch) for epoch in curve.x], curve.y, self.distilled)

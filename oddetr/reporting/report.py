@@ -1,0 +1,66 @@
+"""`report`: the page of a run, or of several side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oddetr.reporting.findings import Findings, findings
+from oddetr.reporting.page import comparison_page, run_page
+from oddetr.reporting.record import Record
+
+PAGE, PAGES = "report.html", "comparison.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `report` wrote, and what is missing in it, in words."""
+
+    file: Path
+    missing: str
+
+
+def report(runs: str | Path | Sequence[str | Path], out: Path | str | None = None, images: int = 1000) -> Report:
+    """Writes an HTML page that needs nothing but itself: scores, curves, stability, classes, pictures, configuration.
+
+    A run's page looks at validation images with its best teacher. Where data or checkpoint are gone, it shows what the
+    run's records tell, and says what is missing. Of several runs the page compares records.
+
+    Args:
+        runs: a run's folder, or several to compare.
+        out: the file to write; default: report.html in the run's folder, or comparison.html here.
+        images: the most validation images to look at; 0: none.
+
+    Raises:
+        FileNotFoundError: there is no run in a folder.
+        ValueError: no run, or a run twice.
+    """
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("A report is of one run, or of several different ones. Give their folders.")
+    if images < 0:
+        raise ValueError(f"images is {images}; it must be at least 0.")
+    records = [Record.read(folder) for folder in folders]
+    if len(records) > 1:
+        file, missing = Path(out or PAGES), ""
+        content = comparison_page(records)
+    else:
+        file = Path(out) if out else folders[0] / PAGE
+        found, missing = _findings(records[0], images)
+        content = run_page(records[0], found, missing)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder. Give the file to write: {file / PAGE}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    return Report(file, missing)
+
+
+def _findings(record: Record, images: int) -> tuple[Findings | None, str]:
+    """What the best teacher finds, or why that is not known."""
+    if not images:
+        return None, "No image was looked at, as was asked for."
+    if record.info is None:
+        return None, "There is no checkpoint yet, so no image was looked at."
+    try:
+        return findings(record.folder, images), ""
+    except (OSError, ValueError) as error:
+        return None, f"No image was looked at: {error}"

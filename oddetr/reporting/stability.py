@@ -1,0 +1,84 @@
+"""What the instability curve says, in a sentence, and what to do about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+CALM = 0.15
+"""Normalised instability below which a matching is called stable: between two validations fewer than about one object
+in seven changes its query. In the comparisons of docs/results.md, runs end between 0.1 and 0.3."""
+FALL = 0.8
+"""A curve is called falling where its last third's mean is below this share of the third's before."""
+RISE, LEAST_RISE = 1.5, 0.05
+"""A curve is called rising where it stays, from its least value on, above that times this, and above that plus this."""
+FEWEST = 3
+
+Kind = Literal["unknown", "stable", "moving", "unstable"]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The verdict, what was seen, and what to do; `since`: the epoch from which on it is unstable."""
+
+    kind: Kind
+    seen: str
+    advice: str
+    since: int | None = None
+
+
+def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -> Stability:
+    """Judges a curve of normalised instability.
+
+    Args:
+        epochs: of the validations, ascending.
+        values: in [0, 1], the last decoder layer's.
+        distilled: whether OD-DETR was on.
+    """
+    if len(values) < FEWEST:
+        return Stability(
+            "unknown",
+            f"The matching was compared {len(values)} times only, which is too few to tell whether it is stable.",
+            "Validate more often (--validate-every), or train longer.",
+        )
+    since = _rises_from(values)
+    third = max(1, len(values) // 3)
+    last, before = float(np.mean(values[-third:])), float(np.mean(values[-2 * third : -third]))
+    share = f"about {100 * values[-1]:.0f} % of the objects changed their query between the last two validations"
+    if since is not None:
+        low = int(np.argmin(values))
+        return Stability(
+            "unstable",
+            f"From epoch {epochs[since]} on: after its calmest ({values[low]:.2f}, epoch "
+            f"{epochs[low]}) it rose, and {share}.",
+            "Lower --optimizer.learning-rate, or let it drop earlier (--optimizer.drop-at)."
+            + ("" if distilled else " OD-DETR (--distillation.enabled true) calms it too."),
+            epochs[since],
+        )
+    if last < CALM:
+        return Stability(
+            "stable",
+            f"{share.capitalize()}.",
+            "Which query finds which object is settled; longer training would refine boxes and scores.",
+        )
+    if last < FALL * before:
+        return Stability(
+            "moving",
+            f"It is calming down: {share}.",
+            "More --epochs would help: AP still rises while the matching settles.",
+        )
+    return Stability(
+        "moving",
+        f"It is not calming down: {share}.",
+        "Train longer, or with a learning rate that falls further (--optimizer.schedule cosine)."
+        + ("" if distilled else " OD-DETR (--distillation.enabled true) calms it too."),
+    )
+
+
+def _rises_from(values: Sequence[float]) -> int | None:
+    """Where a rise begins that lasts to the end; None without one."""
+    low = int(np.argmin(values))
+    limit = max(RISE * values[low], values[low] + LEAST_RISE)
+    after = np.asarray(values[low + 1 :])
+    return low + 1 if len(after) >= 2 and bool((after > limit).all()) else None

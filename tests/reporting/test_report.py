@@ -1,0 +1,228 @@
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import oddetr
+from oddetr.cli import main
+from oddetr.reporting.page import confusion_table, differing
+from oddetr.reporting.record import Record
+from oddetr.reporting.report import report
+from oddetr.training.config import TrainConfig
+from oddetr.training.run import run
+from tests.browser import browser
+from tests.conftest import tiny_arguments
+
+HOSTILE = '<script>alert("1")</script> & "$x$"'
+
+
+@pytest.fixture(scope="session")
+def reported(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs whose first class has a name that is code."""
+    folder = tmp_path_factory.mktemp("reported")
+    data = shutil.copytree(scenes, folder / "scenes")
+    for file in data.rglob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"][0]["name"] = HOSTILE
+        file.write_text(json.dumps(content))
+    return run(TrainConfig(**tiny_arguments(data, folder / "run")), Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def copied(reported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(reported, tmp_path / "copied")
+
+
+def test_report_when_a_run_is_finished_then_its_page_is_small_and_complete(copied: Path) -> None:
+    written = oddetr.report(copied)
+
+    page = written.file.read_text()
+    assert written.file == copied / "report.html"
+    assert written.missing == ""
+    assert len(page) < 5 * 2**20
+    best = Record.read(copied).best
+    assert best is not None
+    assert f"{best['teacher']['AP50']:.3f}" in page
+    for part in ("Confusion matrix", "Precision and recall", "Is the matching stable?", "The worst", "Learning rate"):
+        assert part in page
+    assert "distillation.auxiliary.weight" in page
+    assert f"oddetr train --config {copied / 'config.json'}" in page
+
+
+def test_report_when_a_class_name_is_code_then_it_is_shown_and_not_run(copied: Path) -> None:
+    page = report(copied).file.read_text()
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(" in page
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_when_opened_then_has_no_errors_asks_nobody_and_fits(copied: Path, width: int) -> None:
+    report(copied)
+    with browser() as open_page:
+        watched = open_page(width, "dark" if width == 390 else "light")
+        page = watched.page
+        page.goto((copied / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        figures = page.locator("figure svg")
+        assert figures.count() >= 6
+        assert all(figures.nth(place).bounding_box()["height"] > 100 for place in range(figures.count()))
+        assert all(page.locator("figure[role=img]").evaluate_all("all => all.map(it => it.ariaLabel.length > 20)"))
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth && image.alt)")
+        assert _least_contrast(page) >= 4.5
+        assert watched.errors == watched.foreign == []
+
+
+def _least_contrast(page: Any) -> float:
+    """Of the page's inks on its papers, by WCAG 2."""
+    return page.evaluate(
+        """() => {
+            const style = getComputedStyle(document.documentElement);
+            const light = (name) => {
+                const hex = style.getPropertyValue(name).trim();
+                const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
+                const line = parts.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+                return 0.2126 * line[0] + 0.7152 * line[1] + 0.0722 * line[2];
+            };
+            const inks = ["--ink", "--soft", "--link", ...[1, 2, 3, 4, 5, 6, 7, 8].map((n) => `--series-${n}`)];
+            const ratios = inks.flatMap((ink) => ["--paper", "--card"].map((paper) => {
+                const [low, high] = [light(ink), light(paper)].sort((a, b) => a - b);
+                return (high + 0.05) / (low + 0.05);
+            }));
+            return Math.min(...ratios);
+        }"""
+    )
+
+
+def test_table_when_a_heading_is_pressed_then_it_sorts_by_it(copied: Path) -> None:
+    report(copied)
+    with browser() as open_page:
+        page = open_page().page
+        page.goto((copied / "report.html").as_uri())
+        table = page.locator("table[data-sortable]").first
+
+        def column(number: int) -> list[float]:
+            cells = table.locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+            return [float(cell) for cell in cells if cell != "-"]
+
+        heading = table.get_by_role("button", name="objects")
+        heading.press("Enter")
+        assert column(4) == sorted(column(4), reverse=True)
+        assert table.locator("th[aria-sort=descending]").inner_text() == "objects"
+        heading.click()
+        assert column(4) == sorted(column(4))
+        assert len(column(4)) == 10
+
+
+def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied: Path, tmp_path: Path) -> None:
+    config = json.loads((copied / "best" / "checkpoint.json").read_text())
+    config["configuration"]["data"] = str(tmp_path / "gone")
+    (copied / "best" / "checkpoint.json").write_text(json.dumps(config))
+
+    written = report(copied)
+
+    assert "No image was looked at" in written.missing
+    assert "gone" in written.missing
+    page = written.file.read_text()
+    assert "No image was looked at" in page
+    assert "AP by class" in page
+    assert "Confusion matrix" not in page
+
+
+def test_report_when_the_run_has_just_begun_then_says_that_it_is_not_finished(copied: Path) -> None:
+    for name in ("best", "last"):
+        shutil.rmtree(copied / name)
+    (copied / "metrics.jsonl").write_text("")
+
+    written = report(copied)
+
+    page = written.file.read_text()
+    assert "not finished" in page
+    assert "There is no checkpoint yet" in written.missing
+
+
+def test_report_when_an_older_run_kept_less_then_it_is_written_all_the_same(copied: Path) -> None:
+    (copied / "beginning.json").unlink()
+    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    for event in lines:
+        event.pop("learning_rate", None)
+        for model in ("teacher", "student"):
+            event.get(model, {}).pop("normalised_instability", None)
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
+
+    assert "kept no findings" in report(copied, images=0).file.read_text()
+
+
+def test_report_when_ap_is_not_defined_then_says_why(copied: Path) -> None:
+    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    for event in lines:
+        for model in ("teacher", "student"):
+            if model in event:
+                event[model] |= dict.fromkeys(("AP", "AP50", "APs", "APm", "APl")) | {"per_class": {}}
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
+
+    assert "the validation images hold no object" in report(copied, images=0).file.read_text()
+
+
+def test_report_when_runs_are_compared_then_tells_what_differs(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(copied, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["optimizer"]["learning_rate"] = 0.123
+    (other / "config.json").write_text(json.dumps(config))
+    assert [name for name, _ in differing([Record.read(copied), Record.read(other)])] == ["optimizer.learning_rate"]
+
+    assert main(["report", str(copied), str(other), "--out", str(tmp_path / "both.html")]) == 0
+
+    page = (tmp_path / "both.html").read_text()
+    assert "0.123" in page
+    assert "copied" in page
+    assert "both.html" in capsys.readouterr().out
+
+
+def test_report_when_the_folder_is_no_run_then_says_what_to_give(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path)]) == 1
+    assert "There is no run in" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="folder above"):
+        report(copied / "best")
+    with pytest.raises(ValueError, match="different"):
+        report([copied, copied])
+    with pytest.raises(ValueError, match="is a folder"):
+        report(copied, out=tmp_path)
+
+
+def test_confusion_table_when_there_are_many_classes_then_shows_those_that_are_confused() -> None:
+    names = tuple(f"class {number}" for number in range(40))
+    confusion = np.diag(np.full(41, 5))
+    confusion[7, 30] = 9
+    table = confusion_table(names, confusion)
+
+    assert len(table.rows) == len(table.columns) == 15
+    assert {"class 7", "class 30"} <= {*table.rows}
+    assert "14 of 40" in table.note
+
+
+def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothing(
+    tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oddetr.training.forecast.LEAST", 1)
+    console = Console(file=io.StringIO(), width=300)
+    folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
+    assert (folder / "report.html").is_file()
+    assert f"report: {folder / 'report.html'}" in console.file.getvalue()
+    beginning = json.loads((folder / "beginning.json").read_text())
+    assert beginning["forecast"]["baseline_batch"] > 0
+    assert "of a step" in (folder / "report.html").read_text()
+
+    monkeypatch.setattr("oddetr.reporting.report.Record.read", lambda _: 1 / 0)
+    console = Console(file=io.StringIO(), width=300)
+    run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console)
+    assert "The report could not be written (ZeroDivisionError" in console.file.getvalue()

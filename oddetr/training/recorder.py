@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
 from oddetr.structures import Batch
-from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events, table_row
+from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
+from oddetr.training.logged import logged_values
 from oddetr.training.module import TrainingModule
 
 EVERY = 20
@@ -84,10 +85,7 @@ class Recorder(Callback):
         agreement = self._agreement.read(trainer.global_step)
         if trainer.is_global_zero:
             event = self._event(trainer.global_step, epoch)
-            self.events.add(event | agreement | scores)
-            if trainer.logger:
-                plain = {name: value for name, value in table_row(event | scores).items() if isinstance(value, float)}
-                trainer.logger.log_metrics(plain, trainer.global_step)
+            self._record(trainer, event | agreement | scores)
         self._save(trainer, module, epoch, scores)
 
     def _event(self, step: int, epoch: int) -> dict[str, Any]:
@@ -107,9 +105,14 @@ class Recorder(Callback):
         self.loss = means.get("loss", self.loss)
         if trainer.is_global_zero and means:
             event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
-            self.events.add({"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch, **event})
-            if trainer.logger:
-                trainer.logger.log_metrics(event, trainer.global_step)
+            self._record(
+                trainer, {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch, **event}
+            )
+
+    def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        self.events.add(event)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged_values(event), event["step"])
 
     def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
         info = self.describe(epoch, scores)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
@@ -28,6 +27,9 @@ from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
 from oddetr.training.config import TrainConfig
+from oddetr.training.logged import parameters
+from oddetr.training.logger_kinds import LoggedRun
+from oddetr.training.loggers import check_packages, open_loggers
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
@@ -70,6 +72,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     _refuse_fp16_on_cpu(config)
+    check_packages(config.loggers)
     sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
     for note in notes:
         say(f"data: {note}")
@@ -106,8 +109,9 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, out, [recorder, ProgressLine(console, out, recorder)])
+        trainer = _trainer(config, [recorder, ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
+        trainer.loggers = open_loggers(config.loggers, _logged(out, steps_done(state), describe(0, {})), say)
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
@@ -152,7 +156,7 @@ _BEHIND = (
 )
 
 
-def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Trainer:
+def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
         "devices": 1,
@@ -161,7 +165,7 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Train
         "check_val_every_n_epoch": config.validate_every,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
-        "logger": TensorBoardLogger(out, name="", version="tensorboard") if config.tensorboard else False,
+        "logger": False,
         "strategy": DDPStrategy(broadcast_buffers=False) if several_processes(config.trainer) else "auto",
         "use_distributed_sampler": False,
         "enable_checkpointing": False,
@@ -170,6 +174,10 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Train
     }
     flags |= config.trainer
     return Trainer(**flags | {"callbacks": callbacks + flags.get("callbacks", [])})
+
+
+def _logged(out: Path, steps: int, info: CheckpointInfo) -> LoggedRun:
+    return LoggedRun(out, steps, parameters(info.configuration, info.classes.names), info.versions)
 
 
 def _loaders(

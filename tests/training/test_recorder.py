@@ -37,7 +37,7 @@ def test_epoch_when_its_steps_tell_what_the_matching_carried_then_tells_the_mean
     monkeypatch.setattr(recorder, "_save", lambda *_: None)
     module = Mock(spec=TrainingModule, scores={}, scored_epoch=0, learning_rate=0.1)
     batch = Mock(spec=Batch, image_ids=(1, 2))
-    trainer = Mock(spec=Trainer, global_step=0, world_size=1, is_global_zero=True, logger=None, lightning_module=module)
+    trainer = Mock(spec=Trainer, global_step=0, world_size=1, is_global_zero=True, loggers=[], lightning_module=module)
     for epoch in range(2):
         trainer.current_epoch = epoch
         for step in range(25):

@@ -169,11 +169,13 @@ class WeightsAndBiases:
         self.logger = WandbLogger(experiment=self.run)
         self.identity = self.run.id
         folder = Path(self.run.dir).parent
-        self.where = f"{mode} ({why}), wandb sync {folder}" if self.run.offline else str(self.run.url)
+        self.where = f"offline ({why}), wandb sync {folder}" if self.run.offline else self.run.url or "disabled"
 
     def tell_best(self, file: Path, description: dict[str, Any], step: int) -> None:
         """As the run's summary and as the file best/checkpoint.json."""
         self.run.summary.update(best_values(description))
+        if not Path(self.run.dir).is_dir():  # WANDB_MODE is disabled.
+            return
         copy = Path(self.run.dir) / "best" / file.name
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(file, copy)

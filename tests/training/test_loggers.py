@@ -91,8 +91,10 @@ def expected(logged: Path) -> dict[str, dict[int, float]]:
 def test_mlflow_when_a_run_was_killed_and_resumed_then_has_one_run_with_all_values(
     logged: Path, expected: dict[str, dict[int, float]]
 ) -> None:
+    import mlflow
     from mlflow import MlflowClient
 
+    assert not mlflow.is_tracking_uri_set(), "what the process logs next would land in this run's folder"
     client = MlflowClient(f"sqlite:///{logged / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("oddetr")
     assert experiment
@@ -243,6 +245,34 @@ def test_wandb_when_there_is_a_key_or_none_then_never_asks_for_one(
             open_loggers(["wandb"], logged_run(tmp_path), print)
         assert asked == ([expected] if expected else [])
     wandb.teardown()
+
+
+def test_wandb_when_the_caller_has_begun_a_run_then_it_is_used_and_left_open(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    with wandb.init(dir=tmp_path, project="theirs") as theirs:
+        (logger,) = open_loggers(["wandb"], logged_run(tmp_path), print)
+        logger.log_metrics({"x": 2.0}, 3)
+        logger.finalize("success")
+        assert wandb.run is theirs
+        assert theirs.summary["x"] == 2.0
+        assert theirs.config["epochs"] == 1
+
+
+def test_wandb_when_disabled_then_does_nothing_and_does_not_fail(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "checkpoint.json").write_text('{"epoch": 1, "metrics": {}}')
+    with environment.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        told: list[str] = []
+        (logger,) = open_loggers(["wandb"], logged_run(tmp_path), told.append)
+        logger.log_metrics({"x": 2.0}, 3)
+        logger.finalize("success")
+    assert told == ["logging to wandb: disabled"]
 
 
 def test_training_when_a_logger_fails_midway_then_tells_it_once_and_goes_on(

@@ -53,8 +53,8 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
     parser.add_argument(
         "--loggers",
-        type=logger_names,
-        default=(),
+        type=list[str] | str,
+        default=[],
         metavar="NAME,NAME",
         help="also log to these of tensorboard, mlflow and wandb: names with commas between them, or a list in YAML "
         "(the `loggers` extra; docs/loggers.md)",
@@ -62,7 +62,7 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parsed = parser.parse_args(list(arguments))
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
-    run(TrainConfig(**values), console)
+    run(TrainConfig(**values | {"loggers": logger_names(values["loggers"])}), console)
     return 0
 
 

@@ -62,7 +62,8 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parsed = parser.parse_args(list(arguments))
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
-    run(TrainConfig(**values | {"loggers": logger_names(values["loggers"])}), console)
+    values["loggers"] = logger_names(values["loggers"])
+    run(TrainConfig(**values), console)
     return 0
 
 

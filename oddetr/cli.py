@@ -40,7 +40,7 @@ def _parser(verb: str, text: str, more: str | None = None) -> ArgumentParser:
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
-    from oddetr.training.config import TrainConfig
+    from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
 
     parser = _parser(
@@ -49,12 +49,20 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "--config", action="config", help="a YAML file with any of these arguments (see --print-config)"
     )
-    parser.add_class_arguments(TrainConfig, skip={"resume", "tensorboard"}, fail_untyped=True)
+    parser.add_class_arguments(TrainConfig, skip={"resume", "loggers"}, fail_untyped=True)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
-    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard (the `loggers` extra)")
+    parser.add_argument(
+        "--loggers",
+        type=list[str] | str,
+        default=[],
+        metavar="NAME,NAME",
+        help="also log to these of tensorboard, mlflow and wandb: names with commas between them, or a list in YAML "
+        "(the `loggers` extra; docs/loggers.md)",
+    )
     parsed = parser.parse_args(list(arguments))
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
+    values["loggers"] = logger_names(values["loggers"])
     run(TrainConfig(**values), console)
     return 0
 

@@ -182,7 +182,17 @@ def test_threads_when_a_command_runs_then_do_not_spin_for_long_unless_the_user_c
 
 
 def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> None:
-    optional = ("tensorboard", "transformers", "triton", "pycocotools", "torch", "lightning", "numba")
+    optional = (
+        "tensorboard",
+        "mlflow",
+        "wandb",
+        "transformers",
+        "triton",
+        "pycocotools",
+        "torch",
+        "lightning",
+        "numba",
+    )
     code = f"import sys, oddetr; print([name for name in {optional!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -19,6 +20,7 @@ from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
@@ -102,7 +104,7 @@ _CONTRADICTED = {
     "gradient_clip_val": "--optimizer.clip",
     "check_val_every_n_epoch": "--validate-every",
     "precision": "--precision",
-    "logger": "--tensorboard",
+    "logger": "--loggers",
     "default_root_dir": "--out",
     "enable_checkpointing": "nothing: checkpoints are always written",
     "use_distributed_sampler": "nothing: images are always shared among processes",
@@ -153,7 +155,7 @@ class TrainConfig:
         distillation: the teacher and its three lessons; `--distillation.enabled false` is the baseline.
         augment: how training images vary.
         digits: the built-in scenes.
-        tensorboard: also log for TensorBoard (the `loggers` extra).
+        loggers: where losses and scores are logged besides metrics.jsonl (docs/loggers.md).
         trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`; one device without.
 
     Raises:
@@ -182,7 +184,7 @@ class TrainConfig:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)
-    tensorboard: bool = False
+    loggers: tuple[LoggerName, ...] = ()
     trainer: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
@@ -198,6 +200,7 @@ class TrainConfig:
             )
         if self.init and self.model:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
+        logger_names(self.loggers)
         self.detector_config()
         _check_trainer_flags(self.trainer)
 
@@ -245,6 +248,10 @@ class TrainConfig:
                 values[name] = Path(values[name])
         if "data" in values:
             values["data"] = str(values["data"])
+        if "tensorboard" in values:  # What an older oddetr wrote.
+            values.setdefault("loggers", ["tensorboard"] if values.pop("tensorboard") else [])
+        if "loggers" in values:
+            values["loggers"] = logger_names(values["loggers"])
         return cls(**values)
 
 
@@ -252,6 +259,22 @@ def chosen(value: Value | None) -> Value:
     """A value that `choice.choose` has filled in where the user gave none."""
     assert value is not None, "the run's choices are not made yet"
     return value
+
+
+def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
+    """The names of loggers that `given` lists, or has with commas between them; each once.
+
+    Raises:
+        ValueError: there is no such logger.
+    """
+    words = [word.strip() for word in given.strip("[]").split(",")] if isinstance(given, str) else given
+    found: list[LoggerName] = []
+    for word in dict.fromkeys(word for word in words if word):
+        name = next((name for name in get_args(LoggerName) if name == word), None)
+        if name is None:
+            raise ValueError(f"There is no logger {word!r}; there are {', '.join(get_args(LoggerName))}.")
+        found.append(name)
+    return tuple(found)
 
 
 def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:

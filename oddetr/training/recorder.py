@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
 from oddetr.structures import Batch
-from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events, table_row
+from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
+from oddetr.training.logged import logged_values
 from oddetr.training.module import TrainingModule
 
 EVERY = 20
@@ -99,10 +100,7 @@ class Recorder(Callback):
         agreement = self._agreement.read(trainer.global_step)
         if trainer.is_global_zero:
             event = self._event(trainer.global_step, epoch)
-            self.events.add(event | agreement | scores)
-            if trainer.logger:
-                plain = {name: value for name, value in table_row(event | scores).items() if isinstance(value, float)}
-                trainer.logger.log_metrics(plain, trainer.global_step)
+            self._record(trainer, event | agreement | scores)
         self._save(trainer, module, epoch, scores)
         if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
             raise KeyboardInterrupt
@@ -146,9 +144,12 @@ class Recorder(Callback):
         if trainer.is_global_zero and means:
             event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
             where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch}
-            self.events.add(where | self._times() | event)
-            if trainer.logger:
-                trainer.logger.log_metrics(event, trainer.global_step)
+            self._record(trainer, where | self._times() | event)
+
+    def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        self.events.add(event)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged_values(event), event["step"])
 
     def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
         self._saved = time.monotonic()

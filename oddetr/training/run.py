@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
@@ -32,6 +31,9 @@ from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.forecast import forecast, is_long
+from oddetr.training.logged import parameters
+from oddetr.training.logger_kinds import LoggedRun
+from oddetr.training.loggers import check_packages, open_loggers
 from oddetr.training.module import TrainingModule
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
@@ -77,6 +79,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     _refuse_fp16_on_cpu(config)
+    check_packages(config.loggers)
     sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
     for note in notes:
         say(f"data: {note}")
@@ -108,7 +111,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, out, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
+        trainer = _trainer(config, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
         alone = not compared and is_long(config, loaders[0])
         if state is None:
@@ -117,6 +120,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
             save_beginning(out, **said, forecast=asdict(expected) if expected else None)
             if expected:
                 say(f"time: {expected}")
+        trainer.loggers = open_loggers(config.loggers, _logged(out, steps_done(state), describe(0, {})), say)
         _fit(trainer, module, loaders, state)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
@@ -209,7 +213,7 @@ _BEHIND = (
 )
 
 
-def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Trainer:
+def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
         "devices": 1,
@@ -218,7 +222,7 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Train
         "check_val_every_n_epoch": config.validate_every,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
-        "logger": TensorBoardLogger(out, name="", version="tensorboard") if config.tensorboard else False,
+        "logger": False,
         "strategy": DDPStrategy(broadcast_buffers=False) if several_processes(config.trainer) else "auto",
         "use_distributed_sampler": False,
         "enable_checkpointing": False,
@@ -227,6 +231,10 @@ def _trainer(config: TrainConfig, out: Path, callbacks: list[Callback]) -> Train
     }
     flags |= config.trainer
     return Trainer(**flags | {"callbacks": callbacks + flags.get("callbacks", [])})
+
+
+def _logged(out: Path, steps: int, info: CheckpointInfo) -> LoggedRun:
+    return LoggedRun(out, steps, parameters(info.configuration, info.classes.names), info.versions)
 
 
 def _loaders(

@@ -42,7 +42,7 @@ def test_epoch_when_its_steps_tell_what_the_matching_carried_then_tells_the_mean
         global_step=0,
         world_size=1,
         is_global_zero=True,
-        logger=None,
+        loggers=[],
         lightning_module=module,
         accumulate_grad_batches=1,
         is_last_batch=False,

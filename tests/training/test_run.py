@@ -422,9 +422,3 @@ def test_train_when_called_as_a_function_then_takes_the_fields(tiny: dict) -> No
     assert oddetr.train(**plain) == tiny["out"]
     with pytest.raises(TypeError, match="epoch"):
         oddetr.train(epoch=3)
-
-
-def test_tensorboard_when_asked_for_then_has_the_losses(config: TrainConfig) -> None:
-    pytest.importorskip("tensorboard")
-    run(dataclasses.replace(config, epochs=1, tensorboard=True), quiet())
-    assert list((config.out / "tensorboard").glob("events*"))

@@ -111,11 +111,12 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     )
     values = _values(parser, arguments)
     report = verb(**values, console=console)
-    for file, reason in report.unreadable.items():
-        console.print(f"skipped {file}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+    for reason in report.unreadable.values():
+        console.print(f"skipped: {reason}", style="yellow", highlight=False, soft_wrap=True)
     seen = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
+    skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
     console.print(
-        f"{report.objects} objects in {seen}: {values['formats'].replace(',', ', ')} in {values['out']}",
+        f"{report.objects} objects in {seen}{skipped}: {values['formats'].replace(',', ', ')} in {values['out']}",
         highlight=False,
         soft_wrap=True,
     )

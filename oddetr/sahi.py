@@ -53,7 +53,7 @@ class OddetrDetectionModel(DetectionModel):
         """Takes a detector that is loaded, and moves it to SAHI's device."""
         device = torch.device(self.device)
         info = model.info if self.image_size is None else replace(model.info, image_size=self.image_size)
-        self.model = Predictor(model.detector.to(device), info, device)
+        self.model = replace(model, detector=model.detector.to(device), info=info, device=device)
         self.category_mapping = dict(zip(map(str, info.classes.ids), info.classes.names, strict=True))
 
     @property

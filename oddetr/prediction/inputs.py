@@ -58,7 +58,7 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inner = without.resolve() if without and without.resolve() != path.resolve() else None
+            inner = without.resolve() if without and path.resolve() in without.resolve().parents else None
             known = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
             files = sorted(file for file in known if inner not in file.resolve().parents)
         elif path.exists():

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import yaml
@@ -44,6 +44,7 @@ class Seen:
     detections: Detections
 
 
+@runtime_checkable
 class Output(Protocol):
     """Writes what was seen."""
 

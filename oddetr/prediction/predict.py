@@ -172,7 +172,7 @@ def _without_opencv(paths: Sequence[str | Path], files: Sequence[Path]) -> dict[
     except VideoError as error:
         if any(is_video(Path(path)) for path in paths):
             raise
-        return dict.fromkeys(videos, str(error))
+        return {file: f"{file} is a video. {error}" for file in videos}
     return {}
 
 

@@ -22,7 +22,7 @@ OVERLAP = 0.2
 _BORDER = 0.02
 """The share of a slice's side, from its edge, within which a box counts as cut."""
 _COVERED = 0.7
-"""A cut box of which another, larger one of its class covers this share is a part of it."""
+"""A cut box of which a larger one covers this share is a part of it, whatever its class: half an 8 looks like a 0."""
 _DOUBLE = 0.5
 """Of two boxes of a class with a greater IoU the better stays."""
 
@@ -94,17 +94,17 @@ def _is_cut(
 
 
 def without_doubles(detections: Detections, cut: Bool[np.ndarray, " detections"]) -> Detections:
-    """Those that remain, best first: no cut box that a larger one of its class covers for the most part, and of boxes
-    of a class that overlap the best.
+    """Those that remain, best first: no cut box that a larger one covers for the most part, and of boxes of a class
+    that overlap the best.
 
     Args:
         cut: whether a box ends at its slice's edge, so that more of the object may lie beyond.
     """
-    boxes, labels = detections.boxes.astype(np.float64), detections.labels
+    boxes = detections.boxes.astype(np.float64)
     areas = _areas(boxes)
     part = cut.copy()
     for row in np.flatnonzero(cut):
-        larger = np.flatnonzero((labels == labels[row]) & (areas > areas[row]))
+        larger = np.flatnonzero(areas > areas[row])
         shared = np.concatenate(
             [np.maximum(boxes[larger, :2], boxes[row, :2]), np.minimum(boxes[larger, 2:], boxes[row, 2:])], axis=1
         )

@@ -82,8 +82,8 @@ class VideoReader:
             )
         if count < _WHOLE * self.length:
             raise VideoError(
-                f"The video {self._file} breaks off after {count} of {self.length} frames; these were looked at. "
-                "Restore the file from its source."
+                f"The rest of the video {self._file}, which breaks off after {count} of {self.length} frames. Restore "
+                "the file from its source."
             )
 
 

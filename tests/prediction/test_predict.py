@@ -1,6 +1,7 @@
 """Pictures and tables of images: what they say, that they agree, and what is left when something goes wrong."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import oddetr
 from oddetr import cli
 from oddetr.data import yolo
+from oddetr.data.dataset import ClassTable
+from oddetr.detections import Detections
 from oddetr.inference import Predictor
-from oddetr.prediction.outputs import COLUMNS
+from oddetr.prediction.inputs import View
+from oddetr.prediction.outputs import COLUMNS, CsvTable, Seen
 from tests.prediction.blobs import CLASSES, blob_predictor, scattered
 
 
@@ -124,6 +129,12 @@ def test_predict_when_names_are_odd_then_the_csv_holds_them_unchanged(
     rows = rows_of(tmp_path / "out" / "detections.csv")
     assert {Path(row["file"]).name for row in rows} == {"a.png", "c, =1.png"}
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["detections.csv"]
+    names = ("=1+1", '@a, "b"\n-c')
+    table = CsvTable(tmp_path / "odd.csv", ClassTable(names, (1, 2)))
+    found = Detections(np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.arange(2))
+    table.write(Seen(View(Path("+x.png"), np.zeros((9, 9, 3), np.uint8)), "+x", found))
+    table.close()
+    assert [(row["file"], row["class name"]) for row in rows_of(tmp_path / "odd.csv")] == [("+x.png", n) for n in names]
 
 
 def test_predict_when_classes_are_chosen_then_finds_these_alone_before_the_best_are_taken(
@@ -135,8 +146,8 @@ def test_predict_when_classes_are_chosen_then_finds_these_alone_before_the_best_
     assert len(rows) == 4 * 5
     assert {row["class name"] for row in rows} <= {"3", "7"}
     assert "20 objects in 4 images: csv in" in capsys.readouterr().out
-    every = oddetr.predict(trained, scenes / "test", tmp_path, threshold=0.0, classes="3", top_k=1000, formats="csv")
-    assert every.objects == 4 * 12  # of each query
+    assert cli.main([*arguments, "--classes", "3", "--top-k", "1000", "--formats", "csv"]) == 0
+    assert len(rows_of(tmp_path / "detections.csv")) == 4 * 12  # of each query
     assert cli.main([*arguments, "--classes", "seven"]) == 1
     assert "The detector does not know the class 'seven'; there is" in capsys.readouterr().err
 
@@ -224,6 +235,21 @@ def test_predict_when_interrupted_then_leaves_whole_files_of_what_was_done(
     assert len(rows_of(out / "detections.csv")) == len(content["annotations"]) > 0
     written = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
     assert written == ["a.png", "data.yaml", "detections.csv", "detections.json", "labels/a.txt"]
+
+
+def test_predict_when_there_is_a_terminal_then_shows_how_far_it_is(
+    blobs: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    oddetr.predict("any", pictures, tmp_path / "out", batch_size=1, console=screen)
+    assert isinstance(screen.file, io.StringIO)
+    shown = screen.file.getvalue()
+    assert "/3" in shown
+    assert "left" in shown
+    silent = Console(file=io.StringIO())
+    oddetr.predict("any", pictures, tmp_path / "out", console=silent)
+    assert isinstance(silent.file, io.StringIO)
+    assert silent.file.getvalue() == ""
 
 
 def test_predict_when_a_picture_would_replace_an_image_then_refuses(blobs: Predictor, tmp_path: Path) -> None:

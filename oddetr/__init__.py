@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from oddetr.comparison.compare import compare
     from oddetr.conversion import convert
     from oddetr.data.check import check
-    from oddetr.inference import Predictor, evaluate, predict
+    from oddetr.inference import Predictor, evaluate
     from oddetr.onnx import export
+    from oddetr.prediction.predict import predict
     from oddetr.reporting.report import report
     from oddetr.training.run import train
 
@@ -31,8 +32,8 @@ _HOMES = {
     "convert": "oddetr.conversion",
     "evaluate": "oddetr.inference",
     "export": "oddetr.onnx",
-    "predict": "oddetr.inference",
     "report": "oddetr.reporting.report",
+    "predict": "oddetr.prediction.predict",
     "train": "oddetr.training.run",
 }
 

@@ -106,25 +106,47 @@ def report(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+_WRITTEN = """\
+what is written to OUT, by --formats:
+  pictures: NAME.png of each image, small ones enlarged; NAME.mp4 of each video, without sound
+  coco: detections.json, with original class ids; a frame of a video is an image with `frame` and `seconds`
+  csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
+  yolo: labels/NAME.txt (labels/NAME/000000.txt of a video's frames): class cx cy width height score; data.yaml
+
+Videos need OpenCV: pip install 'oddetr[video]'. Exit code 1: nothing could be read.
+"""
+
+
 def predict(arguments: Sequence[str], console: Console) -> int:
     """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
-    from oddetr.inference import predict as verb
+    from oddetr.prediction.predict import predict as verb
 
-    parser = _parser("predict", "Finds objects in images, folders and globs; writes pictures and detections.json.")
+    parser = _parser(
+        "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _WRITTEN
+    )
     parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
     parser.add_argument(
-        "paths", nargs="+", type=str, metavar="PATH", help="images, folders (all images below) and globs"
+        "paths", nargs="+", type=str, metavar="PATH", help="images, videos, folders (all below) and globs"
     )
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "paths"})
-    report = verb(**_values(parser, arguments))
-    for file, reason in report.unreadable.items():
-        console.print(f"skipped {file}: {reason}", style="yellow", highlight=False)
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "paths", "classes", "formats", "console"})
+    parser.add_argument(
+        "--classes", type=str, help="look for these alone, by name or original id: cat,dog; default: all"
+    )
+    parser.add_argument(
+        "--formats", type=str, default="pictures,coco", help="what to write: pictures,coco,csv,yolo or some of them"
+    )
+    values = _values(parser, arguments)
+    report = verb(**values, console=console)
+    for reason in report.unreadable.values():
+        console.print(f"skipped: {reason}", style="yellow", highlight=False, soft_wrap=True)
+    seen = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
+    skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
     console.print(
-        f"{report.objects} objects in {len(report.pictures)} images. Pictures and {report.results}",
+        f"{report.objects} objects in {seen}{skipped}: {values['formats'].replace(',', ', ')} in {values['out']}",
         highlight=False,
         soft_wrap=True,
     )
-    return 0 if report.pictures else 1
+    return 0 if report.images or report.frames else 1
 
 
 def convert(arguments: Sequence[str], console: Console) -> int:

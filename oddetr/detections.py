@@ -1,12 +1,15 @@
 """What a detector found on one image: the value that prediction, evaluation, drawing and files exchange."""
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from oddetr.data.dataset import ClassTable
+
+if TYPE_CHECKING:
+    import supervision
 
 
 class CocoResult(TypedDict):
@@ -64,3 +67,36 @@ class Detections:
             {"image_id": image_id, "category_id": classes.ids[label], "bbox": box, "score": score}
             for label, box, score in zip(self.labels.tolist(), boxes, scores, strict=True)
         ]
+
+    def to_supervision(self, classes: ClassTable) -> "supervision.Detections":
+        """The same for supervision's annotators, trackers and zones: `class_id` is the label, 0..K-1, and
+        `data["class_name"]` its name.
+
+        Raises:
+            ImportError: the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision needs supervision: pip install 'oddetr[supervision]'.") from error
+        names = np.array(classes.names)[self.labels]
+        return supervision.Detections(
+            self.boxes.copy(), confidence=self.scores.copy(), class_id=self.labels.copy(), data={"class_name": names}
+        )
+
+    @classmethod
+    def from_supervision(cls, found: "supervision.Detections") -> "Detections":
+        """The boxes, scores and labels of supervision's detections, whose `class_id` is the label, 0..K-1.
+
+        Raises:
+            ValueError: it lacks scores or classes.
+        """
+        scores, labels = found.confidence, found.class_id
+        if len(found) == 0:
+            scores, labels = np.zeros(0), np.zeros(0)
+        if scores is None or labels is None:
+            missing = "confidence" if scores is None else "class_id"
+            raise ValueError(
+                f"These detections have no {missing}: give it to them, as every detection has a score and a label."
+            )
+        return cls(found.xyxy.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64))

@@ -53,14 +53,18 @@ def draw_detections(
     classes: ClassTable,
     true_boxes: Float32[np.ndarray, "objects 4"] | None = None,
     true_labels: Int64[np.ndarray, " objects"] | None = None,
+    enlarge: bool = True,
+    seen: int | None = None,
 ) -> Image.Image:
     """The image with all detections (take `detections.above(threshold)` first), and the ground truth dashed in white.
 
-    Small images are enlarged to a shorter side of 480 pixels, so that names and scores can be read; `true_boxes` are
-    (x0, y0, x1, y1) in pixels of `image`, like the detections', and have their names where `true_labels` are given.
+    Small images are enlarged to a shorter side of 480 pixels, so that names and scores can be read, unless `enlarge` is
+    false; `true_boxes` are (x0, y0, x1, y1) in pixels of `image`, like the detections', and have their names where
+    `true_labels` are given. Where the detector saw squares of `seen` pixels, these are enlarged to 480 instead (up to
+    a longer side of 1920), and lines and letters suit them.
     """
-    picture, scale = _enlarged(image)
-    pen = _Pen.for_picture(picture)
+    picture, scale = _enlarged(image, seen) if enlarge else (Image.fromarray(image), 1.0)
+    pen = _Pen.for_picture(picture, seen and round(seen * scale))
     found = detections.top(len(detections))
     boxes = _inside(found.boxes * scale, picture)
     truth = _inside((np.zeros((0, 4), np.float32) if true_boxes is None else true_boxes) * scale, picture)
@@ -120,8 +124,8 @@ class _Pen:
     labels: list["_Label"] = field(default_factory=list)
 
     @classmethod
-    def for_picture(cls, picture: Image.Image) -> "_Pen":
-        short = min(picture.size)
+    def for_picture(cls, picture: Image.Image, square: int | None = None) -> "_Pen":
+        short = min(*picture.size, square or math.inf)
         return cls(picture, ImageFont.load_default(max(13, round(short / 34))), max(2, round(short / 180)))
 
     @property
@@ -172,10 +176,12 @@ class _Label:
     colour: Colour
 
 
-def _enlarged(image: UInt8[np.ndarray, "height width 3"]) -> tuple[Image.Image, float]:
-    """The picture with a shorter side of at least 480 pixels, unless it is too oblong for that, and the scale."""
+def _enlarged(image: UInt8[np.ndarray, "height width 3"], square: int | None = None) -> tuple[Image.Image, float]:
+    """The picture with a shorter side (or a `square`) of at least 480 pixels, unless the longer one is too long for
+    that, and the scale."""
     picture = Image.fromarray(image)
-    scale = max(1.0, min(_SHORT_SIDE / min(picture.size), _LONG_SIDE / max(picture.size)))
+    short = min(*picture.size, square or math.inf)
+    scale = max(1.0, min(_SHORT_SIDE / short, _LONG_SIDE / max(picture.size)))
     if scale == 1:
         return picture, scale
     size = (round(picture.width * scale), round(picture.height * scale))

@@ -4,11 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import oddetr
 from oddetr.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
-from oddetr.inference import Predictor, find_images, postprocess
+from oddetr.inference import Predictor, postprocess
 from oddetr.structures import Predictions
 
 
@@ -30,6 +29,14 @@ def test_postprocess_when_a_box_leaves_the_image_then_is_cut_only_when_asked_for
     (found,) = postprocess(predictions, torch.tensor([[100, 200]]))
     np.testing.assert_allclose(found.boxes, [[-20, 70, 60, 110]], atol=1e-4)
     np.testing.assert_allclose(found.clipped(100, 200).boxes, [[0, 70, 60, 100]], atol=1e-4)
+
+
+def test_postprocess_when_classes_are_chosen_then_only_they_compete_for_the_best() -> None:
+    logits = torch.tensor([[3.0, 2.0, 0.0], [1.0, -5.0, -1.0]]).view(1, 1, 2, 3)
+    predictions = Predictions(logits, torch.full((1, 1, 2, 4), 0.5), torch.zeros(1, 1, 2, 1))
+    (found,) = postprocess(predictions, torch.tensor([[100, 200]]), top_k=3, labels=[1, 2])
+    assert found.labels.tolist() == [1, 2, 2]
+    np.testing.assert_allclose(found.scores, torch.tensor([2.0, 0.0, -1.0]).sigmoid(), rtol=1e-6)
 
 
 def test_postprocess_when_the_last_layer_differs_then_is_the_one_used() -> None:
@@ -71,61 +78,6 @@ def test_evaluate_when_the_split_or_the_classes_are_others_then_says_so(trained:
         oddetr.evaluate(trained, split="dev")
     with pytest.raises(ValueError, match="the data set has Platelets, RBC, WBC"):
         oddetr.evaluate(trained, data=str(real_data / "bccd"), split="test")
-
-
-def test_predict_when_given_images_then_writes_pictures_and_coco_json(
-    trained: Path, scenes: Path, tmp_path: Path
-) -> None:
-    report = oddetr.predict(trained, [str(scenes / "test")], tmp_path / "out", threshold=0.0)
-    content = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert len(report.pictures) == len(content["images"]) == 4
-    assert [category["name"] for category in content["categories"]] == list("0123456789")
-    assert len(content["annotations"]) == report.objects == 4 * 100
-    first = content["annotations"][0]
-    assert first.keys() == {"id", "image_id", "category_id", "bbox", "score"}
-    assert {found["image_id"] for found in content["annotations"]} == {image["id"] for image in content["images"]}
-    for picture in report.pictures:
-        with Image.open(picture) as drawn:
-            assert min(drawn.size) >= 480
-
-
-def test_predict_when_a_file_is_no_image_then_skips_it_and_says_so(trained: Path, scenes: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    good = next((scenes / "test").iterdir())
-    report = oddetr.predict(trained, [str(broken), str(good)], tmp_path / "out")
-    assert list(report.unreadable) == [broken]
-    assert len(report.pictures) == 1
-
-
-def test_predict_when_a_picture_would_replace_an_image_then_refuses(
-    trained: Path, scenes: Path, tmp_path: Path
-) -> None:
-    image = tmp_path / "scene.png"
-    content = next((scenes / "test").iterdir()).read_bytes()
-    image.write_bytes(content)
-    with pytest.raises(ValueError, match="would be overwritten"):
-        oddetr.predict(trained, str(image), tmp_path)
-    assert image.read_bytes() == content
-
-
-def test_predict_when_repeated_into_a_folder_below_its_images_then_leaves_its_own_pictures_out(
-    trained: Path, scenes: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "scene.png").write_bytes(next((scenes / "test").iterdir()).read_bytes())
-    for _ in range(2):
-        assert len(oddetr.predict(trained, str(tmp_path), tmp_path / "found").pictures) == 1
-
-
-def test_find_images_when_given_folders_globs_and_files_then_lists_each_once(tmp_path: Path) -> None:
-    for name in ("a/x.JPG", "a/b/y.png", "a/notes.txt", "z.png"):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"")
-    found = find_images([tmp_path / "a", str(tmp_path / "*.png"), tmp_path / "z.png"])
-    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["a/b/y.png", "a/x.JPG", "z.png"]
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        find_images([tmp_path / "nothing*.jpg"])
 
 
 @pytest.mark.parametrize("part", ["", "best", "last", "best/model.safetensors", "last/checkpoint.json"])

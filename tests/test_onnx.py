@@ -13,7 +13,7 @@ from PIL import Image
 import oddetr
 from oddetr import cli
 from oddetr import onnx as export
-from oddetr.checkpoint import CheckpointInfo
+from oddetr.checkpoint import CheckpointInfo, load_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.inference import Predictor
 from oddetr.models.detector import Detector
@@ -117,6 +117,20 @@ def test_example_when_run_without_torch_then_prints_what_predict_finds(
     assert np.mean(alike) > 0.9
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path, count: int) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images, sizes = export.WithProcessing.examples(count, (96, 160))
+    results = compiled({"images": images.numpy(), "sizes": sizes.numpy()})
+    found = [results[name] for name in export.WithProcessing.outputs]
+    detector, info = load_checkpoint(trained)
+    with torch.no_grad():
+        ours = [each.numpy() for each in export.WithProcessing(detector, info, 500)(images, sizes)]
+    for image in zip(*ours, *found, strict=True):
+        assert export.WithProcessing.difference(image[:3], image[3:]) < 1e-3
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, tmp_path: Path) -> None:
     report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
@@ -157,7 +171,7 @@ def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is
 
     def difference(order: list[int], **changes: np.ndarray) -> float:
         found = dict(zip(("boxes", "scores", "labels"), (part[order] for part in kept), strict=True)) | changes
-        return export._difference(ours, tuple(found.values()))
+        return export.WithProcessing.difference(ours, tuple(found.values()))
 
     assert difference([0, 1, 2]) == difference([1, 0, 2]) == 0
     assert difference([2, 1, 0]) == pytest.approx(0.6)
@@ -165,15 +179,15 @@ def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is
     assert difference([0, 1, 2], labels=np.array([1, 1, 1])) == pytest.approx(0.5)  # from the second's box
     assert difference([0, 1, 2], scores=np.array([0.9, np.nan, 0.3])) == np.inf
     one = tuple(part[:1] for part in ours)
-    assert export._difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
+    assert export.WithProcessing.difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
 
 
 def test_difference_when_of_queries_then_both_sides_need_each_row() -> None:
     logits, boxes = np.array([[0.0], [8.0]], np.float32), np.zeros((2, 4), np.float32)
-    assert export._difference((logits, boxes), (logits[::-1], boxes)) == 0
-    assert export._difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
-    assert export._difference((logits[[0, 0]], boxes), (logits, boxes)) == pytest.approx(0.5, abs=1e-3)
-    assert export._difference((logits, boxes), (logits + np.float32([[0], [1e-3]]), boxes)) < 1e-6
+    assert export.Bare.difference((logits, boxes), (logits[::-1], boxes)) == 0
+    assert export.Bare.difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export.Bare.difference((logits[[0, 0]], boxes), (logits, boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export.Bare.difference((logits, boxes), (logits + np.float32([[0], [1e-3]]), boxes)) < 1e-6
 
 
 def test_export_when_asked_for_the_impossible_then_says_what(

@@ -1,8 +1,9 @@
 """YOLO: `data.yaml` names the classes and the images of each split; every image has a text file of labels.
 
 A line is `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` for a polygon, whose bounding box is taken; all
-but the class are shares of the image's size. The label file of `images/a.jpg` is `labels/a.txt`: the last folder called
-images becomes labels (Images becomes Labels). Without such a folder it lies beside the image.
+but the class are shares of the image's size. A score after a box, as `oddetr predict` writes it, is left out, and told
+of. The label file of `images/a.jpg` is `labels/a.txt`: the last folder called images becomes labels (Images becomes
+Labels). Without such a folder it lies beside the image.
 """
 
 import math
@@ -26,6 +27,8 @@ _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 _LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 _PIXELS = 2.0
 """Beyond this a coordinate is taken for pixels; boxes that merely reach out of the image stay below."""
+_SCORED = 6
+"""Words of a line that ends in a score."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def read(root: Path) -> RawFolder:
     """
     configuration = _configuration(root)
     raw = RawFolder(FORMAT, configuration.classes, configuration.file, (), [])
+    scored: dict[str, None] = {}
     listing = Listing(root)
     labels: dict[str, set[str]] = {}
     for split, entries in configuration.entries.items():
@@ -58,11 +62,16 @@ def read(root: Path) -> RawFolder:
         if files is None:
             continue
         label_files = [_label_file(listing, file) for file in files]
-        raw.splits.append(_split(root, listing, split, files, label_files, configuration.classes, raw.faults))
+        raw.splits.append(_split(root, listing, split, files, label_files, configuration.classes, raw.faults, scored))
         for file in label_files:
             labels.setdefault(str(PurePosixPath(file).parent), set()).add(file)
     for folder, expected in sorted(labels.items()):
         raw.faults += _labels_without_images(root, folder, expected)
+    if scored:
+        raw.notes.append(
+            f"Labels with scores, which a detector wrote, are taken for the truth: of {len(scored):,} images, "
+            f"{next(iter(scored))} first."
+        )
     return raw
 
 
@@ -222,8 +231,9 @@ def _split(
     labels: list[str],
     classes: ClassTable,
     faults: list[Fault],
+    scored: dict[str, None],
 ) -> RawSplit:
-    parsed = [_objects(root, listing, *pair, faults) for pair in zip(files, labels, strict=True)]
+    parsed = [_objects(root, listing, *pair, faults, scored) for pair in zip(files, labels, strict=True)]
     counts = [len(rows) for rows in parsed]
     table = np.concatenate([np.zeros((0, 6)), *parsed])
     index = {id: label for label, id in enumerate(classes.ids)}
@@ -251,7 +261,7 @@ def _split(
 
 
 def _objects(
-    root: Path, listing: Listing, image: str, label: str, faults: list[Fault]
+    root: Path, listing: Listing, image: str, label: str, faults: list[Fault], scored: dict[str, None]
 ) -> Float64[np.ndarray, "objects 6"]:
     """(line, class, x0, y0, x1, y1) of every usable line of a label file."""
     path = listing.find(label)
@@ -272,6 +282,8 @@ def _objects(
             faults.append(Fault(kind, label, repr(line.strip()[:80]), number))
         else:
             rows.append([number, *row])
+            if len(line.split()) == _SCORED:
+                scored[label] = None
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
@@ -282,6 +294,8 @@ def _line(line: str) -> tuple[str, list[float]]:
         return "unknown-category", []
     if not all(map(math.isfinite, numbers)):
         return "not-a-number", []
+    if len(numbers) == 5 and 0 <= numbers[4] <= 1:
+        numbers = numbers[:4]
     if len(numbers) == 4:
         x, y, width, height = numbers
         box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]

@@ -49,6 +49,15 @@ def test_polygons_when_read_then_are_their_bounding_boxes(tmp_path: Path) -> Non
     assert folder.splits["val"].truth.boxes.tolist() == [[16, 12, 48, 36]]
 
 
+def test_scores_when_after_boxes_then_are_left_out_and_told_of(tmp_path: Path) -> None:
+    folder = read_data(yolo(tmp_path, LABELS | {"val/c.jpg": "1 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0.25 0.5\n"}))
+
+    assert folder.splits["val"].truth.boxes.tolist() == [[16, 12, 48, 36], [24, 12, 40, 36]]
+    assert any(
+        note.startswith("Labels with scores") and "of 1 images, labels/val/c.txt" in note for note in folder.notes
+    )
+
+
 @pytest.mark.parametrize(
     "names", ["names: [cat, dog]", "names:\n  0: cat\n  1: dog", "names:\n  1: dog\n  0: cat\nnc: 2"]
 )
@@ -130,7 +139,7 @@ def test_label_file_when_asked_for_then_replaces_the_last_images(image: str, lab
         ("0 x 0.5 0.2 0.2", "not-a-number", "error"),
         ("0 1.5 0.5 0.2 0.2", "box-outside", "error"),
         ("0 0.5 0.5 0.2", "malformed-record", "error"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "malformed-record", "error"),
+        ("0 0.5 0.5 0.2 0.2 1.9", "malformed-record", "error"),
         ("2 0.5 0.5 0.2 0.2", "unknown-category", "error"),
         ("-1 0.5 0.5 0.2 0.2", "unknown-category", "error"),
         ("0.5 0.5 0.5 0.2 0.2", "unknown-category", "error"),

@@ -1,0 +1,1 @@
+"""`oddetr predict`: objects in images and videos, as pictures and tables."""

@@ -1,0 +1,142 @@
+"""What to look at: image and video files, named by files, folders and globs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from oddetr.data.images import EXTENSIONS, ImageError, read_image
+from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a video's frame stands.
+
+    Attributes:
+        number: 0 for the first.
+        seconds: since the first: number / rate.
+        rate: frames per second.
+    """
+
+    number: int
+    seconds: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class View:
+    """An image, or a frame of a video.
+
+    Attributes:
+        file: where it comes from.
+        image: RGB, as shown.
+        frame: None where the file is an image.
+    """
+
+    file: Path
+    image: UInt8[np.ndarray, "height width 3"]
+    frame: Frame | None = None
+
+
+def is_video(file: Path) -> bool:
+    """Whether the file's name is a video's."""
+    return file.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list[Path]:
+    """The images and videos that files, folders (all below them) and globs mean, without repetition, in order.
+
+    Args:
+        without: a folder whose files are left out where it lies inside a folder of `paths`: there pictures are written.
+
+    Raises:
+        FileNotFoundError: one of them means nothing.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inner = without.resolve() if without and path.resolve() in without.resolve().parents else None
+            known = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
+            files = sorted(file for file in known if inner not in file.resolve().parents)
+        elif path.exists():
+            files = [path]
+        else:
+            base = Path(path.anchor) if path.is_absolute() else Path()
+            files = sorted(file for file in base.glob(str(path.relative_to(base))) if file.is_file())
+        if not files:
+            raise FileNotFoundError(
+                f"No image at {path}: give an image, a video, a folder with them, or a glob in quotes."
+            )
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def unique_names(files: Iterable[Path]) -> dict[Path, str]:
+    """A name without extension for each file; where files of different folders share one, a number is added."""
+    taken: set[str] = set()
+    names: dict[Path, str] = {}
+    for file in files:
+        name, number = file.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{file.stem}_{number}"
+        taken.add(name.casefold())
+        names[file] = name
+    return names
+
+
+def count_views(files: Iterable[Path]) -> int:
+    """How many views `read_views` will give, as far as the videos' headers tell; a broken file counts as one."""
+    return sum(_length(file) if is_video(file) else 1 for file in files)
+
+
+def _length(file: Path) -> int:
+    try:
+        with VideoReader(file) as video:
+            return video.length
+    except VideoError:
+        return 1
+
+
+def read_views(files: Sequence[Path], batch_size: int, unreadable: dict[Path, str]) -> Iterator[list[View]]:
+    """Batches of views, in order: of images, or of one video's frames.
+
+    Args:
+        batch_size: views in a batch, at most.
+        unreadable: receives each file that cannot be read, or not to its end, and why.
+    """
+    images: list[View] = []
+    for file in files:
+        if is_video(file):
+            if images:
+                yield images
+            images = []
+            yield from _read_frames(file, batch_size, unreadable)
+            continue
+        try:
+            images.append(View(file, read_image(file)))
+        except ImageError as error:
+            unreadable[file] = str(error)
+        if len(images) == batch_size:
+            yield images
+            images = []
+    if images:
+        yield images
+
+
+def _read_frames(file: Path, batch_size: int, unreadable: dict[Path, str]) -> Iterator[list[View]]:
+    try:
+        with VideoReader(file) as video:
+            batch: list[View] = []
+            for number, image in enumerate(video):
+                batch.append(View(file, image, Frame(number, number / video.rate, video.rate)))
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+    except VideoError as error:
+        unreadable[file] = str(error)

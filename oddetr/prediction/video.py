@@ -1,0 +1,115 @@
+"""Video files, frame by frame, by OpenCV (the `video` extra)."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+import numpy as np
+from jaxtyping import UInt8
+
+VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
+"""Video files by their lower-case extension."""
+
+_CODEC = "mp4v"
+"""MPEG-4 Part 2. OpenCV's packages hold no H.264; they do hold VP9, ten times slower to write."""
+_RATE = 25.0
+"""Frames per second of a video that does not tell."""
+_WHOLE = 0.9
+"""The share of the frames told by the header below which a video has broken off: headers may be a little wrong."""
+
+
+class VideoError(OSError):
+    """A video file that is missing, empty, broken or no video; or OpenCV is missing."""
+
+
+def opencv() -> ModuleType:
+    """OpenCV's module.
+
+    Raises:
+        VideoError: it is not installed.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file, our errors say
+    try:
+        import cv2
+    except ImportError as error:
+        raise VideoError("Videos need OpenCV: pip install 'oddetr[video]'.") from error
+    return cv2
+
+
+class VideoReader:
+    """The frames of a video, as RGB, each once: iterate over it, in a `with` block.
+
+    Attributes:
+        rate: frames per second; 25 where the file does not tell.
+        length: frames, as the file's header tells; at least 1.
+
+    Raises:
+        VideoError: made of a file that is no video; iterating: there is no frame, or (after the last that can be read)
+            the video is broken.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._cv2 = opencv()
+        self._file = file
+        self._capture = self._cv2.VideoCapture(str(file))
+        if not self._capture.isOpened():
+            found = "the file is missing" if not file.exists() else "it is empty, broken or no video"
+            raise VideoError(f"Cannot read the video {file}: {found}. Restore the file from its source.")
+        rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
+        self.rate = rate if 0 < rate <= 1000 else _RATE
+        self.length = max(1, int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        count = 0
+        while True:
+            good, frame = self._capture.read()
+            if not good:
+                break
+            count += 1
+            yield self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
+        if count == 0:
+            raise VideoError(
+                f"Cannot read the video {self._file}: it holds no frame. Restore the file from its source."
+            )
+        if count < _WHOLE * self.length:
+            raise VideoError(
+                f"The rest of the video {self._file}, which breaks off after {count} of {self.length} frames. Restore "
+                "the file from its source."
+            )
+
+
+class VideoWriter:
+    """An MP4 file without sound (MPEG-4 Part 2), which holds the frames written so far once it is closed.
+
+    Args:
+        file: ends in .mp4.
+        rate: frames per second.
+        size: (height, width) in pixels of the frames; of an odd side the last row or column is left out.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, file: Path, rate: float, size: tuple[int, int]) -> None:
+        self._cv2 = opencv()
+        code = self._cv2.VideoWriter.fourcc(*_CODEC)
+        self._writer = self._cv2.VideoWriter(str(file), code, rate, (size[1], size[0]))
+        if not self._writer.isOpened():
+            raise OSError(f"Cannot write the video {file}. Is there room, and may this folder be written to?")
+
+    def write(self, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Appends an RGB frame."""
+        self._writer.write(self._cv2.cvtColor(image, self._cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finishes the file."""
+        self._writer.release()

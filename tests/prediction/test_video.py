@@ -1,0 +1,147 @@
+"""Videos: written and read back frame by frame; and those that are broken, or cannot be read here."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import oddetr
+from oddetr import cli
+from oddetr.data import yolo
+from oddetr.drawing import draw_detections
+from oddetr.inference import Predictor
+from oddetr.prediction.video import VideoReader, VideoWriter
+from tests.prediction.blobs import CLASSES, blob_predictor
+
+cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (the video extra)")
+
+RATE = 12.5
+PLACES = [(20, 12), (60, 30), (90, 60), (150, 80), (30, 100)]
+
+
+@pytest.fixture(autouse=True)
+def blobs(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    predictor = blob_predictor()
+    monkeypatch.setattr(Predictor, "load", lambda *_: predictor)
+    return predictor
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A white bar that jumps, one place a frame; nothing in the last frame. Lossless."""
+    file = tmp_path / "clips" / "clip.avi"
+    file.parent.mkdir()
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"FFV1"), RATE, (192, 128))
+    for image in frames():
+        writer.write(image)
+    writer.release()
+    return file
+
+
+def frames() -> list[np.ndarray]:
+    images = [np.zeros((128, 192, 3), np.uint8) for _ in range(len(PLACES) + 1)]
+    for image, (left, top) in zip(images, PLACES, strict=False):
+        image[top : top + 20, left : left + 10] = 255
+    return images
+
+
+def test_predict_when_given_a_video_then_its_frames_are_in_tables_and_in_a_video_of_its_size_and_rate(
+    clip: Path, tmp_path: Path, blobs: Predictor
+) -> None:
+    out = tmp_path / "out"
+    report = oddetr.predict("any", clip, out, batch_size=4, formats="pictures,coco,csv,yolo")
+    assert (report.images, report.frames, report.objects) == (0, 6, 5)
+    assert report.pictures == [out / "clip.mp4"]
+    assert report.unreadable == {}
+    with (out / "detections.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(int(row["frame"]), float(row["seconds"])) for row in rows] == [(n, n / RATE) for n in range(5)]
+    assert [(float(row["left"]), float(row["top"])) for row in rows] == PLACES
+    content = json.loads((out / "detections.json").read_text())
+    assert [(image["frame"], image["seconds"]) for image in content["images"]] == [(n, n / RATE) for n in range(6)]
+    assert [found["image_id"] for found in content["annotations"]] == [1, 2, 3, 4, 5]
+    assert (out / "labels" / "clip" / "000005.txt").read_text() == ""
+    assert (out / "labels" / "clip" / "000001.txt").read_text().startswith("1 0.338542 0.312500 0.052083 0.156250 0.5")
+    with VideoReader(out / "clip.mp4") as video:
+        assert video.rate == pytest.approx(RATE)
+        read = list(video)
+    assert len(read) == 6
+    for image, drawn in zip(frames(), read, strict=True):
+        assert drawn.shape == image.shape
+        expected = np.asarray(draw_detections(image, blobs.detect([image])[0], CLASSES, enlarge=False))
+        assert np.abs(drawn.astype(int) - expected).mean() < 5  # MPEG-4 loses a little; another frame differs by 15
+
+
+def test_predict_when_frames_of_yolo_have_their_images_then_our_reader_reads_them(clip: Path, tmp_path: Path) -> None:
+    oddetr.predict("any", clip, tmp_path / "out", formats="yolo")
+    images = tmp_path / "out" / "images" / "clip"
+    images.mkdir(parents=True)
+    for number, image in enumerate(frames()):
+        Image.fromarray(image).save(images / f"{number:06}.png")
+    folder = yolo.read(tmp_path / "out")
+    assert not folder.faults
+    np.testing.assert_allclose(folder.splits[0].boxes[:, :2] * [192, 128], PLACES, atol=1e-3)
+
+
+def test_predict_when_videos_are_broken_or_empty_then_goes_on_with_the_rest(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clip.parent / "broken.mp4").write_bytes(b"no video" * 50)
+    (clip.parent / "none.mov").write_bytes(b"")
+    cut = clip.parent / "cut.avi"
+    writer = cv2.VideoWriter(str(cut), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for _ in range(20):
+        writer.write(np.random.default_rng(0).integers(0, 100, (64, 64, 3), dtype=np.uint8))
+    writer.release()
+    cut.write_bytes(cut.read_bytes()[:-30000])
+    cv2.VideoWriter(str(clip.parent / "zero.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64)).release()
+    Image.fromarray(frames()[0]).save(clip.parent / "image.png")
+    assert cli.main(["predict", "any", str(clip.parent), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    for name in ("broken.mp4", "none.mov", "zero.mp4"):
+        assert f"Cannot read the video {clip.parent / name}: " in told
+    assert f"skipped: The rest of the video {cut}, which breaks off after" in told
+    assert "objects in 1 images and " in told
+    assert ", 4 files skipped: pictures, coco in" in told
+    assert (tmp_path / "out" / "clip.mp4").exists()
+    assert cli.main(["predict", "any", str(clip.parent / "broken.mp4"), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_predict_when_interrupted_in_a_video_then_its_frames_until_then_can_be_seen(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Predictor
+) -> None:
+    detect, calls = type(blobs).detect, []
+
+    def twice(self: Predictor, images: list[np.ndarray], *rest: object) -> object:
+        calls.append(images)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return detect(self, images, *rest)
+
+    monkeypatch.setattr(type(blobs), "detect", twice)
+    with pytest.raises(KeyboardInterrupt):
+        oddetr.predict("any", clip, tmp_path / "out", batch_size=2)
+    with VideoReader(tmp_path / "out" / "clip.mp4") as video:
+        assert len(list(video)) == 4
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 4
+
+
+def test_predict_when_opencv_is_missing_then_names_the_extra(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert cli.main(["predict", "any", str(clip), "--out", str(tmp_path / "out")]) == 1
+    assert "Videos need OpenCV: pip install 'oddetr[video]'." in capsys.readouterr().err
+    Image.fromarray(frames()[0]).save(clip.parent / "image.png")
+    report = oddetr.predict("any", clip.parent, tmp_path / "out")
+    assert report.images == 1
+    assert report.unreadable == {clip: f"{clip} is a video. Videos need OpenCV: pip install 'oddetr[video]'."}
+
+
+def test_video_writer_when_the_folder_is_missing_then_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"Cannot write the video .*a\.mp4"):
+        VideoWriter(tmp_path / "missing" / "a.mp4", 10.0, (64, 64))

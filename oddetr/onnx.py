@@ -102,7 +102,7 @@ def export(
     the right and the bottom. The file's metadata hold the classes.
 
     Args:
-        checkpoint: a run's folder (its best) or a checkpoint in it.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
         height, width: pixels of the images; default: the size of the checkpoint's shorter side, for both. What is wider
             or higher is seen at a smaller scale than in training: give both then.

@@ -23,6 +23,7 @@ from oddetr.data.dataset import Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
+from oddetr.hub import on_hub
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
@@ -85,7 +86,8 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        begun = {"init": config.init and config.init.resolve(), "image_size": config.shorter_side}
+        init = config.init if config.init is None or on_hub(config.init) else config.init.resolve()
+        begun = {"init": init, "image_size": config.shorter_side}
         config = replace(config, **begun, detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
 
@@ -99,6 +101,7 @@ def run(config: TrainConfig, console: Console | None = None) -> Path:
             epoch=epoch,
             metrics=metrics,
             configuration=config.to_json(),
+            images={split: len(source) for split, source in sources.items() if split in ("train", "val")},
         )
 
     save_configuration(config, out)

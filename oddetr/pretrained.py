@@ -215,7 +215,7 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
     return replace(info, detector=detector, configuration=configuration)
 
 
-def _anonymous(values: dict[str, Any]) -> dict[str, Any]:
+def _anonymous(values: dict[Any, Any]) -> dict[Any, Any]:
     """Without transformers' record of a model's folder. (Class names that look like paths stay.)"""
     return {
         name: _anonymous(value) if isinstance(value, dict) else value

@@ -17,6 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 
 import oddetr
+import oddetr.onnx
 from oddetr import Predictor, cli
 from oddetr.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint, read_info
 from oddetr.data.dataset import ClassTable
@@ -62,7 +63,9 @@ def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             asked.append({"repo_id": repo_id, "allow_patterns": allow_patterns, **more})
             folder = tmp_path / "snapshot"
             folder.mkdir(exist_ok=True)
-            for file in huggingface_hub.utils.filter_repo_objects(sorted(names(repository)), allow_patterns):
+            for file in huggingface_hub.utils.filter_repo_objects(
+                sorted(names(repository)), allow_patterns=allow_patterns
+            ):
                 shutil.copy(repository / file, folder / file)
             return str(folder)
 
@@ -113,11 +116,19 @@ def test_verbs_when_given_the_saved_folder_then_read_it(
     assert read_info(find_checkpoint(run)).detector == read_info(saved).detector
 
 
-def test_export_when_given_the_saved_folder_then_reads_it(saved: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    assert oddetr.export(saved, tmp_path / "model.onnx", height=64, width=64).file.is_file()
+def test_export_when_given_the_saved_folder_or_a_name_then_reads_it(
+    saved: Path, hub: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written of a detector is tested in test_onnx."""
+    hub()
+    written: list[tuple[Any, ...]] = []
+    report = oddetr.onnx.ExportReport(tmp_path / "model.onnx", 0.0, {}, {})
+    monkeypatch.setattr(oddetr.onnx, "write_onnx", lambda *given: (written.append(given), report)[1])
+    expected, _ = load_checkpoint(saved)
+    for checkpoint in (saved, "hf:user/cells"):
+        assert oddetr.export(checkpoint, tmp_path / "model.onnx") == report
+    for detector, *_ in written:
+        torch.testing.assert_close(detector.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
 def test_folder_when_saved_then_tells_no_path_of_this_machine(saved: Path, trained: Path, scenes: Path) -> None:
@@ -148,7 +159,7 @@ def test_paths_when_names_on_the_hub_then_stay(tmp_path: Path) -> None:
 
 
 def info(
-    classes: tuple[str, ...] = ("a", "b", "c"), metrics: dict[str, Any] | None = None, **run: Any
+    classes: tuple[str, ...] = ("a", "b", "c"), scores: dict[str, Any] | None = None, **run: Any
 ) -> CheckpointInfo:
     table = ClassTable(classes, tuple(range(7, 7 + len(classes))))
     return CheckpointInfo(SMALL, table, 64, (0.5,) * 3, (0.2,) * 3, metrics=scores or {}, configuration=run)
@@ -199,7 +210,7 @@ def test_card_when_class_names_are_hostile_then_the_table_stays_a_table(tmp_path
     Predictor(detector, information, CPU).save_pretrained(tmp_path / "sa'v\"ed", license="other: [x]")
     card = huggingface_hub.ModelCard.load(tmp_path / "sa'v\"ed" / "README.md")
     assert card.data.license == "other: [x]"
-    assert card.data.eval_results[0].dataset_name == "name: {x}"
+    assert card.data.eval_results[0].dataset_name == "---\nname: {x}"
     assert {result.metric_type for result in card.data.eval_results} == {"AP", "AP50"}
     rows = [row for row in card.text.splitlines() if re.match(r"\| \d+ \| ", row)]
     assert [row.split(" | ")[0] for row in rows] == [f"| {number}" for number in range(7, 12)]
@@ -218,7 +229,7 @@ def test_card_when_nothing_is_known_of_a_run_then_invents_nothing(tmp_path: Path
     headings = re.findall(r"^## (.*)", card.text, re.MULTILINE)
     assert headings == ["What it detects", "How to use it", "Limits", "Versions"]
     assert "| 7 | a |\n" in card.text
-    assert not re.search(r"None|teacher|trained", card.text)
+    assert not re.search(r"None|teacher|trained (with|on)", card.text)
 
 
 def test_saving_when_the_folder_is_of_another_origin_then_refuses(trained: Path, tmp_path: Path) -> None:
@@ -357,7 +368,7 @@ class FakeApi:
         return type("Made", (), {"repo_id": repo_id})
 
     def upload_folder(self, folder_path: Path, allow_patterns: list[str], **more: Any) -> str:
-        files = set(huggingface_hub.utils.filter_repo_objects(names(folder_path), allow_patterns))
+        files = set(huggingface_hub.utils.filter_repo_objects(names(folder_path), allow_patterns=allow_patterns))
         card = (folder_path / "README.md").read_text()
         self.calls.append(("upload", {"files": files, "card": card, **more}))
         return f"https://huggingface.co/{more['repo_id']}/commit/1"

@@ -122,7 +122,7 @@ def test_export_when_given_the_saved_folder_or_a_name_then_reads_it(
     """What is written of a detector is tested in test_onnx."""
     hub()
     written: list[tuple[Any, ...]] = []
-    report = oddetr.onnx.ExportReport(tmp_path / "model.onnx", 0.0, {}, {})
+    report = oddetr.onnx.ExportReport(tmp_path / "model.onnx", {}, {}, 0.0)
     monkeypatch.setattr(oddetr.onnx, "write_onnx", lambda *given: (written.append(given), report)[1])
     expected, _ = load_checkpoint(saved)
     for checkpoint in (saved, "hf:user/cells"):

@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
-The verbs, as functions: `train`, `evaluate`, `report`, `predict`, `check`, `compare`, `convert`, `export`. They are
-loaded when first used, so that importing the package costs nothing.
+The verbs, as functions: `train`, `evaluate`, `report`, `predict`, `check`, `compare`, `convert`, `export`, `push`.
+They are loaded when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oddetr.inference import Predictor, evaluate
     from oddetr.onnx import export
     from oddetr.prediction.predict import predict
+    from oddetr.pretrained import push
     from oddetr.reporting.report import report
     from oddetr.training.run import train
 
@@ -23,7 +24,7 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "export", "predict", "report", "train"]
+__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "export", "predict", "push", "report", "train"]
 
 _HOMES = {
     "Predictor": "oddetr.inference",
@@ -34,6 +35,7 @@ _HOMES = {
     "export": "oddetr.onnx",
     "report": "oddetr.reporting.report",
     "predict": "oddetr.prediction.predict",
+    "push": "oddetr.pretrained",
     "train": "oddetr.training.run",
 }
 

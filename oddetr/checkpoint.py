@@ -5,6 +5,8 @@ RUN/best, RUN/last
   student.safetensors   the student's
   checkpoint.json       detector, classes, image size, normalisation, scores, configuration, versions
   resume.ckpt           (last only) the training's state
+
+`oddetr.pretrained` writes such a folder with a model card, to share; `hf:user/name` means one on the Hub.
 """
 
 import json
@@ -19,6 +21,7 @@ from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
+from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
@@ -30,6 +33,8 @@ Weights = Literal["teacher", "student"]
 """Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
 less; or the student's, as the optimizer left them."""
 WEIGHT_FILES: dict[Weights, str] = {"teacher": "model.safetensors", "student": "student.safetensors"}
+FILES = (DESCRIPTION, "config.json", *WEIGHT_FILES.values())
+"""What is needed to detect, and all that is read: safetensors and JSON. (config.json is of transformers' detectors.)"""
 
 
 class CheckpointError(ValueError):
@@ -48,6 +53,7 @@ class CheckpointInfo:
         epoch: epochs trained.
         metrics: validation scores, in 0-1, under `teacher` and `student`; empty where the epoch was not validated.
         configuration: the run's, to reproduce it.
+        images: how many the run trained on and validated with, by split; empty where that is not known.
         versions: of the packages it was trained with.
     """
 
@@ -59,6 +65,7 @@ class CheckpointInfo:
     epoch: int = 0
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     configuration: dict[str, Any] = field(default_factory=dict[str, Any])
+    images: dict[str, int] = field(default_factory=dict[str, int])
     versions: dict[str, str] = field(
         default_factory=lambda: {
             "oddetr": __version__,
@@ -113,12 +120,22 @@ def save_checkpoint(
     shutil.rmtree(before, ignore_errors=True)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint's folder that `path` means: a run's folder (its best, else last), a checkpoint or a file in it.
+def files_of(weights: Weights) -> list[str]:
+    """The files of a repository on the Hub that a detector with these weights needs."""
+    other = {file for whose, file in WEIGHT_FILES.items() if whose not in ("teacher", weights)}
+    return [file for file in FILES if file not in other]
+
+
+def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
+    """The checkpoint's folder that `path` means: a run's folder (its best, else last), a checkpoint or a file in it, or
+    `hf:user/name[@revision]` on the Hub, from which only what `weights` need is fetched.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none; HubError: the repository cannot be had.
     """
+    if on_hub(path):
+        repository, revision = split_name(path)
+        return checked(fetch(repository, files_of(weights), revision=revision), repository)
     folder = path if path.is_dir() else path.parent
     for candidate in (folder, *(folder / name for name in ("best", "best.old", "last", "last.old"))):
         if (candidate / DESCRIPTION).is_file() and (candidate / WEIGHT_FILES["teacher"]).is_file():
@@ -129,6 +146,21 @@ def find_checkpoint(path: Path) -> Path:
         f"There is no checkpoint in {folder}: it has neither {DESCRIPTION} with {WEIGHT_FILES['teacher']}, nor best or "
         "last with them. Give the folder that `oddetr train --out` wrote, after its first epoch."
     )
+
+
+def checked(folder: Path, repository: str) -> Path:
+    """The same folder, of files of a repository on the Hub.
+
+    Raises:
+        CheckpointError: it is no checkpoint.
+    """
+    missing = [name for name in (DESCRIPTION, WEIGHT_FILES["teacher"]) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"The repository {repository} on the Hub has no {' and no '.join(missing)}: it was not written by "
+            "save_pretrained. (A training with a detector of transformers begins by --model hf:NAME.)"
+        )
+    return folder
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -152,11 +184,12 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
 
     Raises:
         CheckpointError: there is no checkpoint at `path`, it cannot be read, or it does not hold these weights.
+        HubError: the repository that `path` names cannot be had.
         ValueError: there are no weights of that name.
     """
     if weights not in WEIGHT_FILES:
         raise ValueError(f"weights is {weights!r}; it must be {' or '.join(WEIGHT_FILES)}.")
-    folder, file = find_checkpoint(path), WEIGHT_FILES[weights]
+    folder, file = find_checkpoint(path, weights), WEIGHT_FILES[weights]
     if path.name != file and path.name in WEIGHT_FILES.values():
         raise CheckpointError(
             f"{path} does not hold the {weights}'s weights, {file} does. Give the folder, and say by --weights whose "

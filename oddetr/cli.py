@@ -15,6 +15,8 @@ from rich.table import Table
 
 from oddetr import __version__
 
+_CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
+
 
 class _Help(DefaultHelpFormatter):
     """Shows options with dashes, as they are usually typed (both forms are understood); keeps the lines of texts."""
@@ -72,7 +74,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     from oddetr.inference import evaluate as verb
 
     parser = _parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
-    parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
+    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     values = _values(parser, arguments)
     metrics = verb(**values)
@@ -124,7 +126,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     parser = _parser(
         "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _WRITTEN
     )
-    parser.add_argument("checkpoint", type=Path, help="a run's folder (its best) or a checkpoint in it")
+    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     parser.add_argument(
         "paths", nargs="+", type=str, metavar="PATH", help="images, videos, folders (all below) and globs"
     )
@@ -186,7 +188,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
         "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
     )
-    parser.add_argument("checkpoint", help="a run's folder (its best) or a checkpoint in it")
+    parser.add_argument("checkpoint", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     report = verb(**_values(parser, arguments))
     console.print(
@@ -198,6 +200,17 @@ def export(arguments: Sequence[str], console: Console) -> int:
     for side, tensors in (("in", report.inputs), ("out", report.outputs)):
         for name, kind in tensors.items():
             console.print(f"  {side:<4}{name:<13}{kind}", markup=False, highlight=False)
+    return 0
+
+
+def push(arguments: Sequence[str], console: Console) -> int:
+    """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
+    from oddetr.pretrained import push as verb
+
+    parser = _parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
+    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
+    console.print(verb(**_values(parser, arguments)), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -281,7 +294,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, report, predict, check, digits, compare, convert, export)
+    verb.__name__: verb for verb in (train, evaluate, report, predict, check, digits, compare, convert, export, push)
 }
 
 

@@ -19,6 +19,7 @@ from oddetr.data.transforms import EvalTransform
 from oddetr.detections import Detections
 from oddetr.evaluation import Metrics, evaluate_detections
 from oddetr.models.detector import Detector
+from oddetr.pretrained import Pretrained
 from oddetr.structures import Batch, Predictions
 
 TOP_K = 100
@@ -68,20 +69,30 @@ def best_detections(
 
 
 @dataclass(frozen=True)
-class Predictor:
+class Predictor(Pretrained):
     """A detector that is ready to look at pictures.
 
     predictor = Predictor.load("runs/cells")
     (detections,) = predictor.detect([picture])
+
+    `Pretrained` has from_pretrained, save_pretrained and push_to_hub.
+
+    Attributes:
+        info: what is known of the detector.
+        device: where it computes.
+        weights: whose it has.
+        checkpoint: where it was read from.
     """
 
     detector: Detector
     info: CheckpointInfo
     device: torch.device
+    weights: Weights = "teacher"
+    checkpoint: Path | None = None
 
     @classmethod
     def load(cls, checkpoint: Path | str, weights: Weights = "teacher") -> "Predictor":
-        """Reads a checkpoint (a run's folder: its best) onto the first CUDA device, else the CPU.
+        """Reads a checkpoint (a run's folder: its best; or hf:user/name) onto the first CUDA device, else the CPU.
 
         Args:
             weights: the teacher's, which usually score higher and cost nothing more, or the student's.
@@ -91,7 +102,7 @@ class Predictor:
         """
         detector, info = load_checkpoint(Path(checkpoint), weights)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(detector.to(device), info, device)
+        return cls(detector.to(device), info, device, weights, Path(checkpoint))
 
     @property
     def classes(self) -> ClassTable:
@@ -146,7 +157,7 @@ def evaluate(
     """COCO scores of a checkpoint on a split.
 
     Args:
-        checkpoint: a run's folder (its best) or a checkpoint in it.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         data: a data set's folder, or `digits`; default: the data that the run was trained on.
         split: train, val or test.
         json: file to write the scores to, all in 0-1.

@@ -151,7 +151,7 @@ def export(
     to 0.09.
 
     Args:
-        checkpoint: a run's folder (its best) or a checkpoint in it.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
         height, width: pixels of the images; default: the size of the checkpoint's shorter side, for both. What is wider
             or higher is seen at a smaller scale than in training: give both then.

@@ -141,8 +141,9 @@ class TrainConfig:
         out: the run's folder; default: a new one below runs/.
         resume: go on from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
-        init: a checkpoint whose detector and weights training begins with, instead of `model`: a run's folder, or what
-            `oddetr convert` wrote. Its outputs for classes of the same name are carried over.
+        init: a checkpoint whose detector and weights training begins with, instead of `model`: a run's folder, what
+            `oddetr convert` wrote, or hf:user/name on the Hub. Its outputs for classes of the same name are carried
+            over.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
         accumulate: batches whose gradients make one step together.

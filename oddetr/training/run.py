@@ -23,6 +23,7 @@ from oddetr.data.dataset import ClassTable, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
+from oddetr.hub import on_hub
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
@@ -96,7 +97,8 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        config = replace(config, init=config.init and config.init.resolve(), detector=asdict(made_of))
+        init = config.init if config.init is None or on_hub(config.init) else config.init.resolve()
+        config = replace(config, init=init, detector=asdict(made_of))
     say(_introduction(config, out, sources, made_of))
     warned = _cautions(config, sources, made_of)
     for caution in warned:
@@ -104,7 +106,8 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
 
     def describe(epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
         size, plain = chosen(config.image_size), config.to_json()
-        return CheckpointInfo(made_of, classes, size, detector.mean, detector.std, epoch, metrics, plain)
+        images = {split: len(source) for split, source in sources.items() if split in ("train", "val")}
+        return CheckpointInfo(made_of, classes, size, detector.mean, detector.std, epoch, metrics, plain, images)
 
     save_configuration(config, out)
     recorder = Recorder(out, describe, steps_done(state))

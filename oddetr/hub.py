@@ -1,0 +1,116 @@
+"""The Hugging Face Hub: named files of a repository come down, a folder goes up. No other file is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+PREFIX = "hf:"
+"""Marks a name on the hub where a path is expected: hf:user/name, or hf:user/name@revision."""
+
+
+class HubError(OSError):
+    """A repository cannot be had or written; the message says what was tried and what to do."""
+
+
+def on_hub(path: Path | str) -> bool:
+    """Whether it is marked as a name on the hub."""
+    return str(path).startswith(PREFIX)
+
+
+def split_name(path: Path | str) -> tuple[str, str | None]:
+    """The repository and the revision, if one is given, that a name on the hub means; with the mark or without."""
+    text = path.as_posix() if isinstance(path, Path) else path
+    repository, _, revision = text.removeprefix(PREFIX).partition("@")
+    return repository, revision or None
+
+
+def fetch(
+    repo_id: str,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: Path | str | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder in the hub's cache that holds these files of a repository, as far as the repository has them.
+
+    Args:
+        repo_id: user/name.
+        files: paths in the repository; nothing else is downloaded.
+        revision: a branch, a tag or a commit; default: main.
+        token: of a private repository; default: the one that `hf auth login` stored.
+        cache_dir: default: the hub's own (HF_HOME).
+        force_download: download what the cache already holds.
+        local_files_only: use the cache alone.
+
+    Raises:
+        HubError: there is no such repository or revision, it may not be read, or it cannot be reached.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    what = repo_id if revision is None else f"{repo_id} at {revision!r}"
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            allow_patterns=list(files),
+        )
+    except HFValidationError as error:
+        raise HubError(f"There is no folder {repo_id}, and it is no name on the Hub: those are user/name.") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"The repository {repo_id} on the Hub has no revision {revision!r}.") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"There is no folder {repo_id} here, and no repository {repo_id} on the Hub that you may read. If it is "
+            "private or gated, log in (hf auth login) or give a token."
+        ) from error
+    except OSError as error:
+        raise HubError(
+            f"There is no folder {repo_id} here, and {what} could not be had from the Hub ({constants.ENDPOINT}) nor "
+            f"from its cache ({cache_dir or constants.HF_HUB_CACHE}): {type(error).__name__}. Look at the network; "
+            "without one, copy a folder that save_pretrained wrote, and give its path."
+        ) from error
+    return Path(folder)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    files: Sequence[str],
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Uploads these files of a folder in one commit, and makes the repository if there is none; the commit's address.
+
+    Raises:
+        HubError: the name is none, you may not write there, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(token=token)
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=branch,
+            create_pr=create_pr,
+            allow_patterns=list(files),
+        )
+    except Exception as error:
+        raise HubError(
+            f"{repo_id} on the Hub ({constants.ENDPOINT}) could not be written ({type(error).__name__}: {error}). The "
+            "name is user/name; a token that may write comes from `hf auth login`, or is given."
+        ) from error
+    return str(commit)

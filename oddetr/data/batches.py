@@ -5,6 +5,7 @@ run was resumed: every item seeds torch's generator from its key.
 """
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -210,6 +211,12 @@ def make_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_without_ctrl_c,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
+
+
+def _without_ctrl_c(_: int) -> None:
+    """A terminal sends Ctrl-C to all processes of a command; the first one ends the others when it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,10 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +248,34 @@ def test_run_when_signalled_within_an_epoch_then_saves_first_and_ends_in_the_sam
         assert all(value.equal(found[name]) for name, value in expected.items()), file
     scores = [[event["teacher"] for event in read_events(each) if "teacher" in event] for each in (whole, out)]
     assert scores[0] == scores[1]
+
+
+def test_train_when_ctrl_c_reaches_its_loading_processes_too_then_saves_and_says_how_to_go_on(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """As a terminal does it: to the whole process group."""
+    arguments = ["--data", str(scenes), "--out", str(tmp_path / "run"), "--epochs", "1000", "--image-size", "64"]
+    arguments += [
+        "--detector.backbone",
+        "test_efficientnet",
+        "--detector.pretrained",
+        "false",
+        "--detector.width",
+        "32",
+    ]
+    arguments += ["--workers", "2", "--batch-size", "2", "--validate-every", "1000", "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "-m", "oddetr.cli", "train", *arguments, "--distillation.enabled", "false"]
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipe) as process:
+        told = ""
+        for line in process.stdout:
+            told += line
+            if line.startswith("epoch 2/"):
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130, told
+    assert "Go on after this step: oddetr train --out" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "run" / "last" / "resume.ckpt").is_file()
 
 
 def test_run_when_a_second_signal_comes_then_ends_at_once(tiny: dict) -> None:

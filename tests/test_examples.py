@@ -21,8 +21,9 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import VERBS, _underscored
+from oddetr.data.faults import KINDS
 from tests.conftest import tiny_arguments
-from tests.data.builders import write_image
+from tests.data.builders import coco_file, coco_image, coco_object, voc_xml, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -275,10 +276,74 @@ def test_options_when_inside_sentences_then_exist(capsys: pytest.CaptureFixture[
     known |= {f"--base.{name[2:]}" for name in known} | {"--golden", "--nproc-per-node"}
     known |= options_of_benchmarks()
     told = {
-        (page, option)
+        (page, option.rstrip("."))
         for page, code in spans()
         for option in re.findall(r"(?:^|(?<= ))--[\w.-]+", code)
-        if not code.startswith(("mkdocs", "git"))
+        if "NAME" not in option
     }
     assert len(told) > 50
     assert sorted((page, option) for page, option in told if option.replace("_", "-") not in known) == []
+
+
+def tree(text: str, root: Path) -> None:
+    """Makes the folder that an indented list of names draws: images, annotations of one object, lists of splits."""
+    above: list[str] = []
+    paths: list[Path] = []
+    for line in text.splitlines():
+        above[(len(line) - len(line.lstrip())) // 2 :] = [line.strip().rstrip("/")]
+        paths.append(root.joinpath(*above))
+    images = [path for path in paths if path.suffix == ".jpg"]
+    for path in (path for path in paths if path.suffix):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        split = next(name for name in ("train", "val", "") if name in path.as_posix().removeprefix(str(root)))
+        # Where the tree's image folders are not named after splits, the last image is val's.
+        of_split = [image for image in images if f"/{split}" in str(image)] or {"val": images[-1:]}.get(
+            split, images[:-1]
+        )
+        if path.suffix == ".jpg":
+            write_image(path)
+        elif path.suffix == ".xml":
+            voc_xml(path, [("platelet", (11, 11, 30, 30))])
+        elif path.suffix == ".json":
+            listed = [coco_image(number, image.name) for number, image in enumerate(of_split)]
+            coco_file(path, listed, [coco_object(number, number) for number in range(len(listed))])
+        elif path.parent.name == "Main":
+            path.write_text("".join(f"{image.stem}\n" for image in of_split))
+        elif path.suffix == ".txt":
+            path.write_text("0 0.5 0.5 0.25 0.25\n")
+        else:
+            path.write_text("train: images/train\nval: images/val\nnames: [platelet]\n")
+
+
+TREES = [block for block in blocks() if block.page.stem == "train" and block.text.splitlines()[0].endswith("/")]
+
+
+@pytest.mark.parametrize("block", TREES, ids=str)
+def test_layout_when_as_drawn_then_is_read_as_its_heading_says(block: Block, tmp_path: Path) -> None:
+    from oddetr.data.check import check
+
+    tree(block.text, tmp_path)
+    report = check(tmp_path / "cells")
+    assert report.ok
+    assert report.folder
+    before = "\n".join(block.page.read_text().splitlines()[: block.line])
+    assert report.folder.format == re.findall(r"^## (.*)$", before, re.MULTILINE)[-1]
+    assert {name: len(data) for name, data in report.folder.splits.items()} == {"train": 2, "val": 1}
+    assert not report.folder.decisions
+
+
+def test_errors_when_in_troubleshooting_then_are_those_of_the_source() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    source = "".join(file.read_text() for file in (ROOT / "oddetr").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    source = re.sub(r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}", "...", source).replace("Lightning's", "Lightning's")
+    headings = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
+    assert len(headings) > 40
+    words = {(heading, part.strip(" .;")) for heading in headings for part in heading.split("...")}
+    others = ("CUDA out of memory",)
+    unknown = [(heading, part) for heading, part in sorted(words) if part not in source and heading not in others]
+    assert unknown == []
+    kinds = re.findall(r"^\| ([a-z].*?) \|", page.split("| words |")[1].split("###")[0], re.MULTILINE)
+    assert {kind for row in kinds for kind in row.split(", ")} == {
+        kind.one for kind in KINDS.values() if kind.severity == "error"
+    }

@@ -104,8 +104,8 @@ def export(
     Args:
         checkpoint: a run's folder (its best) or a checkpoint in it.
         out: the file to write.
-        height: pixels of the images; default: the size of the checkpoint's shorter side. What is wider or higher is seen
-            at a smaller scale than in training: give both then.
+        height: pixels of the images; default: the size of the checkpoint's shorter side. What is wider or higher is
+            seen at a smaller scale than in training: give both then.
         width: likewise.
         processing: take pixels (uint8), and give the best detections; else take normalised images, and give each
             query's logits and box.

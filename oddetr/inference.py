@@ -59,12 +59,10 @@ def best_detections(
 
 @dataclass(frozen=True)
 class Predictor:
-    """A detector that is ready to look at pictures:
+    """A detector that is ready to look at pictures.
 
-        predictor = Predictor.load("runs/cells")
-        (detections,) = predictor.detect([picture])
-
-    Made by `load`.
+    predictor = Predictor.load("runs/cells")
+    (detections,) = predictor.detect([picture])
     """
 
     detector: Detector

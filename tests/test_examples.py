@@ -99,8 +99,10 @@ class Understood(Exception):
 
 
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a verb makes of its words, by its own parser; the verb itself does not run."""
+    """What a verb makes of its words, by its own parser; the verb itself does not run. Of a training the configuration
+    is made, too, where that needs no network."""
     from oddetr import cli
+    from oddetr.training import run
 
     instantiate = cli.ArgumentParser.instantiate
     values: dict[str, Any] = {}
@@ -109,8 +111,13 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
         values.update(instantiate(parser, parsed).as_dict())
         raise Understood
 
+    def stop_training(*_: Any) -> Any:
+        raise Understood
+
     with monkeypatch.context() as patched:
-        patched.setattr(cli.ArgumentParser, "instantiate", stop)
+        patched.setattr(run, "run", stop_training)
+        if words[0] != "train" or any(word.startswith("hf:") for word in words):
+            patched.setattr(cli.ArgumentParser, "instantiate", stop)
         with pytest.raises((Understood, SystemExit)) as stopped:
             VERBS[words[0]]([_underscored(word) for word in words[1:]], Console())
     if stopped.type is SystemExit:
@@ -119,12 +126,8 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 
 
 def check_oddetr(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each verb's own parser knows all options; quick verbs run, and the long ones' configurations are made."""
+    """The long verbs stop when their words, and the files that these name, are understood; the quick ones run."""
     values = understood(words, monkeypatch)
-    if words[0] == "train" and values and not any(word.startswith("hf:") for word in words):
-        from oddetr.training.config import TrainConfig
-
-        TrainConfig(**{name: value for name, value in values.items() if name != "config"})
     if words[0] == "compare" and values:
         from oddetr.comparison.config import read_config
         from oddetr.nested import merged, nested

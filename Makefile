@@ -1,6 +1,7 @@
 # make quickstart   install, train on the built-in digit scenes, evaluate, draw   (about 10 minutes on two cores)
 # make test         install, lint, types, tests                                   (what CI runs)
 # make check        the same, without the install
+# make docs         the documentation, as pages in site/
 # make bench        speed against peers, in one table                             (11 to 15 minutes on two cores)
 VENV := .venv
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 # where a test asks for a second.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: quickstart test check bench lint types format clean
+.PHONY: quickstart test check bench docs lint types format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,9 @@ check: lint types
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/all.py
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint:
 	$(BIN)/ruff check oddetr tests benchmarks examples
 	$(BIN)/ruff format --check oddetr tests benchmarks examples
@@ -49,4 +53,4 @@ format:
 	$(BIN)/ruff format oddetr tests benchmarks examples
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache

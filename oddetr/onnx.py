@@ -153,8 +153,9 @@ def export(
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
-        height, width: pixels of the images; default: the size of the checkpoint's shorter side, for both. What is wider
-            or higher is seen at a smaller scale than in training: give both then.
+        height: pixels of the images; default: the size of the checkpoint's shorter side. What is wider or higher is
+            seen at a smaller scale than in training: give both then.
+        width: likewise.
         processing: take pixels (uint8), and give the best detections; else take normalised images, and give each
             query's logits and box.
         top_k: detections of an image, where they are processed.

@@ -59,7 +59,8 @@ def train(**arguments: Any) -> Path:
         run = oddetr.train(data="cells", model="deformable_detr_refine_tiny", epochs=50)
 
     Raises:
-        ValueError: a field that is unknown or out of range; DataError: the data set has errors.
+        ValueError: a field that is unknown or out of range.
+        DataError: the data set has errors.
         FileExistsError: the folder holds a run already and `resume` is off.
         BackboneWeightsError: the backbone's ImageNet weights cannot be had.
         FloatingPointError: the training has diverged; names the step and the images.

@@ -230,9 +230,8 @@ def _picture(found: Findings, index: int) -> Picture:
     truth = draw_detections(sample.image, nothing, classes, there.boxes, there.labels)
     judged = found.judged[index]
     right = int(judged.right[judged.scores >= found.threshold].sum())
-    words = (
-        f"{right} of {there.count} objects found, {len(detections) - right} wrong, F1 {judged.f1(found.threshold):.2f}"
-    )
+    wrong = int((judged.scores >= found.threshold).sum()) - right
+    words = f"{right} of {there.count} objects found, {wrong} wrong, F1 {judged.f1(found.threshold):.2f}"
     return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
 
 

@@ -80,17 +80,20 @@ def ignored(found: Detections, there: Objects) -> Bool[np.ndarray, " detections"
 
 
 def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
-    """The score from which on detections have the highest F1 over all images, and that F1; (0.5, 0) if none is."""
+    """The score, in whole hundredths, from which on detections have the highest F1 over all images, and that F1; of
+    equal ones the highest. (0.5, 0) if none is right."""
     images = list(images)
     scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
     right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
     if not right.any():
         return 0.5, 0.0
+    thresholds = (np.arange(100) / 100).astype(np.float32)
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + sum(each.objects for each in images))
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are shown together
-    best = int(np.where(last, f1, -1).argmax())
-    return float(scores[order][best]), float(f1[best])
+    shown = np.searchsorted(-scores[order], -thresholds, side="right")
+    found = np.append(0, np.cumsum(right[order]))[shown]
+    f1 = 2 * found / np.maximum(shown + sum(each.objects for each in images), 1)
+    best = len(f1) - 1 - int(f1[::-1].argmax())
+    return best / 100, float(f1[best])
 
 
 def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarray, "truth found"]:

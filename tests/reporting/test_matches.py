@@ -65,6 +65,12 @@ def test_best_threshold_when_scores_are_equal_then_they_are_shown_together() -> 
     assert best_threshold(images) == pytest.approx((0.7, 0.5))
 
 
+def test_best_threshold_when_scores_have_many_digits_then_is_one_that_can_be_typed() -> None:
+    images = [Judged(np.array([0.6251, 0.6249, 0.3], np.float32), np.array([True, True, False]), 2)]
+
+    assert best_threshold(images) == pytest.approx((0.62, 1.0))
+
+
 def test_best_threshold_when_nothing_is_right_then_is_a_half() -> None:
     assert best_threshold([Judged(np.zeros(0, np.float32), np.zeros(0, bool), 3)]) == (0.5, 0.0)
 

@@ -1,6 +1,7 @@
 """Figures as SVG whose colours are the page's: they follow its light or dark scheme."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,10 +136,16 @@ def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
+    handles = axes.get_lines()
+    if handles:
+        labels = [str(handle.get_label()) for handle in handles]
         shown = [label if len(label) <= 26 else label[:25] + "…" for label in labels]
-        figure.legend(handles, shown, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2)
+        numbers = [str(number) for number in range(len(shown))]  # matplotlib leaves out names that begin with _
+        legend = figure.legend(
+            handles, numbers, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2
+        )
+        for text, name in zip(legend.get_texts(), shown, strict=True):
+            text.set_text(name)
 
 
 def _told(title: str, lines: Sequence[Curve]) -> str:
@@ -152,7 +159,8 @@ def _told(title: str, lines: Sequence[Curve]) -> str:
 
 def _svg(figure: Figure, salt: str) -> str:
     stream = io.StringIO()
-    with rc_context({"svg.hashsalt": salt}):
+    with rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the letters are the browser's
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

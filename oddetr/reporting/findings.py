@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from oddetr.data.dataset import Annotations, DetectionData, Source
+from oddetr.data.dataset import Annotations, ClassTable, Sample, Source
 from oddetr.data.sources import open_sources
 from oddetr.data.statistics import LARGE, SMALL
 from oddetr.detections import Detections
@@ -16,6 +16,35 @@ from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion,
 
 MOST_IMAGES = 1000
 """Validation images that a report looks at: the first ones."""
+
+
+@dataclass(frozen=True)
+class First:
+    """The first `count` images of a source; a `Source`."""
+
+    source: Source
+    count: int
+
+    @property
+    def classes(self) -> ClassTable:
+        """The source's."""
+        return self.source.classes
+
+    @property
+    def flippable(self) -> bool:
+        """As the source."""
+        return self.source.flippable
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample(self, index: int, epoch: int = 0, shorter: int | None = None) -> Sample:
+        """The source's."""
+        return self.source.sample(index, epoch, shorter)
+
+    def annotations(self) -> Annotations:
+        """The ground truth of these images."""
+        return self.source.annotations().take(np.arange(self.count))
 
 
 @dataclass(frozen=True)
@@ -77,8 +106,7 @@ def findings(run: Path, most: int = MOST_IMAGES) -> Findings:
     if source.classes.names != predictor.classes.names:
         raise ValueError("the data has other classes now")
     of = len(source)
-    if isinstance(source, DetectionData):
-        source = source.take(np.arange(min(most, of)))
+    source = First(source, min(most, of))
     truth = source.annotations()
     detections = dict(predictor.detect_source(source))
     metrics, precision = scores_and_curves(truth, source.classes, detections)

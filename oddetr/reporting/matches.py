@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 from torchvision.ops import box_iou
 
 from oddetr.data.dataset import Annotations
@@ -59,39 +59,41 @@ def judged(found: Detections, there: Objects) -> Judged:
     found = found.top(len(found))
     ious = _ious(found.boxes, there.boxes)
     ious[found.labels[:, None] != there.labels] = 0
-    right, ignored = np.zeros(len(found), bool), np.zeros(len(found), bool)
-    ignored[(_covered(found.boxes, there.boxes[there.crowd]) >= IOU)] = True
+    right = np.zeros(len(found), bool)
     ious[:, there.crowd] = 0
     for row in range(len(found) if there.count else 0):
         best = int(ious[row].argmax())
         if ious[row, best] >= IOU:
             right[row] = True
             ious[:, best] = 0
-    kept = right | ~ignored
+    kept = right | ~ignored(found, there)
     return Judged(found.scores[kept], right[kept], there.count)
 
 
-def _covered(boxes: Float32[np.ndarray, "n 4"], regions: Float32[np.ndarray, "m 4"]) -> Float64[np.ndarray, " n"]:
-    """The largest share of each box that lies in one of the regions."""
-    if not len(regions):
-        return np.zeros(len(boxes))
+def ignored(found: Detections, there: Objects) -> Bool[np.ndarray, " detections"]:
+    """Those of which half or more lies in a region to ignore of their class, as in COCO's evaluation."""
+    boxes, regions = found.boxes, there.boxes[there.crowd]
     inner = np.minimum(boxes[:, None, 2:], regions[:, 2:]) - np.maximum(boxes[:, None, :2], regions[:, :2])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return (inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)[:, None]).max(axis=1).astype(np.float64)
+    covered = inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)[:, None] >= IOU
+    return (covered & (found.labels[:, None] == there.labels[there.crowd])).any(axis=1)
 
 
 def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
-    """The score from which on detections have the highest F1 over all images, and that F1; (0.5, 0) if none is."""
+    """The score, in whole hundredths, from which on detections have the highest F1 over all images, and that F1; of
+    equal ones the highest. (0.5, 0) if none is right."""
     images = list(images)
     scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
     right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
     if not right.any():
         return 0.5, 0.0
+    thresholds = (np.arange(100) / 100).astype(np.float32)
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + sum(each.objects for each in images))
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are shown together
-    best = int(np.where(last, f1, -1).argmax())
-    return float(scores[order][best]), float(f1[best])
+    shown = np.searchsorted(-scores[order], -thresholds, side="right")
+    found = np.append(0, np.cumsum(right[order]))[shown]
+    f1 = 2 * found / np.maximum(shown + sum(each.objects for each in images), 1)
+    best = len(f1) - 1 - int(f1[::-1].argmax())
+    return best / 100, float(f1[best])
 
 
 def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarray, "truth found"]:
@@ -111,7 +113,6 @@ def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarr
         if not used[row] and not taken[column]:
             used[row] = taken[column] = True
             table[labels[column], found.labels[row]] += 1
-    ignored = _covered(found.boxes, there.boxes[there.crowd]) >= IOU
     table[:classes, classes] = np.bincount(labels[~taken], minlength=classes)
-    table[classes, :classes] = np.bincount(found.labels[~used & ~ignored], minlength=classes)
+    table[classes, :classes] = np.bincount(found.labels[~used & ~ignored(found, there)], minlength=classes)
     return table

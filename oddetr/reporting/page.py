@@ -109,16 +109,30 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     if best:
         scores = best["teacher"]
-        rows.append(("AP", number(scores["AP"]), "mean over IoU 0.50 to 0.95, best teacher, validation images, 0-1"))
-        rows.append(("AP50", number(scores["AP50"]), "at IoU 0.5"))
-        rows.append(("best epoch", f"{best['epoch']} of {record.configuration['epochs']}", "by the teacher's AP"))
-    if last:
-        validation = last["seconds"] - last["training_seconds"]
-        rows.append(("time", clock(last["seconds"]), f"{clock(validation)} of it validations and checkpoints"))
-        waiting = f"{100 * last['waiting_share']:.0f} % of the time waiting for data"
-        rows.append(("images/s", f"{last['images_per_second']:.1f}", waiting))
-        rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
+        rows.append(
+            ("AP", number(scores.get("AP")), "mean over IoU 0.50 to 0.95, best teacher, validation images, 0-1")
+        )
+        rows.append(("AP50", number(scores.get("AP50")), "at IoU 0.5"))
+        epochs = record.configuration.get("epochs") or "-"
+        rows.append(("best epoch", f"{best['epoch']} of {epochs}", "by the teacher's AP"))
+    rows += _costs(last or {})
     rows.append(("OD-DETR", *_distillation(record)))
+    return rows
+
+
+def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Time, speed and memory; an older log may lack some of them."""
+    rows: list[tuple[str, str, str]] = []
+    seconds, training = last.get("seconds"), last.get("training_seconds")
+    if seconds is not None:
+        other = "" if training is None else f"{clock(seconds - training)} of it validations and checkpoints"
+        rows.append(("time", clock(seconds), other))
+    if last.get("images_per_second") is not None:
+        share = last.get("waiting_share")
+        waiting = "" if share is None else f"{100 * share:.0f} % of the time waiting for data"
+        rows.append(("images/s", f"{last['images_per_second']:.1f}", waiting))
+    if not math.isnan(last.get("peak_memory_gib") or math.nan):
+        rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
     return rows
 
 
@@ -174,7 +188,7 @@ def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
             {"name": name, "ap": found.metrics.per_class[name], "ap50": ap50[label], "objects": counts[label]}
             for label, name in enumerate(names)
         ]
-    per_class = record.best["teacher"]["per_class"] if record.best else {}
+    per_class = record.best["teacher"].get("per_class", {}) if record.best else {}
     return [{"name": name, "ap": ap, "ap50": None, "objects": None} for name, ap in per_class.items()]
 
 
@@ -230,9 +244,8 @@ def _picture(found: Findings, index: int) -> Picture:
     truth = draw_detections(sample.image, nothing, classes, there.boxes, there.labels)
     judged = found.judged[index]
     right = int(judged.right[judged.scores >= found.threshold].sum())
-    words = (
-        f"{right} of {there.count} objects found, {len(detections) - right} wrong, F1 {judged.f1(found.threshold):.2f}"
-    )
+    wrong = int((judged.scores >= found.threshold).sum()) - right
+    words = f"{right} of {there.count} objects found, {wrong} wrong, F1 {judged.f1(found.threshold):.2f}"
     return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
 
 
@@ -254,7 +267,7 @@ def _of_all(names: Sequence[str], records: Sequence[Record], title: str, model: 
 
 def compared_classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
     """AP of each class in each run's best epoch."""
-    scores = [record.best["teacher"]["per_class"] if record.best else {} for record in records]
+    scores = [record.best["teacher"].get("per_class", {}) if record.best else {} for record in records]
     names = dict.fromkeys(name for each in scores for name in each)
     return [(name, [each.get(name) for each in scores]) for name in names]
 

@@ -78,7 +78,7 @@ class Record:
     @property
     def best(self) -> dict[str, Any] | None:
         """The epoch with the teacher's highest AP; the last validated one where none has an AP."""
-        scored = [event for event in self.validated if event["teacher"]["AP"] is not None]
+        scored = [event for event in self.validated if event["teacher"].get("AP") is not None]
         return (
             max(scored, key=lambda event: event["teacher"]["AP"]) if scored else next(iter(self.validated[::-1]), None)
         )
@@ -91,7 +91,7 @@ class Record:
     @property
     def distilled(self) -> bool:
         """Whether OD-DETR was on."""
-        return bool(self.configuration["distillation"]["enabled"])
+        return bool(self.configuration.get("distillation", {}).get("enabled", False))
 
     @property
     def command(self) -> str:
@@ -100,13 +100,13 @@ class Record:
 
     def scores(self, model: str, name: str) -> Curve:
         """A score over epochs."""
-        points = [(event["epoch"], event[model].get(name)) for event in self.validated]
+        points = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
         kept = [(epoch, value) for epoch, value in points if value is not None]
         return Curve(model, [epoch for epoch, _ in kept], [value for _, value in kept])
 
     def layers(self, model: str, name: str) -> list[Curve]:
         """A number of each decoder layer over epochs."""
-        found = [(event["epoch"], event[model].get(name)) for event in self.validated]
+        found = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
         points = [(epoch, values) for epoch, values in found if values and None not in values]
         count = len(points[-1][1]) if points else 0
         skipped = 1 if name == "unstable_score" else 0

@@ -12,7 +12,8 @@ in seven changes its query. In the comparisons of docs/results.md, runs end betw
 FALL = 0.8
 """A curve is called falling where its last third's mean is below this share of the third's before."""
 RISE, LEAST_RISE = 1.5, 0.05
-"""A curve is called rising where it stays, from its least value on, above that times this, and above that plus this."""
+"""A curve is called rising where it ends, at least twice, above its least value times this, above that plus this, and
+above what is calm."""
 FEWEST = 3
 
 Kind = Literal["unknown", "stable", "moving", "unstable"]
@@ -79,6 +80,8 @@ def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -
 def _rises_from(values: Sequence[float]) -> int | None:
     """Where a rise begins that lasts to the end; None without one."""
     low = int(np.argmin(values))
-    limit = max(RISE * values[low], values[low] + LEAST_RISE)
-    after = np.asarray(values[low + 1 :])
-    return low + 1 if len(after) >= 2 and bool((after > limit).all()) else None
+    limit = max(RISE * values[low], values[low] + LEAST_RISE, CALM)
+    first = len(values)
+    while first > low + 1 and values[first - 1] > limit:
+        first -= 1
+    return first if len(values) - first >= 2 else None

@@ -38,6 +38,12 @@ def test_judged_when_detection_lies_in_a_crowd_then_it_does_not_count() -> None:
     assert result.objects == 0
 
 
+def test_judged_when_detection_lies_in_a_crowd_of_another_class_then_it_is_wrong_as_in_coco() -> None:
+    result = judged(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 40, 1), crowd=1))
+
+    assert result.right.tolist() == [False]
+
+
 def test_judged_when_nothing_is_there_and_nothing_found_then_f1_is_1() -> None:
     assert judged(found(), there()).f1(0.5) == 1.0
     assert judged(found((0, 0, 5, 5, 0.6, 0)), there()).f1(0.5) == 0.0
@@ -57,6 +63,12 @@ def test_best_threshold_when_scores_are_equal_then_they_are_shown_together() -> 
     images = [Judged(np.array([0.7, 0.7, 0.7], np.float32), np.array([True, False, False]), 1)]
 
     assert best_threshold(images) == pytest.approx((0.7, 0.5))
+
+
+def test_best_threshold_when_scores_have_many_digits_then_is_one_that_can_be_typed() -> None:
+    images = [Judged(np.array([0.6251, 0.6249, 0.3], np.float32), np.array([True, True, False]), 2)]
+
+    assert best_threshold(images) == pytest.approx((0.62, 1.0))
 
 
 def test_best_threshold_when_nothing_is_right_then_is_a_half() -> None:
@@ -83,3 +95,9 @@ def test_confusion_when_there_is_a_crowd_then_what_is_in_it_is_no_invention() ->
     table = confusion(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 100, 0), crowd=1), classes=1)
 
     assert table.tolist() == [[0, 0], [0, 0]]
+
+
+def test_confusion_when_a_crowd_is_of_another_class_then_what_is_in_it_is_an_invention() -> None:
+    table = confusion(found((0, 0, 10, 10, 0.9, 1)), there((0, 0, 100, 100, 0), crowd=1), classes=2)
+
+    assert table.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]

@@ -18,6 +18,9 @@ def judge(*values: float, distilled: bool = True):
         ((0.3, 0.31, 0.3, 0.29, 0.3, 0.31), "moving"),
         ((0.4, 0.2, 0.1, 0.3, 0.35, 0.4), "unstable"),
         ((0.3, 0.1, 0.3, 0.1, 0.3, 0.1), "moving"),
+        ((0.01, 0.005, 0.06, 0.07, 0.06), "stable"),
+        ((0.4, 0.1, 0.12, 0.3, 0.35, 0.4), "unstable"),
+        ((0.3, 0.1, 0.1, 0.1, 0.1, 0.9), "moving"),
     ],
 )
 def test_stability_when_a_curve_is_judged_then_it_is_of_this_kind(values: tuple[float, ...], kind: str) -> None:

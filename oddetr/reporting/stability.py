@@ -9,7 +9,7 @@ import numpy as np
 CALM = 0.15
 """Normalised instability below which a matching is called stable: between two validations fewer than about one object
 in seven changes its query. In the comparisons of docs/results.md, runs end between 0.1 and 0.3."""
-FALL = 0.8
+FALL = 0.95
 """A curve is called falling where its last third's mean is below this share of the third's before."""
 RISE, LEAST_RISE = 1.5, 0.05
 """A curve is called rising where it ends, at least twice, above its least value times this, above that plus this, and
@@ -46,7 +46,7 @@ def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -
     since = _rises_from(values)
     third = max(1, len(values) // 3)
     last, before = float(np.mean(values[-third:])), float(np.mean(values[-2 * third : -third]))
-    share = f"about {100 * values[-1]:.0f} % of the objects changed their query between the last two validations"
+    share = f"about {100 * values[-1]:.0f} % of the matching changed between the last two validations"
     if since is not None:
         low = int(np.argmin(values))
         return Stability(

@@ -20,7 +20,6 @@ from oddetr.models.detector import Detector
 from oddetr.structures import Batch
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.module import parameter_groups
-from oddetr.training.processes import several_processes
 from oddetr.training.validation import Validation
 
 WARM, TIMED, SECONDS = 2, 8, 20.0
@@ -55,8 +54,8 @@ class Forecast:
 
 
 def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
-    """Whether the run is worth it; several processes are not, where none can time its steps alone."""
-    return not several_processes(config.trainer) and len(training) * chosen(config.epochs) >= LEAST
+    """Whether the run is worth it."""
+    return len(training) * chosen(config.epochs) >= LEAST
 
 
 def forecast(

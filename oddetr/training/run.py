@@ -119,7 +119,8 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         loaders = _loaders(config, sources, detector, trainer)
         alone = not compared and is_long(config, loaders[0])
         if state is None:
-            expected = alone and forecast(task, config, sources["val"], *loaders, trainer.strategy.root_device)
+            timed = alone and not several_processes(config.trainer)  # of several, none can time its steps alone
+            expected = timed and forecast(task, config, sources["val"], *loaders, trainer.strategy.root_device)
             said = {"data": list(notes), "chosen": list(reasons), "cautions": warned}
             save_beginning(out, **said, forecast=asdict(expected) if expected else None)
             if expected:

@@ -47,4 +47,4 @@ def test_stability_when_the_baseline_is_not_calm_then_od_detr_is_advised(values:
 
 
 def test_stability_when_told_then_says_how_many_objects_changed() -> None:
-    assert "bout 8 % of the objects" in judge(0.4, 0.3, 0.2, 0.12, 0.1, 0.08).seen
+    assert "bout 8 % of the matching" in judge(0.4, 0.3, 0.2, 0.12, 0.1, 0.08).seen

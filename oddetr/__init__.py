@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
-The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`, `convert`, `export`. They are loaded when
-first used, so that importing the package costs nothing.
+The verbs, as functions: `train`, `evaluate`, `predict`, `check`, `compare`, `convert`, `export`, `demo`. They are
+loaded when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from oddetr.data.check import check
     from oddetr.inference import Predictor, evaluate, predict
     from oddetr.onnx import export
+    from oddetr.page import demo
     from oddetr.training.run import train
 
 try:
@@ -21,13 +22,14 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "export", "predict", "train"]
+__all__ = ["Predictor", "check", "compare", "convert", "demo", "evaluate", "export", "predict", "train"]
 
 _HOMES = {
     "Predictor": "oddetr.inference",
     "check": "oddetr.data.check",
     "compare": "oddetr.comparison.compare",
     "convert": "oddetr.conversion",
+    "demo": "oddetr.page",
     "evaluate": "oddetr.inference",
     "export": "oddetr.onnx",
     "predict": "oddetr.inference",

@@ -132,20 +132,17 @@ def draw(found: Found, chosen: Detections, classes: ClassTable, longer: int | No
     return picture
 
 
-def tabulate(chosen: Detections, classes: ClassTable) -> list[list[str | float]]:
+def tabulate(chosen: Detections, classes: ClassTable) -> list[tuple[str, ...]]:
     """A row of `HEADERS` for each, best first; boxes in pixels of the original image."""
     best = chosen.top(len(chosen))
-    boxes, scores = best.boxes.round(1).astype(float).tolist(), best.scores.astype(float).round(3).tolist()
-    return [
-        [classes.names[label], score, *(round(side, 1) for side in box)]
-        for label, score, box in zip(best.labels.tolist(), scores, boxes, strict=True)
-    ]
+    rows = zip(best.labels.tolist(), best.scores.tolist(), best.boxes.tolist(), strict=True)
+    return [(classes.names[label], f"{score:.3f}", *(f"{side:.1f}" for side in box)) for label, score, box in rows]
 
 
 def describe(found: Found, chosen: Detections, threshold: float) -> str:
     """One sentence on what is shown."""
     height, width = found.size
-    of_best = f"of the detector's {len(found.detections)} best"
     objects = "1 object" if len(chosen) == 1 else f"{len(chosen) or 'no'} objects"
     advice = "" if len(chosen) else " Lower the threshold or choose other classes to see more."
-    return f"{found.file.name} ({width} x {height} pixels): {objects} {of_best}, score {threshold:.2f} or more.{advice}"
+    shown = f"{objects} with a score of at least {threshold:.2f}"
+    return f"{found.file.name} ({width} x {height} pixels): {shown}.{advice}"

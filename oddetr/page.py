@@ -77,18 +77,18 @@ class Demo:
 
         if shown is None or shown >= len(drop.found):
             nothing = "" if drop.refused else "Drop an image to see what the detector finds on it."
-            return gr.update(value=None, visible=False), _status(nothing), gr.update(visible=False), _button(False)
+            return gr.update(value=None, visible=False), _status(nothing), "", _button(False)
         found = drop.found[shown]
         chosen = choose(found.detections, threshold, labels)
         told = describe(found, chosen, threshold)
         try:
             picture = draw(found, chosen, self.classes, SCREEN)
         except Refused as reason:
-            return gr.update(value=None, visible=False), _alert([str(reason)]), gr.update(visible=False), _button(False)
+            return gr.update(value=None, visible=False), _alert([str(reason)]), "", _button(False)
         return (
             gr.update(value=picture, alt_text=told, visible=True),
             _status(told),
-            gr.update(value=tabulate(chosen, self.classes), visible=len(chosen) > 0),
+            _table(tabulate(chosen, self.classes)),
             _button(True),
         )
 
@@ -148,14 +148,7 @@ def build_page(demo: Demo) -> "gr.Blocks":
                     label="Detections", type="pil", interactive=False, visible=False, buttons=["fullscreen"]
                 )
                 button = gr.Button("Download the picture", visible=False)
-                table = gr.Dataframe(
-                    headers=list(HEADERS),
-                    datatype=["str", "number", "number", "number", "number", "number"],
-                    label="Objects (box in pixels of the image)",
-                    interactive=False,
-                    visible=False,
-                    max_height=400,
-                )
+                table = gr.HTML()
                 download = gr.DownloadButton(visible="hidden", elem_id="oddetr-download")
         view, choice = [picture, told, table, button], [threshold, labels]
         gr.on(
@@ -253,7 +246,7 @@ def serving(
                 server_name=host,
                 server_port=port,
                 max_file_size=round(max_mb * 2**20),
-                theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+                theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
                 css=_CSS,
                 share=False,
                 ssr_mode=False,
@@ -308,9 +301,15 @@ def demo(
             console.print("The demo has ended.", highlight=False)
 
 
+_FONT = ("system-ui", "sans-serif")
 _CSS = """
 .oddetr-heading h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere }
 .oddetr-alert { border-left: 4px solid #d55e00; padding: .5rem .75rem; overflow-wrap: anywhere }
+.oddetr-table { overflow-x: auto }
+.oddetr-table table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+.oddetr-table caption { text-align: left; padding: .5rem 0 }
+.oddetr-table :is(th, td) { padding: .25rem .375rem; text-align: right; border-bottom: 1px solid #8884 }
+.oddetr-table :is(th, td):first-child { text-align: left; overflow-wrap: anywhere }
 .oddetr-status { overflow-wrap: anywhere }
 """
 
@@ -352,6 +351,17 @@ def _alert(reasons: Sequence[str]) -> str:
         return ""
     return (
         f'<div class="oddetr-alert" role="alert">{"".join(f"<p>{html.escape(reason)}</p>" for reason in reasons)}</div>'
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in HEADERS)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    caption = "<caption>What was found, best first; boxes in pixels of the image</caption>"
+    return (
+        f'<div class="oddetr-table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 

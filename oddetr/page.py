@@ -61,7 +61,7 @@ class Demo:
         return self.predictors["teacher"].classes
 
     def look(
-        self, files: list[str] | None, weights: Weights, threshold: float, labels: list[int], before: Drop
+        self, files: list[str] | None, weights: Weights, threshold: float | int, labels: list[int], before: Drop
     ) -> tuple[Any, ...]:
         """Files were dropped or taken away, or other weights chosen."""
         import gradio as gr
@@ -71,7 +71,7 @@ class Demo:
         choice = gr.update(choices=names, value=0 if names else None, visible=len(names) > 1)
         return drop, choice, _alert(drop.refused), *self.show(drop, 0, threshold, labels)
 
-    def show(self, drop: Drop, shown: int | None, threshold: float, labels: list[int]) -> tuple[Any, ...]:
+    def show(self, drop: Drop, shown: int | None, threshold: float | int, labels: list[int]) -> tuple[Any, ...]:
         """The picture, the sentence, the table and the button for the image that is shown."""
         import gradio as gr
 
@@ -79,8 +79,8 @@ class Demo:
             nothing = "" if drop.refused else "Drop an image to see what the detector finds on it."
             return gr.update(value=None, visible=False), _status(nothing), "", _button(False)
         found = drop.found[shown]
-        chosen = choose(found.detections, threshold, labels)
-        told = describe(found, chosen, threshold)
+        chosen = choose(found.detections, float(threshold), labels)
+        told = describe(found, chosen, float(threshold))
         try:
             picture = draw(found, chosen, self.classes, SCREEN)
         except Refused as reason:
@@ -92,14 +92,14 @@ class Demo:
             _button(True),
         )
 
-    def save(self, drop: Drop, shown: int | None, threshold: float, labels: list[int]) -> str | None:
+    def save(self, drop: Drop, shown: int | None, threshold: float | int, labels: list[int]) -> str | None:
         """Writes the picture in the image's own size, as PNG, for the download."""
         if shown is None or shown >= len(drop.found):
             return None
         found = drop.found[shown]
         file = Path(tempfile.mkdtemp(dir=self.folder)) / f"{found.file.stem}_detections.png"
         try:
-            picture = draw(found, choose(found.detections, threshold, labels), self.classes)
+            picture = draw(found, choose(found.detections, float(threshold), labels), self.classes)
         except Refused as reason:
             import gradio as gr
 
@@ -266,7 +266,7 @@ def demo(
     host: str = "127.0.0.1",
     port: int = 7860,
     threshold: float = 0.3,
-    max_mb: float = 20,
+    max_mb: float = 20.0,
     console: Console | None = None,
 ) -> None:
     """Serves a web page to drop images on and see what a detector finds, until Ctrl-C. Images stay on this machine.

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -226,42 +227,35 @@ sys.exit(cli.main(["demo", *sys.argv[3:]]))
 class Served:
     """A page in a process of its own: gradio leaves sockets and event loops open, which are errors in these tests."""
 
-    process: subprocess.Popen[str]
     url: str
     log: Path
     go_on: Path
-    said: list[str]
 
     def told(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-@contextmanager
-def serving(checkpoint: Path, folder: Path, *words: str) -> Iterator[Served]:
-    pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
-    log, go_on, port = folder / "log.txt", folder / "go_on", free_port()
-    command = [sys.executable, "-c", WATCHED, log, go_on, checkpoint, "--port", str(port), *words]
-    (folder / "tmp").mkdir()
-    process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(folder / "tmp")}
-    )
-    try:
-        assert process.stdout is not None
-        said: list[str] = []
-        while not said or "Ctrl-C" not in said[-1]:
-            said.append(process.stdout.readline())
-            assert said[-1], "it ended"
-        yield Served(process, f"http://127.0.0.1:{port}/", log, go_on, said)
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture(scope="module")
 def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A page that takes files of at most 1 MB and shows everything at first."""
-    with serving(trained, tmp_path_factory.mktemp("demo"), "--max-mb", "1", "--threshold", "0") as page:
-        yield page
+    """A page that takes files of at most 1 MB and shows everything at first; at last, Ctrl-C has to end it cleanly."""
+    pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
+    folder, port = tmp_path_factory.mktemp("demo"), free_port()
+    log, go_on = folder / "log.txt", folder / "go_on"
+    words = [log, go_on, trained, "--port", port, "--max-mb", "1", "--threshold", "0"]
+    command = [sys.executable, "-c", WATCHED, *map(str, words)]
+    (folder / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "HTTP_PROXY": "http://203.0.113.7:3128"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
+            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "The demo has ended.\n")
+    assert list((folder / "tmp").glob("oddetr-demo-*")) == []
 
 
 def asked(url: str, name: str, content: bytes) -> str:
@@ -319,7 +313,7 @@ def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_
 def test_page_when_more_wait_than_the_queue_holds_then_refuses_these_and_answers_the_others(served: Served) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = [pool.submit(asked, served.url, f"slow{index}.png", png((40 + index, 40))) for index in range(16)]
-        refused = [answer.result() for answer, _ in zip(as_completed(answers), range(3), strict=False)]
+        refused = [answer.result() for _, answer in zip(range(3), as_completed(answers, timeout=60), strict=False)]
         served.go_on.touch()
         told = [answer.result() for answer in answers]
     assert all("ueue is full" in answer for answer in refused)
@@ -328,18 +322,30 @@ def test_page_when_more_wait_than_the_queue_holds_then_refuses_these_and_answers
     assert looks == ["begin", "end"] * 13
 
 
-def test_demo_when_open_to_the_network_and_interrupted_then_warns_and_ends_cleanly(
-    trained: Path, tmp_path: Path
+def test_page_when_no_host_is_given_then_answers_only_this_machine(served: Served) -> None:
+    """All of 127.0.0.0/8 is this machine, but only 127.0.0.1 is listened on."""
+    port = int(served.url.split(":")[-1].strip("/"))
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_demo_when_open_to_the_network_then_warns_before_it_serves(
+    host: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(trained, tmp_path, "--host", "0.0.0.0") as page:
-        assert "0.0.0.0: everyone on the network" in page.said[0]
-        assert "x 40 pixels): " in asked(page.url, "good.png", png((50, 40)))
-        page.process.send_signal(signal.SIGINT)
-        said, _ = page.process.communicate(timeout=60)
-    assert page.process.returncode == 0
-    assert "The demo has ended." in said
-    assert list((tmp_path / "tmp").glob("oddetr-demo-*")) == []
-    assert [line for line in page.told() if "foreign" in line and "0.0.0.0" not in line] == []
+    @contextmanager
+    def interrupted(*_: object) -> Iterator[str]:
+        assert ("everyone on the network" in capsys.readouterr().out) == warned
+        yield "http://somewhere"
+
+    def interrupt(event: threading.Event) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page, "serving", interrupted)
+    monkeypatch.setattr(page.threading.Event, "wait", interrupt)
+    assert main(["demo", "run", "--host", host]) == 0
+    assert "http://somewhere" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -408,7 +414,7 @@ def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_
     visit.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": dropped})
     status = visit.get_by_role("status").filter(has_text="300 x 200 pixels")
     status.filter(has_text="100 objects").wait_for()
-    rows = visit.locator("tbody tr")
+    rows = visit.locator(".oddetr-table tbody tr")
     assert rows.count() == 100
     names = rows.locator("td:first-child").all_inner_texts()
     assert visit.get_by_role("img", name="100 objects").is_visible()

@@ -308,8 +308,11 @@ _CSS = """
 .oddetr-table { overflow-x: auto }
 .oddetr-table table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
 .oddetr-table caption { text-align: left; padding: .5rem 0 }
-.oddetr-table :is(th, td) { padding: .25rem .375rem; text-align: right; border-bottom: 1px solid #8884 }
-.oddetr-table :is(th, td):first-child { text-align: left; overflow-wrap: anywhere }
+.oddetr-table :is(th, td) { padding: .25rem .375rem !important; text-align: right; white-space: nowrap }
+.oddetr-table :is(table, tr, th, td) { border: 0 solid #8884 !important }
+.oddetr-table :is(th, td):first-child { text-align: left; white-space: normal }
+.oddetr-table tr { border-bottom-width: 1px !important }
+.oddetr-table td:first-child { overflow-wrap: anywhere; min-width: 5rem }
 .oddetr-status { overflow-wrap: anywhere }
 """
 

@@ -395,7 +395,7 @@ def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_
     served: Served, browser: "Browser", tmp_path: Path
 ) -> None:
     visit = browser.new_page()
-    visit.set_default_timeout(60_000)
+    visit.set_default_timeout(30_000)
     errors: list[str] = []
     foreign: list[str] = []
     visit.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -419,7 +419,7 @@ def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_
     names = rows.locator("td:first-child").all_inner_texts()
     assert visit.get_by_role("img", name="100 objects").is_visible()
 
-    visit.get_by_role("listbox", name="Classes").click()
+    visit.get_by_role("combobox", name="Classes").click()
     visit.get_by_role("option", name=names[0], exact=True).click()
     status.filter(has_text=f"{names.count(names[0])} object").wait_for()
     assert set(rows.locator("td:first-child").all_inner_texts()) == {names[0]}

@@ -163,7 +163,7 @@ def build_page(demo: Demo) -> "gr.Blocks":
             show_progress_on=[told],
         )
         gr.on(
-            [threshold.input, threshold.change, labels.change, shown.input],
+            [threshold.change, labels.change, shown.input],
             demo.show,
             [drop, shown, *choice],
             view,
@@ -243,7 +243,7 @@ def serving(
         page = build_page(Demo(name or "oddetr", predictors, threshold, max_mb, Path(kept)))
         try:
             _, address, _ = page.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
                 max_file_size=round(max_mb * 2**20),
                 theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
@@ -312,7 +312,8 @@ _CSS = """
 .oddetr-table :is(table, tr, th, td) { border: 0 solid #8884 !important }
 .oddetr-table :is(th, td):first-child { text-align: left; white-space: normal }
 .oddetr-table tr { border-bottom-width: 1px !important }
-.oddetr-table td:first-child { overflow-wrap: anywhere; min-width: 5rem }
+.oddetr-table td:first-child { overflow-wrap: anywhere; min-width: 3rem }
+@media (max-width: 480px) { .oddetr-table :is(th, td) { padding: .25rem .2rem !important; font-size: .85rem } }
 .oddetr-status { overflow-wrap: anywhere }
 """
 
@@ -338,10 +339,12 @@ def _environment(host: str, folder: str) -> Generator[None, None, None]:
 
 def _heading(demo: Demo) -> str:
     info = demo.predictors["teacher"].info
-    facts = f"{len(demo.classes)} classes, trained for {info.epoch} epochs, images seen at {info.image_size} pixels"
+    facts = [f"Classes: {len(demo.classes)}", f"image size: {info.image_size} pixels"]
+    if info.epoch:
+        facts.append(f"epochs trained: {info.epoch}")
     return (
         f'<div class="oddetr-heading"><h1>{html.escape(demo.name)}</h1>'
-        f"<p>{html.escape(facts)}. Images go to the machine that serves this page and no further.</p></div>"
+        f"<p>{', '.join(facts)}. Images go to the machine that serves this page and no further.</p></div>"
     )
 
 

@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
-The verbs, as functions: `train`, `evaluate`, `report`, `predict`, `check`, `compare`, `convert`, `export`, `push`.
-They are loaded when first used, so that importing the package costs nothing.
+The verbs, as functions: `train`, `evaluate`, `report`, `predict`, `demo`, `check`, `compare`, `convert`, `export`,
+`push`. They are loaded when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -18,19 +18,33 @@ if TYPE_CHECKING:
     from oddetr.pretrained import push
     from oddetr.reporting.report import report
     from oddetr.training.run import train
+    from oddetr.web.page import demo
 
 try:
     __version__ = version("oddetr")
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-__all__ = ["Predictor", "check", "compare", "convert", "evaluate", "export", "predict", "push", "report", "train"]
+__all__ = [
+    "Predictor",
+    "check",
+    "compare",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "predict",
+    "push",
+    "report",
+    "train",
+]
 
 _HOMES = {
     "Predictor": "oddetr.inference",
     "check": "oddetr.data.check",
     "compare": "oddetr.comparison.compare",
     "convert": "oddetr.conversion",
+    "demo": "oddetr.web.page",
     "evaluate": "oddetr.inference",
     "export": "oddetr.onnx",
     "report": "oddetr.reporting.report",

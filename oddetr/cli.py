@@ -247,6 +247,19 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
+def demo(arguments: Sequence[str], console: Console) -> int:
+    """Serve a local web page to try a detector on: oddetr demo CHECKPOINT."""
+    from oddetr.web.page import demo as verb
+
+    parser = _parser(
+        "demo", "Serves a web page on this machine: drop images on it and see what the detector finds. Ctrl-C ends it."
+    )
+    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
+    verb(**_values(parser, arguments), console=console)
+    return 0
+
+
 _FILE = """\
 fields of CONFIG, all optional (examples: recipes/compare):
   base: what all arms share, by the names of `oddetr train --print-config`
@@ -294,7 +307,8 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    verb.__name__: verb for verb in (train, evaluate, report, predict, check, digits, compare, convert, export, push)
+    verb.__name__: verb
+    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push)
 }
 
 

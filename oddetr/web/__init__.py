@@ -1,0 +1,1 @@
+"""`oddetr demo`: a local page to drop images on."""

@@ -1,0 +1,438 @@
+"""The demo: what is done with dropped files, without gradio; and the page, in a browser and under load."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from oddetr.cli import main
+from oddetr.data.dataset import ClassTable
+from oddetr.detections import Detections
+from oddetr.inference import Predictor
+from oddetr.web import dropped, page
+from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
+from oddetr.web.page import check_address, is_local
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Route
+
+REQUESTS = int(os.environ.get("ODDETR_DEMO_REQUESTS", "40"))
+CLASSES = ClassTable(("cat", "dog"), (3, 7))
+FOUND = Detections(
+    np.array([[10, 20.0, 30.25, 40], [0, 0, 5, 5], [50, 60, 70, 80]], np.float32),
+    np.array([0.9, 0.5, 0.2], np.float32),
+    np.array([1, 0, 1]),
+)
+
+
+def saved(file: Path, size: tuple[int, int] = (160, 120), **options: object) -> Path:
+    Image.new("RGB", size, (90, 120, 60)).save(file, **options)
+    return file
+
+
+def refusal(file: Path, max_mb: float = 20.0) -> str:
+    with pytest.raises(Refused) as refused:
+        open_image(file, max_mb)
+    return str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> Predictor:
+    return Predictor.load(trained)
+
+
+def test_choose_when_given_threshold_and_classes_then_keeps_these_and_without_classes_all() -> None:
+    assert choose(FOUND, 0.5, []).scores.tolist() == pytest.approx([0.9, 0.5])
+    assert choose(FOUND, 0.0, [1]).labels.tolist() == [1, 1]
+    assert choose(FOUND, 0.3, [0, 1]).labels.tolist() == [1, 0]
+    assert len(choose(FOUND, 0.95, [])) == 0
+
+
+def test_tabulate_when_given_detections_then_names_them_best_first_with_boxes_in_pixels() -> None:
+    rows = tabulate(FOUND.take(np.array([1, 0])), CLASSES)
+    assert rows == [
+        ("dog", "0.900", "10.0", "20.0", "30.2", "40.0"),
+        ("cat", "0.500", "0.0", "0.0", "5.0", "5.0"),
+    ]
+
+
+def test_describe_when_nothing_is_above_the_threshold_then_says_what_to_do() -> None:
+    found = Found(Path("folder/pets.png"), (120, 160), FOUND)
+    assert describe(found, choose(FOUND, 0.9, []), 0.9) == (
+        "pets.png (160 x 120 pixels): 1 object with a score of at least 0.90."
+    )
+    assert "no objects" in describe(found, choose(FOUND, 0.95, []), 0.95)
+    assert "Lower the threshold" in describe(found, choose(FOUND, 0.95, []), 0.95)
+
+
+def test_draw_when_the_image_is_larger_than_a_screen_then_is_shrunk_only_if_asked(tmp_path: Path) -> None:
+    found = Found(saved(tmp_path / "large.png", (2400, 1200)), (1200, 2400), FOUND)
+    assert draw(found, FOUND, CLASSES, longer=1600).size == (1600, 800)
+    whole = draw(found, FOUND, CLASSES)
+    assert whole.size == (2400, 1200)
+    bare = draw(found, choose(FOUND, 1.0, []), CLASSES)
+    assert np.any(np.asarray(whole) != np.asarray(bare))
+
+
+def test_detect_when_the_image_has_an_exif_rotation_then_works_in_the_image_as_shown(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    found = detect(predictor, saved(tmp_path / "turned.jpg", (160, 120), exif=exif), 20.0)
+    assert found.size == (160, 120)
+    assert (found.detections.boxes[:, 2] <= 120).all()
+    assert found.detections.boxes[:, 3].max() > 120
+
+
+def test_open_image_when_the_file_is_not_taken_then_says_why_by_its_name_alone(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "whole.png", (600, 400)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "big.png").write_bytes(whole + bytes(2**20))
+    told = {name: refusal(tmp_path / name, max_mb=1.0) for name in ("cut.png", "text.jpg", "notes.txt", "big.png")}
+    assert "truncated" in told["cut.png"]
+    assert "empty or no image" in told["text.jpg"]
+    assert "no image of a known type. Known are .bmp, .jpeg, .jpg" in told["notes.txt"]
+    assert told["big.png"] == "big.png has 1.0 MB; at most 1 MB are taken."
+    assert "Drop it again" in refusal(tmp_path / "gone.png")
+    assert not any(str(tmp_path) in reason for reason in told.values())
+
+
+def test_open_image_when_it_would_be_huge_unpacked_then_refuses_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mode, side in (("below", 7_500), ("warned", 9_600), ("refused", 14_000)):
+        Image.new("1", (side, side)).save(tmp_path / f"{mode}.png")
+    monkeypatch.setattr(dropped, "read_image", lambda file: pytest.fail("it was unpacked"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        assert "7500 x 7500 pixels; at most 50 million" in refusal(tmp_path / "below.png")
+        assert "9600 x 9600 pixels" in refusal(tmp_path / "warned.png")
+        assert "too many pixels" in refusal(tmp_path / "refused.png")
+
+
+def test_detect_all_when_files_are_added_then_looks_only_at_the_new_and_with_other_weights_at_all(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def seen(predictor: Predictor, file: Path, max_mb: float) -> Found:
+        looked.append(file.name)
+        return detect(predictor, file, max_mb)
+
+    monkeypatch.setattr(dropped, "detect", seen)
+    first, second, broken = (tmp_path / name for name in ("first.png", "second.png", "broken.png"))
+    saved(first), saved(second, (50, 70)), broken.write_bytes(b"no image")
+    drop = detect_all(predictor, [first], "teacher", 20.0, Drop())
+    drop = detect_all(predictor, [first, broken, second], "teacher", 20.0, drop)
+    assert looked == ["first.png", "broken.png", "second.png"]
+    assert [found.file for found in drop.found] == [first, second]
+    assert len(drop.refused) == 1
+    detect_all(predictor, [first], "student", 20.0, drop)
+    assert looked[3:] == ["first.png"]
+
+
+def test_detect_all_when_too_many_files_are_dropped_then_says_how_many_were_looked_at(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    drop = detect_all(predictor, [tmp_path / f"{index}.txt" for index in range(25)], "teacher", 20.0, Drop())
+    assert len(drop.refused) == dropped.MOST_FILES + 1
+    assert "first 20 of 25" in drop.refused[-1]
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)]
+)
+def test_is_local_when_given_a_host_then_knows_whether_the_network_reaches_it(host: str, local: bool) -> None:
+    assert is_local(host) == local
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
+def test_check_address_when_it_cannot_be_listened_on_then_names_the_next_thing_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=rf"Port {port} of 127\.0\.0\.1 is taken.* --port {port + 1}"):
+            check_address("127.0.0.1", port)
+    with pytest.raises(OSError, match="Give an address of this machine"):
+        check_address("203.0.113.7", port)
+    with pytest.raises(ValueError, match="1-65535"):
+        check_address("127.0.0.1", 0)
+
+
+WATCHED = """
+import socket, sys, time
+from pathlib import Path
+from oddetr import cli, dropped, page
+
+page.WAITING = 12
+log, go_on = (Path(name) for name in sys.argv[1:3])
+connect, look_up, detect = socket.socket.connect, socket.getaddrinfo, dropped.detect
+
+def tell(*words):
+    with log.open("a") as file:
+        print(*words, file=file)
+
+def connecting(self, address):
+    if self.family != socket.AF_UNIX and not page.is_local(address[0]):
+        tell("foreign", address)
+    return connect(self, address)
+
+def looking_up(host, *rest, **options):
+    if not page.is_local(host):
+        tell("foreign", host)
+    return look_up(host, *rest, **options)
+
+def detecting(predictor, file, max_mb):
+    tell("begin", file.name)
+    while file.name.startswith("slow") and not go_on.exists():
+        time.sleep(0.02)
+    found = detect(predictor, file, max_mb)
+    tell("end", file.name)
+    return found
+
+socket.socket.connect, socket.getaddrinfo, dropped.detect = connecting, looking_up, detecting
+sys.exit(cli.main(["demo", *sys.argv[3:]]))
+"""
+"""The verb; tells what it connects to and looks at, and lets images named slow wait for a file."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A page in a process of its own: gradio leaves sockets and event loops open, which are errors in these tests."""
+
+    url: str
+    log: Path
+    go_on: Path
+
+    def told(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture(scope="module")
+def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A page that takes files of at most 1 MB and shows everything at first; at last, Ctrl-C has to end it cleanly."""
+    pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
+    folder, port = tmp_path_factory.mktemp("demo"), free_port()
+    log, go_on = folder / "log.txt", folder / "go_on"
+    words = [log, go_on, trained, "--port", port, "--max-mb", "1", "--threshold", "0"]
+    command = [sys.executable, "-c", WATCHED, *map(str, words)]
+    (folder / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "HTTP_PROXY": "http://203.0.113.7:3128"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
+            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "The demo has ended.\n")
+    assert list((folder / "tmp").glob("oddetr-demo-*")) == []
+
+
+def asked(url: str, name: str, content: bytes) -> str:
+    """What the page tells of one file, sent as a page would: its message, or why it was refused."""
+    import httpx
+
+    with httpx.Client(base_url=f"{url}gradio_api/", timeout=120, trust_env=False) as client:
+        sent = client.post("upload", files={"files": (name, content)})
+        if sent.status_code != 200:
+            return f"refused: {sent.status_code} {sent.text}"
+        file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        event = client.post("call/look", json={"data": [[file], "teacher", 0.0, []]}).json()
+        if "event_id" not in event:
+            return f"refused: {event}"
+        stream = client.get(f"call/look/{event['event_id']}").text
+    kind, data = re.findall(r"event: (\w+)\ndata: (.*)", stream)[-1]
+    if kind == "error":
+        return f"refused: {data}"
+    told = json.dumps(json.loads(data), ensure_ascii=False)
+    return f"refused: {told}" if 'role=\\"alert\\"' in told else told
+
+
+def png(size: tuple[int, int], mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, "png")
+    return file.getvalue()
+
+
+def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_and_refuses_the_others(
+    served: Served,
+) -> None:
+    whole = png((300, 200))
+    broken = [
+        ("big.png", whole + bytes(2**21), "413"),
+        ("notes.txt", b"no image", "refused"),
+        ("text.jpg", b"no image", "empty or no image"),
+        ("cut.png", whole[: len(whole) // 2], "truncated"),
+        ("bomb.png", png((9_600, 7_000), "1"), "at most 50 million"),
+    ]
+    requests = [broken[index // 2 % len(broken)] for index in range(0, REQUESTS)]
+    for index in range(0, REQUESTS, 2):
+        requests[index] = (
+            f"../../good{index}.png",
+            png((60 + index, 40)),
+            f"good{index}.png ({60 + index} x 40 pixels): ",
+        )
+    with ThreadPoolExecutor(8) as pool:
+        told = [*pool.map(lambda request: asked(served.url, *request[:2]), requests)]
+    for (name, _, wanted), found in zip(requests, told, strict=True):
+        assert wanted in found
+        assert found.startswith("refused") == ("good" not in name), found
+        assert "../" not in found
+
+
+def test_page_when_more_wait_than_the_queue_holds_then_refuses_these_and_answers_the_others(served: Served) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = [pool.submit(asked, served.url, f"slow{index}.png", png((40 + index, 40))) for index in range(16)]
+        refused = [answer.result() for _, answer in zip(range(3), as_completed(answers, timeout=60), strict=False)]
+        served.go_on.touch()
+        told = [answer.result() for answer in answers]
+    assert all("ueue is full" in answer for answer in refused)
+    assert sum("x 40 pixels): " in answer for answer in told) == 13
+    looks = [line.split()[0] for line in served.told() if "slow" in line]
+    assert looks == ["begin", "end"] * 13
+
+
+def test_page_when_no_host_is_given_then_answers_only_this_machine(served: Served) -> None:
+    """All of 127.0.0.0/8 is this machine, but only 127.0.0.1 is listened on."""
+    port = int(served.url.split(":")[-1].strip("/"))
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_demo_when_open_to_the_network_then_warns_before_it_serves(
+    host: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def interrupted(*_: object) -> Iterator[str]:
+        assert ("everyone on the network" in capsys.readouterr().out) == warned
+        yield "http://somewhere"
+
+    def interrupt(event: threading.Event) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page, "serving", interrupted)
+    monkeypatch.setattr(page.threading.Event, "wait", interrupt)
+    assert main(["demo", "run", "--host", host]) == 0
+    assert "http://somewhere" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "There is no nowhere"),
+        (["nowhere", "--threshold", "2"], "The threshold is 2.0; scores lie in [0, 1]"),
+        (["nowhere", "--max-mb", "0"], "it must be above 0"),
+        (["nowhere", "--port", "70000"], "1-65535"),
+    ],
+)
+def test_demo_when_called_wrongly_then_says_what(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_demo_when_gradio_is_missing_then_names_the_extra(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    with pytest.raises(OSError, match=r"pip install 'oddetr\[demo\]'"):
+        page.demo(trained)
+
+
+@pytest.fixture
+def browser() -> Iterator["Browser"]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives a browser, is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if found is None:
+        pytest.skip("there is no chromium, google-chrome or chromium-browser")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+DROPPING = """([content, name]) => {
+    const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type: "image/png"}));
+    return transfer;
+}"""
+
+
+def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_was_found(
+    served: Served, browser: "Browser", tmp_path: Path
+) -> None:
+    visit = browser.new_page()
+    visit.set_default_timeout(30_000)
+    errors: list[str] = []
+    foreign: list[str] = []
+    visit.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    visit.on("pageerror", lambda error: errors.append(str(error)))
+
+    def pass_only_local(route: "Route") -> None:
+        if route.request.url.startswith(served.url):
+            route.continue_()
+        else:
+            foreign.append(route.request.url)
+            route.abort()
+
+    visit.route(re.compile("^(http|ws)"), pass_only_local)
+    visit.goto(served.url)
+    dropped = visit.evaluate_handle(DROPPING, [base64.b64encode(png((300, 200))).decode(), "<b>scene.png"])
+    visit.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": dropped})
+    status = visit.get_by_role("status").filter(has_text="300 x 200 pixels")
+    status.filter(has_text="100 objects").wait_for()
+    rows = visit.locator(".oddetr-table tbody tr")
+    assert rows.count() == 100
+    names = rows.locator("td:first-child").all_inner_texts()
+    assert visit.get_by_role("img", name="100 objects").is_visible()
+
+    visit.get_by_role("combobox", name="Classes").click()
+    visit.get_by_role("option", name=names[0], exact=True).click()
+    status.filter(has_text=f"{names.count(names[0])} object").wait_for()
+    assert set(rows.locator("td:first-child").all_inner_texts()) == {names[0]}
+    with visit.expect_download() as download:
+        visit.get_by_role("button", name="Download the picture").click()
+    assert download.value.suggested_filename.endswith("scene_detections.png")
+    with Image.open(download.value.path()) as picture:
+        assert picture.size == (720, 480)
+
+    visit.get_by_role("slider", name="Threshold").press("End")
+    status.filter(has_text="no objects with a score of at least 1.00").wait_for()
+    assert rows.count() == 0
+    assert [line for line in served.told() if line.startswith("end") and "scene" in line] == ["end bscene.png"]
+    assert errors == []
+    assert foreign == []
+    assert [line for line in served.told() if line.startswith("foreign")] == []

@@ -36,7 +36,12 @@ class _Help(DefaultHelpFormatter):
 def _parser(verb: str, text: str, more: str | None = None) -> ArgumentParser:
     """`more` is told after the options."""
     return ArgumentParser(
-        prog=f"oddetr {verb}", description=text, epilog=more, formatter_class=_Help, exit_on_error=True
+        prog=f"oddetr {verb}",
+        description=text,
+        epilog=more,
+        formatter_class=_Help,
+        exit_on_error=True,
+        allow_abbrev=False,
     )
 
 

@@ -1,48 +1,18 @@
 """The command line: parse, call, print."""
 
-import argparse
+import difflib
 import os
-import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rich.console import Console
 from rich.table import Table
 
 from oddetr import __version__
+from oddetr.parsing import make_parser, parsed_values, underscored
 
 _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
-
-
-class _Help(DefaultHelpFormatter):
-    """Shows options with dashes, as they are usually typed (both forms are understood); keeps the lines of texts."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = super()._format_action_invocation(action)
-        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), shown)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        hanging = ("    " if line.startswith("  ") else "" for line in text.splitlines())
-        return "\n".join(
-            textwrap.fill(line, width, subsequent_indent=further)
-            for line, further in zip(text.splitlines(), hanging, strict=True)
-        )
-
-
-def _parser(verb: str, text: str, more: str | None = None) -> ArgumentParser:
-    """`more` is told after the options."""
-    return ArgumentParser(
-        prog=f"oddetr {verb}",
-        description=text,
-        epilog=more,
-        formatter_class=_Help,
-        exit_on_error=True,
-        allow_abbrev=False,
-    )
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -50,7 +20,7 @@ def train(arguments: Sequence[str], console: Console) -> int:
     from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
 
-    parser = _parser(
+    parser = make_parser(
         "train", "Trains a detector on a folder of COCO, Pascal VOC or YOLO layout, or on the built-in digits."
     )
     parser.add_argument(
@@ -78,10 +48,10 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     """Score a checkpoint on a split: oddetr evaluate CHECKPOINT."""
     from oddetr.inference import evaluate as verb
 
-    parser = _parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
+    parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    values = _values(parser, arguments)
+    values = parsed_values(parser, arguments)
     metrics = verb(**values)
     told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
     console.print(told, highlight=False, soft_wrap=True)
@@ -99,14 +69,14 @@ def report(arguments: Sequence[str], console: Console) -> int:
     """Write what a run came to as a page, or compare runs: oddetr report RUN [RUN ...]."""
     from oddetr.reporting.report import report as verb
 
-    parser = _parser(
+    parser = make_parser(
         "report",
         "Writes an HTML page of a run: scores, curves, whether the matching is stable, classes, pictures, "
         "configuration. Of several runs, a page that compares them.",
     )
     parser.add_argument("runs", nargs="+", type=str, metavar="RUN", help="folders that `oddetr train` wrote")
     parser.add_function_arguments(verb, as_group=False, skip={"runs"})
-    written = verb(**_values(parser, arguments))
+    written = verb(**parsed_values(parser, arguments))
     if written.missing:
         console.print(written.missing, style="yellow", highlight=False, soft_wrap=True)
     console.print(f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB", highlight=False, soft_wrap=True)
@@ -128,7 +98,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
     from oddetr.prediction.predict import predict as verb
 
-    parser = _parser(
+    parser = make_parser(
         "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _WRITTEN
     )
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
@@ -142,7 +112,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "--formats", type=str, default="pictures,coco", help="what to write: pictures,coco,csv,yolo or some of them"
     )
-    values = _values(parser, arguments)
+    values = parsed_values(parser, arguments)
     report = verb(**values, console=console)
     for reason in report.unreadable.values():
         console.print(f"skipped: {reason}", style="yellow", highlight=False, soft_wrap=True)
@@ -162,14 +132,14 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     from oddetr.conversion import convert as verb
     from oddetr.models.presets import DetectorConfig
 
-    parser = _parser(
+    parser = make_parser(
         "convert",
         "Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint, or a folder of transformers' "
         "DeformableDetr, and writes a checkpoint that evaluate, predict and train --init read.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the .pth file, or the folder with config.json")
     parser.add_function_arguments(verb, as_group=False, skip={"file"})
-    folder = verb(**_values(parser, arguments))
+    folder = verb(**parsed_values(parser, arguments))
     info = read_info(folder)
     made_of = info.detector
     assert isinstance(made_of, DetectorConfig)
@@ -187,7 +157,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
     from oddetr.onnx import OPSET
     from oddetr.onnx import export as verb
 
-    parser = _parser(
+    parser = make_parser(
         "export",
         "Writes a detector as an ONNX file with standard operators only, and compares it with PyTorch in ONNX Runtime.",
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
@@ -195,7 +165,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("checkpoint", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    report = verb(**_values(parser, arguments))
+    report = verb(**parsed_values(parser, arguments))
     console.print(
         f"{report.file}   {report.file.stat().st_size / 2**20:.1f} MB   opset {OPSET}   "
         f"differs from PyTorch by at most {report.difference:.0e}",
@@ -212,10 +182,10 @@ def push(arguments: Sequence[str], console: Console) -> int:
     """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
     from oddetr.pretrained import push as verb
 
-    parser = _parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
+    parser = make_parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    console.print(verb(**_values(parser, arguments)), highlight=False, soft_wrap=True)
+    console.print(verb(**parsed_values(parser, arguments)), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -224,12 +194,12 @@ def check(arguments: Sequence[str], console: Console) -> int:
     from oddetr.data.check import check as verb
     from oddetr.data.check import print_report
 
-    parser = _parser(
+    parser = make_parser(
         "check", "Reads a data set, opens every image, and reports statistics and faults. Exit code 1: errors."
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of COCO, Pascal VOC or YOLO layout")
     parser.add_argument("--all", action="store_true", help="list every fault, not the first ten of a kind")
-    values = _values(parser, arguments)
+    values = parsed_values(parser, arguments)
     report = verb(values["dir"], console)
     print_report(report, console, every=values["all"])
     return 0 if report.ok else 1
@@ -240,13 +210,13 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     from oddetr.data.digits import DigitScenes, Split
     from oddetr.data.writer import write_coco
 
-    parser = _parser(
+    parser = make_parser(
         "digits", "Writes the built-in digit scenes as PNGs and COCO JSON, to look at or to train others on."
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--split", type=Split, default="val", help="train, val or test")
     parser.add_argument("--count", type=int | None, default=None, help="the first so many scenes; default: all")
-    values = _values(parser, arguments)
+    values = parsed_values(parser, arguments)
     folder = write_coco(DigitScenes(values["split"]), values["out"], values["split"], values["count"])
     console.print(f"{len(list(folder.iterdir()))} scenes in {folder}", highlight=False, soft_wrap=True)
     return 0
@@ -256,12 +226,12 @@ def demo(arguments: Sequence[str], console: Console) -> int:
     """Serve a local web page to try a detector on: oddetr demo CHECKPOINT."""
     from oddetr.web.page import demo as verb
 
-    parser = _parser(
+    parser = make_parser(
         "demo", "Serves a web page on this machine: drop images on it and see what the detector finds. Ctrl-C ends it."
     )
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
-    verb(**_values(parser, arguments), console=console)
+    verb(**parsed_values(parser, arguments), console=console)
     return 0
 
 
@@ -287,7 +257,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     from oddetr.comparison.compare import compare as verb
     from oddetr.comparison.config import CHANGEABLE
 
-    parser = _parser(
+    parser = make_parser(
         "compare",
         "Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them. "
         "The same command goes on where it was stopped. Exit code 1: a run failed.",
@@ -301,7 +271,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
         type=str,
         help="train only these of the file's arms, or with --jobs 0 tabulate only these: qfl,oddetr_fading",
     )
-    values = _values(parser, arguments)
+    values = parsed_values(parser, arguments)
     seeds, arms = values.pop("seeds"), values.pop("arms")
     try:
         chosen = seeds and [int(seed) for seed in seeds.split(",")]
@@ -323,21 +293,8 @@ _SPIN = "30000"
 docs/performance.md)."""
 
 
-def _values(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    parsed: Namespace = parser.parse_args(list(arguments))
-    return parser.instantiate(parsed).as_dict()
-
-
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _underscored(argument: str) -> str:
-    """--image-size=3 -> --image_size=3: options are known by their Python names."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _usage() -> str:
@@ -358,12 +315,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(_usage(), highlight=False, soft_wrap=True)
         return 0 if words else 2
     if words[0] not in VERBS:
+        near = difflib.get_close_matches(words[0], VERBS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
         Console(stderr=True, markup=False).print(
-            f"oddetr: there is no verb {words[0]!r}\n\n{_usage()}", highlight=False, markup=False
+            f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}", highlight=False, soft_wrap=True
         )
         return 2
     try:
-        return VERBS[words[0]]([_underscored(word) for word in words[1:]], console)
+        return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:

@@ -13,11 +13,11 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same with dotted names instead of dicts."""
+def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with dotted names instead of dicts. (transformers' configurations have numbers for names, too.)"""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return result
 
 

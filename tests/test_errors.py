@@ -1,7 +1,7 @@
 """The likeliest errors, word for word: each says what was found, where, and what to do.
 
-tests/errors.txt is what a user reads. After a change of words: ODDETR_SNAPSHOT=write python -m pytest tests/test_errors.py,
-and read what has changed.
+tests/errors.txt is what a user reads. After a change of words, and read what has changed:
+ODDETR_SNAPSHOT=write python -m pytest tests/test_errors.py
 """
 
 import json
@@ -26,6 +26,8 @@ COMMANDS = (
     "oddetr train --data scenes --epoch 3",
     "oddetr train --data scenes --epochs 0",
     "oddetr train --data scenes --epochs many",
+    "oddetr train --data scenes --precision fp8",
+    "oddetr train --data scenes --distillation.enabled maybe",
     "oddetr train --data scenes --model yolo",
     f"oddetr train --data scenes --precision fp16 {TINY}",
     "oddetr train --data scenes --init nowhere",
@@ -84,7 +86,7 @@ def told(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> str:
         code = main(command.split()[1:])
     except SystemExit as ended:
         code = ended.code
-    lines = capsys.readouterr().err.replace(str(place), "HERE").replace(os.getcwd(), "HERE")
+    lines = capsys.readouterr().err.replace(str(place), "HERE")
     lines = re.sub(r"^usage: .*?\n(?=\S)", "", lines, flags=re.DOTALL | re.MULTILINE)
     return f"$ {command}\n{lines.strip()}\n[exit code {code}]\n"
 

@@ -147,6 +147,7 @@ def read_foreign(path: Path) -> Foreign:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         why = re.sub("\x1b\\[[0-9;]*m", "", next(iter(str(error).splitlines()), "it is empty, or torn"))
+        why = why.partition(". In PyTorch 2.6")[0]  # what follows is the advice to execute what is in the file
         raise ValueError(
             f"{path} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
             "are refused, since reading them may execute what is in them. Save its state dict alone: "

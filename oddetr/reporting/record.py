@@ -45,7 +45,7 @@ class Record:
         """
         file = folder / CONFIGURATION
         if not file.is_file():
-            found = "it is a checkpoint; give the folder above it" if (folder / "checkpoint.json").exists() else ""
+            found = "It is a checkpoint: give the folder above it." if (folder / "checkpoint.json").exists() else ""
             raise FileNotFoundError(
                 f"There is no run in {folder}: it has no {CONFIGURATION}. "
                 f"{found or 'Give the folder that `oddetr train --out` wrote.'}"

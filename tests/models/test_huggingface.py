@@ -203,7 +203,7 @@ def test_decode_when_denoising_then_groups_see_themselves_and_the_own_queries_on
 def test_parameters_when_grouped_then_the_backbones_are_apart(name: str) -> None:
     """They learn more slowly; what follows the backbone does not."""
     detector = adapted(name)
-    found = parameter_groups(detector.named_parameters(), OptimizerConfig())
+    found = parameter_groups(detector.named_parameters(), OptimizerConfig(learning_rate=1e-3, backbone_factor=0.1))
     groups = {group["name"]: group["params"] for group in found}
     names = {id(parameter): key for key, parameter in detector.named_parameters()}
     slow = {names[id(parameter)] for parameter in groups["backbone"]}

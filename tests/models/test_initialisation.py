@@ -106,7 +106,9 @@ def test_parameter_groups_when_made_then_hold_each_parameter_once_at_its_rate(va
     detector.backbone.stages[0].requires_grad_(False)
     groups = {
         group["name"]: group
-        for group in parameter_groups(detector.named_parameters(), OptimizerConfig(learning_rate=1e-3))
+        for group in parameter_groups(
+            detector.named_parameters(), OptimizerConfig(learning_rate=1e-3, backbone_factor=0.1)
+        )
     }
     rates = {id(parameter): group["lr"] for group in groups.values() for parameter in group["params"]}
     assert sum(len(group["params"]) for group in groups.values()) == len(rates)

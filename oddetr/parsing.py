@@ -1,0 +1,74 @@
+"""How the command line is read: options with dashes, plain words for what is wrong."""
+
+import argparse
+import difflib
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+
+class Help(DefaultHelpFormatter):
+    """Shows options with dashes, as they are usually typed (both forms are understood); keeps the lines of texts."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = super()._format_action_invocation(action)
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), shown)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        hanging = ("    " if line.startswith("  ") else "" for line in text.splitlines())
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent=further)
+            for line, further in zip(text.splitlines(), hanging, strict=True)
+        )
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+class Parser(ArgumentParser):
+    """Says plainly what is wrong with a command, and what may have been meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the process with exit code 2."""
+        wrong = re.search(r'Parser key "([\w.]+)":\n.*?(?:Given|Got) value: ([^\n]*)', message, re.DOTALL)
+        expected = re.sub("Given value type:[^\n]*", "", wrong[0]) if wrong else ""
+        kinds = [text for kind, text in _KINDS.items() if f"<class '{kind}'>" in expected]
+        kinds += [word for words in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"'(\w+)'", words)]
+        if wrong and kinds:
+            option = wrong[1].replace("_", "-")
+            message = f"--{option} takes {' or '.join(kinds)}, not {wrong[2]!r}."
+        unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = [option.replace("_", "-") for option in difflib.get_close_matches(unknown[1], known, n=3)]
+            message += f". Did you mean {' or '.join(near)}?" if near else ""
+        super().error(message, ex)
+
+
+def make_parser(verb: str, text: str, more: str | None = None) -> Parser:
+    """The parser of `oddetr VERB`, which `text` describes; `more` is told after the options."""
+    return Parser(
+        prog=f"oddetr {verb}",
+        description=text,
+        epilog=more,
+        formatter_class=Help,
+        exit_on_error=True,
+        allow_abbrev=False,
+    )
+
+
+def parsed_values(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The arguments by name, as values of their types. Ends the process where they are wrong."""
+    parsed: Namespace = parser.parse_args(list(arguments))
+    return parser.instantiate(parsed).as_dict()
+
+
+def underscored(argument: str) -> str:
+    """--image-size=3 -> --image_size=3: options are known by their Python names."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value

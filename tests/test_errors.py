@@ -87,6 +87,7 @@ def told(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> str:
     except SystemExit as ended:
         code = ended.code
     lines = capsys.readouterr().err.replace(str(place), "HERE")
+    lines = lines.partition("usage: oddetr VERB")[0]
     lines = re.sub(r"^usage: .*?\n(?=\S)", "", lines, flags=re.DOTALL | re.MULTILINE)
     return f"$ {command}\n{lines.strip()}\n[exit code {code}]\n"
 

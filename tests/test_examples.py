@@ -20,8 +20,9 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import oddetr
-from oddetr.cli import VERBS, _underscored
+from oddetr.cli import VERBS
 from oddetr.data.faults import KINDS
+from oddetr.parsing import underscored
 from tests.conftest import tiny_arguments
 from tests.data.builders import coco_file, coco_image, coco_object, voc_xml, write_image
 
@@ -101,10 +102,10 @@ class Understood(Exception):
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a verb makes of its words, by its own parser; the verb itself does not run. Of a training the configuration
     is made, too, where that needs no network."""
-    from oddetr import cli
+    from oddetr import parsing
     from oddetr.training import run
 
-    instantiate = cli.ArgumentParser.instantiate
+    instantiate = parsing.Parser.instantiate
     values: dict[str, Any] = {}
 
     def stop(parser: Any, parsed: Any) -> Any:
@@ -117,9 +118,9 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     with monkeypatch.context() as patched:
         patched.setattr(run, "run", stop_training)
         if words[0] != "train" or any(word.startswith("hf:") for word in words):
-            patched.setattr(cli.ArgumentParser, "instantiate", stop)
+            patched.setattr(parsing.Parser, "instantiate", stop)
         with pytest.raises((Understood, SystemExit)) as stopped:
-            VERBS[words[0]]([_underscored(word) for word in words[1:]], Console())
+            VERBS[words[0]]([underscored(word) for word in words[1:]], Console())
     if stopped.type is SystemExit:
         assert {"--help", "--print-config"} & {*words}, f"not understood: oddetr {shlex.join(words)}"
     return values
@@ -138,7 +139,7 @@ def check_oddetr(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert values["adopted"] is None or Path(values["adopted"]).parts[0] == "runs" or values["adopted"].exists()
     read = [values.get("checkpoint"), values.get("dir"), *(values.get("paths") or ())]
     if words[0] in RUN and all(list(Path().glob(str(path))) for path in read if path):
-        assert VERBS[words[0]]([_underscored(word) for word in words[1:]], Console()) == 0
+        assert VERBS[words[0]]([underscored(word) for word in words[1:]], Console()) == 0
 
 
 def check_make(words: list[str], _: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
         epochs = record.configuration.get("epochs") or "-"
         rows.append(("best epoch", f"{best['epoch']} of {epochs}", "by the teacher's AP"))
     rows += _costs(last or {})
-    rows.append(("OD-DETR", *_distillation(record)))
+    rows.append(("cost of OD-DETR", *_distillation(record)))
     return rows
 
 
@@ -138,12 +138,12 @@ def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _distillation(record: Record) -> tuple[str, str]:
     if not record.distilled:
-        return "off", "the baseline; its teacher is the average of its weights only"
+        return "-", "it was off: this is the baseline, whose teacher only averages its weights"
     measured = record.beginning.get("forecast") or {}
     if not measured.get("baseline_batch"):
-        return "on", "what it costs was not measured in this run"
+        return "-", "it was on; what a step costs was not measured in this run"
     ratio = measured["batch"] / measured["baseline_batch"]
-    return f"{ratio:.2f} of a step", "the baseline's step, timed before the run began, is 1"
+    return f"{ratio:.2f}", "time of a step over the baseline's, both timed before the run began"
 
 
 def drawings(record: Record) -> list[Drawing]:

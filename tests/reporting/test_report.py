@@ -233,7 +233,7 @@ def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothin
     assert f"report: {folder / 'report.html'}" in console.file.getvalue()
     beginning = json.loads((folder / "beginning.json").read_text())
     assert beginning["forecast"]["baseline_batch"] > 0
-    assert "of a step" in (folder / "report.html").read_text()
+    assert "cost of OD-DETR" in (folder / "report.html").read_text()
 
     monkeypatch.setattr("oddetr.reporting.report.Record.read", lambda _: 1 / 0)
     console = Console(file=io.StringIO(), width=300)

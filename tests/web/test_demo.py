@@ -189,7 +189,8 @@ def test_check_address_when_it_cannot_be_listened_on_then_names_the_next_thing_t
 WATCHED = """
 import socket, sys, time
 from pathlib import Path
-from oddetr import cli, dropped, page
+from oddetr import cli
+from oddetr.web import dropped, page
 
 page.WAITING = 12
 log, go_on = (Path(name) for name in sys.argv[1:3])

@@ -395,6 +395,9 @@ DROPPING = """([content, name]) => {
 def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_was_found(
     served: Served, browser: "Browser", tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
     visit = browser.new_page()
     visit.set_default_timeout(30_000)
     errors: list[str] = []
@@ -416,13 +419,14 @@ def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_
     status = visit.get_by_role("status").filter(has_text="300 x 200 pixels")
     status.filter(has_text="100 objects").wait_for()
     rows = visit.locator(".oddetr-table tbody tr")
-    assert rows.count() == 100
+    expect(rows).to_have_count(100)
     names = rows.locator("td:first-child").all_inner_texts()
-    assert visit.get_by_role("img", name="100 objects").is_visible()
+    visit.get_by_role("img", name="100 objects").wait_for()
 
     visit.get_by_role("combobox", name="Classes").click()
     visit.get_by_role("option", name=names[0], exact=True).click()
     status.filter(has_text=f"{names.count(names[0])} object").wait_for()
+    expect(rows).to_have_count(names.count(names[0]))
     assert set(rows.locator("td:first-child").all_inner_texts()) == {names[0]}
     with visit.expect_download() as download:
         visit.get_by_role("button", name="Download the picture").click()
@@ -432,7 +436,7 @@ def test_page_when_an_image_is_dropped_in_a_browser_then_shows_and_filters_what_
 
     visit.get_by_role("slider", name="Threshold").press("End")
     status.filter(has_text="no objects with a score of at least 1.00").wait_for()
-    assert rows.count() == 0
+    expect(rows).to_have_count(0)
     assert [line for line in served.told() if line.startswith("end") and "scene" in line] == ["end bscene.png"]
     assert errors == []
     assert foreign == []

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from oddetr.inference import Predictor
 from oddetr.web import dropped, page
 from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
 from oddetr.web.page import check_address, is_local
+from tests.browser import executable
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -375,9 +375,7 @@ def test_demo_when_gradio_is_missing_then_names_the_extra(monkeypatch: pytest.Mo
 @pytest.fixture
 def browser() -> Iterator["Browser"]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives a browser, is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if found is None:
-        pytest.skip("there is no chromium, google-chrome or chromium-browser")
+    found = executable()
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium

@@ -91,6 +91,7 @@ def upload(
     create_pr: bool = False,
 ) -> str:
     """Uploads these files of a folder in one commit, and makes the repository if there is none; the commit's address.
+    Those of `files` that the folder has not are deleted there: an earlier upload's student is not this one's.
 
     Raises:
         HubError: the name is none, you may not write there, or the hub cannot be reached.
@@ -107,6 +108,7 @@ def upload(
             revision=branch,
             create_pr=create_pr,
             allow_patterns=list(files),
+            delete_patterns=[name for name in files if not (folder / name).exists()],
         )
     except Exception as error:
         raise HubError(

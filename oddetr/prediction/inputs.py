@@ -55,12 +55,12 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
     Raises:
         FileNotFoundError: one of them means nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
             inner = without.resolve() if without and path.resolve() in without.resolve().parents else None
             known = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
-            files = sorted(file for file in known if inner not in file.resolve().parents)
+            files = sorted(file for file in known if file.is_file() and inner not in file.resolve().parents)
         elif path.exists():
             files = [path]
         else:
@@ -70,8 +70,9 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
             raise FileNotFoundError(
                 f"No image at {path}: give an image, a video, a folder with them, or a glob in quotes."
             )
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:

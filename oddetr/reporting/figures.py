@@ -19,7 +19,8 @@ _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
 }
 """Placeholders that matplotlib draws with, and what the page has in their places."""
-_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)), (0, (4, 1)))
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
+"""One fewer than colours, so that no two of the first 56 lines are alike."""
 _MARKERS = "os^Dv*PX"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -135,11 +136,19 @@ def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
     )
 
 
+def shortened(labels: Sequence[str], most: int = 26) -> list[str]:
+    """The labels cut to `most` letters: at the end, or where they would be alike then, at the beginning."""
+    cut = [label if len(label) <= most else label[: most - 1] + "…" for label in labels]
+    if len({*cut}) == len({*labels}):
+        return cut
+    return [label if len(label) <= most else "…" + label[1 - most :] for label in labels]
+
+
 def _legend(figure: Figure, axes: Axes) -> None:
     handles = axes.get_lines()
     if handles:
         labels = [str(handle.get_label()) for handle in handles]
-        shown = [label if len(label) <= 26 else label[:25] + "…" for label in labels]
+        shown = shortened(labels)
         numbers = [str(number) for number in range(len(shown))]  # matplotlib leaves out names that begin with _
         legend = figure.legend(
             handles, numbers, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2

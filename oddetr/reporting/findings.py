@@ -102,7 +102,9 @@ def findings(run: Path, most: int = MOST_IMAGES) -> Findings:
         DataError, OSError, ValueError: the data is gone or has changed.
     """
     predictor = Predictor.load(run)
-    source = open_sources(str(predictor.info.configuration["data"]))["val"]
+    source = open_sources(str(predictor.info.configuration["data"])).get("val")
+    if source is None:
+        raise ValueError("the data has no val split any more")
     if source.classes.names != predictor.classes.names:
         raise ValueError("the data has other classes now")
     of = len(source)

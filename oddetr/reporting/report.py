@@ -50,7 +50,7 @@ def report(runs: str | Path | Sequence[str | Path], out: Path | str | None = Non
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / PAGE}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content, encoding="utf-8")
+    file.write_text(content, encoding="utf-8", errors="backslashreplace")
     return Report(file, missing)
 
 

@@ -67,7 +67,7 @@ def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -
         return Stability(
             "moving",
             f"It is calming down: {share}.",
-            "More --epochs would help: AP still rises while the matching settles.",
+            "More --epochs would let it settle.",
         )
     return Stability(
         "moving",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from oddetr.data.dataset import Annotations
+from oddetr.training.choice import fullest, queries_for
 
 SMALLEST = 8
 """Pixels, the square root of an area, below which an object is less than a cell of the finest map."""
@@ -24,13 +25,13 @@ def cautions(train: Annotations, val: Annotations, image_size: int, queries: int
 
 
 def _small(train: Annotations, image_size: int) -> list[str]:
-    owners = np.repeat(np.arange(len(train)), np.diff(train.offsets))[~train.crowd]
+    owners = train.owners[~train.crowd]
     scale = image_size / train.sizes.min(axis=1)[owners]
     sides = np.sqrt(train.areas[~train.crowd]) * scale
     small = int((sides < SMALLEST).sum())
     if small < WORTH_TELLING * len(sides):
         return []
-    enough = image_size * SMALLEST / max(float(np.quantile(sides, WORTH_TELLING)), 1e-3)
+    enough = image_size * SMALLEST / max(float(np.quantile(sides, WORTH_TELLING, method="lower")), 1e-3)
     native = int(np.median(train.sizes.min(axis=1)))
     advice = (
         f"--image-size {10 * int(np.ceil(enough / 10))} shows nineteen of twenty larger than that, in more time"
@@ -44,12 +45,12 @@ def _small(train: Annotations, image_size: int) -> list[str]:
 
 
 def _full(train: Annotations, queries: int | None) -> list[str]:
-    counts = np.diff(train.offsets)
-    if queries is None or counts.max() <= queries:
+    most = fullest(train)
+    if queries is None or most <= queries:
         return []
     return [
-        f"An image has {counts.max()} objects, but the detector finds {queries} at most: --detector.num-queries "
-        f"{10 * int(np.ceil(counts.max() / 5))}."
+        f"An image has {most} objects, but the detector finds {queries} at most: --detector.num-queries "
+        f"{queries_for(most)}."
     ]
 
 

@@ -1,3 +1,5 @@
+import re
+
 from oddetr.training.cautions import cautions
 from tests.training.test_choice import annotations
 
@@ -35,3 +37,15 @@ def test_cautions_when_validation_is_tiny_then_it_says_that_ap_moves_by_chance()
     (told,) = cautions(PLENTY, annotations([40.0] * 7), image_size=100, queries=60)
 
     assert "7 objects" in told
+
+
+def test_cautions_when_few_objects_are_small_then_the_size_that_is_advised_is_larger() -> None:
+    (told,) = cautions(annotations([3.0] + [90.0] * 18), PLENTY, image_size=80, queries=100)
+
+    assert "--image-size" not in told or int(re.findall(r"--image-size (\d+)", told)[0]) > 80
+
+
+def test_cautions_when_an_image_is_full_of_regions_to_ignore_then_it_is_not_full() -> None:
+    crowded = annotations([40.0] * 65, [False] * 5 + [True] * 60)
+
+    assert cautions(crowded, PLENTY, image_size=100, queries=50) == []

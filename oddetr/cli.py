@@ -50,9 +50,9 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
 
     parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     values = parsed_values(parser, arguments)
-    metrics = verb(**values)
+    metrics = verb(**values, console=console)
     told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
     console.print(told, highlight=False, soft_wrap=True)
     table = Table()
@@ -75,8 +75,8 @@ def report(arguments: Sequence[str], console: Console) -> int:
         "configuration. Of several runs, a page that compares them.",
     )
     parser.add_argument("runs", nargs="+", type=str, metavar="RUN", help="folders that `oddetr train` wrote")
-    parser.add_function_arguments(verb, as_group=False, skip={"runs"})
-    written = verb(**parsed_values(parser, arguments))
+    parser.add_function_arguments(verb, as_group=False, skip={"runs", "console"})
+    written = verb(**parsed_values(parser, arguments), console=console)
     if written.missing:
         console.print(written.missing, style="yellow", highlight=False, soft_wrap=True)
     console.print(f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB", highlight=False, soft_wrap=True)
@@ -90,7 +90,7 @@ what is written to OUT, by --formats:
   csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
   yolo: labels/NAME.txt (labels/NAME/000000.txt of a video's frames): class cx cy width height score; data.yaml
 
-Videos need OpenCV: pip install 'oddetr[video]'. Exit code 1: nothing could be read.
+Videos need OpenCV: pip install opencv-python-headless. Exit code 1: nothing could be read.
 """
 
 

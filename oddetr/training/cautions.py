@@ -1,8 +1,11 @@
 """What is worth knowing of the data before a run begins: what the detector will hardly learn, or scores hardly tell."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from oddetr.data.dataset import Annotations
+from oddetr.data.faults import shortened
 from oddetr.training.choice import fullest, queries_for
 
 SMALLEST = 8
@@ -13,15 +16,18 @@ FEW = 50
 """Objects below which an AP moves by points by chance."""
 
 
-def cautions(train: Annotations, val: Annotations, image_size: int, queries: int | None) -> list[str]:
+def cautions(
+    train: Annotations, val: Annotations, names: Sequence[str], image_size: int, queries: int | None
+) -> list[str]:
     """In sentences, with what to do.
 
     Args:
         train, val: at least one object in `train`.
+        names: of the classes.
         image_size: shorter side that images are resized to, in pixels.
         queries: the most objects that the detector finds in an image; None where that is not known.
     """
-    return [*_small(train, image_size), *_full(train, queries), *_few(val)]
+    return [*_small(train, image_size), *_full(train, queries), *_few(val), *_unseen(train, val, names)]
 
 
 def _small(train: Annotations, image_size: int) -> list[str]:
@@ -59,3 +65,15 @@ def _few(val: Annotations) -> list[str]:
     if objects >= FEW:
         return []
     return [f"The validation images hold {objects} objects only: AP will move by points by chance."]
+
+
+def _unseen(train: Annotations, val: Annotations, names: Sequence[str]) -> list[str]:
+    learned, shown = ({*data.labels[~data.crowd].tolist()} for data in (train, val))
+    unseen = [names[label] for label in sorted(learned - shown)]
+    if not unseen:
+        return []
+    them = "it" if len(unseen) == 1 else "them"
+    return [
+        f"No validation image shows {', '.join(shortened(unseen))}: AP, and the choice of the best epoch, say nothing "
+        f"of {them}."
+    ]

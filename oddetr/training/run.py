@@ -168,7 +168,8 @@ def _cautions(
     if config.data == DIGITS:
         return []
     queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
-    return cautions(sources["train"].annotations(), sources["val"].annotations(), chosen(config.image_size), queries)
+    train, val = sources["train"].annotations(), sources["val"].annotations()
+    return cautions(train, val, sources["train"].classes.names, chosen(config.image_size), queries)
 
 
 def _chosen(config: TrainConfig, train: Source, say: Callable[[str], None]) -> tuple[TrainConfig, tuple[str, ...]]:

@@ -232,7 +232,7 @@ def serving(
     check_address(host, port)
     folder = find_checkpoint(Path(checkpoint))
     if find_spec("gradio") is None:
-        raise OSError("The demo needs gradio: pip install 'oddetr[demo]'.")
+        raise OSError("The demo needs gradio: pip install gradio.")
     predictors: dict[Weights, Predictor] = {
         whose: Predictor.load(folder, whose) for whose, file in WEIGHT_FILES.items() if (folder / file).is_file()
     }

@@ -135,11 +135,11 @@ def test_predict_when_opencv_is_missing_then_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert cli.main(["predict", "any", str(clip), "--out", str(tmp_path / "out")]) == 1
-    assert "Videos need OpenCV: pip install 'oddetr[video]'." in capsys.readouterr().err
+    assert "Videos need OpenCV: pip install opencv-python-headless." in capsys.readouterr().err
     Image.fromarray(frames()[0]).save(clip.parent / "image.png")
     report = oddetr.predict("any", clip.parent, tmp_path / "out")
     assert report.images == 1
-    assert report.unreadable == {clip: f"{clip} is a video. Videos need OpenCV: pip install 'oddetr[video]'."}
+    assert report.unreadable == {clip: f"{clip} is a video. Videos need OpenCV: pip install opencv-python-headless."}
 
 
 def test_video_writer_when_the_folder_is_missing_then_says_what_is_wrong(tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 measured for them."""
 
 import csv
+import io
 import json
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from oddetr.durable import sync, write_file, writing
 from oddetr.training.processes import is_first_process
 
 
@@ -134,7 +137,8 @@ class RunLog:
         self.table = folder / "metrics.csv"
         kept = [event for event in read_events(folder) if event["step"] <= steps_done]
         if is_first_process():
-            self.file.write_text("".join(json.dumps(event) + "\n" for event in kept))
+            with writing(folder):
+                write_file(self.file, "".join(json.dumps(event) + "\n" for event in kept))
 
     def add(self, event: dict[str, Any]) -> None:
         """Appends one event; an epoch also becomes a row of the table."""
@@ -143,24 +147,29 @@ class RunLog:
         if event["kind"] == "epoch":
             self._write_table()
 
+    def sync(self) -> None:
+        """Waits until the events are on the disk, so that a checkpoint is not newer than the records beside it."""
+        sync(self.file)
+
     def _write_table(self) -> None:
         rows = [table_row(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        with self.table.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(self.table, table.getvalue())
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's `metrics.jsonl`, oldest first; a line that a killed process left half written is none."""
+    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none."""
     file = folder / "metrics.jsonl"
     events: list[dict[str, Any]] = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"kind", "step"} <= event.keys():
+                events.append(event)
     return events
 
 

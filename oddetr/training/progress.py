@@ -62,11 +62,11 @@ class ProgressLine(Callback):
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After Ctrl-C, says how to go on."""
+        """After Ctrl-C, and where something outside the training failed, says how to go on."""
         self._bar.stop()
-        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | OSError):
             hint = "Nothing was saved yet."
-            if (self.folder / "last").exists():
+            if any((self.folder / name).exists() for name in ("last", "last.old")):
                 after = "this step" if self.recorder.stopping else "the last checkpoint"
                 hint = f"Go on after {after}: oddetr train --out {self.folder} --resume"
             self.console.print(

@@ -3,16 +3,19 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
+from oddetr.durable import writing
 from oddetr.structures import Batch
 from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
 from oddetr.training.logged import logged_values
 from oddetr.training.module import TrainingModule
+from oddetr.training.resume import restore
 
 EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
@@ -39,12 +42,17 @@ class Recorder(Callback):
         folder: the run's.
         describe: (epochs trained, scores) -> what to write beside the weights.
         steps_done: where a resumed run goes on.
+        state: what it goes on from.
     """
 
     def __init__(
-        self, folder: Path, describe: Callable[[int, dict[str, Any]], CheckpointInfo], steps_done: int
+        self,
+        folder: Path,
+        describe: Callable[[int, dict[str, Any]], CheckpointInfo],
+        steps_done: int,
+        state: Path | None = None,
     ) -> None:
-        self.folder, self.describe = folder, describe
+        self.folder, self.describe, self.state = folder, describe, state
         self.stopping = False
         self.speed = Speed()
         self.loss = math.nan
@@ -58,7 +66,11 @@ class Recorder(Callback):
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on within an epoch does not begin it."""
+        """A run that goes on within an epoch does not begin it. All processes have read by now what it goes on from."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero and self.state:
+            with writing(self.folder):
+                restore(self.state.parent, self.folder / "last")
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +88,8 @@ class Recorder(Callback):
         self._means.add(outputs, trainer.global_step)
         self._agreement.add({name: outputs[name] for name in AGREEMENT if name in outputs}, trainer.global_step)
         if self._means.steps(trainer.global_step) >= EVERY:
-            self._log_losses(trainer)
+            with writing(self.folder):
+                self._log_losses(trainer)
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
             self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
@@ -92,16 +105,17 @@ class Recorder(Callback):
             KeyboardInterrupt: it was asked to stop, and this is not the end of the run.
         """
         self.speed.pause()
-        self._log_losses(trainer)
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
         found = module.validation.scores if module.scored_epoch == epoch else {}
         scores = {name: score.to_json() for name, score in found.items()}
         agreement = self._agreement.read(trainer.global_step)
-        if trainer.is_global_zero:
-            event = self._event(trainer.global_step, epoch)
-            self._record(trainer, event | agreement | scores)
-        self._save(trainer, module, epoch, scores)
+        with writing(self.folder):
+            self._log_losses(trainer)
+            if trainer.is_global_zero:
+                event = self._event(trainer.global_step, epoch)
+                self._record(trainer, event | agreement | scores)
+            self._save(trainer, module, epoch, scores)
         if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
             raise KeyboardInterrupt
 
@@ -118,8 +132,9 @@ class Recorder(Callback):
             stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
         if stopping or due:
             self.speed.pause()
-            self._log_losses(trainer)
-            self._save(trainer, module, trainer.current_epoch, {})
+            with writing(self.folder):
+                self._log_losses(trainer)
+                self._save(trainer, module, trainer.current_epoch, {})
             self.speed.go_on()
         if stopping:
             raise KeyboardInterrupt
@@ -155,14 +170,20 @@ class Recorder(Callback):
         self._saved = time.monotonic()
         info = self.describe(epoch, scores)
         state = self.folder / RESUME
-        trainer.save_checkpoint(state)
-        if not trainer.is_global_zero:
-            return
-        ap = scores["teacher"]["AP"] if scores else None
-        if (ap is not None and ap > self.best) or (scores and self.best < 0):
-            self.best = ap if ap is not None else self.best
-            save_checkpoint(self.folder / "best", module.detectors, info)
-        save_checkpoint(self.folder / "last", module.detectors, info, state)
+        try:
+            trainer.save_checkpoint(state)
+            if not trainer.is_global_zero:
+                return
+            self.events.sync()
+            ap = scores["teacher"]["AP"] if scores else None
+            if (ap is not None and ap > self.best) or (scores and self.best < 0):
+                self.best = ap if ap is not None else self.best
+                save_checkpoint(self.folder / "best", module.detectors, info)
+            save_checkpoint(self.folder / "last", module.detectors, info, state)
+        except Exception:
+            with suppress(OSError):
+                state.unlink()
+            raise
 
 
 def _agreed(trainer: Trainer, wanted: bool) -> bool:

@@ -40,6 +40,7 @@ from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
 from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_beginning, save_configuration, steps_done
+from oddetr.training.state import StateFile
 from oddetr.training.stopping import Stopping
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -77,7 +78,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     out = config.out or _new_folder(config)
-    config, state = resumed(config, out)
+    config, state = resumed(config, out, say)
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     _refuse_fp16_on_cpu(config)
@@ -90,7 +91,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     if state is None:
         config, reasons = _chosen(config, sources["train"], say)
     else:
-        check_classes(out, classes)
+        check_classes(state, classes)
         say(f"resuming after {steps_done(state)} steps, with the run's own configuration ({out / CONFIGURATION})")
         config = settled(config)
     torch.manual_seed(config.seed)
@@ -111,7 +112,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         return CheckpointInfo(made_of, classes, size, detector.mean, detector.std, epoch, metrics, plain, images)
 
     save_configuration(config, out)
-    recorder = Recorder(out, describe, steps_done(state))
+    recorder = Recorder(out, describe, steps_done(state), state)
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
@@ -232,6 +233,7 @@ def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
         "strategy": DDPStrategy(broadcast_buffers=False) if several_processes(config.trainer) else "auto",
         "use_distributed_sampler": False,
         "enable_checkpointing": False,
+        "plugins": [StateFile()],
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }

@@ -12,7 +12,7 @@ from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
 from oddetr.structures import Batch
 from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
 from oddetr.training.logged import logged_values
-from oddetr.training.module import TrainingModule
+from oddetr.training.module import AGREE_EVERY, TrainingModule
 
 EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
@@ -106,14 +106,14 @@ class Recorder(Callback):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Where it is time. Several processes agree on it every `EVERY` steps.
+        """Where it is time. Several processes agree on it every `AGREE_EVERY` steps.
 
         Raises:
             KeyboardInterrupt: it was asked to stop.
         """
         stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
         if trainer.world_size > 1:
-            if trainer.global_step % EVERY:
+            if trainer.global_step % AGREE_EVERY:
                 return
             stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
         if stopping or due:
@@ -156,8 +156,11 @@ class Recorder(Callback):
         info = self.describe(epoch, scores)
         state = self.folder / RESUME
         trainer.save_checkpoint(state)
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._write(module, info, scores, state)
+        trainer.strategy.barrier("written")  # A process that ends before may have the others killed by who began them.
+
+    def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
         ap = scores["teacher"]["AP"] if scores else None
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
             self.best = ap if ap is not None else self.best

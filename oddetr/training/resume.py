@@ -1,13 +1,14 @@
 """Beginning a run in a folder, and going on with one that was stopped."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from oddetr.checkpoint import DESCRIPTION, RESUME, WEIGHT_FILES
-from oddetr.data.dataset import ClassTable
+from oddetr.data.dataset import ClassTable, Source
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
@@ -76,6 +77,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in names
         if old.get(name, missing) != new.get(name, missing)
     ]
+
+
+def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> dict[str, Any]:
+    """What all processes of a run must have in common, by name; paths may differ from machine to machine."""
+    own = (*MAY_CHANGE, "init", "backbone_weights")
+    facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
+    facts |= {f"{split} images": len(source) for split, source in sources.items()}
+    return facts | {"steps done": steps, "classes": sources["train"].classes.names}
 
 
 def check_classes(out: Path, classes: ClassTable) -> None:

@@ -64,9 +64,10 @@ class TransformedDataset(Dataset[Example]):
 class EpochSampler(Sampler[Key]):
     """The keys of one epoch, as far as they fall to this rank.
 
-    With `shuffle` (training) the order is a permutation by (seed, epoch), and all ranks get the same number of keys:
-    the permutation begins anew where it ends. Without (evaluation) the order is the source's, each image falls to
-    exactly one rank, and ranks may differ by one in number.
+    With `shuffle` (training) the order is a permutation by (seed, epoch), each image falls to exactly one rank, and all
+    ranks get the same number of batches: where the last would be missing on some, these get an image more, for which
+    the permutation begins anew. Without (evaluation) the order is the source's, each image falls to exactly one rank,
+    and ranks may differ by one in number.
 
     Args:
         length: images.
@@ -74,16 +75,25 @@ class EpochSampler(Sampler[Key]):
         shuffle: for training.
         rank: this process, 0..world_size-1.
         world_size: processes.
+        batch_size: keys that make a batch, >= 1.
 
     Raises:
         ValueError: there is no image or no such rank.
     """
 
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 1,
+    ) -> None:
         if length < 1 or not 0 <= rank < world_size:
             raise ValueError(f"Cannot share {length} images among {world_size} processes as process {rank}.")
         self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.epoch = 0
         self.done = 0
 
@@ -96,9 +106,9 @@ class EpochSampler(Sampler[Key]):
         self.done = keys
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return math.ceil(self.length / self.world_size)
-        return len(range(self.rank, self.length, self.world_size))
+        own, most = len(range(self.rank, self.length, self.world_size)), math.ceil(self.length / self.world_size)
+        fewer = math.ceil(own / self.batch_size) < math.ceil(most / self.batch_size)
+        return most if self.shuffle and fewer else own
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done, self.done = self.epoch, self.done, 0

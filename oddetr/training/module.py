@@ -24,6 +24,10 @@ from oddetr.training.validation import Validation
 SLOW = ("sampling_offsets", "reference_points")
 """Parameters that move the places that queries read, which officially learn slower."""
 
+AGREE_EVERY = 20
+"""Steps after which several processes agree on what each may hold otherwise: statistics of batch norms, if these learn,
+and whether to save or to stop."""
+
 BACKBONE = re.compile(r"(^|\.)(backbone|conv_encoder\.model)\.")
 """Parameters of the backbone: by its name here and in most detectors of transformers, and in DEIMv2."""
 
@@ -46,6 +50,14 @@ def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: Optimi
         for name, parameters in groups.items()
         if parameters
     ]
+
+
+def running_statistics(task: DistillationTask) -> list[Tensor]:
+    """Those of the student's batch norms that learn, and of the same of the teacher: what each of several processes
+    gathers from its own images."""
+    pairs = zip(task.student.modules(), task.teacher.detector.modules(), strict=True)
+    norms = [norm for pair in pairs if isinstance(pair[0], nn.modules.batchnorm._BatchNorm) for norm in pair]  # pyright: ignore[reportPrivateUsage]
+    return [buffer for norm in norms for buffer in norm.buffers()]
 
 
 class TrainingModule(LightningModule):
@@ -76,9 +88,13 @@ class TrainingModule(LightningModule):
         return {"teacher": self.task.teacher.detector, "student": self.task.student}
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        """The optimizer's step, and the teacher's after it."""
+        """The optimizer's step, and the teacher's after it. Where several processes agree, all take the first one's
+        statistics of batch norms: what is validated is what is saved, and what a resumed run goes on from."""
         super().optimizer_step(*arguments, **keywords)
         self.task.update_teacher()
+        if self.trainer.world_size > 1 and (self.trainer.is_last_batch or (self.global_step + 1) % AGREE_EVERY == 0):
+            for buffer in running_statistics(self.task):
+                torch.distributed.broadcast(buffer, src=0)
 
     def on_train_start(self) -> None:
         """A run that goes on within an epoch does not begin it, and does not read again what it has learned from."""
@@ -107,13 +123,6 @@ class TrainingModule(LightningModule):
         except NonFiniteCostError as error:
             raise _diverged(f"Step {self.global_step}", batch, error) from error
         return parts | {"loss": parts["loss"] * self.trainer.accumulate_grad_batches}
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """At the epoch's end all processes take the first one's statistics of batch norms, if these learn: what is
-        validated is what is saved, and what a resumed run goes on from."""
-        if self.trainer.world_size > 1 and self.trainer.is_last_batch:
-            for buffer in self.task.buffers():
-                torch.distributed.broadcast(buffer, src=0)
 
     def on_validation_epoch_start(self) -> None:
         """Begins a validation."""

@@ -14,7 +14,7 @@ from oddetr.durable import writing
 from oddetr.structures import Batch
 from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
 from oddetr.training.logged import logged_values
-from oddetr.training.module import TrainingModule
+from oddetr.training.module import AGREE_EVERY, TrainingModule
 from oddetr.training.resume import restore
 
 EVERY = 20
@@ -120,14 +120,14 @@ class Recorder(Callback):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Where it is time. Several processes agree on it every `EVERY` steps.
+        """Where it is time. Several processes agree on it every `AGREE_EVERY` steps.
 
         Raises:
             KeyboardInterrupt: it was asked to stop.
         """
         stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
         if trainer.world_size > 1:
-            if trainer.global_step % EVERY:
+            if trainer.global_step % AGREE_EVERY:
                 return
             stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
         if stopping or due:
@@ -172,18 +172,21 @@ class Recorder(Callback):
         state = self.folder / RESUME
         try:
             trainer.save_checkpoint(state)
-            if not trainer.is_global_zero:
-                return
-            self.events.sync()
-            ap = scores["teacher"]["AP"] if scores else None
-            if (ap is not None and ap > self.best) or (scores and self.best < 0):
-                self.best = ap if ap is not None else self.best
-                save_checkpoint(self.folder / "best", module.detectors, info)
-            save_checkpoint(self.folder / "last", module.detectors, info, state)
+            if trainer.is_global_zero:
+                self._write(module, info, scores, state)
         except Exception:
             with suppress(OSError):
                 state.unlink()
             raise
+        trainer.strategy.barrier("written")  # A process that ends before may have the others killed by who began them.
+
+    def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
+        self.events.sync()
+        ap = scores["teacher"]["AP"] if scores else None
+        if (ap is not None and ap > self.best) or (scores and self.best < 0):
+            self.best = ap if ap is not None else self.best
+            save_checkpoint(self.folder / "best", module.detectors, info)
+        save_checkpoint(self.folder / "last", module.detectors, info, state)
 
 
 def _agreed(trainer: Trainer, wanted: bool) -> bool:

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from oddetr.checkpoint import RESUME, WEIGHT_FILES, CheckpointError, damage, read_info
-from oddetr.data.dataset import ClassTable
+from oddetr.data.dataset import ClassTable, Source
 from oddetr.durable import sync, write_file, writing
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
@@ -133,6 +133,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in names
         if old.get(name, missing) != new.get(name, missing)
     ]
+
+
+def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> dict[str, Any]:
+    """What all processes of a run must have in common, by name; paths may differ from machine to machine."""
+    own = (*MAY_CHANGE, "init", "backbone_weights")
+    facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
+    facts |= {f"{split} images": len(source) for split, source in sources.items()}
+    return facts | {"steps done": steps, "classes": sources["train"].classes.names}
 
 
 def check_classes(state: Path, classes: ClassTable) -> None:

@@ -36,12 +36,21 @@ from oddetr.training.logged import parameters
 from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import check_packages, open_loggers
 from oddetr.training.module import TrainingModule
-from oddetr.training.processes import is_first_process, several_processes
+from oddetr.training.processes import is_first_process, launched, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
-from oddetr.training.resume import CONFIGURATION, check_classes, resumed, save_beginning, save_configuration, steps_done
+from oddetr.training.resume import (
+    CONFIGURATION,
+    agreed,
+    check_classes,
+    resumed,
+    save_beginning,
+    save_configuration,
+    steps_done,
+)
 from oddetr.training.state import StateFile
 from oddetr.training.stopping import Stopping
+from oddetr.training.together import Agreement, end_others, lost_another
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
@@ -50,6 +59,7 @@ _ADVICE = (
     ".*module.s. in eval mode at the start of training.*",
     ".*your dataloader is not resumable.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
+    ".*Grad strides do not match bucket view strides.*",
 )
 
 
@@ -116,7 +126,8 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
     module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
     with _quiet():
-        trainer = _trainer(config, [recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
+        same = Agreement(agreed(config, sources, steps_done(state)))
+        trainer = _trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(config, sources, detector, trainer)
         alone = not compared and is_long(config, loaders[0])
         if state is None:
@@ -127,7 +138,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
             if expected:
                 say(f"time: {expected}")
         trainer.loggers = open_loggers(config.loggers, _logged(out, steps_done(state), describe(0, {})), say)
-        _fit(trainer, module, loaders, state)
+        _fit(trainer, module, loaders, state, out)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if alone and is_first_process():
@@ -153,14 +164,28 @@ def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, Detec
 
 
 def _fit(
-    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], state: Path | None
+    trainer: Trainer,
+    module: TrainingModule,
+    loaders: tuple[AccumulatedLoader, AccumulatedLoader],
+    state: Path | None,
+    out: Path,
 ) -> None:
-    """Trains; Ctrl-C, which Lightning makes an exit of the process that ignores further ones, stays Ctrl-C."""
+    """Trains; Ctrl-C, which Lightning makes an exit of the process that ignores further ones, stays Ctrl-C. Of several
+    processes none waits for one that has failed."""
     try:
         trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     except SystemExit as stopped:
+        end_others(trainer)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stopped
+    except BaseException as error:
+        end_others(trainer)
+        if lost_another(error):
+            raise ConnectionError(
+                "Another process of this run has ended; what it printed, if anything, says why. Go on after the last "
+                f"checkpoint: the same command and --resume (the run's folder: {out})."
+            ) from error
+        raise
 
 
 def _cautions(
@@ -223,7 +248,7 @@ _BEHIND = (
 def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
-        "devices": 1,
+        **launched(),
         "precision": PRECISIONS[config.precision],
         "accumulate_grad_batches": config.accumulate,
         "check_val_every_n_epoch": config.validate_every,
@@ -258,7 +283,7 @@ def _loaders(
     augmented = TrainTransform(size, mean, std, sources["train"].flippable, config.augment)
     training = make_loader(
         TransformedDataset(sources["train"], augmented, config.seed),
-        EpochSampler(len(sources["train"]), config.seed, rank=rank, world_size=world),
+        EpochSampler(len(sources["train"]), config.seed, True, rank, world, chosen(config.batch_size)),
         chosen(config.batch_size),
         workers,
         config.accumulate,

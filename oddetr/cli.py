@@ -281,9 +281,32 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     return 1 if report.failures else 0
 
 
+def replay(arguments: Sequence[str], console: Console) -> int:
+    """Compute a step again whose loss or gradient was not finite: oddetr replay FILE."""
+    from oddetr.training.replay import replay as verb
+
+    parser = make_parser(
+        "replay",
+        "Computes a step again whose loss or gradient was not finite, from the file that the training left, and looks "
+        "for what is not finite, and where first. Exit code 1: it cannot be reproduced.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="replay_step_N.pt in the run's folder")
+    parser.add_function_arguments(verb, as_group=False, skip={"file"})
+    found = verb(**parsed_values(parser, arguments))
+    console.print("\n".join(found.lines()), highlight=False, soft_wrap=True)
+    table = Table()
+    for column in ("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials)):
+        table.add_column(column, justify="left" if column == "part of the loss" else "right")
+    for name, value in found.recorded.items():
+        table.add_row(name, *(f"{each:.6g}" for each in (value, *(trial.parts[name] for trial in found.trials))))
+    console.print(table)
+    console.print("reproduced" if found.reproduced else "NOT reproduced: in the run something else was not finite")
+    return 0 if found.reproduced else 1
+
+
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
     verb.__name__: verb
-    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push)
+    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push, replay)
 }
 
 

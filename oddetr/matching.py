@@ -13,14 +13,22 @@ from oddetr.structures import GroundTruth, Predictions
 
 
 class NonFiniteCostError(FloatingPointError):
-    """A matching cost is NaN or infinite: the predictions are. `images` are the indices in the batch."""
+    """A matching cost is NaN or infinite: the predictions are.
 
-    def __init__(self, images: tuple[int, ...]) -> None:
+    Attributes:
+        images: the indices in the batch.
+        found: of a training step, what it would have given had nothing been wrong: its loss, which is NaN, and the
+            loss's parts. A process that trains with others goes on with it, so that they all learn of it by the
+            gradient.
+    """
+
+    def __init__(self, images: tuple[int, ...], found: dict[str, Tensor] | None = None) -> None:
         super().__init__(
             f"The matching cost is not finite for image {', '.join(map(str, images))} of the batch: the detector "
             "predicts NaN or infinity. The training has diverged (try a lower learning rate, or float32)."
         )
         self.images = images
+        self.found = found or {}
 
 
 @dataclass(frozen=True)
@@ -80,35 +88,38 @@ def matching_cost(
 
 
 def hungarian(
-    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...]
+    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...], bad: set[int] | None = None
 ) -> tuple[Int64[Tensor, "_ batch _"], ...]:
     """The cheapest assignment for each layer and image of each cost tensor; all tensors cross to the host in one copy.
 
     Args:
         costs: as `matching_cost` gives them; layers and queries may differ between them.
         counts: how many objects each image has.
+        bad: takes the images whose cost is not finite, which get no object; None: these are an error.
 
     Returns:
         For each cost tensor the `Assignment` [layers, batch, queries]. An image with more objects than queries leaves
         the objects without a query that cost the most.
 
     Raises:
-        NonFiniteCostError: a cost is NaN or infinite.
+        NonFiniteCostError: a cost is NaN or infinite, and `bad` is None.
     """
     host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
     assignments: list[Tensor] = []
     for cost, part in zip(costs, parts, strict=True):
         values = part.reshape(cost.shape)
-        bad = tuple(i for i in range(len(counts)) if not np.isfinite(values[:, i]).all())
-        if bad:
-            raise NonFiniteCostError(bad)
+        found = {i for i in range(len(counts)) if not np.isfinite(values[:, i]).all()}
+        if found and bad is None:
+            raise NonFiniteCostError(tuple(sorted(found)))
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
         for layer, image in np.ndindex(*cost.shape[:2]):
-            if counts[image]:
+            if counts[image] and image not in found:
                 queries, objects = linear_sum_assignment(values[layer, image, :, : counts[image]])
                 assignment[layer, image, queries] = objects
         assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
+        if bad is not None:
+            bad |= found
     return tuple(assignments)
 
 

@@ -24,27 +24,27 @@ class StepMeans:
     """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
 
     Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added. A part that
-    only some steps have, of a lesson that ends say, has its mean over these.
+    only some steps have, of a lesson that ends say, has its mean over these. Steps that were left out do not count.
     """
 
     def __init__(self, steps_done: int = 0) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps: Counter[str] = Counter()
-        self._begun: set[str] = set()
+        self._step: dict[str, Tensor] = {}
         self._since = self._done = steps_done
 
     def steps(self, steps_done: int) -> int:
         """How many steps have been added since the last reading."""
         return steps_done - self._since
 
-    def add(self, shares: Mapping[str, Tensor], steps_done: int) -> None:
-        """Adds one batch; `steps_done` counts the step that it finishes, if it does."""
-        for name, value in shares.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._begun |= shares.keys()
+    def add(self, shares: Mapping[str, Tensor], steps_done: int, left_out: bool = False) -> None:
+        """Adds one batch; `steps_done` counts the step that it finishes, if it does; `left_out`, if it was."""
+        _add(self._step, shares)
         if steps_done > self._done:
-            self._steps.update(self._begun)
-            self._begun, self._done = set(), steps_done
+            if not left_out:
+                _add(self._sums, self._step)
+                self._steps.update(self._step.keys())
+            self._step, self._done = {}, steps_done
 
     def read(self, steps_done: int) -> dict[str, float]:
         """The means since the last reading, which waits for the device; empty where no step was done."""
@@ -52,6 +52,11 @@ class StepMeans:
         self._sums, self._steps, self._since = {}, Counter(), steps_done
         values: list[float] = torch.stack(list(sums.values())).tolist() if steps else []
         return {name: value / steps[name] for name, value in zip(sums, values, strict=False) if steps[name]}
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
 
 class Speed:
@@ -122,10 +127,10 @@ class RunLog:
     last, and times as in `epoch`. `epoch`: `epoch`, from 1; `seconds` since the run's beginning; `training_seconds`, of
     steps and of waiting for data alone (no validation, no checkpoints); speed and memory; with matching distillation
     `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was resumed, where it
-    was stopped within); and where the epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a
-    number for each decoder layer, `instability` and `normalised_instability` (null in the first validation) and
-    `unstable_score` (from the second layer on); of detectors that choose their queries from tokens also
-    `normalised_instability_by_slot`.
+    was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
+    epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each decoder layer,
+    `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from the second
+    layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
 
     Args:
         folder: the run's.

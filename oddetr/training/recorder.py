@@ -85,8 +85,10 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """A step is done: adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
-        self._means.add(outputs, trainer.global_step)
-        self._agreement.add({name: outputs[name] for name in AGREEMENT if name in outputs}, trainer.global_step)
+        left_out = cast(TrainingModule, pl_module).watch.left_out
+        self._means.add(outputs, trainer.global_step, left_out)
+        agreement = {name: outputs[name] for name in AGREEMENT if name in outputs}
+        self._agreement.add(agreement, trainer.global_step, left_out)
         if self._means.steps(trainer.global_step) >= EVERY:
             with writing(self.folder):
                 self._log_losses(trainer)
@@ -110,11 +112,12 @@ class Recorder(Callback):
         found = module.validation.scores if module.scored_epoch == epoch else {}
         scores = {name: score.to_json() for name, score in found.items()}
         agreement = self._agreement.read(trainer.global_step)
+        skipped = {"skipped_steps": module.watch.skipped} if module.watch.policy == "skip" else {}
         with writing(self.folder):
             self._log_losses(trainer)
             if trainer.is_global_zero:
                 event = self._event(trainer.global_step, epoch)
-                self._record(trainer, event | agreement | scores)
+                self._record(trainer, event | agreement | skipped | scores)
             self._save(trainer, module, epoch, scores)
         if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
             raise KeyboardInterrupt

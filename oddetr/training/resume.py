@@ -16,7 +16,7 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
-MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers")
+MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers", "non_finite")
 """Fields that a resumed run takes from the command rather than from the run."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
-from oddetr.data.dataset import ClassTable, Source
+from oddetr.data.dataset import ClassTable, DetectionData, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
@@ -30,15 +30,17 @@ from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
 from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
-from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.config import Precision, TrainConfig, chosen
 from oddetr.training.forecast import forecast, is_long
 from oddetr.training.logged import parameters
 from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import check_packages, open_loggers
 from oddetr.training.module import TrainingModule
+from oddetr.training.nonfinite import Accident, StepWatch
 from oddetr.training.processes import is_first_process, launched, several_processes
 from oddetr.training.progress import ProgressLine
 from oddetr.training.recorder import Recorder
+from oddetr.training.replay import save_replay
 from oddetr.training.resume import (
     CONFIGURATION,
     agreed,
@@ -74,7 +76,7 @@ def train(**arguments: Any) -> Path:
         DataError: the data set has errors.
         FileExistsError: the folder holds a run already and `resume` is off.
         BackboneWeightsError: the backbone's ImageNet weights cannot be had.
-        FloatingPointError: the training has diverged; names the step and the images.
+        FloatingPointError: the training has diverged; names the step, the images and what of the loss or the gradient.
     """
     return run(TrainConfig.from_plain(arguments))
 
@@ -124,10 +126,13 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     save_configuration(config, out)
     recorder = Recorder(out, describe, steps_done(state), state)
     task = DistillationTask(detector, 1, config.distillation, config.loss, config.matching, config.groups)
-    module = TrainingModule(task, config.optimizer, sources["val"], config.seed)
+    keep = partial(_keep, out, task, describe, config.precision)
+    watch = StepWatch(task, config.non_finite, keep, partial(_files, sources["train"]), say)
+    module = TrainingModule(task, config.optimizer, sources["val"], config.seed, watch)
     with _quiet():
         same = Agreement(agreed(config, sources, steps_done(state)))
         trainer = _trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
+        _check_precision(config, trainer)
         loaders = _loaders(config, sources, detector, trainer)
         alone = not compared and is_long(config, loaders[0])
         if state is None:
@@ -140,10 +145,26 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         trainer.loggers = open_loggers(config.loggers, _logged(out, steps_done(state), describe(0, {})), say)
         _fit(trainer, module, loaders, state, out)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
+    if watch.skipped:
+        say(f"skipped: {watch.skipped} steps, whose loss or gradient was not finite")
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if alone and is_first_process():
         _write_report(out, say)
     return out
+
+
+def _keep(
+    out: Path, task: DistillationTask, describe: Callable[..., CheckpointInfo], precision: Precision, accident: Accident
+) -> Path:
+    return save_replay(out, task, describe(accident.place.epoch, {}), precision, accident)
+
+
+def _files(source: Source, ids: Sequence[int]) -> list[str]:
+    """Of images; none where they are generated."""
+    if not isinstance(source, DetectionData):
+        return []
+    places = {image: place for place, image in enumerate(source.truth.image_ids.tolist())}
+    return [source.files[places[image]] for image in ids]
 
 
 def _write_report(out: Path, say: Callable[[str], None]) -> None:
@@ -214,10 +235,19 @@ def _new_folder(config: TrainConfig) -> Path:
     return next(path for n in range(1, 10**6) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
+_NO_GPU = "fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory."
+
+
 def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
     accelerator = str(config.trainer.get("accelerator", "auto"))
     if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
+        raise ValueError(_NO_GPU)
+
+
+def _check_precision(config: TrainConfig, trainer: Trainer) -> None:
+    """Lightning takes bf16 for fp16 on a CPU, however it came to be on a CPU."""
+    if config.precision == "fp16" and trainer.precision != PRECISIONS["fp16"]:
+        raise ValueError(_NO_GPU)
 
 
 def _introduction(

@@ -128,7 +128,7 @@ def _last_event(file: Path) -> tuple[int, int, float, float]:
     return event["step"], event["epoch"], event["training_seconds"], written - event["seconds"]
 
 
-def train(folder: Path, workers: int) -> None:
+def train(folder: Path, workers: int, images: int) -> None:
     """The training's process, until Ctrl-C."""
     import torch
     import yaml
@@ -138,6 +138,7 @@ def train(folder: Path, workers: int) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     recipe = yaml.safe_load(RECIPE.read_text())
     changed = {"epochs": EPOCHS, "validate_every": 1, "workers": workers}
+    recipe["digits"] |= {"train_images": images}
     recipe["optimizer"] |= {"warmup": 0.0}  # of so long a run the warm-up alone would take hours
     try:
         oddetr.train(**recipe | changed, out=folder / "run")
@@ -151,7 +152,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> None:
     if (folder / "run").exists():
         raise SystemExit(f"{folder / 'run'} is there already: name another folder, or --evaluate {folder}.")
     threads = {f"{name}_NUM_THREADS": str(arguments.threads) for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-    command = [sys.executable, __file__, str(folder), "--train", "--workers", str(arguments.workers)]
+    numbers = ["--workers", str(arguments.workers), "--images", str(arguments.images)]
+    command = [sys.executable, __file__, str(folder), "--train", *numbers]
     begun = time.time()
     with (folder / "train.log").open("w") as log, (folder / "samples.csv").open("w", newline="") as stream:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads)
@@ -170,7 +172,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> None:
             status = child.wait(900)
     saved = (folder / "run" / "last" / "checkpoint.json").exists()
     ended = {"exit_status": status, "ended_by_itself": not last, "saved": saved}
-    settings = {name: getattr(arguments, name) for name in ("minutes", "every", "threads", "workers")}
+    settings = {name: getattr(arguments, name) for name in ("minutes", "every", "threads", "workers", "images")}
     (folder / "ended.json").write_text(json.dumps(settings | ended | machine(), indent=1))
 
 
@@ -343,6 +345,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10, help="seconds between samples; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=1, help="processes that load images; default: %(default)s")
+    parser.add_argument("--images", type=int, default=1280, help="scenes of an epoch; default: %(default)s")
     parser.add_argument("--evaluate", type=Path, metavar="FOLDER", help="no training: from samples.csv in FOLDER")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -350,7 +353,7 @@ def main() -> None:
     if folder is None:
         parser.error("name a new folder, or --evaluate one")
     if arguments.train:
-        train(folder, arguments.workers)
+        train(folder, arguments.workers, arguments.images)
         return
     if not arguments.evaluate:
         soak(folder, arguments)

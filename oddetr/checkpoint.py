@@ -21,13 +21,17 @@ from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
+from oddetr.data.transforms import LEAST_SIDE
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.untrusted import read_json
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 1
+MOST_SIDE = 16_384
+"""Pixels of `image_size`: an image of twice as many takes a GiB before anything is computed."""
 
 Weights = Literal["teacher", "student"]
 """Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
@@ -86,6 +90,8 @@ class CheckpointInfo:
         of_transformers = "content" in made_of
         content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
         content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
+        if not LEAST_SIDE <= content["image_size"] <= MOST_SIDE:
+            raise ValueError(f"image_size is {content['image_size']}; it must lie in {LEAST_SIDE}-{MOST_SIDE}")
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return cls(**content)
 
@@ -170,7 +176,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         CheckpointError: its description cannot be read.
     """
     try:
-        return CheckpointInfo.from_json(json.loads((folder / DESCRIPTION).read_text()))
+        return CheckpointInfo.from_json(read_json(folder / DESCRIPTION))
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
 
@@ -202,8 +208,23 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
         )
     info = read_info(folder)
     try:
+        _check_size(info, folder / file)
         detector = build_detector(info.detector, len(info.classes))
         load_model(detector.saved, folder / file)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info
+
+
+def _check_size(info: CheckpointInfo, file: Path) -> None:
+    """A description alone could ask for more memory than the machine has.
+
+    Raises:
+        ValueError: the weights' file is too small for the detector that is described.
+    """
+    size = file.stat().st_size
+    if isinstance(info.detector, DetectorConfig) and 4 * info.detector.least_parameters > size:
+        raise ValueError(
+            f"it describes a detector of {info.detector.least_parameters:,} parameters or more, and {file.name} has "
+            f"{size:,} bytes"
+        )

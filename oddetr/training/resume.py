@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from oddetr.checkpoint import DESCRIPTION, RESUME, WEIGHT_FILES
 from oddetr.data.dataset import ClassTable
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
+from oddetr.untrusted import read_json, read_weights_only
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
 MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers")
@@ -38,7 +37,7 @@ def resumed(config: TrainConfig, out: Path) -> tuple[TrainConfig, Path | None]:
         raise FileExistsError(f"{out} holds a run already. Go on with it by --resume, or give another folder by --out.")
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    recorded = json.loads((out / CONFIGURATION).read_text()) | {"resume": True}
+    recorded = read_json(out / CONFIGURATION) | {"resume": True}
     saved = TrainConfig.from_plain(recorded).to_json()  # With fields that are newer than the run.
     default = flat(TrainConfig().to_json())
     given = {
@@ -87,7 +86,7 @@ def check_classes(out: Path, classes: ClassTable) -> None:
     file = out / "last" / DESCRIPTION
     if not file.exists():
         return
-    known = json.loads(file.read_text())["classes"]
+    known = read_json(file)["classes"]
     if [*known["names"]] != [*classes.names]:
         raise ValueError(
             f"The run {out} was trained on the classes {', '.join(known['names'])}; this data has "
@@ -112,4 +111,4 @@ def steps_done(state: Path | None) -> int:
     """Optimizer steps that the training of `state` has done; 0 without one."""
     if state is None:
         return 0
-    return int(torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(read_weights_only(state, mmap=True)["global_step"])

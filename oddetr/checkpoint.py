@@ -220,10 +220,10 @@ def _check_size(info: CheckpointInfo, file: Path) -> None:
     """A description alone could ask for more memory than the machine has.
 
     Raises:
-        ValueError: the weights' file is too small for the detector that is described.
+        ValueError: the weights' file is too small for the detector that is described, in half precision even.
     """
     size = file.stat().st_size
-    if isinstance(info.detector, DetectorConfig) and 4 * info.detector.least_parameters > size:
+    if isinstance(info.detector, DetectorConfig) and 2 * info.detector.least_parameters > size:
         raise ValueError(
             f"it describes a detector of {info.detector.least_parameters:,} parameters or more, and {file.name} has "
             f"{size:,} bytes"

@@ -2,6 +2,7 @@
 # make test         install, lint, types, tests                                   (what CI runs)
 # make check        the same, without the install
 # make docs         the documentation, as pages in site/
+# make audit        known vulnerabilities of what is installed                    (asks pypi.org)
 # make bench        speed against peers, in one table                             (11 to 15 minutes on two cores)
 VENV := .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # where a test asks for a second.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: quickstart test check bench docs lint types format clean
+.PHONY: quickstart test check audit bench docs lint types format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ test: $(VENV)/.dev
 
 check: lint types
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --skip-editable
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/all.py

@@ -25,15 +25,19 @@ from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
+from oddetr.data.transforms import LEAST_SIDE
 from oddetr.durable import checksum, new, replace_folder
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.untrusted import read_json
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
 """1 had no checksums."""
+MOST_SIDE = 16_384
+"""Pixels of `image_size`: an image of twice as many takes a GiB before anything is computed."""
 
 Weights = Literal["teacher", "student"]
 """Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
@@ -95,6 +99,8 @@ class CheckpointInfo:
         of_transformers = "content" in made_of
         content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
         content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
+        if not LEAST_SIDE <= content["image_size"] <= MOST_SIDE:
+            raise ValueError(f"image_size is {content['image_size']}; it must lie in {LEAST_SIDE}-{MOST_SIDE}")
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return cls(**content)
 
@@ -147,7 +153,7 @@ def _described(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it is not there, or not as it was written.
     """
-    content = json.loads((folder / DESCRIPTION).read_text())
+    content = read_json(folder / DESCRIPTION)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     own = content.pop("checksum", None)
@@ -279,8 +285,23 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
     if how:
         raise _damaged(folder, how)
     try:
+        _check_size(info, folder / file)
         detector = build_detector(info.detector, len(info.classes))
         load_model(detector.saved, folder / file)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info
+
+
+def _check_size(info: CheckpointInfo, file: Path) -> None:
+    """A description alone could ask for more memory than the machine has.
+
+    Raises:
+        ValueError: the weights' file is too small for the detector that is described, in half precision even.
+    """
+    size = file.stat().st_size
+    if isinstance(info.detector, DetectorConfig) and 2 * info.detector.least_parameters > size:
+        raise ValueError(
+            f"it describes a detector of {info.detector.least_parameters:,} parameters or more, and {file.name} has "
+            f"{size:,} bytes"
+        )

@@ -50,6 +50,8 @@ def fetch(
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if revision is not None and ".." in revision.replace("\\", "/").split("/"):
+        raise HubError(f"{revision!r} is no revision: a branch, a tag or a commit leads to no other folder.")
     what = repo_id if revision is None else f"{repo_id} at {revision!r}"
     try:
         folder = snapshot_download(

@@ -76,14 +76,16 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """A name without extension for each file; where files of different folders share one, a number is added."""
+    """A name without extension for each file; where files of different folders share one, a number is added. None is
+    only dots, which would mean a folder."""
     taken: set[str] = set()
     names: dict[Path, str] = {}
     for file in files:
-        name, number = file.stem, 1
+        stem = file.stem if file.stem.strip(".") else f"{file.stem}_"
+        name, number = stem, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{file.stem}_{number}"
+            name = f"{stem}_{number}"
         taken.add(name.casefold())
         names[file] = name
     return names

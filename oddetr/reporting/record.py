@@ -1,6 +1,5 @@
 """What a run's folder says of it: configuration, events, checkpoints; nothing is computed anew."""
 
-import json
 import math
 import shlex
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
+from oddetr.untrusted import read_json
 
 MODELS = ("teacher", "student")
 
@@ -60,11 +60,11 @@ class Record:
             info = None
         return cls(
             folder,
-            json.loads(file.read_text()),
+            read_json(file),
             tuple(event for event in events if event["kind"] == "epoch"),
             tuple(event for event in events if event["kind"] == "train"),
             info,
-            json.loads(beginning.read_text()) if beginning.is_file() else {},
+            read_json(beginning) if beginning.is_file() else {},
         )
 
     @property

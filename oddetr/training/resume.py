@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from oddetr.checkpoint import RESUME, WEIGHT_FILES, CheckpointError, damage, read_info
 from oddetr.data.dataset import ClassTable, Source
 from oddetr.durable import sync, write_file, writing
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
+from oddetr.untrusted import read_json, read_weights_only
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
 MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers", "non_finite")
@@ -160,7 +159,7 @@ def check_classes(state: Path, classes: ClassTable) -> None:
 def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The configuration of a run, from its file; if that is damaged, from the checkpoint."""
     try:
-        return json.loads((out / CONFIGURATION).read_text())
+        return read_json(out / CONFIGURATION)
     except (OSError, ValueError) as error:
         say(
             f"{out / CONFIGURATION} cannot be read ({error}). The run goes on with the configuration in {state.parent}."
@@ -174,7 +173,7 @@ def _begun(config: TrainConfig, out: Path, say: Callable[[str], None]) -> TrainC
     if _given(config) or not file.is_file():
         return config
     say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
-    return _with_command(config, json.loads(file.read_text()))
+    return _with_command(config, read_json(file))
 
 
 def _given(config: TrainConfig) -> dict[str, Any]:
@@ -214,4 +213,4 @@ def steps_done(state: Path | None) -> int:
     """Optimizer steps that the training of `state` has done; 0 without one."""
     if state is None:
         return 0
-    return int(torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(read_weights_only(state, mmap=True)["global_step"])

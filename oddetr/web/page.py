@@ -24,7 +24,8 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
 from oddetr.hub import on_hub, split_name
 from oddetr.inference import Predictor
-from oddetr.web.dropped import HEADERS, Drop, Refused, choose, describe, detect_all, draw, tabulate
+from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
+from oddetr.web.gate import Gate
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -189,6 +190,11 @@ def is_local(host: str) -> bool:
         return False
 
 
+def _names(host: str) -> frozenset[str] | None:
+    """By which a page that only this machine reaches is asked; None where the network does, by any name."""
+    return frozenset({"127.0.0.1", "localhost", "::1", host.lower()}) if is_local(host) else None
+
+
 def check_address(host: str, port: int) -> None:
     """Tries to listen there.
 
@@ -239,13 +245,16 @@ def serving(
     name = _name(checkpoint, folder)
     with tempfile.TemporaryDirectory(prefix="oddetr-demo-") as kept, _environment(host, kept):
         import gradio as gr
+        from starlette.middleware import Middleware
 
+        largest = round(MOST_FILES * max_mb * 2**20) + 2**20
+        gate = Middleware(Gate, folder=Path(kept), hosts=_names(host), most=largest)
         page = build_page(Demo(name or "oddetr", predictors, threshold, max_mb, Path(kept)))
         try:
             _, address, _ = page.launch(
                 server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
-                max_file_size=round(max_mb * 2**20),
+                app_kwargs={"middleware": [gate]},
                 theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
                 css=_CSS,
                 share=False,

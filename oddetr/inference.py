@@ -153,6 +153,7 @@ def evaluate(
     json: Path | str | None = None,
     batch_size: int = 8,
     weights: Weights = "teacher",
+    allow_outside: bool = False,
 ) -> Metrics:
     """COCO scores of a checkpoint on a split.
 
@@ -163,6 +164,7 @@ def evaluate(
         json: file to write the scores to, all in 0-1.
         batch_size: images per batch.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
 
     Raises:
         CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
@@ -177,7 +179,7 @@ def evaluate(
     data = data or predictor.info.configuration.get("data")
     if data is None:
         raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
-    sources = open_sources(data)
+    sources = open_sources(data, allow_outside=allow_outside)
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]

@@ -102,7 +102,8 @@ def findings(run: Path, most: int = MOST_IMAGES) -> Findings:
         DataError, OSError, ValueError: the data is gone or has changed.
     """
     predictor = Predictor.load(run)
-    source = open_sources(str(predictor.info.configuration["data"]))["val"]
+    run_of = predictor.info.configuration
+    source = open_sources(str(run_of["data"]), allow_outside=bool(run_of.get("allow_outside")))["val"]
     if source.classes.names != predictor.classes.names:
         raise ValueError("the data has other classes now")
     of = len(source)

@@ -13,9 +13,9 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
-MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers")
+MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers")
 """Fields that a resumed run takes from the command rather than from the run."""
-_SAYS_NOTHING = ("out", "resume", "workers", "loggers", "tensorboard")
+_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers", "tensorboard")
 """Fields of `TrainConfig` that do not say what is learned; the last is an older oddetr's."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))

@@ -199,8 +199,14 @@ def check(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of COCO, Pascal VOC or YOLO layout")
     parser.add_argument("--all", action="store_true", help="list every fault, not the first ten of a kind")
+    parser.add_argument(
+        "--allow_outside",
+        type=bool,
+        default=False,
+        help="read also what paths and links name outside of DIR; it is refused otherwise",
+    )
     values = parsed_values(parser, arguments)
-    report = verb(values["dir"], console)
+    report = verb(values["dir"], console, values["allow_outside"])
     print_report(report, console, every=values["all"])
     return 0 if report.ok else 1
 

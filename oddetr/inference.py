@@ -194,6 +194,7 @@ def evaluate(
     json: Path | str | None = None,
     batch_size: int | None = None,
     weights: Weights = "teacher",
+    allow_outside: bool = False,
     console: Console | None = None,
 ) -> Metrics:
     """COCO scores of a checkpoint on a split. Data may lack some of the detector's classes: these are not looked for.
@@ -205,6 +206,7 @@ def evaluate(
         json: file to write the scores to, all in 0-1.
         batch_size: images per batch; default: the run's, which gives the scores that its validation gave.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
@@ -222,7 +224,7 @@ def evaluate(
     data = data or predictor.info.configuration.get("data")
     if data is None:
         raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
-    sources = open_sources(data)
+    sources = open_sources(data, allow_outside=allow_outside)
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]

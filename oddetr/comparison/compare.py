@@ -118,7 +118,7 @@ def _known_arms(config: ComparisonConfig, arms: Sequence[str] | None) -> list[st
 
 def _sources(config: ComparisonConfig) -> dict[str, Source]:
     first = config.train_config(next(iter(config.arms)), config.seeds[0])
-    return open_sources(first.data, first.digits, first.seed)
+    return open_sources(first.data, first.digits, first.seed, first.allow_outside)
 
 
 def _split(config: ComparisonConfig, sources: dict[str, Source]) -> str:

@@ -100,7 +100,9 @@ def findings(run: Path, most: int, console: Console | None = None) -> Findings:
         DataError, OSError, ValueError: the data is gone or has changed.
     """
     predictor = Predictor.load(run)
-    source = open_sources(str(predictor.info.configuration["data"])).get("val")
+    run_of = predictor.info.configuration
+    sources = open_sources(str(run_of["data"]), allow_outside=bool(run_of.get("allow_outside")))
+    source = sources.get("val")
     if source is None:
         raise ValueError("the data has no val split any more")
     if source.classes.names != predictor.classes.names:

@@ -139,6 +139,7 @@ class TrainConfig:
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         out: the run's folder; default: a new one below runs/.
         resume: go on from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
@@ -173,6 +174,7 @@ class TrainConfig:
     image_size: int | None = None
     batch_size: int | None = None
     seed: int = 0
+    allow_outside: bool = False
     out: Path | None = None
     resume: bool = False
     detector: dict[str, Any] = field(default_factory=dict[str, Any])

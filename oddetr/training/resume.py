@@ -15,12 +15,12 @@ from oddetr.training.processes import is_first_process
 from oddetr.untrusted import read_json, read_weights_only
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
-MAY_CHANGE = ("resume", "out", "data", "workers", "trainer", "loggers", "non_finite")
+MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
 """Fields that a resumed run takes from the command rather than from the run."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 """What may hold a state, the newest first where all are whole: see `oddetr.durable.replace_folder`."""
-_SAYS_NOTHING = ("out", "resume", "workers", "loggers", "tensorboard")
+_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers", "tensorboard")
 """Fields of `TrainConfig` that do not say what is learned; the last is an older oddetr's."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))

@@ -95,7 +95,9 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         config = replace(config, data=str(Path(config.data).resolve()))
     _refuse_fp16_on_cpu(config)
     check_packages(config.loggers)
-    sources, notes = open_training_sources(config.data, config.digits, config.seed, console, decode=is_first_process())
+    sources, notes = open_training_sources(
+        config.data, config.digits, config.seed, console, is_first_process(), config.allow_outside
+    )
     for note in notes:
         say(f"data: {note}")
     classes = sources["train"].classes

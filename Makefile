@@ -45,7 +45,7 @@ coverage: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term --cov-report=html
 
 mutants: $(VENV)/.dev
-	$(THREADS) $(BIN)/mutmut run --max-children 2
+	CI=1 $(THREADS) $(BIN)/mutmut run --max-children 2
 	$(BIN)/python benchmarks/mutants.py
 
 bench: $(VENV)/.dev

@@ -56,7 +56,6 @@ class MatchingWeights:
                 raise ValueError(f"matching.{name} is {getattr(self, name)}; it must be at least 0.")
 
 
-@torch.no_grad()
 def matching_cost(
     predictions: Predictions, truth: GroundTruth, weights: MatchingWeights
 ) -> Float[Tensor, "layers batch queries objects"]:
@@ -68,23 +67,24 @@ def matching_cost(
     A query that predicts anything NaN or infinite costs NaN for every object, so that `hungarian` finds it, objects or
     not. Columns of padded objects mean nothing else.
     """
-    layers, _, queries, _ = predictions.logits.shape
-    columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
-    boxes = truth.boxes.expand(layers, -1, -1, -1)
-    giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
-    probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
-    if weights.position_modulated:
-        near = ((giou + 1) / 2).masked_fill(~truth.valid[:, None], 0).clamp(min=0)
-        probabilities = probabilities * (near / near.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
-    positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
-    negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
-    cost = (
-        weights.classes * (positive - negative)
-        + weights.l1 * pairwise_l1(predictions.boxes, boxes)
-        - weights.giou * giou
-    )
-    finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
-    return cost.masked_fill(~finite[..., None], torch.nan)
+    with torch.no_grad():
+        layers, _, queries, _ = predictions.logits.shape
+        columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
+        boxes = truth.boxes.expand(layers, -1, -1, -1)
+        giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
+        probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
+        if weights.position_modulated:
+            near = ((giou + 1) / 2).masked_fill(~truth.valid[:, None], 0).clamp(min=0)
+            probabilities = probabilities * (near / near.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
+        positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
+        negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
+        cost = (
+            weights.classes * (positive - negative)
+            + weights.l1 * pairwise_l1(predictions.boxes, boxes)
+            - weights.giou * giou
+        )
+        finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
+        return cost.masked_fill(~finite[..., None], torch.nan)
 
 
 def hungarian(

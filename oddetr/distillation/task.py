@@ -129,14 +129,14 @@ class DistillationTask(nn.Module):
         """In the place of `update_teacher` where the optimizer has left its step out: what fades by the run goes on."""
         self.teacher.steps += 1
 
-    @torch.no_grad()
     def view(self, batch: Batch, memory: Memory | None = None) -> TeacherView:
         """What the teacher makes of a batch, over its own memory, or that of the student if it is given."""
-        teacher = self.teacher.detector
-        memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
-        queries = teacher.initial_queries(memory).queries
-        predictions = teacher.decode(memory, {"own": queries})["own"]
-        return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
+        with torch.no_grad():
+            teacher = self.teacher.detector
+            memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
+            queries = teacher.initial_queries(memory).queries
+            predictions = teacher.decode(memory, {"own": queries})["own"]
+            return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The loss to minimise, `loss`, and for the log its unweighted parts summed over layers.

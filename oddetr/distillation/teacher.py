@@ -73,20 +73,20 @@ class Teacher(nn.Module):
         """Stays in evaluation mode."""
         return super().train(False)
 
-    @torch.no_grad()
     def update(self, student: Detector, horizon: float) -> None:
         """One step towards the student; `horizon` is the most steps to average over."""
-        averages: list[torch.Tensor] = []
-        targets: list[torch.Tensor] = []
-        for average, value in zip(all_values(self.detector), all_values(student), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                targets.append(value)
-            else:
-                average.copy_(value)
-        weight = 1 / horizon_at(self.steps, horizon)
-        torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
-        self.steps += 1
+        with torch.no_grad():
+            averages: list[torch.Tensor] = []
+            targets: list[torch.Tensor] = []
+            for average, value in zip(all_values(self.detector), all_values(student), strict=True):
+                if average.is_floating_point():
+                    averages.append(average)
+                    targets.append(value)
+                else:
+                    average.copy_(value)
+            weight = 1 / horizon_at(self.steps, horizon)
+            torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
+            self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:
         """What `state_dict` holds beside the weights."""

@@ -60,9 +60,9 @@ class _Document:
     crowd: Bool[np.ndarray, " objects"]
 
 
-def recognises(files: Files) -> bool:
-    """Whether there are annotation files where COCO or Roboflow has them."""
-    return bool(_candidates(files))
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there are annotation files where COCO or Roboflow has them; `faults` receives those not to be read."""
+    return bool(_candidates(files, faults))
 
 
 def read(files: Files) -> RawFolder:
@@ -87,8 +87,8 @@ def read(files: Files) -> RawFolder:
     return RawFolder(FORMAT, classes, documents[0].file, tuple(chosen), splits, faults, notes)
 
 
-def _candidates(files: Files) -> list[str]:
-    named = files.files_in("annotations", [], [".json"], below=False)
+def _candidates(files: Files, faults: list[Fault]) -> list[str]:
+    named = files.files_in("annotations", faults, [".json"], below=False)
     instances = [file for file in named if posixpath.basename(file).startswith("instances_")]
     others = [file for file in named if not posixpath.basename(file).startswith(_OTHER_TASKS)]
     others = [] if files.files_in("annotations", [], [".xml"], below=False) else others
@@ -98,7 +98,7 @@ def _candidates(files: Files) -> list[str]:
 
 def _chosen(files: Files, faults: list[Fault], notes: list[str]) -> dict[str, str]:
     """The annotation file of each split; a single file that names no split is train."""
-    candidates = _candidates(files)
+    candidates = _candidates(files, faults)
     chosen: dict[str, str] = {}
     for file in candidates:
         folder, name = posixpath.split(file)

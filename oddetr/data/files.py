@@ -19,6 +19,8 @@ from oddetr.data.images import EXTENSIONS
 from oddetr.data.regular import mode, read_regular, reason
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
+_LONGEST = 4096
+"""Characters of a path that a file can have."""
 
 
 class FileFault(ValueError):
@@ -46,7 +48,7 @@ class Files:
         self.allow_outside = allow_outside
         self._real = Path(os.path.realpath(root))
         self._names: dict[str, dict[str, list[str]]] = {}
-        self._barred: dict[str, Fault | None] = {"": None, ".": None}
+        self._barred: dict[str, Fault | None] = {"": None, ".": None, "/": None, "//": None}
 
     def inside(self, base: str, written: str) -> str | None:
         """Where a path leads that a file gives relative to the folder `base`; None where it must not lead.
@@ -67,6 +69,8 @@ class Files:
 
     def advice(self, written: str, base: str = ".") -> str:
         """What to write for a path that leads out, where its last parts name a file in `base`; else nothing."""
+        if len(written) > _LONGEST:
+            return ""
         parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("..", "/")]
         tails = ["/".join(parts[start:]) for start in range(len(parts))]
         found = next((tail for tail in tails if stat.S_ISREG(mode(self.root / base / tail))), None)
@@ -75,10 +79,16 @@ class Files:
     def barred(self, path: str) -> Fault | None:
         """Why a file or folder must not be looked at: it, or a folder above it, is a link that leads out, or a folder
         that cannot be listed."""
-        if path not in self._barred:
-            above = posixpath.dirname(path)
-            self._barred[path] = (self.barred(above) if above != path else None) or self._leading_out(path)
-        return self._barred[path]
+        if len(path) > _LONGEST:
+            return None
+        unknown: list[str] = []
+        while path not in self._barred:
+            unknown.append(path)
+            path = posixpath.dirname(path)
+        fault = self._barred[path]
+        for below in reversed(unknown):
+            fault = self._barred[below] = fault or self._leading_out(below)
+        return fault
 
     def _leading_out(self, path: str) -> Fault | None:
         place = self.root / path
@@ -119,19 +129,19 @@ class Files:
     ) -> list[str]:
         """The files in `folder`, and `below` it, with one of the (lower-case) extensions, sorted.
 
-        Hidden files (macOS leaves `._name.jpg`) and hidden folders are left out. Links are followed; a folder to which
-        several lead is listed once.
+        Hidden files (macOS leaves `._name.jpg`) and hidden folders are left out. Links are followed, but not up to
+        folders that hold `folder`; a folder to which several lead is listed once.
 
         Args:
             faults: receives what must not or cannot be looked at.
         """
         wanted = frozenset(extensions)
         found: list[str] = []
-        seen: set[str] = set()
+        seen = {_identity(above) for above in Path(os.path.realpath(self.root / folder)).parents}
         waiting, links = [folder], [folder][:0]
         while waiting or links:
             here = waiting.pop() if waiting else links.pop(0)
-            place = os.path.realpath(self.root / here)
+            place = _identity(self.root / here)
             names = [name for name in self.names(here) if not name.startswith(".")]
             if (fault := self.barred(here)) is not None:
                 faults.append(fault)
@@ -200,12 +210,20 @@ class Files:
             try:
                 allowed = self.barred(folder) is None
                 entries = sorted(entry.name for entry in os.scandir(self.root / folder)) if allowed else []
-            except (FileNotFoundError, NotADirectoryError, ValueError):
+            except (OSError, ValueError) as problem:
                 entries = []
-            except OSError as problem:
-                self._barred[folder] = Fault("unreadable-folder", folder or ".", reason(problem))
-                entries = []
+                if self.is_folder(folder):
+                    self._barred[folder] = Fault("unreadable-folder", folder or ".", reason(problem))
             for name in entries:
                 names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
             self._names[folder] = names
         return self._names[folder]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all paths that lead to one folder."""
+    try:
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    except (OSError, ValueError):
+        return -1, -1

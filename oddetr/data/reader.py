@@ -147,25 +147,25 @@ def _readers(root: Path, allow_outside: bool) -> list[ModuleType]:
     if not files.is_folder("."):
         message = "is a file, not a folder" if mode(root) else "does not exist"
         raise DataError(root, [Fault("layout", ".", f"{root} {message}")])
-    readers = [module for module in _FORMATS if module.recognises(files)]
+    barred: list[Fault] = []
+    readers = [module for module in _FORMATS if module.recognises(files, barred)]
     if readers:
         return readers
-    if (barred := files.barred(".")) is not None:
-        raise DataError(root, [barred])
+    if (fault := files.barred(".")) is not None:
+        raise DataError(root, [fault])
     names = sorted(name + ("/" if files.is_folder(name) else "") for name in files.names())
     found = shown(", ".join(names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     inner = [
         folder
         for folder, module in product(files.subfolders(), _FORMATS)
-        if module.recognises(Files(root / folder, allow_outside))
+        if module.recognises(Files(root / folder, allow_outside), [])
     ]
     lines = [f"{root} has no known layout; it holds {found or 'nothing'}"]
     if inner:
         lines.append(f"  its folder {shown(inner[0])} is a data set: did you mean {shown(str(root / inner[0]))}?")
     lines += ["  understood layouts:"]
     lines += [f"    {module.FORMAT}: {layout}" for module in _FORMATS for layout in module.LAYOUTS]
-    outside = [fault for name in names if (fault := files.barred(name.rstrip("/"))) is not None]
-    raise DataError(root, [*outside, Fault("layout", ".", "\n".join(lines))])
+    raise DataError(root, [*barred, Fault("layout", ".", "\n".join(lines))])
 
 
 def _cleaned(

@@ -58,9 +58,9 @@ class _Objects:
     place: list[int] = field(default_factory=list)
 
 
-def recognises(files: Files) -> bool:
-    """Whether there are XML files where VOC has them, or beside images."""
-    return _standard_folders(files) is not None or bool(_folders_of_splits(files))
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there are XML files where VOC has them, or beside images; `faults` receives those not to be read."""
+    return _standard_folders(files, faults) is not None or bool(_folders_of_splits(files, faults))
 
 
 def read(files: Files) -> RawFolder:
@@ -73,7 +73,7 @@ def read(files: Files) -> RawFolder:
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    standard = _standard_folders(files)
+    standard = _standard_folders(files, faults)
     splits = _standard_splits(files, *standard, faults, notes) if standard else _splits_beside(files, faults)
     objects = {split: _objects(files, pairs, faults) for split, pairs in splits.items()}
     names = sorted({name for found in objects.values() for name in found.names})
@@ -84,26 +84,28 @@ def read(files: Files) -> RawFolder:
     return RawFolder(FORMAT, classes, standard[0] if standard else ".", tuple(splits), raws, faults, notes)
 
 
-def _standard_folders(files: Files) -> tuple[str, str] | None:
+def _standard_folders(files: Files, faults: list[Fault]) -> tuple[str, str] | None:
     """The folders of the annotations and of the images, in any case."""
     folders = {folder.lower(): folder for folder in files.subfolders()}
     annotations = folders.get("annotations")
     images = next((folders[name] for name in _IMAGE_FOLDERS if name in folders), None)
-    if annotations is None or images is None or not files.files_in(annotations, [], [".xml"]):
+    if annotations is None or images is None or not files.files_in(annotations, faults, [".xml"]):
         return None
     return annotations, images
 
 
-def _folders_of_splits(files: Files) -> dict[str, str]:
+def _folders_of_splits(files: Files, faults: list[Fault]) -> dict[str, str]:
     """The folders that hold images and XML files; a single folder that names no split is train."""
     for base in (".", "images"):
         folders = {
-            split: folder for split, folder in files.split_folders(base).items() if files.files_in(folder, [], [".xml"])
+            split: folder
+            for split, folder in files.split_folders(base).items()
+            if files.files_in(folder, faults, [".xml"])
         }
         if folders:
             return folders
     for base in (".", "images"):
-        if files.files_in(base, [], [".xml"], below=False):
+        if files.files_in(base, faults, [".xml"], below=False):
             return {"train": base}
     return {}
 
@@ -220,7 +222,7 @@ def _listed(files: Files, file: str, faults: list[Fault]) -> list[str]:
 def _splits_beside(files: Files, faults: list[Fault]) -> dict[str, list[_Pair]]:
     return {
         split: [pair for pair in _paired(files, folder, folder, faults).values() if pair is not None]
-        for split, folder in _folders_of_splits(files).items()
+        for split, folder in _folders_of_splits(files, faults).items()
     }
 
 

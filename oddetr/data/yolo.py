@@ -37,6 +37,8 @@ _SCORED = 6
 """Words of a line that ends in a score."""
 _LARGEST_FILE, _LARGEST_LIST, _LARGEST_YAML = 2**26, 2**30, 2**20
 """Bytes of a label file, of a list of images, and of data.yaml, which is parsed slowly."""
+_LONGEST = 4096
+"""Characters of a path that a file can have."""
 _NOTHING = ("", "~", "null", "Null", "NULL")
 """How YAML writes that there is no value."""
 
@@ -49,9 +51,10 @@ class _Configuration:
     classes: ClassTable
 
 
-def recognises(files: Files) -> bool:
-    """Whether there is a YAML file with class names and the place of the training images."""
-    return _configuration_file(files) is not None
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there is a YAML file with class names and the place of the training images; `faults` receives those not
+    to be read."""
+    return _configuration_file(files, faults) is not None
 
 
 def read(files: Files) -> RawFolder:
@@ -101,11 +104,11 @@ def _label_file(files: Files, image: str) -> str:
     return other if files.find(file) is None and files.find(other) is not None else file
 
 
-def _configuration_file(files: Files) -> str | None:
+def _configuration_file(files: Files, faults: list[Fault]) -> str | None:
     for file in ("data.yaml", "data.yml"):
         if files.is_file(file):
             return file
-    others = files.files_in(".", [], [".yaml", ".yml"], below=False)
+    others = files.files_in(".", faults, [".yaml", ".yml"], below=False)
     return next((file for file in others if {"names", "train"} <= _keys(files, file)), None)
 
 
@@ -116,9 +119,18 @@ def _keys(files: Files, file: str) -> set[Any]:
         return set()
 
 
+_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map", "int", "float", "bool", "null"))
+
+
 class _Loader(yaml.BaseLoader):
-    """Scalars stay the text that they are (YAML takes the class `no` for false); tags mean nothing, and nothing is
-    merged, which can grow without bounds."""
+    """Scalars stay the text that they are (YAML takes the class `no` for false), and nothing is merged, which can grow
+    without bounds."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Refuses what is meant to become something else than text, a list or a table."""
+        if not node.tag.startswith(_TAGS):
+            raise ValueError(f"it has the tag {node.tag[:80]}, which means nothing here")
+        return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuses a key that stands twice, of which the second would hide the first."""
@@ -142,7 +154,7 @@ def _parsed(content: bytes) -> dict[Any, Any]:
 
 
 def _configuration(files: Files) -> _Configuration:
-    file = _configuration_file(files)
+    file = _configuration_file(files, [])
     assert file is not None
     try:
         content = _parsed(files.read(file, _LARGEST_YAML))
@@ -242,7 +254,7 @@ def _find(files: Files, configuration: _Configuration, entry: str) -> str | None
     Exporters write paths for other working directories (`../train/images`, `/content/data/train/images`): where a path
     leads nowhere, its last parts are tried alone, as long as they still name the split.
     """
-    entry = entry.replace("\\", "/")
+    entry = entry[:_LONGEST].replace("\\", "/")
     base = files.inside(".", configuration.base)
     bases = ["."] if base in (None, ".") else [base, "."]
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]

@@ -133,6 +133,9 @@ def save_checkpoint(
             detector.describe(aside)
         if resume:
             resume.rename(aside / RESUME)
+        (aside / DESCRIPTION).touch()
+        for file in aside.iterdir():
+            file.chmod((aside / DESCRIPTION).stat().st_mode)  # safetensors writes for its user alone
         checksums = {file.name: checksum(file) for file in sorted(aside.iterdir())}
         content = json.loads(json.dumps(info.to_json() | {"checksums": checksums}))
         (aside / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))

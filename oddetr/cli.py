@@ -17,6 +17,7 @@ _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
+    from oddetr.nested import flat
     from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
 
@@ -40,7 +41,8 @@ def train(arguments: Sequence[str], console: Console) -> int:
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     values["loggers"] = logger_names(values["loggers"])
-    run(TrainConfig(**values), console)
+    given = parser.parse_args(list(arguments), defaults=False).as_dict()
+    run(TrainConfig(**values), console, given=frozenset(flat(given)))
     return 0
 
 
@@ -352,7 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:
+            Console(stderr=True, markup=False).print(f"oddetr {words[0]}: stopped.", highlight=False)
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:

@@ -53,7 +53,7 @@ def sync(path: Path) -> None:
 
 def write_file(file: Path, text: str) -> None:
     """Writes a small file in the place of the old one."""
-    with new(file).open("w", newline="") as stream:
+    with new(file).open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
     sync(new(file))
     new(file).replace(file)

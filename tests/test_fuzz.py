@@ -254,9 +254,7 @@ def build_foreign(place: Path) -> st.SearchStrategy[Any]:
     told = [key for key in state if not key.startswith("backbone")]
     keys = st.sampled_from([*told, "backbone.0.body.layer3.1.conv1.weight"])
     shapes = st.lists(st.integers(0, 5), max_size=3).map(lambda shape: torch.zeros(shape))
-    arguments = st.fixed_dictionaries(
-        {}, optional={name: ANY for name in ("nheads", "num_queries", "dropout", "dilation")}
-    )
+    arguments = st.fixed_dictionaries({}, optional=dict.fromkeys(("nheads", "num_queries", "dropout", "dilation"), ANY))
     text = st.sampled_from(["transformer.encoder.layers.9.x", "input_proj.7.0.weight", "query_embed.weight", "x"])
     return st.tuples(
         st.just(state),

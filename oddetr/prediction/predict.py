@@ -134,11 +134,11 @@ def predict(
                         output.write(seen)
                     report.count(seen)
                 bar.advance(task, len(views))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
         if console is not None:
-            told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
             console.print(told, highlight=False, soft_wrap=True)
-        raise
+        raise KeyboardInterrupt(told) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
 

@@ -69,7 +69,7 @@ def _few(val: Annotations) -> list[str]:
 
 def _unseen(train: Annotations, val: Annotations, names: Sequence[str]) -> list[str]:
     learned, shown = ({*data.labels[~data.crowd].tolist()} for data in (train, val))
-    unseen = [names[label] for label in sorted(learned - shown)]
+    unseen = [name for label, name in enumerate(names) if label in learned - shown]
     if not unseen:
         return []
     them = "it" if len(unseen) == 1 else "them"

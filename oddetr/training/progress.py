@@ -15,6 +15,9 @@ from oddetr.training.log import peak_memory_gib
 from oddetr.training.module import TrainingModule
 from oddetr.training.recorder import Recorder
 
+TOLD = "where it was stopped, and how to go on, is told"
+"""A Ctrl-C with a message has been told of already."""
+
 
 class ProgressLine(Callback):
     """Epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per

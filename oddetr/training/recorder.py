@@ -60,13 +60,15 @@ class Recorder(Callback):
         before = read_events(folder)
         scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
         self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
-        self._begin = time.time() - (before[-1].get("seconds", 0.0) if before else 0.0)
+        self._before: float = before[-1].get("seconds", 0.0) if before else 0.0
+        self._begin = math.nan
         self.trained: float = before[-1].get("training_seconds", 0.0) if before else 0.0
         self._saved = time.monotonic()
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that goes on within an epoch does not begin it. All processes have read by now what it goes on from."""
+        self._begin = time.monotonic()
         trainer.strategy.barrier()
         if trainer.is_global_zero and self.state:
             with writing(self.folder):
@@ -154,14 +156,15 @@ class Recorder(Callback):
         }
 
     def _times(self) -> dict[str, float]:
-        return {"seconds": time.time() - self._begin, "training_seconds": self.trained + self.speed.seconds}
+        seconds = self._before + time.monotonic() - self._begin
+        return {"seconds": seconds, "training_seconds": self.trained + self.speed.seconds}
 
     def _log_losses(self, trainer: Trainer) -> None:
         means = self._means.read(trainer.global_step)
         self.loss = means.get("loss", self.loss)
         if trainer.is_global_zero and means:
             event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
-            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch}
+            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch + 1}
             self._record(trainer, where | self._times() | event)
 
     def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:

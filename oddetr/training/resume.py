@@ -78,7 +78,9 @@ def restore(found: Path, last: Path) -> None:
     sync(last.parent)
 
 
-def resumed(config: TrainConfig, out: Path, say: Callable[[str], None]) -> tuple[TrainConfig, Path | None]:
+def resumed(
+    config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str] = frozenset()
+) -> tuple[TrainConfig, Path | None]:
     """What to run, and the state to go on from.
 
     With `config.resume`, the configuration of the run in `out`; where that was killed before it saved anything, also
@@ -86,6 +88,7 @@ def resumed(config: TrainConfig, out: Path, say: Callable[[str], None]) -> tuple
 
     Args:
         say: is told of damage that is gone round.
+        given: fields, with dotted names, that were given, also where with the default's value.
 
     Raises:
         FileExistsError: there is a run in `out`, and `config.resume` is off.
@@ -100,16 +103,16 @@ def resumed(config: TrainConfig, out: Path, say: Callable[[str], None]) -> tuple
         return config, None
     state = find_state(out, say)
     if state is None:
-        return _begun(config, out, say), None
+        return _begun(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
     recorded = _recorded(out, state, say)
     saved = flat(TrainConfig.from_plain(recorded | {"resume": True}).to_json())
-    changed = differences(saved, saved | _given(config))
+    changed = differences(saved, saved | _given(config, given))
     if changed:
         raise ValueError(
             f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
-            "new run."
+            f"new run (--out NEW_FOLDER, with its weights by --init {out})."
         )
     return _with_command(config, recorded), state
 
@@ -167,22 +170,24 @@ def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, A
         return read_info(state.parent).configuration
 
 
-def _begun(config: TrainConfig, out: Path, say: Callable[[str], None]) -> TrainConfig:
+def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
     """The configuration of a run that was killed before it saved anything, where the command says none."""
     file = out / CONFIGURATION
-    if _given(config) or not file.is_file():
+    if not file.is_file():
+        say(f"beginning: there is no run in {out} to go on with")
+    if _given(config, given) or not file.is_file():
         return config
     say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
     return _with_command(config, read_json(file))
 
 
-def _given(config: TrainConfig) -> dict[str, Any]:
+def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
     """What a command says of what is to be learned, with dotted names."""
     default = flat(TrainConfig().to_json())
     return {
         name: value
         for name, value in flat(config.to_json()).items()
-        if name.partition(".")[0] not in MAY_CHANGE and value != default.get(name)
+        if name.partition(".")[0] not in MAY_CHANGE and (name in given or value != default.get(name))
     }
 
 
@@ -199,7 +204,7 @@ def save_configuration(config: TrainConfig, out: Path) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
-            write_file(out / CONFIGURATION, json.dumps(config.to_json(), indent=1))
+            write_file(out / CONFIGURATION, json.dumps(config.to_json() | {"resume": False}, indent=1))
 
 
 def save_beginning(out: Path, **said: Any) -> None:

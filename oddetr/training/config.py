@@ -235,7 +235,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = dataclasses.asdict(self)
+        content = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        for name, value in content.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                content[name] = dataclasses.asdict(value)
         for name in _PATHS:
             content[name] = content[name] and str(content[name])
         content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}

@@ -124,10 +124,10 @@ class RunLog:
     """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
 
     An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
-    last, and times as in `epoch`. Both: `epoch`, from 1. `epoch`: `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
-    steps and of waiting for data alone (no validation, no checkpoints); speed and memory; with matching distillation
-    `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was resumed, where it
-    was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
+    last. Both: `epoch`, from 1; `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
+    steps and of waiting for data alone (no validation, no checkpoints). `epoch`: speed and memory; with matching
+    distillation `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was
+    resumed, where it was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
     epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each decoder layer,
     `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from the second
     layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.

@@ -1,4 +1,4 @@
-"""What a run is to be, before anything trains: arguments, data, choices and a detector; each said aloud as it is known."""
+"""What a run is to be, before anything trains: arguments, data, choices, a detector; each is said as it is known."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace

@@ -127,10 +127,10 @@ class RunLog:
     last. Both: `epoch`, from 1; `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
     steps and of waiting for data alone (no validation, no checkpoints). `epoch`: speed and memory; with matching
     distillation `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was
-    resumed, where it was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
-    epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each decoder layer,
-    `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from the second
-    layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
+    resumed, where it was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so
+    far; and where the epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each
+    decoder layer, `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from
+    the second layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
 
     Args:
         folder: the run's.

@@ -39,6 +39,8 @@ COMMANDS = (
     "oddetr train --data scenes --distillation.auxiliary.weight -1",
     "oddetr train --data scenes --out run",
     "oddetr train --data scenes --out run --resume --epochs 7",
+    "oddetr train --out run --resume --seed 0 --precision bf16",
+    "oddetr train --data scenes --resume",
     "oddetr evaluate nowhere",
     "oddetr evaluate photos",
     "oddetr evaluate run --split holdout",

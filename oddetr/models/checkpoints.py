@@ -16,6 +16,7 @@ from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, Variant
 from oddetr.models.queries import TwoStageQueries
+from oddetr.untrusted import read_json, read_weights_only
 
 _RENAMES = (
     (r"^backbone\.0\.body\.", "backbone.body."),

@@ -26,7 +26,7 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
-            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
+            yield Served(f"http://127.0.0.1:{port}/", log, go_on, process.pid)
             process.send_signal(signal.SIGINT)
             said, _ = process.communicate(timeout=60)
         finally:

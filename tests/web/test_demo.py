@@ -25,7 +25,6 @@ from oddetr.inference import Predictor
 from oddetr.web import dropped, page
 from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
 from oddetr.web.page import check_address, is_local
-from tests.browser import executable
 from tests.web.asking import Served, asked, png
 
 if TYPE_CHECKING:
@@ -273,16 +272,6 @@ def test_demo_when_gradio_is_missing_then_names_the_extra(monkeypatch: pytest.Mo
     monkeypatch.setattr(page, "find_spec", lambda name: None)
     with pytest.raises(OSError, match=r"pip install 'oddetr\[demo\]'"):
         page.demo(trained)
-
-
-@pytest.fixture
-def browser() -> Iterator["Browser"]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives a browser, is not installed")
-    found = executable()
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 DROPPING = """([content, name]) => {

@@ -18,6 +18,7 @@ from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
+from oddetr.untrusted import refuse_imports
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]
@@ -116,6 +117,7 @@ _CONTRADICTED = {
 def _check_trainer_flags(flags: dict[str, Any]) -> None:
     if not flags:
         return
+    refuse_imports(flags)
     from lightning.pytorch import Trainer
 
     known = inspect.signature(Trainer).parameters

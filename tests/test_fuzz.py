@@ -288,9 +288,7 @@ def test_reader_when_files_are_damaged_then_only_its_own_errors_come_out(name: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come_out(
-    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come_out(name: str, tmp_path: Path) -> None:
     damage, read = TARGETS[name](tmp_path)
     count, end = 0, time.monotonic() + 60 * MINUTES / len(TARGETS)
 
@@ -306,5 +304,4 @@ def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come
         if time.monotonic() >= end:
             break
         seed(number)(run)()
-    record_property("examples", count)
     print(f"{name}: {count} examples")

@@ -91,9 +91,10 @@ def compare(
         say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {chosen.jobs}   scored on: {chosen.split}")
         try:
             failures = run_jobs(missing, chosen.jobs, len(wanted) - len(missing), len(sources["train"]), console)
-        except KeyboardInterrupt:
-            say(f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}")
-            raise
+        except KeyboardInterrupt as stopped:
+            told = f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}"
+            say(told)
+            raise KeyboardInterrupt(told) from stopped
         finished = _finished(chosen)
     shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or (finished[arm] and chosen.jobs)}
     if not any(shown.values()) and not failures:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oddetr.data.dataset import Source
+from oddetr.data.images import ImageError
 from oddetr.data.transforms import EvalTransform, Example
 from oddetr.structures import Batch, GroundTruth
 
@@ -51,13 +52,22 @@ class TransformedDataset(Dataset[Example]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
             return self.transform(self.source.sample(index, epoch, self.transform.detail))
 
+    def __getitems__(self, keys: list[Key]) -> list[Example] | ImageError:
+        """The examples of a batch. An image that cannot be read is the value instead, to be raised by who wants the
+        batch: raised in a loading process, it would reach the user as that process's traceback."""
+        try:
+            return [self[key] for key in keys]
+        except ImageError as error:
+            return error
+
 
 class EpochSampler(Sampler[Key]):
     """The keys of one epoch, as far as they fall to this rank.
 
-    With `shuffle` (training) the order is a permutation by (seed, epoch), and all ranks get the same number of keys:
-    the permutation begins anew where it ends. Without (evaluation) the order is the source's, each image falls to
-    exactly one rank, and ranks may differ by one in number.
+    With `shuffle` (training) the order is a permutation by (seed, epoch), each image falls to exactly one rank, and all
+    ranks get the same number of batches: where the last would be missing on some, these get an image more, for which
+    the permutation begins anew. Without (evaluation) the order is the source's, each image falls to exactly one rank,
+    and ranks may differ by one in number.
 
     Args:
         length: images.
@@ -65,16 +75,25 @@ class EpochSampler(Sampler[Key]):
         shuffle: for training.
         rank: this process, 0..world_size-1.
         world_size: processes.
+        batch_size: keys that make a batch, >= 1.
 
     Raises:
         ValueError: there is no image or no such rank.
     """
 
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 1,
+    ) -> None:
         if length < 1 or not 0 <= rank < world_size:
             raise ValueError(f"Cannot share {length} images among {world_size} processes as process {rank}.")
         self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.epoch = 0
         self.done = 0
 
@@ -87,9 +106,9 @@ class EpochSampler(Sampler[Key]):
         self.done = keys
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return math.ceil(self.length / self.world_size)
-        return len(range(self.rank, self.length, self.world_size))
+        own, most = len(range(self.rank, self.length, self.world_size)), math.ceil(self.length / self.world_size)
+        fewer = math.ceil(own / self.batch_size) < math.ceil(most / self.batch_size)
+        return most if self.shuffle and fewer else own
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done, self.done = self.epoch, self.done, 0
@@ -132,6 +151,7 @@ class AccumulatedLoader:
 
     Raises:
         ValueError: `parts` is below 1.
+        ImageError: an image cannot be read; when its batch is reached.
     """
 
     def __init__(self, loader: DataLoader[Any], parts: int) -> None:
@@ -172,6 +192,8 @@ class AccumulatedLoader:
         self._done = 0
         group: list[Batch] = []
         for batch in self.loader:
+            if isinstance(batch, ImageError):
+                raise batch
             group.append(batch)
             if len(group) == self.parts:
                 yield from self._stamped(group)
@@ -208,15 +230,21 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_without_ctrl_c,
+        worker_init_fn=_without_signals,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
 
 
-def _without_ctrl_c(_: int) -> None:
-    """A terminal sends Ctrl-C to all processes of a command; the first one ends the others when it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
+    return examples if isinstance(examples, ImageError) else collate(examples)
+
+
+def _without_signals(_: int) -> None:
+    """A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM; the first process ends the others
+    when it has saved. If it is killed, they notice within seconds, and end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

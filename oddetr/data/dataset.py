@@ -109,6 +109,11 @@ class Annotations:
         """The rows of image `index` (0 <= index < images) in the objects' arrays."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    @property
+    def owners(self) -> Int64[np.ndarray, " objects"]:
+        """The index of the image of each row."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def take(self, images: Int64[np.ndarray, " taken"]) -> "Annotations":
         """The annotations of some images, given by their indices, in that order."""
         counts = np.diff(self.offsets)[images]

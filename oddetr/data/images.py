@@ -90,6 +90,9 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
             return pixels, size if reduced and size else (pixels.shape[0], pixels.shape[1])
     except Exception as problem:
         found = _unreadable(problem).problem
+        gone = isinstance(problem, FileNotFoundError) and [folder for folder in path.parents if not folder.exists()]
+        if gone:
+            raise ImageError(f"Cannot read the image {path}: there is no {gone[-1]}. Bring it back.") from problem
         raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
 
 

@@ -77,7 +77,7 @@ def open_training_sources(
         ValueError: there is no data set, or none of a known layout.
     """
     if data == DIGITS:
-        return _digit_splits(digits, seed), ()
+        return _digit_splits(digits, seed), ("The built-in digit scenes. (--data DIR trains on your own images.)",)
     if decode:
         folder = load_data(Path(data), console, allow_outside)
     else:

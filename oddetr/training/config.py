@@ -20,6 +20,7 @@ from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
+NonFinite = Literal["stop", "skip"]
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
@@ -59,9 +60,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("backbone_factor", "places_factor", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"optimizer.{name} is {value}; it must be at least 0.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0.")
         if self.schedule not in ("step", "cosine"):
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; it must be step or cosine.")
@@ -147,6 +148,9 @@ class TrainConfig:
             over.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
+        non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error
+            that names the images, and a replay file; `skip` leaves the step out, counts it, and stops after 20 of them
+            one after another. Neither lets student or teacher move.
         accumulate: batches whose gradients make one step together.
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
         validate_every: epochs between validations; the last epoch is always validated. Default: chosen.
@@ -177,6 +181,7 @@ class TrainConfig:
     init: Path | None = None
     backbone_weights: Path | None = None
     precision: Precision = "fp32"
+    non_finite: NonFinite = "stop"
     accumulate: int = 1
     workers: int | None = None
     validate_every: int | None = None
@@ -195,8 +200,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
+        for name, known in (("precision", get_args(Precision)), ("non_finite", get_args(NonFinite))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
         if self.model and self.model not in PRESETS and not self.hugging_face:
             raise ValueError(
                 f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."
@@ -229,7 +235,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = dataclasses.asdict(self)
+        content = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        for name, value in content.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                content[name] = dataclasses.asdict(value)
         for name in _PATHS:
             content[name] = content[name] and str(content[name])
         content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}

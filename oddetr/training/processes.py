@@ -28,3 +28,11 @@ def process_count(trainer_flags: dict[str, Any]) -> int:
 def several_processes(trainer_flags: dict[str, Any]) -> bool:
     """Whether there is more than one."""
     return process_count(trainer_flags) > 1
+
+
+def launched() -> dict[str, int]:
+    """Lightning's flags for the processes that torchrun has started; one device without."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return {"devices": 1}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}

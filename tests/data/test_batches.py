@@ -1,5 +1,6 @@
 """Items depend on their key alone, orders on the epoch alone, and padding is marked."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -83,6 +84,22 @@ def test_sampler_when_shuffled_then_ranks_are_equally_long_and_cover_everything(
     assert set(counts) == set(range(length))
     assert max(counts.values()) - min(counts.values()) <= 1
     assert {epoch_of for part in keys for epoch_of, _ in part} == {epoch}
+
+
+@given(length=st.integers(1, 50), world=st.integers(1, 7), size=st.integers(1, 6))
+def test_sampler_when_batches_are_larger_then_ranks_have_as_many_and_no_image_comes_twice_but_to_fill_a_batch(
+    length: int, world: int, size: int
+) -> None:
+    ranks = [EpochSampler(length, rank=rank, world_size=world, batch_size=size) for rank in range(world)]
+    keys = [list(sampler) for sampler in ranks]
+    assert [len(part) for part in keys] == [len(sampler) for sampler in ranks]
+    batches = {math.ceil(len(part) / size) for part in keys}
+    assert batches == {math.ceil(length / world / size)}
+    counts = Counter(index for part in keys for _, index in part)
+    assert set(counts) == set(range(length))
+    twice = sum(counts.values()) - length
+    missing = sum(math.ceil(len(range(rank, length, world)) / size) not in batches for rank in range(world))
+    assert twice == missing
 
 
 @given(length=st.integers(1, 50), world=st.integers(1, 7))

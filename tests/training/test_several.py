@@ -1,0 +1,173 @@
+"""Trainings that two processes share, each with half of the images of a step: all in one pair of processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import load_file
+
+import oddetr
+from oddetr.distillation.config import DistillationConfig
+from oddetr.training import module, recorder
+from oddetr.training.config import OptimizerConfig, TrainConfig
+from oddetr.training.log import read_events
+from oddetr.training.run import run
+from tests.training.several import (
+    TRAIN,
+    VAL,
+    Apart,
+    Witness,
+    arguments_of,
+    in_two_processes,
+    quiet,
+    trained,
+    write_data,
+)
+
+BASELINE = DistillationConfig(enabled=False, horizon=3.0)
+ALIKE: dict[str, dict[str, Any]] = {
+    "refine_baseline": {"distillation": BASELINE},
+    "refine_distilled_accumulated": {"accumulate": 2},
+    "dino_baseline": {"model": "dino_tiny", "detector": {"denoising": 12}, "distillation": BASELINE},
+    "dino_distilled": {"model": "dino_tiny", "detector": {"denoising": 12}},
+}
+"""Runs that must end alike in one process and in two."""
+WEIGHTS = ("student.safetensors", "model.safetensors")
+STOPPED_AT = 9
+"""Steps: in the middle of an epoch of two."""
+
+
+class Stop(Callback):
+    """Ends the training on both processes, as if both were killed."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == STOPPED_AT:
+            raise ConnectionAbortedError("killed by the test")
+
+
+def learning(data: Path, out: Path) -> dict[str, Any]:
+    """A run that learns enough for scores above 0: with dropout, all augmentation, and batch norms that learn."""
+    return arguments_of(data, out, detector={"dropout": 0.1, "pretrained": False, "width": 32}) | {
+        "data": str(data / "learning"),
+        "epochs": 9,
+        "batch_size": 4,
+        "image_size": 64,
+        "validate_every": 2,
+        "backbone_weights": None,
+        "optimizer": OptimizerConfig(learning_rate=5e-3, backbone_factor=1.0, clip=1.0),
+        "distillation": DistillationConfig(horizon=8.0),
+    }
+
+
+def both(rank: int, folder: Path, data: Path) -> None:
+    """What each of the two processes does."""
+    two = {"accelerator": "cpu", "devices": 2}
+    for name, changes in ALIKE.items():
+        arguments = arguments_of(data, folder / name, **changes) | {"batch_size": 2, "trainer": two}
+        keep(trained(arguments, Apart()), folder / f"{name}{rank}.pt")
+    module.AGREE_EVERY = recorder.AGREE_EVERY = 1  # pyright: ignore[reportPrivateImportUsage]
+    keep(trained(learning(data, folder / "whole") | {"trainer": two}), folder / f"whole{rank}.pt")
+    recorder.SAVE_EVERY = 0.0
+    with pytest.raises(ConnectionAbortedError):
+        trained(learning(data, folder / "resumed") | {"trainer": two}, Stop())
+    run(TrainConfig(out=folder / "resumed", resume=True, trainer=two), quiet())
+    strange = arguments_of(data, folder / f"strange{rank}", seed=rank) | {"trainer": two}
+    with pytest.raises(ValueError, match="process 1 would not train the same: seed: 0 and 1"):
+        run(TrainConfig(**strange), quiet())
+
+
+def keep(seen: Witness, file: Path) -> None:
+    torch.save({name: getattr(seen, name) for name in ("seen", "validated", "gradients", "teachers")}, file)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("several"))
+
+
+@pytest.fixture(scope="module")
+def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of two processes are, and what each saw."""
+    folder = tmp_path_factory.mktemp("pair")
+    in_two_processes(both, folder, data)
+    return folder
+
+
+def seen_by(pair: Path, name: str) -> list[dict[str, Any]]:
+    return [torch.load(pair / f"{name}{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_run_when_two_processes_share_the_images_then_gradients_and_weights_are_those_of_one(
+    name: str, data: Path, pair: Path, tmp_path: Path, record_property: Any
+) -> None:
+    """In every step; without dropout, and with disturbed objects that lie where the objects are."""
+    one = trained(arguments_of(data, tmp_path, **ALIKE[name]) | {"batch_size": 4}, Apart())
+    parts = seen_by(pair, name)
+    assert len(one.gradients) == len(parts[0]["gradients"]) == len(parts[1]["gradients"]) > 3
+    worst = 0.0
+    for expected, *found in zip(one.gradients, *(part["gradients"] for part in parts), strict=True):
+        largest = max(1.0, *(value.abs().max().item() for value in expected.values()))
+        for gradients in found:
+            assert gradients.keys() == expected.keys()
+            worst = max(worst, *((gradients[key] - expected[key]).abs().max().item() / largest for key in expected))
+    record_property("largest difference of a gradient", worst)
+    assert worst < 1e-5
+    for file in WEIGHTS:
+        expected, found = load_file(tmp_path / "last" / file), load_file(pair / name / "last" / file)
+        assert expected.keys() == found.keys()
+        difference = max((value - found[key]).abs().max().item() for key, value in expected.items())
+        record_property(f"largest difference in {file}", difference)
+        assert difference < 1e-5
+
+
+def test_run_when_two_processes_share_the_images_then_steps_without_objects_and_shorter_batches_were_among_them(
+    pair: Path,
+) -> None:
+    """What the runs above have met: else they would show less than they seem to."""
+    first, second = (part["seen"] for part in seen_by(pair, "refine_baseline"))
+    objects = [(one, other) for (_, one), (_, other) in zip(first, second, strict=True)]
+    assert (0, 0) in objects
+    assert any(one == 0 < other for one, other in objects)
+    assert any(len(one) == 2 and len(other) == 1 for (one, _), (other, _) in zip(first, second, strict=True))
+    steps = len(first) // 3
+    for epoch in range(3):
+        parts = [part[epoch * steps : (epoch + 1) * steps] for part in (first, second)]
+        assert sorted(image for part in parts for ids, _ in part for image in ids) == [*range(1, TRAIN + 1)]
+
+
+@pytest.mark.parametrize("name", [*ALIKE, "whole"])
+def test_teachers_when_two_processes_train_then_are_equal_bit_for_bit_after_every_step(name: str, pair: Path) -> None:
+    first, second = (part["teachers"] for part in seen_by(pair, name))
+    assert first == second
+    assert len({*first}) > 3
+
+
+def test_validation_when_two_processes_share_the_images_then_each_is_seen_once_and_scores_are_those_of_one(
+    pair: Path,
+) -> None:
+    """An odd number of them."""
+    first, second = (part["validated"] for part in seen_by(pair, "whole"))
+    validations = len(first) // (VAL - VAL // 2)
+    assert validations == 5
+    assert len(second) == validations * (VAL // 2)
+    assert sorted(first + second) == sorted([*range(1, VAL + 1)] * validations)
+    last = read_events(pair / "whole")[-1]
+    for weights in ("teacher", "student"):
+        found = oddetr.evaluate(pair / "whole" / "last", split="val", weights=weights).to_json()
+        assert found == pytest.approx({name: last[weights][name] for name in found}, abs=1e-6, nan_ok=True)
+        assert found["AP"] > 0
+
+
+def test_run_when_two_processes_are_stopped_and_resumed_then_ends_in_the_same_weights(pair: Path) -> None:
+    """After a checkpoint within an epoch; with batch norms that learn, dropout and all augmentation."""
+    for which in ("last", "best"):
+        for file in WEIGHTS:
+            expected, found = (load_file(pair / name / which / file) for name in ("whole", "resumed"))
+            assert all(value.equal(found[key]) for key, value in expected.items()), (which, file)
+    whole, resumed = (
+        [event["teacher"] for event in read_events(pair / name) if "teacher" in event] for name in ("whole", "resumed")
+    )
+    assert whole == resumed

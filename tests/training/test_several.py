@@ -104,9 +104,9 @@ def seen_by(pair: Path, name: str) -> list[dict[str, Any]]:
 def test_run_when_two_processes_share_the_images_then_gradients_and_weights_are_those_of_one(
     name: str, data: Path, pair: Path, tmp_path: Path
 ) -> None:
-    """Without dropout, and with disturbed objects that lie where the objects are. The weights to 1e-5, and the gradients
-    of all steps but few, relative to the largest: where rounding takes a ReLU's input, a sampled place or two boxes'
-    edges past a kink, one query's gradient jumps."""
+    """Without dropout, and with disturbed objects that lie where the objects are. The weights to 1e-5, and the
+    gradients, relative to the largest, but for few steps: where rounding takes a ReLU's input, a sampled place or two
+    boxes' edges past a kink, one query's gradient jumps."""
     one = trained(arguments_of(data, tmp_path, **ALIKE[name]) | {"batch_size": 4}, Apart())
     parts = seen_by(pair, name)
     assert len(one.gradients) == len(parts[0]["gradients"]) == len(parts[1]["gradients"]) > 3

@@ -1,7 +1,11 @@
 # make quickstart   install, train on the built-in digit scenes, evaluate, draw   (about 10 minutes on two cores)
 # make test         install, lint, types, tests                                   (what CI runs)
 # make check        the same, without the install
+# make test-slow    the tests that take minutes and are not part of make test
+# make coverage     tests, and which lines and branches of oddetr/ they miss      (htmlcov/index.html)
+# make mutants      which small changes of the method's code no test notices      (docs/mutation.md)
 # make docs         the documentation, as pages in site/
+# make audit        known vulnerabilities of what is installed                    (asks pypi.org)
 # make bench        speed against peers, in one table                             (11 to 15 minutes on two cores)
 VENV := .venv
 PYTHON ?= python3
@@ -10,7 +14,7 @@ BIN := $(VENV)/bin
 # where a test asks for a second.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: quickstart test check bench docs lint types format clean
+.PHONY: quickstart test check test-slow coverage mutants audit bench docs lint types format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +39,19 @@ test: $(VENV)/.dev
 check: lint types
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --skip-editable
+
+test-slow: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m pytest -m slow --durations=0
+
+coverage: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term --cov-report=html
+
+mutants: $(VENV)/.dev
+	CI=1 $(THREADS) $(BIN)/mutmut run --max-children 2
+	$(BIN)/python benchmarks/mutants.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/all.py
 
@@ -53,4 +70,4 @@ format:
 	$(BIN)/ruff format oddetr tests benchmarks examples
 
 clean:
-	rm -rf $(VENV) dist site .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site htmlcov mutants .coverage .pytest_cache .ruff_cache

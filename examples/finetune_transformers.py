@@ -1,6 +1,6 @@
 """Fine-tunes a detector of transformers on a COCO data set with its own Trainer, and by OD-DETR.
 
-    pip install 'oddetr[transformers]' pycocotools
+    pip install '.[transformers]' pycocotools
     python examples/finetune_transformers.py --model PekingU/rtdetr_v2_r18vd --data DIR --out runs/rtdetr
 
 A script as people write them. The one line that is not: `DistillationTrainer` is imported in the place of `Trainer`.

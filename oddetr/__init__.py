@@ -1,7 +1,7 @@
 """oddetr: train DETR-family object detectors.
 
 The verbs, as functions: `train`, `evaluate`, `report`, `predict`, `demo`, `check`, `compare`, `convert`, `export`,
-`push`. They are loaded when first used, so that importing the package costs nothing.
+`push`, `replay`. They are loaded when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oddetr.prediction.predict import predict
     from oddetr.pretrained import push
     from oddetr.reporting.report import report
+    from oddetr.training.replay import replay
     from oddetr.training.run import train
     from oddetr.web.page import demo
 
@@ -35,6 +36,7 @@ __all__ = [
     "export",
     "predict",
     "push",
+    "replay",
     "report",
     "train",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "report": "oddetr.reporting.report",
     "predict": "oddetr.prediction.predict",
     "push": "oddetr.pretrained",
+    "replay": "oddetr.training.replay",
     "train": "oddetr.training.run",
 }
 

@@ -6,12 +6,16 @@ RUN/best, RUN/last
   checkpoint.json       detector, classes, image size, normalisation, scores, configuration, versions
   resume.ckpt           (last only) the training's state
 
+checkpoint.json holds a checksum of each file, and of itself, which are verified when they are read. `last.old` is the
+`last` before: it stays until the next one is written.
+
 `oddetr.pretrained` writes such a folder with a model card, to share; `hf:user/name` means one on the Hub.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +25,19 @@ from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
+from oddetr.data.transforms import LEAST_SIDE
+from oddetr.durable import checksum, new, replace_folder
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.untrusted import read_json
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
-FORMAT = 1
+FORMAT = 2
+"""1 had no checksums."""
+MOST_SIDE = 16_384
+"""Pixels of `image_size`: an image of twice as many takes a GiB before anything is computed."""
 
 Weights = Literal["teacher", "student"]
 """Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
@@ -35,6 +45,9 @@ less; or the student's, as the optimizer left them."""
 WEIGHT_FILES: dict[Weights, str] = {"teacher": "model.safetensors", "student": "student.safetensors"}
 FILES = (DESCRIPTION, "config.json", *WEIGHT_FILES.values())
 """What is needed to detect, and all that is read: safetensors and JSON. (config.json is of transformers' detectors.)"""
+
+
+_OF_A_RUN = ("best", "best.old", "last", "last.old")
 
 
 class CheckpointError(ValueError):
@@ -80,12 +93,14 @@ class CheckpointInfo:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        if content.pop("format") != FORMAT:
+        if content.pop("format") not in range(1, FORMAT + 1):
             raise ValueError("the file's format is newer than this oddetr; upgrade it")
         made_of: dict[str, Any] = content["detector"]
         of_transformers = "content" in made_of
         content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
         content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
+        if not LEAST_SIDE <= content["image_size"] <= MOST_SIDE:
+            raise ValueError(f"image_size is {content['image_size']}; it must lie in {LEAST_SIDE}-{MOST_SIDE}")
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return cls(**content)
 
@@ -97,27 +112,88 @@ class CheckpointInfo:
 def save_checkpoint(
     folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo, resume: Path | None = None
 ) -> None:
-    """Writes a checkpoint aside and puts it in the place of `folder`, so that `folder` is always a whole one.
+    """Writes a checkpoint aside, syncs it to the disk, and puts it in the place of `folder`.
+
+    Whenever this is cut off, `folder` is a whole checkpoint, or `FOLDER.old` is.
 
     Args:
         detectors: at least the teacher.
-        resume: a file with the training's state, which is moved into the checkpoint.
+        resume: a file with the training's state, which is moved into the checkpoint. What stood in `folder` then stays
+            as `FOLDER.old`.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: it cannot be written; what had been written of it is removed.
     """
-    aside = folder.with_name(folder.name + ".new")
+    aside = new(folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for whose, detector in detectors.items():
-        save_model(detector.saved, str(aside / WEIGHT_FILES[whose]), metadata={"format": "pt"})
-        detector.describe(aside)
-    (aside / DESCRIPTION).write_text(json.dumps(info.to_json(), indent=1))
-    if resume:
-        resume.rename(aside / RESUME)
-    before = folder.with_name(folder.name + ".old")
-    shutil.rmtree(before, ignore_errors=True)
-    if folder.exists():
-        folder.rename(before)
-    aside.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
+    try:
+        for whose, detector in detectors.items():
+            save_model(detector.saved, str(aside / WEIGHT_FILES[whose]), metadata={"format": "pt"})
+            detector.describe(aside)
+        if resume:
+            resume.rename(aside / RESUME)
+        (aside / DESCRIPTION).touch()
+        for file in aside.iterdir():
+            file.chmod((aside / DESCRIPTION).stat().st_mode)  # safetensors writes for its user alone
+        checksums = {file.name: checksum(file) for file in sorted(aside.iterdir())}
+        content = json.loads(json.dumps(info.to_json() | {"checksums": checksums}))
+        (aside / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))
+    except Exception:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replace_folder(folder, keep=resume is not None)
+
+
+def _own_checksum(content: dict[str, Any]) -> str:
+    """Of what checkpoint.json holds besides; as JSON has it, with keys that are text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What checkpoint.json holds, but for its own checksum.
+
+    Raises:
+        OSError, ValueError: it is not there, or not as it was written.
+    """
+    content = read_json(folder / DESCRIPTION)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    own = content.pop("checksum", None)
+    if own is not None and own != _own_checksum(content):
+        raise ValueError("it is not what was written")
+    if not isinstance(content.get("checksums", {}), dict):
+        raise ValueError("its checksums are no JSON object")
+    return content
+
+
+def damage(folder: Path, files: Iterable[str] = ()) -> str | None:
+    """In words, which file of a checkpoint is not as it was written; None where all are.
+
+    Of a checkpoint of an older oddetr, which has no checksums, only missing files are noticed.
+
+    Args:
+        files: look at these; default: at all.
+    """
+    try:
+        checksums = _described(folder).get("checksums", {})
+    except FileNotFoundError:
+        return f"{DESCRIPTION} is missing"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{DESCRIPTION} is damaged: {error}"
+    for name in files or checksums or (WEIGHT_FILES["teacher"],):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if name in checksums and checksum(folder / name) != checksums[name]:
+            return f"{name} is damaged: its content is not what was written"
+    return None
+
+
+def _damaged(folder: Path, how: str) -> CheckpointError:
+    beside = [folder.with_name(name) for name in _OF_A_RUN if name != folder.name] if folder.name in _OF_A_RUN else []
+    whole = [other for other in beside if other.is_dir() and not damage(other)]
+    instead = f"Use {whole[0]}, which is whole." if whole else "Copy it again from its source, or train again."
+    return CheckpointError(f"The checkpoint {folder} cannot be read: {how}. {instead}")
 
 
 def files_of(weights: Weights) -> list[str]:
@@ -137,9 +213,11 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
         repository, revision = split_name(path)
         return checked(fetch(repository, files_of(weights), revision=revision), repository)
     folder = path if path.is_dir() else path.parent
-    for candidate in (folder, *(folder / name for name in ("best", "best.old", "last", "last.old"))):
-        if (candidate / DESCRIPTION).is_file() and (candidate / WEIGHT_FILES["teacher"]).is_file():
-            return candidate
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    for name in _OF_A_RUN:
+        if (folder / name).is_dir():
+            return folder / name
     if not path.exists():
         raise CheckpointError(f"There is no {path}. A checkpoint is a run's folder, or the folder best or last in it.")
     raise CheckpointError(
@@ -167,10 +245,15 @@ def read_info(folder: Path) -> CheckpointInfo:
     """What is known of the checkpoint in `folder`.
 
     Raises:
-        CheckpointError: its description cannot be read.
+        CheckpointError: its description is damaged, or cannot be understood; says what to use instead.
     """
+    how = damage(folder, [DESCRIPTION])
+    if how:
+        raise _damaged(folder, how)
     try:
-        return CheckpointInfo.from_json(json.loads((folder / DESCRIPTION).read_text()))
+        content = _described(folder)
+        content.pop("checksums", None)
+        return CheckpointInfo.from_json(content)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
 
@@ -195,15 +278,33 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
             f"{path} does not hold the {weights}'s weights, {file} does. Give the folder, and say by --weights whose "
             f"are meant: {' or '.join(WEIGHT_FILES)}."
         )
-    if not (folder / file).is_file():
+    info = read_info(folder)
+    if weights != "teacher" and not (folder / file).is_file():
         raise CheckpointError(
             f"The checkpoint {folder} does not hold the {weights}'s weights: there is no {file} in it, only "
             f"{WEIGHT_FILES['teacher']}, the teacher's. Use those (--weights teacher), or another checkpoint."
         )
-    info = read_info(folder)
+    how = damage(folder, [file])
+    if how:
+        raise _damaged(folder, how)
     try:
+        _check_size(info, folder / file)
         detector = build_detector(info.detector, len(info.classes))
         load_model(detector.saved, folder / file)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info
+
+
+def _check_size(info: CheckpointInfo, file: Path) -> None:
+    """A description alone could ask for more memory than the machine has.
+
+    Raises:
+        ValueError: the weights' file is too small for the detector that is described, in half precision even.
+    """
+    size = file.stat().st_size
+    if isinstance(info.detector, DetectorConfig) and 2 * info.detector.least_parameters > size:
+        raise ValueError(
+            f"it describes a detector of {info.detector.least_parameters:,} parameters or more, and {file.name} has "
+            f"{size:,} bytes"
+        )

@@ -17,6 +17,7 @@ _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
+    from oddetr.nested import flat
     from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
 
@@ -40,7 +41,8 @@ def train(arguments: Sequence[str], console: Console) -> int:
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     values["loggers"] = logger_names(values["loggers"])
-    run(TrainConfig(**values), console)
+    given = parser.parse_args(list(arguments), defaults=False).as_dict()
+    run(TrainConfig(**values), console, given=frozenset(flat(given)))
     return 0
 
 
@@ -50,9 +52,9 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
 
     parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
+    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     values = parsed_values(parser, arguments)
-    metrics = verb(**values)
+    metrics = verb(**values, console=console)
     told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
     console.print(told, highlight=False, soft_wrap=True)
     table = Table()
@@ -75,8 +77,8 @@ def report(arguments: Sequence[str], console: Console) -> int:
         "configuration. Of several runs, a page that compares them.",
     )
     parser.add_argument("runs", nargs="+", type=str, metavar="RUN", help="folders that `oddetr train` wrote")
-    parser.add_function_arguments(verb, as_group=False, skip={"runs"})
-    written = verb(**parsed_values(parser, arguments))
+    parser.add_function_arguments(verb, as_group=False, skip={"runs", "console"})
+    written = verb(**parsed_values(parser, arguments), console=console)
     if written.missing:
         console.print(written.missing, style="yellow", highlight=False, soft_wrap=True)
     console.print(f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB", highlight=False, soft_wrap=True)
@@ -90,7 +92,7 @@ what is written to OUT, by --formats:
   csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
   yolo: labels/NAME.txt (labels/NAME/000000.txt of a video's frames): class cx cy width height score; data.yaml
 
-Videos need OpenCV: pip install 'oddetr[video]'. Exit code 1: nothing could be read.
+Videos need OpenCV: pip install opencv-python-headless. Exit code 1: nothing could be read.
 """
 
 
@@ -199,8 +201,14 @@ def check(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of COCO, Pascal VOC or YOLO layout")
     parser.add_argument("--all", action="store_true", help="list every fault, not the first ten of a kind")
+    parser.add_argument(
+        "--allow_outside",
+        type=bool,
+        default=False,
+        help="read also what paths and links name outside of DIR; it is refused otherwise",
+    )
     values = parsed_values(parser, arguments)
-    report = verb(values["dir"], console)
+    report = verb(values["dir"], console, values["allow_outside"])
     print_report(report, console, every=values["all"])
     return 0 if report.ok else 1
 
@@ -281,9 +289,32 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     return 1 if report.failures else 0
 
 
+def replay(arguments: Sequence[str], console: Console) -> int:
+    """Compute a step again whose loss or gradient was not finite: oddetr replay FILE."""
+    from oddetr.training.replay import replay as verb
+
+    parser = make_parser(
+        "replay",
+        "Computes a step again whose loss or gradient was not finite, from the file that the training left, and looks "
+        "for what is not finite, and where first. Exit code 1: it cannot be reproduced.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="replay_step_N.pt in the run's folder")
+    parser.add_function_arguments(verb, as_group=False, skip={"file"})
+    found = verb(**parsed_values(parser, arguments))
+    console.print("\n".join(found.lines()), highlight=False, soft_wrap=True)
+    table = Table()
+    for column in ("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials)):
+        table.add_column(column, justify="left" if column == "part of the loss" else "right")
+    for name, value in found.recorded.items():
+        table.add_row(name, *(f"{each:.6g}" for each in (value, *(trial.parts[name] for trial in found.trials))))
+    console.print(table)
+    console.print("reproduced" if found.reproduced else "NOT reproduced: in the run something else was not finite")
+    return 0 if found.reproduced else 1
+
+
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
     verb.__name__: verb
-    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push)
+    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push, replay)
 }
 
 
@@ -323,7 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:
+            Console(stderr=True, markup=False).print(f"oddetr {words[0]}: stopped.", highlight=False)
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:

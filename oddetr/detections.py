@@ -78,7 +78,7 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise ImportError("to_supervision needs supervision: pip install 'oddetr[supervision]'.") from error
+            raise ImportError("to_supervision needs supervision: pip install supervision.") from error
         names = np.array(classes.names)[self.labels]
         return supervision.Detections(
             self.boxes.copy(), confidence=self.scores.copy(), class_id=self.labels.copy(), data={"class_name": names}

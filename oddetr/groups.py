@@ -76,13 +76,13 @@ class ExtraGroups(nn.Module):
 
 
 def one_to_many_assignment(
-    cost: Float[Tensor, "layers batch queries objects"], truth: GroundTruth, repeats: int
+    cost: Float[Tensor, "layers batch queries objects"], truth: GroundTruth, repeats: int, bad: set[int] | None = None
 ) -> Int64[Tensor, "layers batch queries"]:
-    """The cheapest assignment in which each object has `repeats` queries, or as many as there are.
+    """The cheapest assignment in which each object has `repeats` queries, or as many as there are; `bad` as `hungarian`
+    takes it.
 
     Three queries, two repeats of one object that costs them 3, 1, 2: the second and the third have it.
     """
-    (assignment,) = hungarian(
-        cost.repeat_interleave(repeats, dim=-1), counts=tuple(repeats * count for count in truth.counts)
-    )
+    counts = tuple(repeats * count for count in truth.counts)
+    (assignment,) = hungarian(cost.repeat_interleave(repeats, dim=-1), counts=counts, bad=bad)
     return assignment.div(repeats, rounding_mode="floor")

@@ -50,6 +50,8 @@ def fetch(
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if revision is not None and ".." in revision.replace("\\", "/").split("/"):
+        raise HubError(f"{revision!r} is no revision: a branch, a tag or a commit leads to no other folder.")
     what = repo_id if revision is None else f"{repo_id} at {revision!r}"
     try:
         folder = snapshot_download(
@@ -91,6 +93,7 @@ def upload(
     create_pr: bool = False,
 ) -> str:
     """Uploads these files of a folder in one commit, and makes the repository if there is none; the commit's address.
+    Those of `files` that the folder has not are deleted there: an earlier upload's student is not this one's.
 
     Raises:
         HubError: the name is none, you may not write there, or the hub cannot be reached.
@@ -107,6 +110,7 @@ def upload(
             revision=branch,
             create_pr=create_pr,
             allow_patterns=list(files),
+            delete_patterns=[name for name in files if not (folder / name).exists()],
         )
     except Exception as error:
         raise HubError(

@@ -2,18 +2,21 @@
 
 import json as jsonlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from oddetr.boxes import cxcywh_to_xyxy
 from oddetr.checkpoint import CheckpointInfo, Weights, load_checkpoint
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source
+from oddetr.data.faults import shortened
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
 from oddetr.detections import Detections
@@ -24,6 +27,8 @@ from oddetr.structures import Batch, Predictions
 
 TOP_K = 100
 """Detections kept of an image, as in Deformable-DETR's evaluation."""
+BATCH_SIZE = 8
+"""Where a checkpoint does not tell the run's."""
 
 
 def postprocess(
@@ -137,13 +142,49 @@ class Predictor(Pretrained):
         moved = batch.to(self.device)
         return postprocess(self.detector(moved.images, moved.padding_mask), batch.original_sizes, top_k, labels)
 
-    def detect_source(self, source: Source, batch_size: int = 8, workers: int = 0) -> Iterator[tuple[int, Detections]]:
-        """(image id, detections) of every image of a source."""
+    def detect_source(
+        self, source: Source, batch_size: int | None = None, console: Console | None = None
+    ) -> Iterator[tuple[int, Detections]]:
+        """(image id, detections) of every image of a source whose classes are among the detector's, in the source's
+        labels.
+
+        Args:
+            batch_size: images per batch; default: the run's, in which its validation saw them (images of a batch are
+                padded to one size, which moves scores a little).
+            console: shows progress, if it is a terminal; None is silent.
+
+        Raises:
+            ValueError: the source has classes that the detector does not know.
+        """
+        labels = known_labels(self.classes, source.classes)
         loader = make_loader(
-            TransformedDataset(source, self.transform), EpochSampler(len(source), shuffle=False), batch_size, workers
+            TransformedDataset(source, self.transform),
+            EpochSampler(len(source), shuffle=False),
+            batch_size or self.info.configuration.get("batch_size") or BATCH_SIZE,
+            workers=0,
         )
-        for batch in loader:
-            yield from zip(batch.image_ids, self.detect_batch(batch), strict=True)
+        mine = np.zeros(len(self.classes), np.int64)
+        mine[labels] = np.arange(len(labels))
+        silent = console is None or not console.is_terminal
+        for batch in track(loader, "Looking at images", len(loader), console=console, transient=True, disable=silent):
+            for image, found in zip(batch.image_ids, self.detect_batch(batch, labels=labels), strict=True):
+                yield image, replace(found, labels=mine[found.labels])
+
+
+def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
+    """The labels in `known` of the classes of `wanted`, by name.
+
+    Raises:
+        ValueError: some are unknown; names them.
+    """
+    unknown = [name for name in wanted.names if name not in known.names]
+    if unknown:
+        raise ValueError(
+            f"The data set has classes that the detector does not know: {', '.join(shortened(unknown))}. It knows "
+            f"{', '.join(shortened(known.names))}. Rename them in the data, or train on it (--init carries known "
+            "classes over)."
+        )
+    return [known.names.index(name) for name in wanted.names]
 
 
 def evaluate(
@@ -151,42 +192,43 @@ def evaluate(
     data: str | None = None,
     split: str = "val",
     json: Path | str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     weights: Weights = "teacher",
+    allow_outside: bool = False,
+    console: Console | None = None,
 ) -> Metrics:
-    """COCO scores of a checkpoint on a split.
+    """COCO scores of a checkpoint on a split. Data may lack some of the detector's classes: these are not looked for.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         data: a data set's folder, or `digits`; default: the data that the run was trained on.
         split: train, val or test.
         json: file to write the scores to, all in 0-1.
-        batch_size: images per batch.
+        batch_size: images per batch; default: the run's, which gives the scores that its validation gave.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
+        console: shows progress, if it is a terminal; None is silent.
 
     Raises:
         CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
         DataError: the data set has errors.
         ValueError: it has no such split, or classes that the detector does not know.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
+    if json is not None and Path(json).is_dir():
+        raise ValueError(f"{json} is a folder. Give the file to write the scores to.")
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(checkpoint, weights)
     data = data or predictor.info.configuration.get("data")
     if data is None:
         raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
-    sources = open_sources(data)
+    sources = open_sources(data, allow_outside=allow_outside)
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]
-    if source.classes.names != predictor.classes.names:
-        raise ValueError(
-            f"The detector knows the classes {', '.join(predictor.classes.names)}; the data set has "
-            f"{', '.join(source.classes.names)}. Scores compare only detectors and data of the same classes."
-        )
-    detections = dict(predictor.detect_source(source, batch_size))
+    detections = dict(predictor.detect_source(source, batch_size, console))
     metrics = evaluate_detections(source.annotations(), source.classes, detections)
     if json is not None:
         Path(json).write_text(jsonlib.dumps(metrics.to_json(), indent=1))

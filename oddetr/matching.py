@@ -13,14 +13,22 @@ from oddetr.structures import GroundTruth, Predictions
 
 
 class NonFiniteCostError(FloatingPointError):
-    """A matching cost is NaN or infinite: the predictions are. `images` are the indices in the batch."""
+    """A matching cost is NaN or infinite: the predictions are.
 
-    def __init__(self, images: tuple[int, ...]) -> None:
+    Attributes:
+        images: the indices in the batch.
+        found: of a training step, what it would have given had nothing been wrong: its loss, which is NaN, and the
+            loss's parts. A process that trains with others goes on with it, so that they all learn of it by the
+            gradient.
+    """
+
+    def __init__(self, images: tuple[int, ...], found: dict[str, Tensor] | None = None) -> None:
         super().__init__(
             f"The matching cost is not finite for image {', '.join(map(str, images))} of the batch: the detector "
             "predicts NaN or infinity. The training has diverged (try a lower learning rate, or float32)."
         )
         self.images = images
+        self.found = found or {}
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,6 @@ class MatchingWeights:
                 raise ValueError(f"matching.{name} is {getattr(self, name)}; it must be at least 0.")
 
 
-@torch.no_grad()
 def matching_cost(
     predictions: Predictions, truth: GroundTruth, weights: MatchingWeights
 ) -> Float[Tensor, "layers batch queries objects"]:
@@ -60,55 +67,59 @@ def matching_cost(
     A query that predicts anything NaN or infinite costs NaN for every object, so that `hungarian` finds it, objects or
     not. Columns of padded objects mean nothing else.
     """
-    layers, _, queries, _ = predictions.logits.shape
-    columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
-    boxes = truth.boxes.expand(layers, -1, -1, -1)
-    giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
-    probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
-    if weights.position_modulated:
-        near = ((giou + 1) / 2).masked_fill(~truth.valid[:, None], 0).clamp(min=0)
-        probabilities = probabilities * (near / near.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
-    positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
-    negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
-    cost = (
-        weights.classes * (positive - negative)
-        + weights.l1 * pairwise_l1(predictions.boxes, boxes)
-        - weights.giou * giou
-    )
-    finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
-    return cost.masked_fill(~finite[..., None], torch.nan)
+    with torch.no_grad():
+        layers, _, queries, _ = predictions.logits.shape
+        columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
+        boxes = truth.boxes.expand(layers, -1, -1, -1)
+        giou = generalized_iou(predictions.boxes[..., None, :], boxes[..., None, :, :])
+        probabilities = predictions.logits.float().gather(-1, columns).sigmoid()
+        if weights.position_modulated:
+            near = ((giou + 1) / 2).masked_fill(~truth.valid[:, None], 0).clamp(min=0)
+            probabilities = probabilities * (near / near.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
+        positive = 0.25 * (1 - probabilities) ** 2 * -(probabilities + 1e-8).log()
+        negative = 0.75 * probabilities**2 * -(1 - probabilities + 1e-8).log()
+        cost = (
+            weights.classes * (positive - negative)
+            + weights.l1 * pairwise_l1(predictions.boxes, boxes)
+            - weights.giou * giou
+        )
+        finite = predictions.logits.isfinite().all(dim=-1) & predictions.boxes.isfinite().all(dim=-1)
+        return cost.masked_fill(~finite[..., None], torch.nan)
 
 
 def hungarian(
-    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...]
+    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...], bad: set[int] | None = None
 ) -> tuple[Int64[Tensor, "_ batch _"], ...]:
     """The cheapest assignment for each layer and image of each cost tensor; all tensors cross to the host in one copy.
 
     Args:
         costs: as `matching_cost` gives them; layers and queries may differ between them.
         counts: how many objects each image has.
+        bad: takes the images whose cost is not finite, which get no object; None: these are an error.
 
     Returns:
         For each cost tensor the `Assignment` [layers, batch, queries]. An image with more objects than queries leaves
         the objects without a query that cost the most.
 
     Raises:
-        NonFiniteCostError: a cost is NaN or infinite.
+        NonFiniteCostError: a cost is NaN or infinite, and `bad` is None.
     """
     host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
     assignments: list[Tensor] = []
     for cost, part in zip(costs, parts, strict=True):
         values = part.reshape(cost.shape)
-        bad = tuple(i for i in range(len(counts)) if not np.isfinite(values[:, i]).all())
-        if bad:
-            raise NonFiniteCostError(bad)
+        found = {i for i in range(len(counts)) if not np.isfinite(values[:, i]).all()}
+        if found and bad is None:
+            raise NonFiniteCostError(tuple(sorted(found)))
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
         for layer, image in np.ndindex(*cost.shape[:2]):
-            if counts[image]:
+            if counts[image] and image not in found:
                 queries, objects = linear_sum_assignment(values[layer, image, :, : counts[image]])
                 assignment[layer, image, queries] = objects
         assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
+        if bad is not None:
+            bad |= found
     return tuple(assignments)
 
 

@@ -219,7 +219,7 @@ def _need(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ExportError(f"Export needs {package}: pip install 'oddetr[onnx]'.") from error
+            raise ExportError(f"Export needs {package}: pip install onnx onnxscript onnxruntime.") from error
 
 
 def _sizes(count: int, size: tuple[int, int]) -> Int64[Tensor, "count 2"]:

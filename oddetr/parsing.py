@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 
 class Help(DefaultHelpFormatter):
@@ -49,7 +49,11 @@ class Parser(ArgumentParser):
 
 
 def make_parser(verb: str, text: str, more: str | None = None) -> Parser:
-    """The parser of `oddetr VERB`, which `text` describes; `more` is told after the options."""
+    """The parser of `oddetr VERB`, which `text` describes; `more` is told after the options.
+
+    No value may name something to import (`class_path`): configurations come from anywhere.
+    """
+    set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
     return Parser(
         prog=f"oddetr {verb}",
         description=text,

@@ -60,19 +60,19 @@ class Pretrained(ABC):
             CheckpointError: it is no checkpoint, or does not hold these weights; HubError: it cannot be had.
         """
         path = Path(pretrained_model_name_or_path)
-        if not path.exists():
-            repository, marked = split_name(pretrained_model_name_or_path)
-            path = fetch(
-                repository,
-                files_of(weights),
-                revision=revision or marked,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-            )
-            checked(path, repository)
-        return cls.load(path, weights)
+        if path.exists():
+            return cls.load(path, weights)
+        repository, marked = split_name(pretrained_model_name_or_path)
+        path = fetch(
+            repository,
+            files_of(weights),
+            revision=revision or marked,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        return cls.load(checked(path, repository), weights)
 
     def save_pretrained(
         self,
@@ -86,7 +86,8 @@ class Pretrained(ABC):
 
         Args:
             save_directory: the folder; what else is in it stays.
-            student: the student's weights too, from the checkpoint that this was read from.
+            student: the student's weights too, from the folder that this was read from. (Of a repository only those
+                weights are fetched that were asked for: `hf download` it whole, and read that folder.)
             repo_id: the name that the card calls it by; default: the folder's.
             license: of the weights, for example apache-2.0; default: the card names none.
 

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ try:
     from sahi.models.base import DetectionModel
     from sahi.prediction import ObjectPrediction
 except ImportError as error:
-    raise ImportError("oddetr.sahi needs SAHI: pip install 'oddetr[sahi]'.") from error
+    raise ImportError("oddetr.sahi needs SAHI: pip install sahi.") from error
 
 Pair = Sequence[int | float]
 
@@ -50,10 +51,11 @@ class OddetrDetectionModel(DetectionModel):
         self.set_model(Predictor.load(Path(self.model_path)))
 
     def set_model(self, model: Predictor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Takes a detector that is loaded, and moves it to SAHI's device."""
+        """Takes a detector that is loaded, or a copy of it on SAHI's device."""
         device = torch.device(self.device)
         info = model.info if self.image_size is None else replace(model.info, image_size=self.image_size)
-        self.model = replace(model, detector=model.detector.to(device), info=info, device=device)
+        detector = model.detector if device == model.device else deepcopy(model.detector).to(device)
+        self.model = replace(model, detector=detector, info=info, device=device)
         self.category_mapping = dict(zip(map(str, info.classes.ids), info.classes.names, strict=True))
 
     @property

@@ -82,6 +82,15 @@ def test_generalized_iou_when_boxes_are_apart_then_minus_the_gap() -> None:
 
 
 @pytest.mark.parametrize("measure", [iou, generalized_iou])
+def test_overlaps_when_a_box_is_tiny_but_not_empty_then_are_exact(measure) -> None:
+    """A hundred-thousandth of the image wide, and a box of half its width inside it."""
+    box = torch.tensor([1e-5, 1e-5, 1e-5, 1e-5])
+    half = torch.tensor([1e-5, 1e-5, 5e-6, 1e-5])
+    assert measure(box, box).item() == pytest.approx(1)
+    assert measure(box, half).item() == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("measure", [iou, generalized_iou])
 def test_overlaps_when_boxes_are_degenerate_then_value_and_gradient_are_finite(measure) -> None:
     first, second = DEGENERATE.clone().requires_grad_(), DEGENERATE.clone().requires_grad_()
     pairs = measure(first[:, None], second[None])

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 import oddetr
 from oddetr.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+from oddetr.data.sources import open_sources
 from oddetr.inference import Predictor, postprocess
 from oddetr.structures import Predictions
 
@@ -69,15 +71,43 @@ def test_evaluate_when_run_on_a_trained_split_then_writes_scores_in_0_to_1(train
 def test_evaluate_when_repeating_the_validation_of_training_then_gives_its_score(trained: Path) -> None:
     described = json.loads((trained / "best" / "checkpoint.json").read_text())
     for weights in ("teacher", "student"):
-        metrics = oddetr.evaluate(trained, split="val", batch_size=4, weights=weights)
+        metrics = oddetr.evaluate(trained, split="val", weights=weights)
         assert metrics.ap == pytest.approx(described["metrics"][weights]["AP"], abs=1e-9)
 
 
 def test_evaluate_when_the_split_or_the_classes_are_others_then_says_so(trained: Path, real_data: Path) -> None:
     with pytest.raises(ValueError, match="no split 'dev'; it has train, val, test"):
         oddetr.evaluate(trained, split="dev")
-    with pytest.raises(ValueError, match="the data set has Platelets, RBC, WBC"):
+    with pytest.raises(ValueError, match="detector does not know: Platelets, RBC, WBC"):
         oddetr.evaluate(trained, data=str(real_data / "bccd"), split="test")
+
+
+def test_evaluate_when_data_has_some_of_the_classes_in_another_order_then_scores_these(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(scenes, tmp_path / "scenes")
+    for file in data.rglob("*.json"):
+        content = json.loads(file.read_text())
+        kept = [each for each in content["annotations"] if each["category_id"] % 2 == 0]
+        order = [each for each in content["categories"] if each["id"] % 2 == 0][::-1]
+        new = {each["id"]: number for number, each in enumerate(order, start=1)}
+        content["annotations"] = [each | {"category_id": new[each["category_id"]]} for each in kept]
+        content["categories"] = [{"id": new[each["id"]], "name": each["name"]} for each in order]
+        file.write_text(json.dumps(content))
+    predictor = Predictor.load(trained)
+    source = open_sources(str(data))["val"]
+    everything = dict(predictor.detect_source(open_sources(str(scenes))["val"]))
+
+    metrics = oddetr.evaluate(trained, data=str(data))
+    found = dict(predictor.detect_source(source))
+
+    assert [*metrics.per_class] == [*source.classes.names] == ["8", "6", "4", "2", "0"]
+    for image, detections in found.items():
+        names = [source.classes.names[label] for label in detections.labels]
+        expected = everything[image].above(float(detections.scores.min()))
+        wanted = [predictor.classes.names[label] for label in expected.labels]
+        common = [name for name in wanted if int(name) % 2 == 0]
+        assert names[: len(common)] == common
 
 
 @pytest.mark.parametrize("part", ["", "best", "last", "best/model.safetensors", "last/checkpoint.json"])

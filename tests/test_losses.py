@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from oddetr.losses import (
     assigned_boxes,
     box_shares,
     class_targets,
+    classification_loss,
     detection_loss,
     focal_loss,
     matchability_aware_loss,
@@ -216,8 +218,96 @@ def test_detection_loss_when_queries_are_padding_then_they_learn_nothing() -> No
 def test_config_when_weights_are_not_given_then_are_those_of_the_loss() -> None:
     configs = (LossConfig("focal"), LossConfig(), LossConfig(classes=0.5))
     assert [config.class_weight for config in configs] == [2, 1, 0.5]
-    with pytest.raises(ValueError, match=r"loss.l1 is -1.0"):
-        LossConfig(l1=-1.0)
+
+
+@pytest.mark.parametrize("name", ["classes", "l1", "giou"])
+def test_config_when_a_weight_is_negative_then_says_which_and_zero_is_none(name: str) -> None:
+    assert getattr(LossConfig(**{name: 0.0}), name) == 0
+    for wrong in (-0.5, math.nan):
+        with pytest.raises(ValueError, match=rf"^loss\.{name} is {wrong}; it must be at least 0\.$"):
+            LossConfig(**{name: wrong})
+
+
+def test_config_when_the_loss_is_unknown_then_says_which_are_known() -> None:
+    config = LossConfig()
+    object.__setattr__(config, "classification", "cross_entropy")  # as without the type checks of these tests
+    expected = (
+        "loss.classification is 'cross_entropy'; it must be one of focal, quality_focal, mal, position_supervised."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        config.__post_init__()
+
+
+def test_classification_loss_when_named_then_is_the_function_of_that_name() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, positive = torch.randn(2, 2, 3, 4, generator=generator), torch.zeros(2, 2, 3, 4)
+    positive[..., 0, 1] = 1
+    targets = positive * torch.rand(2, 2, 3, 4, generator=generator)
+    for name, expected in {
+        "focal": focal_loss(logits, targets),
+        "quality_focal": quality_focal_loss(logits, targets),
+        "mal": matchability_aware_loss(logits, targets, positive),
+        "position_supervised": position_supervised_loss(logits, targets, positive),
+    }.items():
+        assert classification_loss(logits, targets, positive, name).equal(expected)
+
+
+def test_losses_when_logits_are_half_precision_then_are_float32() -> None:
+    logits = torch.linspace(-4, 4, 8, dtype=torch.bfloat16).view(1, 1, 2, 4)
+    targets = torch.rand(1, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+    positive = (targets > 0.5).float()
+    for name in ("focal", "quality_focal", "mal", "position_supervised"):
+        found = classification_loss(logits, targets, positive, name)
+        assert found.dtype == torch.float32
+        assert found.equal(classification_loss(logits.float(), targets, positive, name))
+
+
+def test_focal_losses_when_given_their_own_constants_then_use_them() -> None:
+    """p = 3/4 and y = 1: BCE = ln 4/3; alpha 0.1 and gamma 3: 0.1 (1/4)^3; beta 3: (1/4)^3. Of quality 1/2, positive:
+    matchability-aware, gamma 3: BCE(3/4, 1/8). Position-supervised, alpha 0.1, gamma 3: the best match has target 1."""
+    logit, one, half = torch.tensor([math.log(3)]), torch.ones(1), torch.full((1,), 0.5)
+    ln = math.log(4 / 3)
+    assert focal_loss(logit, one, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
+    assert quality_focal_loss(logit, one, beta=3.0).item() == pytest.approx(ln / 64, rel=1e-4)
+    expected = ln / 8 + 7 / 8 * math.log(4)
+    assert matchability_aware_loss(logit, half, one, gamma=3.0).item() == pytest.approx(expected, rel=1e-4)
+    four = (each.view(1, 1, 1, 1) for each in (logit, half, one))
+    assert position_supervised_loss(*four, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
+
+
+def test_detection_loss_when_several_layers_and_images_then_each_layer_sums_over_its_own() -> None:
+    """Layer by layer and image by image, the parts add up; the objects divide all three."""
+    predictions, truth = random_case(5, (3, 1))
+    own = assign(predictions, truth)
+    padding = torch.tensor([[False] * 4 + [True], [True] + [False] * 4])
+    whole = detection_loss(predictions, truth, (own,), 4.0, "quality_focal", padding=padding)
+    for part in ("classes", "l1", "giou"):
+        assert getattr(whole, part).shape == (2,)
+        for layer in range(2):
+            total = 0.0
+            for image, count in enumerate(truth.counts):
+                here = (slice(layer, layer + 1), slice(image, image + 1))
+                alone = Predictions(predictions.logits[here], predictions.boxes[here], predictions.content[here])
+                objects = GroundTruth.stack([truth.labels[image, :count]], [truth.boxes[image, :count]])
+                one = (own[here],)
+                found = detection_loss(alone, objects, one, 1.0, "quality_focal", padding=padding[here[1]])
+                total += getattr(found, part).item()
+            assert getattr(whole, part)[layer].item() == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_box_shares_when_computed_by_hand_then_follow_the_overlap_and_its_power() -> None:
+    """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5;
+    squared 16/17 and 1/17. C and no object: C alone. C twice: halves. None at all: nothing."""
+    objects = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
+    truth = GroundTruth.stack([torch.tensor([0, 0, 0])], [objects])
+    boxes = objects[:1].expand(1, 1, 5, 4).clone().requires_grad_()
+    predictions = Predictions(torch.zeros(1, 1, 5, 1), boxes, torch.zeros(1, 1, 5, 1))
+    first, second = torch.tensor([[[0, 2, 2, -1, -1]]]), torch.tensor([[[1, -1, 2, 0, -1]]])
+    for power, near in ((1.0, 4 / 5), (2.0, 16 / 17), (0.0, 1 / 2)):
+        shares = box_shares(predictions, truth, (first, second), power)
+        assert shares[0].flatten().tolist() == pytest.approx([near, 1, 0.5, 0, 0], rel=1e-4)
+        assert shares[1].flatten().tolist() == pytest.approx([1 - near, 0, 0.5, 1, 0], rel=1e-4)
+        assert not shares[0].requires_grad
 
 
 def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:

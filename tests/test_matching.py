@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +141,66 @@ def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident(
     assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(3 / 4))], abs=1e-5)
 
 
-def test_weights_when_negative_then_says_which() -> None:
-    with pytest.raises(ValueError, match=r"matching\.giou is -1"):
-        MatchingWeights(giou=-1.0)
+def giou_of(first: list[float], second: list[float]) -> float:
+    """In plain numbers."""
+    (left, top, right, bottom), other = ((x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in (first, second))
+    inner = max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
+    outer = (max(right, other[2]) - min(left, other[0])) * (max(bottom, other[3]) - min(top, other[1]))
+    union = first[2] * first[3] + second[2] * second[3] - inner
+    return inner / union - (outer - union) / outer
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), modulated=st.booleans())
+def test_cost_when_written_out_in_plain_numbers_then_agrees(seed: int, modulated: bool) -> None:
+    """Of every layer, image, query and object, with weights that tell the parts apart."""
+    predictions, truth = random_case(seed, (3, 0, 2))
+    cost = matching_cost(predictions, truth, MatchingWeights(3.0, 0.5, 7.0, modulated))
+    assert cost.dtype == torch.float32
+    assert cost.shape == (2, 3, 5, 3)
+    for layer, image in np.ndindex(2, 3):
+        boxes, objects = predictions.boxes[layer, image].tolist(), truth.boxes[image, : truth.counts[image]].tolist()
+        giou = [[giou_of(box, item) for item in objects] for box in boxes]
+        nearest = max((value + 1) / 2 for row in giou for value in row) if objects else 1.0
+        for query, item in itertools.product(range(5), range(len(objects))):
+            p = 1 / (1 + math.exp(-predictions.logits[layer, image, query, truth.labels[image, item]].item()))
+            if modulated:
+                p *= math.sqrt((giou[query][item] + 1) / 2 / nearest)
+            classes = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+            l1 = sum(abs(a - b) for a, b in zip(boxes[query], objects[item], strict=True))
+            expected = 3 * classes + 0.5 * l1 - 7 * giou[query][item]
+            assert cost[layer, image, query, item].item() == pytest.approx(expected, abs=2e-4)
+
+
+def test_cost_when_a_score_is_certain_then_is_finite() -> None:
+    """p rounds to 0 and to 1: its logarithm, or that of 1 - p, would be infinite."""
+    predictions, truth = random_case(0, (2,))
+    logits = torch.full_like(predictions.logits, 200.0)
+    for certain in (logits, -logits):
+        assert matching_cost(replace(predictions, logits=certain), truth, MatchingWeights()).isfinite().all()
+
+
+def test_cost_when_predictions_have_gradients_then_has_none() -> None:
+    predictions, truth = random_case(0, (2,))
+    predictions.logits.requires_grad_()
+    assert not matching_cost(predictions, truth, MatchingWeights()).requires_grad
+
+
+def test_error_when_costs_of_several_images_are_not_finite_then_names_them_all() -> None:
+    predictions, truth = random_case(0, (2, 1, 0))
+    for image in (0, 2):
+        predictions.boxes[0, image, 0] = math.inf
+    expected = (
+        "The matching cost is not finite for image 0, 2 of the batch: the detector predicts NaN or infinity. The "
+        "training has diverged (try a lower learning rate, or float32)."
+    )
+    with pytest.raises(NonFiniteCostError, match=f"^{re.escape(expected)}$"):
+        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+
+
+@pytest.mark.parametrize("name", ["classes", "l1", "giou"])
+def test_weights_when_negative_then_says_which_and_zero_is_none(name: str) -> None:
+    assert getattr(MatchingWeights(**{name: 0.0}), name) == 0
+    for wrong in (-0.5, math.nan):
+        with pytest.raises(ValueError, match=rf"^matching\.{name} is {wrong}; it must be at least 0\.$"):
+            MatchingWeights(**{name: wrong})

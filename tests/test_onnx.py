@@ -212,7 +212,7 @@ def test_export_when_asked_for_the_impossible_then_says_what(
         export.write_onnx(Stubborn(*[torch.nn.Identity()] * 5), INFO, tmp_path / "a.onnx", (64, 64), processing=False)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx")]) == 1
-    assert "Export needs onnxscript: pip install 'oddetr[onnx]'." in capsys.readouterr().err
+    assert "Export needs onnxscript: pip install onnx onnxscript onnxruntime." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

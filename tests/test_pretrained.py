@@ -371,6 +371,7 @@ class FakeApi:
         files = set(huggingface_hub.utils.filter_repo_objects(names(folder_path), allow_patterns=allow_patterns))
         card = (folder_path / "README.md").read_text()
         self.calls.append(("upload", {"files": files, "card": card, **more}))
+        assert not {*more["delete_patterns"]} & files
         return f"https://huggingface.co/{more['repo_id']}/commit/1"
 
 
@@ -388,6 +389,7 @@ def test_push_when_done_then_uploads_the_checkpoint_and_its_card(trained: Path, 
     assert told["token"] == "hf_x"
     assert told["create"] == {"repo_id": "user/cells", "private": True, "exist_ok": True}
     assert told["upload"]["files"] == SAVED
+    assert {*told["upload"]["delete_patterns"]} == {"student.safetensors", "config.json"}
     assert told["upload"]["revision"] == "new"
     assert 'Predictor.from_pretrained("user/cells")' in told["upload"]["card"]
 

@@ -91,9 +91,10 @@ def compare(
         say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {chosen.jobs}   scored on: {chosen.split}")
         try:
             failures = run_jobs(missing, chosen.jobs, len(wanted) - len(missing), len(sources["train"]), console)
-        except KeyboardInterrupt:
-            say(f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}")
-            raise
+        except KeyboardInterrupt as stopped:
+            told = f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}"
+            say(told)
+            raise KeyboardInterrupt(told) from stopped
         finished = _finished(chosen)
     shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or (finished[arm] and chosen.jobs)}
     if not any(shown.values()) and not failures:
@@ -118,7 +119,7 @@ def _known_arms(config: ComparisonConfig, arms: Sequence[str] | None) -> list[st
 
 def _sources(config: ComparisonConfig) -> dict[str, Source]:
     first = config.train_config(next(iter(config.arms)), config.seeds[0])
-    return open_sources(first.data, first.digits, first.seed)
+    return open_sources(first.data, first.digits, first.seed, first.allow_outside)
 
 
 def _split(config: ComparisonConfig, sources: dict[str, Source]) -> str:

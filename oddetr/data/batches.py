@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oddetr.data.dataset import Source
+from oddetr.data.images import ImageError
 from oddetr.data.transforms import EvalTransform, Example
 from oddetr.structures import Batch, GroundTruth
 
@@ -50,6 +51,14 @@ class TransformedDataset(Dataset[Example]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
             return self.transform(self.source.sample(index, epoch, self.transform.detail))
+
+    def __getitems__(self, keys: list[Key]) -> list[Example] | ImageError:
+        """The examples of a batch. An image that cannot be read is the value instead, to be raised by who wants the
+        batch: raised in a loading process, it would reach the user as that process's traceback."""
+        try:
+            return [self[key] for key in keys]
+        except ImageError as error:
+            return error
 
 
 class EpochSampler(Sampler[Key]):
@@ -142,6 +151,7 @@ class AccumulatedLoader:
 
     Raises:
         ValueError: `parts` is below 1.
+        ImageError: an image cannot be read; when its batch is reached.
     """
 
     def __init__(self, loader: DataLoader[Any], parts: int) -> None:
@@ -182,6 +192,8 @@ class AccumulatedLoader:
         self._done = 0
         group: list[Batch] = []
         for batch in self.loader:
+            if isinstance(batch, ImageError):
+                raise batch
             group.append(batch)
             if len(group) == self.parts:
                 yield from self._stamped(group)
@@ -218,15 +230,21 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_without_ctrl_c,
+        worker_init_fn=_without_signals,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
 
 
-def _without_ctrl_c(_: int) -> None:
-    """A terminal sends Ctrl-C to all processes of a command; the first one ends the others when it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
+    return examples if isinstance(examples, ImageError) else collate(examples)
+
+
+def _without_signals(_: int) -> None:
+    """A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM; the first process ends the others
+    when it has saved. If it is killed, they notice within seconds, and end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

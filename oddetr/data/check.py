@@ -51,16 +51,17 @@ class CheckReport:
         return not self.errors
 
 
-def check(root: Path | str, console: Console | None = None) -> CheckReport:
+def check(root: Path | str, console: Console | None = None, allow_outside: bool = False) -> CheckReport:
     """Reads a data set in any understood layout and decodes all of its images; never raises because of the data.
 
     Args:
         root: the data set's folder.
         console: shows progress; None is silent.
+        allow_outside: read also what paths and links name outside of the folder; it is refused otherwise.
     """
     root = Path(root)
     try:
-        folder = read_folder(root, console)
+        folder = read_folder(root, console, allow_outside)
     except DataError as error:
         return CheckReport(root, None, error.faults, {})
     faults = tuple(dict.fromkeys([*folder.faults, *_image_faults(folder, console)]))
@@ -68,17 +69,18 @@ def check(root: Path | str, console: Console | None = None) -> CheckReport:
     return CheckReport(root, replace(folder, faults=faults), faults, numbers)
 
 
-def load_data(root: Path | str, console: Console | None = None) -> DataFolder:
+def load_data(root: Path | str, console: Console | None = None, allow_outside: bool = False) -> DataFolder:
     """The data to train on: checked to the last pixel, and cleaned; say its `notes` aloud.
 
     Args:
         root: the data set's folder.
         console: shows progress; None is silent.
+        allow_outside: see `check`.
 
     Raises:
         DataError: there are errors, or no train or val split with objects; the message lists them.
     """
-    report = check(root, console)
+    report = check(root, console, allow_outside)
     if report.folder is None or report.errors:
         raise DataError(report.root, report.faults)
     return report.folder
@@ -135,7 +137,10 @@ def _image_faults(folder: DataFolder, console: Console | None) -> Iterator[Fault
 def _image_fault(file: str, facts: ImageFacts, told: tuple[int, int]) -> Iterator[Fault]:
     if facts.size is None:
         yield Fault("image-too-large" if facts.too_large else "unreadable-image", file, facts.problem)
-    elif facts.size != told:
+        return
+    if facts.animated:
+        yield Fault("animated-image", file, "holds several pictures")
+    if facts.size != told:
         (height, width), (told_height, told_width) = facts.size, told
         message = f"{width}x{height} pixels, but its annotations say {told_width}x{told_height}"
         if facts.size == told[::-1]:

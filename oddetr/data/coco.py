@@ -4,18 +4,21 @@ A file is turned into arrays at once and forgotten; whole columns are converted 
 be is looked through record by record. Ids must be whole numbers; boxes are (x, y, width, height) in pixels.
 """
 
-import json
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from oddetr.data import columns
 from oddetr.data.cleaning import RawFolder, RawSplit
+from oddetr.data.columns import NO_INTEGER, Records
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import SPLITS, Listing, advice_outside, inside, split_of, subfolders
+from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.files import FileFault, Files
+from oddetr.data.folders import SPLITS, split_of
+from oddetr.data.regular import reason
 
 FORMAT = "COCO"
 LAYOUTS = (
@@ -24,11 +27,12 @@ LAYOUTS = (
 )
 
 _ROBOFLOW = "_annotations.coco.json"
-_NO_INTEGER = np.iinfo(np.int64).min
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 _PROBE = 200
-
-Records = list[Any]
+_LARGEST_FILE = 2**34
+"""Bytes of an annotation file: the largest in use have a third of that."""
+_LONGEST_SIDE = 2**24
+"""Pixels: whole numbers beyond are not exact in single precision."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,12 @@ class _Document:
     crowd: Bool[np.ndarray, " objects"]
 
 
-def recognises(root: Path) -> bool:
-    """Whether there are annotation files where COCO or Roboflow has them."""
-    return bool(_candidates(root))
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there are annotation files where COCO or Roboflow has them; `faults` receives those not to be read."""
+    return bool(_candidates(files, faults))
 
 
-def read(root: Path) -> RawFolder:
+def read(files: Files) -> RawFolder:
     """The data set, not yet cleaned.
 
     Category ids, sorted, become labels 0..K-1. A category without annotations remains a class, except Roboflow's id 0
@@ -72,35 +76,34 @@ def read(root: Path) -> RawFolder:
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    chosen = _chosen(root, faults, notes)
+    chosen = _chosen(files, faults, notes)
     documents = [
-        document for split, file in chosen.items() if (document := _document(root, file, split, faults)) is not None
+        document for split, file in chosen.items() if (document := _document(files, file, split, faults)) is not None
     ]
     if not documents:
-        raise DataError(root, faults)
-    classes = _classes(root, documents, faults, notes)
-    listing = Listing(root)
-    splits = [_split(root, listing, document, classes, faults) for document in documents]
+        raise DataError(files.root, faults)
+    classes = _classes(files.root, documents, faults, notes)
+    splits = [_split(files, document, classes, faults) for document in documents]
     return RawFolder(FORMAT, classes, documents[0].file, tuple(chosen), splits, faults, notes)
 
 
-def _candidates(root: Path) -> list[Path]:
-    folder = root / "annotations"
-    instances = sorted(folder.glob("instances_*.json"))
-    others = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(_OTHER_TASKS)]
-    others = [] if any(folder.glob("*.xml")) else others
-    beside = [path / _ROBOFLOW for path in subfolders(root) if split_of(path.name) and (path / _ROBOFLOW).is_file()]
-    return (instances or others) + beside
+def _candidates(files: Files, faults: list[Fault]) -> list[str]:
+    named = files.files_in("annotations", faults, [".json"], below=False)
+    instances = [file for file in named if posixpath.basename(file).startswith("instances_")]
+    others = [file for file in named if not posixpath.basename(file).startswith(_OTHER_TASKS)]
+    others = [] if files.files_in("annotations", [], [".xml"], below=False) else others
+    beside = [f"{folder}/{_ROBOFLOW}" for folder in files.subfolders() if split_of(folder)]
+    return (instances or others) + [file for file in beside if files.is_file(file)]
 
 
-def _chosen(root: Path, faults: list[Fault], notes: list[str]) -> dict[str, str]:
+def _chosen(files: Files, faults: list[Fault], notes: list[str]) -> dict[str, str]:
     """The annotation file of each split; a single file that names no split is train."""
-    files = _candidates(root)
+    candidates = _candidates(files, faults)
     chosen: dict[str, str] = {}
-    for path in files:
-        file = path.relative_to(root).as_posix()
-        split = split_of(path.parent.name if path.name == _ROBOFLOW else path.stem)
-        split = split or ("train" if len(files) == 1 else None)
+    for file in candidates:
+        folder, name = posixpath.split(file)
+        split = split_of(folder if name == _ROBOFLOW else Path(name).stem)
+        split = split or ("train" if len(candidates) == 1 else None)
         if split is None:
             notes.append(f"{file} was not read: its name says neither train nor val nor test.")
         elif split in chosen:
@@ -108,17 +111,22 @@ def _chosen(root: Path, faults: list[Fault], notes: list[str]) -> dict[str, str]
         else:
             chosen[split] = file
     if not chosen and not faults:
-        message = f"none of {len(files)} files says train, val or test in its name"
+        message = f"none of {len(candidates)} files says train, val or test in its name"
         faults.append(Fault("malformed-file", "annotations", message))
     return {split: chosen[split] for split in SPLITS if split in chosen}
 
 
-def _document(root: Path, file: str, split: str, faults: list[Fault]) -> _Document | None:
+def _document(files: Files, file: str, split: str, faults: list[Fault]) -> _Document | None:
     try:
-        content = json.loads((root / file).read_bytes())
-        images, annotations, categories = (_records(content, key) for key in ("images", "annotations", "categories"))
-    except (OSError, ValueError, RecursionError) as problem:
-        faults.append(Fault("malformed-file", file, str(problem)))
+        content = columns.parsed(files.read(file, _LARGEST_FILE))
+        images, annotations, categories = (
+            columns.records(content, key) for key in ("images", "annotations", "categories")
+        )
+    except FileFault as problem:
+        faults.append(problem.fault)
+        return None
+    except (ValueError, RecursionError, MemoryError) as problem:
+        faults.append(Fault("malformed-file", file, reason(problem)))
         return None
     names, image_ids, sizes = _images(file, images, faults)
     good = _good_annotations(file, annotations, faults)
@@ -133,11 +141,11 @@ def _document(root: Path, file: str, split: str, faults: list[Fault]) -> _Docume
         names=names,
         image_ids=image_ids,
         sizes=sizes,
-        ids=_integers(annotations, "id"),
-        images=_integers(annotations, "image_id"),
-        labels=_integers(annotations, "category_id"),
+        ids=columns.integers(annotations, "id"),
+        images=columns.integers(annotations, "image_id"),
+        labels=columns.integers(annotations, "category_id"),
         boxes=corners,
-        areas=_areas(annotations),
+        areas=columns.areas(annotations),
         crowd=np.array([record.get("iscrowd") == 1 for record in annotations], dtype=bool),
     )
 
@@ -146,26 +154,26 @@ def _images(
     file: str, records: Records, faults: list[Fault]
 ) -> tuple[list[str], Int64[np.ndarray, " images"], Int64[np.ndarray, "images 2"]]:
     """File names, ids and (height, width) of the well-formed images; the size is 0 where there is none."""
-    ids = _integers(records, "id")
-    names = [_text(record, "file_name") for record in records]
-    good = (ids != _NO_INTEGER) & np.array([bool(name) for name in names], dtype=bool)
+    ids = columns.integers(records, "id")
+    names = [columns.text(record, "file_name") for record in records]
+    good = (ids != NO_INTEGER) & np.array([bool(name) for name in names], dtype=bool)
     for row in np.flatnonzero(~good):
         faults.append(Fault("malformed-record", file, f"images[{row}] needs a whole number as id and a file_name"))
     good[good] = _first(ids[good], "duplicate-image-id", "image id", file, faults)
-    sizes = np.stack([_integers(records, "height"), _integers(records, "width")], axis=1)[good]
-    known = (sizes > 0).all(axis=1, keepdims=True)
+    sizes = np.stack([columns.integers(records, "height"), columns.integers(records, "width")], axis=1)[good]
+    known = ((sizes > 0) & (sizes <= _LONGEST_SIDE)).all(axis=1, keepdims=True)
     return [names[row] for row in np.flatnonzero(good)], ids[good], np.where(known, sizes, 0)
 
 
 def _good_annotations(file: str, records: Records, faults: list[Fault]) -> Bool[np.ndarray, " records"]:
-    ids, images, labels = (_integers(records, key) for key in ("id", "image_id", "category_id"))
-    good = (ids != _NO_INTEGER) & (images != _NO_INTEGER) & (labels != _NO_INTEGER)
+    ids, images, labels = (columns.integers(records, key) for key in ("id", "image_id", "category_id"))
+    good = (ids != NO_INTEGER) & (images != NO_INTEGER) & (labels != NO_INTEGER)
     for row in np.flatnonzero(~good):
         message = f"annotations[{row}] needs whole numbers as id, image_id and category_id"
-        faults.append(Fault("malformed-record", file, message, None if ids[row] == _NO_INTEGER else int(ids[row])))
+        faults.append(Fault("malformed-record", file, message, None if ids[row] == NO_INTEGER else int(ids[row])))
     for row in [row for row in np.flatnonzero(good) if records[row].get("iscrowd", 0) not in (0, 1)]:
         good[row] = False
-        message = f"iscrowd is {json.dumps(records[row]['iscrowd'])[:80]}; it must be 0 or 1"
+        message = f"iscrowd is {columns.written(records[row]['iscrowd'])}; it must be 0 or 1"
         faults.append(Fault("malformed-record", file, message, int(ids[row])))
     good[good] = _first(ids[good], "duplicate-annotation-id", "annotation id", file, faults)
     return good
@@ -173,70 +181,13 @@ def _good_annotations(file: str, records: Records, faults: list[Fault]) -> Bool[
 
 def _with_boxes(file: str, records: Records, faults: list[Fault]) -> tuple[Records, Float64[np.ndarray, "records 4"]]:
     """The annotations that have a box of four finite numbers, and these boxes."""
-    boxes = _boxes(records)
+    boxes = columns.boxes(records)
     good = np.isfinite(boxes).all(axis=1)
     for row in np.flatnonzero(~good):
         record = records[row]
-        message = f"bbox is {json.dumps(record['bbox'])[:80]}" if "bbox" in record else "has no bbox"
-        faults.append(Fault("not-a-number", file, message, _integer(record, "id")))
+        message = f"bbox is {columns.written(record['bbox'])}" if "bbox" in record else "has no bbox"
+        faults.append(Fault("not-a-number", file, message, columns.integer(record, "id")))
     return [records[row] for row in np.flatnonzero(good)], boxes[good]
-
-
-def _records(content: Any, key: str) -> Records:
-    records = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(records, list):
-        raise ValueError(f'there is no list "{key}" at its top level')
-    return records
-
-
-def _integers(records: Records, key: str) -> Int64[np.ndarray, " records"]:
-    """A column of whole numbers; `_NO_INTEGER` where there is none."""
-    try:
-        values = np.array([record[key] for record in records])
-    except (KeyError, TypeError, ValueError):
-        values = np.zeros(0)
-    if values.dtype.kind == "i" and values.shape == (len(records),):
-        return values.astype(np.int64)
-    return np.array([_integer(record, key) for record in records], dtype=np.int64)
-
-
-def _integer(record: Any, key: str) -> int:
-    value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return _NO_INTEGER
-    return int(value) if abs(value) < 2**62 and value == int(value) else _NO_INTEGER
-
-
-def _text(record: Any, key: str) -> str:
-    value = record.get(key) if isinstance(record, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-def _boxes(records: Records) -> Float64[np.ndarray, "records 4"]:
-    """(x, y, width, height) as written; NaN where a box is not a list of four numbers."""
-    try:
-        values = np.array([record["bbox"] for record in records])
-    except (KeyError, TypeError, ValueError):
-        values = np.zeros(0)
-    if values.dtype.kind in "if" and values.shape == (len(records), 4):
-        return values.astype(np.float64)
-    return np.array([_box(record) for record in records], dtype=np.float64).reshape(-1, 4)
-
-
-def _box(record: Any) -> list[float]:
-    box = record.get("bbox") if isinstance(record, dict) else None
-    if not isinstance(box, list) or len(box) != 4:
-        return [np.nan] * 4
-    return [float(value) if isinstance(value, int | float) else np.nan for value in box]
-
-
-def _areas(records: Records) -> Float64[np.ndarray, " records"]:
-    """The areas; 0 where there is none."""
-    values = [record.get("area") if isinstance(record, dict) else None for record in records]
-    try:
-        return np.nan_to_num(np.array(values, dtype=np.float64), nan=0.0)
-    except (TypeError, ValueError):
-        return np.array([float(value) if isinstance(value, int | float) else 0.0 for value in values])
 
 
 def _first(
@@ -254,8 +205,10 @@ def _first(
 def _categories(file: str, records: Records, faults: list[Fault]) -> tuple[_Category, ...]:
     found: list[_Category] = []
     for index, record in enumerate(records):
-        category = _Category(_integer(record, "id"), _text(record, "name").strip(), _text(record, "supercategory"))
-        if category.id == _NO_INTEGER or not category.name:
+        category = _Category(
+            columns.integer(record, "id"), columns.text(record, "name").strip(), columns.text(record, "supercategory")
+        )
+        if category.id == NO_INTEGER or not category.name or not readable(category.name):
             faults.append(Fault("malformed-record", file, f"categories[{index}] needs a whole number as id and a name"))
         else:
             found.append(category)
@@ -282,7 +235,7 @@ def _classes(root: Path, documents: list[_Document], faults: list[Fault], notes:
         raise DataError(root, [*faults, Fault("classes", first.file, str(problem))]) from problem
 
 
-def _split(root: Path, listing: Listing, document: _Document, classes: ClassTable, faults: list[Fault]) -> RawSplit:
+def _split(files: Files, document: _Document, classes: ClassTable, faults: list[Fault]) -> RawSplit:
     labels, label_known = _positions(document.labels, np.array(classes.ids))
     image, image_known = _positions(document.images, document.image_ids)
     for kind, row, message in [
@@ -291,11 +244,11 @@ def _split(root: Path, listing: Listing, document: _Document, classes: ClassTabl
     ]:
         faults.append(Fault(kind, document.file, message, int(document.ids[row])))
     rows = np.flatnonzero(label_known & image_known)
-    files, found = _files(root, listing, document, faults)
+    images, found = _images_on_disk(files, document, faults)
     split = RawSplit(
         name=document.split,
-        files=files,
-        label_files=[document.file] * len(files),
+        files=images,
+        label_files=[document.file] * len(images),
         image_ids=document.image_ids,
         sizes=document.sizes,
         image=image,
@@ -320,46 +273,48 @@ def _positions(
     return places, known[places] == ids
 
 
-def _files(
-    root: Path, listing: Listing, document: _Document, faults: list[Fault]
+def _images_on_disk(
+    files: Files, document: _Document, faults: list[Fault]
 ) -> tuple[list[str], Bool[np.ndarray, " images"]]:
-    """The images' paths relative to the root, and whether each is there, for the first time, and inside."""
-    base = _image_folder(root, listing, document)
-    files: list[str] = []
+    """The images' paths, and whether each is there, for the first time, and may be read."""
+    base = _image_folder(files, document)
+    paths: list[str] = []
     seen: set[str] = set()
     good = np.zeros(len(document.names), dtype=bool)
     for row, name in enumerate(document.names):
-        path = inside(root, base, name)
-        file = listing.find(path) if path is not None else None
-        files.append(file or name)
+        path = files.inside(base, name)
+        file = files.find(path) if path is not None else None
+        paths.append(file or name)
         image = f"image id {document.image_ids[row]}"
         if path is None:
-            faults.append(
-                Fault("outside-folder", document.file, f"{image} is {name!r}{advice_outside(root, name, base)}")
-            )
+            faults.append(Fault("outside-folder", document.file, f"{image} is {name!r}{files.advice(name, base)}"))
+        elif (barred := files.barred(file or path)) is not None:
+            faults.append(barred)
         elif file is None:
-            faults.append(Fault("missing-image", path, f"listed in {document.file} as {image}"))
+            similar = files.similar(path)
+            hint = f"; there is {similar}" if similar else ""
+            faults.append(Fault("missing-image", path, f"listed in {document.file} as {image}{hint}"))
         elif file in seen:
             faults.append(Fault("duplicate-file-name", document.file, f"{file} is listed again as {image}"))
         else:
             seen.add(file)
             good[row] = True
-    return files, good
+    return paths, good
 
 
-def _image_folder(root: Path, listing: Listing, document: _Document) -> str:
+def _image_folder(files: Files, document: _Document) -> str:
     """The folder in which most of the split's images are found."""
-    stem, beside = Path(document.file).stem.removeprefix("instances_"), Path(document.file).parent.as_posix()
+    stem, beside = Path(document.file).stem.removeprefix("instances_"), posixpath.dirname(document.file)
     named = [
-        folder.relative_to(root).as_posix()
-        for base in (root, root / "images")
-        for folder in subfolders(base)
-        if split_of(folder.name) == document.split
+        folder
+        for base in (".", "images")
+        for folder in files.subfolders(base)
+        if split_of(posixpath.basename(folder)) == document.split
     ]
     folders = [stem, f"images/{stem}", *named, "images", beside, "."]
 
     def hits(folder: str) -> int:
-        paths = (inside(root, folder, name) for name in document.names[:_PROBE])
-        return sum(path is not None and listing.find(path) is not None for path in paths)
+        paths = (files.inside(folder, name) for name in document.names[:_PROBE])
+        return sum(path is not None and files.find(path) is not None for path in paths)
 
-    return max((folder for folder in folders if (root / folder).is_dir()), key=hits)
+    return max((folder for folder in folders if files.is_folder(folder)), key=hits)

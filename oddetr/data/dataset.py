@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from oddetr.data.images import read_reduced
+from oddetr.data.images import ImageError, read_reduced
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -106,6 +106,11 @@ class Annotations:
         """The rows of image `index` (0 <= index < images) in the objects' arrays."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    @property
+    def owners(self) -> Int64[np.ndarray, " objects"]:
+        """The index of the image of each row."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def take(self, images: Int64[np.ndarray, " taken"]) -> "Annotations":
         """The annotations of some images, given by their indices, in that order."""
         counts = np.diff(self.offsets)[images]
@@ -191,10 +196,16 @@ class DetectionData:
         """Image `index` (0 <= index < images) and its objects; every epoch shows the same. See `read_reduced`.
 
         Raises:
-            ImageError: the file is gone or cannot be read.
+            ImageError: the file is gone, cannot be read, or is of another size than its annotations say.
         """
         rows = self.truth.rows(index)
         image, whole = read_reduced(self.root / self.files[index], shorter)
+        height, width = self.truth.sizes[index].tolist()
+        if whole != (height, width):
+            raise ImageError(
+                f"The image {self.root / self.files[index]} has {whole[1]}x{whole[0]} pixels, but its annotations say "
+                f"{width}x{height}: its boxes would be wrong. Run `oddetr check {self.root}` for the whole report."
+            )
         scale = np.divide(image.shape[:2], whole, dtype=np.float32)[[1, 0, 1, 0]]
         return Sample(
             image=image,

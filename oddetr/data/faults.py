@@ -4,6 +4,7 @@ A warning is about something that reading has already repaired or left out, or t
 makes labels unreliable, and only the data's owner can mend it. `KINDS` is the list of everything that is looked for.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ FEW = 10
 """With fewer training examples than this a class is reported."""
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
+_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NUMBERED = {".json": "annotation", ".xml": "object", ".txt": "line"}
 
 
@@ -63,7 +65,20 @@ KINDS: dict[str, Kind] = {
         "error",
         "path that leads out of the data folder",
         "paths that lead out of the data folder",
-        "Move the images into the data folder, and write paths relative to it.",
+        "Move the files into the data folder, and write paths relative to it. If they are yours and shall stay where "
+        "they are, allow it: --allow-outside true (allow_outside=True).",
+    ),
+    "unreadable-folder": Kind(
+        "error",
+        "folder that cannot be listed",
+        "folders that cannot be listed",
+        "Give yourself the right to read them: chmod u+rx.",
+    ),
+    "unreadable-name": Kind(
+        "error",
+        "file whose name is no readable text",
+        "files whose names are no readable text",
+        "Rename them, in the annotations too: names are text in UTF-8, without line breaks or control characters.",
     ),
     "empty-split": Kind(
         "error",
@@ -134,6 +149,13 @@ KINDS: dict[str, Kind] = {
         "annotation ids that stand twice",
         "Give every annotation its own id; remove those that stand twice as a whole.",
     ),
+    "crowded-image": Kind(
+        "error",
+        "image with too many objects to train on",
+        "images with too many objects to train on",
+        "A detector finds as many objects as it has queries, some hundreds: cut these images into tiles. The same "
+        "object many times over is a slip of an export.",
+    ),
     "unknown-category": Kind(
         "error",
         "object of a class that is not in the class table",
@@ -188,6 +210,12 @@ KINDS: dict[str, Kind] = {
         "annotation of an image that is not listed, left out",
         "annotations of images that are not listed, left out",
         "Nothing to do if the images were taken out on purpose.",
+    ),
+    "animated-image": Kind(
+        "warning",
+        "file of several pictures, of which the first is used",
+        "files of several pictures, of which the first is used",
+        "Nothing to do if the boxes are of the first; otherwise save the other pictures as files of their own.",
     ),
     "repeated-image": Kind(
         "warning", "image listed twice, used once", "images listed twice, used once", "Take the second line out."
@@ -265,16 +293,28 @@ class Fault:
     def where(self) -> str:
         """The file and the place in it."""
         if self.annotation is None:
-            return self.file
-        return f"{self.file} {_NUMBERED.get(PurePosixPath(self.file).suffix.lower(), 'annotation')} {self.annotation}"
+            return shown(self.file)
+        numbered = _NUMBERED.get(PurePosixPath(self.file).suffix.lower(), "annotation")
+        return f"{shown(self.file)} {numbered} {self.annotation}"
 
     @property
     def subject(self) -> str:
         """What a list of such faults names: the place, or the class."""
-        return self.message if self.kind in _OF_A_CLASS else self.where
+        return shown(self.message) if self.kind in _OF_A_CLASS else self.where
 
     def __str__(self) -> str:
-        return self.message if self.kind in _OF_A_CLASS or self.file == "." else f"{self.where}: {self.message}"
+        message = self.message if self.kind == "layout" else shown(self.message)
+        return message if self.kind in _OF_A_CLASS or self.file == "." else f"{self.where}: {message}"
+
+
+def readable(text: str) -> bool:
+    """Whether it can be shown, and written as UTF-8: it has no control character, line break or half of a character."""
+    return _UNREADABLE.search(text) is None
+
+
+def shown(text: str) -> str:
+    """The text with everything that is not readable as Python writes it: `\\x1b` for an escape character."""
+    return _UNREADABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:

@@ -20,8 +20,15 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from rich.console import Console
 from rich.progress import track
 
+from oddetr.data.regular import TooLarge, read_regular, reason, require_regular
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Image files by their lower-case extension."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What a file may hold, whatever its name; others of Pillow's formats call programs (EPS), or take any bytes (TGA)."""
+LARGEST = 2**30
+"""Bytes of an image file: more than the most pixels (`PIL.Image.MAX_IMAGE_PIXELS`) take without compression."""
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 _ORIENTATIONS_THAT_SWAP_SIDES = frozenset({5, 6, 7, 8})
@@ -43,6 +50,7 @@ class ImageFacts:
         digest: of the file's bytes; empty where only the header was read.
         problem: why the file cannot be read; empty where it can.
         too_large: whether the problem is its size.
+        animated: whether it holds several pictures, of which the first counts; false where only the header was read.
     """
 
     size: tuple[int, int] | None
@@ -50,12 +58,14 @@ class ImageFacts:
     digest: bytes = b""
     problem: str = ""
     too_large: bool = False
+    animated: bool = False
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """The image as shown: EXIF orientation applied, converted to RGB.
 
     Palettes and transparency are resolved (colours stay, transparency is dropped); 16 bits per pixel are scaled to 8.
+    Of several pictures in a file (animations, pages) it is the first.
 
     Raises:
         ImageError: the file is missing, truncated, or no image that can be read.
@@ -73,20 +83,23 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
         ImageError: as `read_image`.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             size = _facts(image).size
             reduced = shorter is not None and image.draft(None, (shorter, shorter)) is not None
             pixels = _rgb(image)
             return pixels, size if reduced and size else (pixels.shape[0], pixels.shape[1])
     except Exception as problem:
         found = _unreadable(problem).problem
+        gone = isinstance(problem, FileNotFoundError) and [folder for folder in path.parents if not folder.exists()]
+        if gone:
+            raise ImageError(f"Cannot read the image {path}: there is no {gone[-1]}. Bring it back.") from problem
         raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
 
 
 def read_size(path: Path) -> ImageFacts:
     """Size and orientation, from the file's header alone."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return _facts(image)
     except Exception as problem:
         return _unreadable(problem)
@@ -95,14 +108,15 @@ def read_size(path: Path) -> ImageFacts:
 def decode(path: Path) -> ImageFacts:
     """Size, orientation and digest; the file is decoded to its last pixel."""
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        content = read_regular(path, LARGEST)
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             rotated = _facts(image).rotated
+            animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             height, width, _ = _rgb(image).shape
     except Exception as problem:
         return _unreadable(problem)
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return ImageFacts((height, width), rotated, digest)
+    return ImageFacts((height, width), rotated, digest, animated=animated)
 
 
 def map_images(
@@ -114,6 +128,11 @@ def map_images(
         if console is None or not console.is_terminal:
             return list(results)
         return list(track(results, title, total=len(paths), console=console, transient=True))
+
+
+def _opened(path: Path) -> Image.Image:
+    require_regular(path, LARGEST)
+    return Image.open(path, formats=_FORMATS)
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
@@ -144,11 +163,9 @@ def _facts(image: Image.Image) -> ImageFacts:
 
 
 def _unreadable(problem: BaseException) -> ImageFacts:
-    if isinstance(problem, FileNotFoundError):
-        return ImageFacts(None, problem="the file is missing")
     if isinstance(problem, Image.UnidentifiedImageError):
-        return ImageFacts(None, problem="the file is empty or no image")
-    return ImageFacts(None, problem=str(problem).rstrip("."), too_large=isinstance(problem, _BOMB))
+        return ImageFacts(None, problem="the file is empty, or no image of a known format")
+    return ImageFacts(None, problem=reason(problem), too_large=isinstance(problem, (*_BOMB, TooLarge)))
 
 
 @contextmanager

@@ -16,15 +16,19 @@ from rich.console import Console
 from oddetr.data import coco, voc, yolo
 from oddetr.data.cleaning import RawFolder, RawSplit, clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
-from oddetr.data.faults import FEW, DataError, Fault, summaries
-from oddetr.data.folders import SPLITS, list_files, subfolders
+from oddetr.data.faults import FEW, DataError, Fault, readable, shown, summaries
+from oddetr.data.files import Files
+from oddetr.data.folders import SPLITS
 from oddetr.data.images import map_images, read_size
+from oddetr.data.regular import mode
 
 HELD_OUT = 0.15
 """Share of the training images that becomes the validation split where there is none."""
 _COPY = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.)")
 """What Roboflow adds to the name of an image for each of its augmented copies."""
-_OF_TRAINING = frozenset({"missing-split", "no-objects"})
+MOST_OBJECTS = 10_000
+"""Objects of an image that is trained on; matching compares each with all queries of all layers, 70 MB for so many."""
+_OF_TRAINING = frozenset({"missing-split", "no-objects", "crowded-image"})
 """Errors that only matter to training."""
 _FORMATS: tuple[ModuleType, ...] = (coco, yolo, voc)
 
@@ -66,25 +70,28 @@ class DataFolder:
         return self.splits[name]
 
 
-def read_data(root: Path, console: Console | None = None, training: bool = False) -> DataFolder:
+def read_data(
+    root: Path, console: Console | None = None, training: bool = False, allow_outside: bool = False
+) -> DataFolder:
     """`read_folder` for data that is going to be used: errors are not let through. Images are not decoded.
 
     Args:
         root: the data set's folder.
         console: shows progress; None is silent.
         training: whether it must have what training needs: train and val, both with objects.
+        allow_outside: see `read_folder`.
 
     Raises:
         DataError: there are errors; the message lists them.
     """
-    folder = read_folder(root, console)
+    folder = read_folder(root, console, allow_outside)
     let_through = frozenset() if training else _OF_TRAINING
     if any(fault.severity == "error" and fault.kind not in let_through for fault in folder.faults):
         raise DataError(root, [fault for fault in folder.faults if fault.kind not in let_through])
     return folder
 
 
-def read_folder(root: Path, console: Console | None = None) -> DataFolder:
+def read_folder(root: Path, console: Console | None = None, allow_outside: bool = False) -> DataFolder:
     """Reads a data set in any of the understood layouts, whatever its faults, which it lists.
 
     Without a val split, `HELD_OUT` of the training images, chosen by a hash of their names, become one; augmented
@@ -93,12 +100,14 @@ def read_folder(root: Path, console: Console | None = None) -> DataFolder:
     Args:
         root: the data set's folder.
         console: shows progress where images must be opened for their size; None is silent.
+        allow_outside: read also what paths and links name outside of the folder; it is refused otherwise.
 
     Raises:
         DataError: the layout is not recognised, or there is no class table or no image.
     """
-    reader, *others = _readers(root)
-    raw = reader.read(root)
+    reader, *others = _readers(root, allow_outside)
+    files = Files(root, allow_outside)
+    raw = reader.read(files)
     faults, decisions = list(raw.faults), list(raw.notes)
     if others:
         decisions.append(f"The folder also looks like {others[0].FORMAT}; it is read as {raw.format}.")
@@ -107,7 +116,7 @@ def read_folder(root: Path, console: Console | None = None) -> DataFolder:
     if not splits:
         raise DataError(root, [*faults, Fault("empty-split", raw.class_file, "there is no image in any split")])
     faults += [Fault("empty-split", raw.class_file, f"{data.split} has no image") for data in cleaned if not len(data)]
-    faults += _unlisted(root, raw)
+    faults += _unlisted(files, raw)
     if "train" in splits and "val" not in raw.defined:
         splits |= _held_out(splits["train"], decisions)
     if not mirrored_alike(raw.classes.names):
@@ -115,7 +124,8 @@ def read_folder(root: Path, console: Console | None = None) -> DataFolder:
     splits = {name: splits[name] for name in SPLITS if name in splits}
     faults += [*_missing_splits(splits, raw), *_without_objects(splits, raw)]
     faults += [*_shared_files(splits, decisions), *_rare_classes(splits, raw.class_file)]
-    return DataFolder(root, raw.format, raw.classes, splits, tuple(dict.fromkeys(faults)), tuple(decisions))
+    said = tuple(map(shown, decisions))
+    return DataFolder(root, raw.format, raw.classes, splits, tuple(dict.fromkeys(faults)), said)
 
 
 def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str, int, int]]:
@@ -131,32 +141,53 @@ def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str,
                 yield split, index, trained[key]
 
 
-def _readers(root: Path) -> list[ModuleType]:
+def _readers(root: Path, allow_outside: bool) -> list[ModuleType]:
     """The modules that read the folder's layout: at least one, the best first."""
-    if not root.is_dir():
-        message = "is a file, not a folder" if root.exists() else "does not exist"
+    files = Files(root, allow_outside)
+    if not files.is_folder("."):
+        message = "is a file, not a folder" if mode(root) else "does not exist"
         raise DataError(root, [Fault("layout", ".", f"{root} {message}")])
-    readers = [module for module in _FORMATS if module.recognises(root)]
+    barred: list[Fault] = []
+    readers = [module for module in _FORMATS if module.recognises(files, barred)]
     if readers:
         return readers
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-    found = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    inner = [folder.name for folder, module in product(subfolders(root), _FORMATS) if module.recognises(folder)]
+    if (fault := files.barred(".")) is not None:
+        raise DataError(root, [fault])
+    names = sorted(name + ("/" if files.is_folder(name) else "") for name in files.names())
+    found = shown(", ".join(names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    inner = [
+        folder
+        for folder, module in product(files.subfolders(), _FORMATS)
+        if module.recognises(Files(root / folder, allow_outside), [])
+    ]
     lines = [f"{root} has no known layout; it holds {found or 'nothing'}"]
     if inner:
-        lines.append(f"  its folder {inner[0]} is a data set: did you mean {root / inner[0]}?")
+        lines.append(f"  its folder {shown(inner[0])} is a data set: did you mean {shown(str(root / inner[0]))}?")
     lines += ["  understood layouts:"]
     lines += [f"    {module.FORMAT}: {layout}" for module in _FORMATS for layout in module.LAYOUTS]
-    raise DataError(root, [Fault("layout", ".", "\n".join(lines))])
+    raise DataError(root, [*barred, Fault("layout", ".", "\n".join(lines))])
 
 
 def _cleaned(
     root: Path, raw: RawSplit, classes: ClassTable, faults: list[Fault], console: Console | None
 ) -> DetectionData:
-    raw = _with_sizes(root, raw, faults, console)
+    readable_names = [readable(file) for file in raw.files]
+    faults += [
+        Fault("unreadable-name", file, "left out")
+        for file, is_good in zip(raw.files, readable_names, strict=True)
+        if not is_good
+    ]
+    raw = _with_sizes(root, raw.take(np.flatnonzero(readable_names)), faults, console)
     raw = raw.take(np.array(sorted(range(len(raw.files)), key=raw.files.__getitem__), dtype=np.int64))
     truth, found = clean(raw)
     faults += found
+    counts = np.diff(truth.offsets)
+    faults += [
+        Fault(
+            "crowded-image", raw.files[image], f"{counts[image]:,} objects; at most {MOST_OBJECTS:,} can be trained on"
+        )
+        for image in np.flatnonzero(counts > MOST_OBJECTS)
+    ]
     return DetectionData(root, raw.name, tuple(raw.files), classes, truth)
 
 
@@ -229,12 +260,12 @@ def _without_objects(splits: dict[str, DetectionData], raw: RawFolder) -> Iterat
             yield Fault(kind, files.get(name, files.get("train", raw.class_file)), message)
 
 
-def _unlisted(root: Path, raw: RawFolder) -> list[Fault]:
+def _unlisted(files: Files, raw: RawFolder) -> list[Fault]:
     """Images that lie in the folders of listed ones but are in no split."""
     listed = {file for split in raw.splits for file in split.files}
     mentioned = {fault.file for fault in raw.faults}
     folders = {posixpath.dirname(file) for file in listed}
-    beside = {file for folder in folders for file in list_files(root, root / folder, below=False)}
+    beside = {file for folder in folders for file in files.files_in(folder, [], below=False)}
     return [Fault("unlisted-image", file, "no split names it") for file in sorted(beside - listed - mentioned)]
 
 

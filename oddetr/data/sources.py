@@ -33,7 +33,9 @@ class DigitsConfig:
             raise ValueError(f"digits.train_images is {self.train_images}; it must be at least 1.")
 
 
-def open_sources(data: str, digits: DigitsConfig | None = None, seed: int = 0) -> dict[str, Source]:
+def open_sources(
+    data: str, digits: DigitsConfig | None = None, seed: int = 0, allow_outside: bool = False
+) -> dict[str, Source]:
     """The splits (train, val and, where there is one, test) of `data`: `digits` or a data set's folder.
 
     Faults that can be dropped safely are dropped; images are not opened before they are needed.
@@ -41,6 +43,7 @@ def open_sources(data: str, digits: DigitsConfig | None = None, seed: int = 0) -
     Args:
         digits: the training scenes, for `digits`.
         seed: of the training scenes, for `digits`.
+        allow_outside: read also what paths and links name outside of the folder; it is refused otherwise.
 
     Raises:
         DataError: the annotations have errors.
@@ -48,11 +51,16 @@ def open_sources(data: str, digits: DigitsConfig | None = None, seed: int = 0) -
     """
     if data == DIGITS:
         return _digit_splits(digits or DigitsConfig(), seed)
-    return dict(read_data(Path(data)).splits)
+    return dict(read_data(Path(data), allow_outside=allow_outside).splits)
 
 
 def open_training_sources(
-    data: str, digits: DigitsConfig, seed: int, console: Console | None = None, decode: bool = True
+    data: str,
+    digits: DigitsConfig,
+    seed: int,
+    console: Console | None = None,
+    decode: bool = True,
+    allow_outside: bool = False,
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
     """`open_sources` for training: train and val, with objects; and what was dropped, split or noticed, in sentences.
 
@@ -62,14 +70,18 @@ def open_training_sources(
         seed: of the training scenes, for `digits`.
         console: shows progress; None is silent.
         decode: check every image to its last pixel first; of several processes, one is enough to do so.
+        allow_outside: see `open_sources`.
 
     Raises:
         DataError: annotations or images have errors, or there is nothing to train on or to validate with.
         ValueError: there is no data set, or none of a known layout.
     """
     if data == DIGITS:
-        return _digit_splits(digits, seed), ()
-    folder = load_data(Path(data), console) if decode else read_data(Path(data), console, training=True)
+        return _digit_splits(digits, seed), ("The built-in digit scenes. (--data DIR trains on your own images.)",)
+    if decode:
+        folder = load_data(Path(data), console, allow_outside)
+    else:
+        folder = read_data(Path(data), console, training=True, allow_outside=allow_outside)
     return dict(folder.splits), folder.notes
 
 

@@ -57,7 +57,7 @@ def statistics(data: DetectionData) -> Statistics:
     truth = data.truth
     learned = ~truth.crowd
     areas = truth.areas[learned]
-    owners = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    owners = truth.owners
     per_image = np.bincount(owners[learned], minlength=len(truth))
     small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
     return Statistics(

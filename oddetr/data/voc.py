@@ -4,19 +4,24 @@ VOC counts pixels from 1, and (xmin, ymin, xmax, ymax) name the first and the la
 from (xmin - 1, ymin - 1) to (xmax, ymax). Objects marked difficult become regions to ignore.
 """
 
+import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import SPLITS, list_files, split_folders, split_of, subfolders, without_extension
+from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.files import FileFault, Files
+from oddetr.data.folders import SPLITS, split_of, without_extension
 from oddetr.data.images import EXTENSIONS
+from oddetr.data.numbers import to_number
+from oddetr.data.regular import reason
 
 FORMAT = "Pascal VOC"
 LAYOUTS = (
@@ -27,6 +32,10 @@ LAYOUTS = (
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = ("jpegimages", "images")
+_LARGEST_FILE, _LARGEST_LIST = 2**26, 2**30
+"""Bytes of an XML file, and of a list of images."""
+_LONGEST_SIDE = 2**24
+"""Pixels: whole numbers beyond are not exact in single precision."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,12 @@ class _Objects:
     place: list[int] = field(default_factory=list)
 
 
-def recognises(root: Path) -> bool:
-    """Whether there are XML files where VOC has them, or beside images."""
-    return _standard_folders(root) is not None or bool(_folders_of_splits(root))
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there are XML files where VOC has them, or beside images; `faults` receives those not to be read."""
+    return _standard_folders(files, faults) is not None or bool(_folders_of_splits(files, faults))
 
 
-def read(root: Path) -> RawFolder:
+def read(files: Files) -> RawFolder:
     """The data set, not yet cleaned.
 
     The classes are the names of all objects of all splits, sorted, with ids 1..K.
@@ -64,80 +73,76 @@ def read(root: Path) -> RawFolder:
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    standard = _standard_folders(root)
-    splits = _standard_splits(root, *standard, faults, notes) if standard else _splits_beside(root, faults)
-    objects = {split: _objects(root, pairs, faults) for split, pairs in splits.items()}
+    standard = _standard_folders(files, faults)
+    splits = _standard_splits(files, *standard, faults, notes) if standard else _splits_beside(files, faults)
+    objects = {split: _objects(files, pairs, faults) for split, pairs in splits.items()}
     names = sorted({name for found in objects.values() for name in found.names})
     if not names:
-        raise DataError(root, [*faults, Fault("classes", ".", _why_no_class(splits, faults))])
+        raise DataError(files.root, [*faults, Fault("classes", ".", _why_no_class(splits, faults))])
     classes = ClassTable(tuple(names), tuple(range(1, len(names) + 1)))
     raws = [_split(split, splits[split], objects[split], classes) for split in SPLITS if split in splits]
-    where = standard[0].relative_to(root).as_posix() if standard else "."
-    return RawFolder(FORMAT, classes, where, tuple(splits), raws, faults, notes)
+    return RawFolder(FORMAT, classes, standard[0] if standard else ".", tuple(splits), raws, faults, notes)
 
 
-def _standard_folders(root: Path) -> tuple[Path, Path] | None:
+def _standard_folders(files: Files, faults: list[Fault]) -> tuple[str, str] | None:
     """The folders of the annotations and of the images, in any case."""
-    folders = {folder.name.lower(): folder for folder in subfolders(root)}
+    folders = {folder.lower(): folder for folder in files.subfolders()}
     annotations = folders.get("annotations")
     images = next((folders[name] for name in _IMAGE_FOLDERS if name in folders), None)
-    if annotations is None or images is None or not any(annotations.rglob("*.xml")):
+    if annotations is None or images is None or not files.files_in(annotations, faults, [".xml"]):
         return None
     return annotations, images
 
 
-def _folders_of_splits(root: Path) -> dict[str, Path]:
+def _folders_of_splits(files: Files, faults: list[Fault]) -> dict[str, str]:
     """The folders that hold images and XML files; a single folder that names no split is train."""
-    for base in (root, root / "images"):
-        folders = {split: folder for split, folder in split_folders(base).items() if list_files(root, folder, [".xml"])}
+    for base in (".", "images"):
+        folders = {
+            split: folder
+            for split, folder in files.split_folders(base).items()
+            if files.files_in(folder, faults, [".xml"])
+        }
         if folders:
             return folders
-    for base in (root, root / "images"):
-        if any(base.glob("*.xml")):
+    for base in (".", "images"):
+        if files.files_in(base, faults, [".xml"], below=False):
             return {"train": base}
     return {}
 
 
 def _standard_splits(
-    root: Path, annotations: Path, images: Path, faults: list[Fault], notes: list[str]
+    files: Files, annotations: str, images: str, faults: list[Fault], notes: list[str]
 ) -> dict[str, list[_Pair]]:
-    pairs = _paired(root, images, annotations, faults)
-    lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    if not lists["train"].is_file():
-        lists["train"] = lists["train"].with_name("trainval.txt")
-    lists = {split: path for split, path in lists.items() if path.is_file()}
+    pairs = _paired(files, images, annotations, faults)
+    lists = {split: f"ImageSets/Main/{split}.txt" for split in SPLITS}
+    if not files.is_file(lists["train"]):
+        lists["train"] = "ImageSets/Main/trainval.txt"
+    lists = {split: path for split, path in lists.items() if files.is_file(path)}
     if not lists:
-        return _unlisted_splits(root, images, pairs, notes)
-    named = _by_name(pairs, images.relative_to(root))
+        return _unlisted_splits(images, pairs, notes)
+    named = _by_name(pairs, images)
     splits: dict[str, list[_Pair]] = {}
-    for split, path in lists.items():
-        file = path.relative_to(root).as_posix()
+    for split, file in lists.items():
         splits[split] = []
-        for name in _listed(path, file, faults):
+        for name in _listed(files, file, faults):
             found = named.get(name, [])
             if len(found) == 1:
                 splits[split] += [pair for image in found if (pair := pairs[image]) is not None]
             elif found:
                 faults.append(Fault("ambiguous-image", file, f"{name} may be {' or '.join(found[:3])}"))
             else:
-                expected = (images / f"{name}.jpg").relative_to(root).as_posix()
-                faults.append(Fault("missing-image", expected, f"listed in {file}"))
+                faults.append(Fault("missing-image", f"{images}/{name}.jpg", f"listed in {file}"))
         splits[split].sort(key=lambda pair: pair.image)
     return splits
 
 
-def _unlisted_splits(
-    root: Path, images: Path, pairs: dict[str, _Pair | None], notes: list[str]
-) -> dict[str, list[_Pair]]:
+def _unlisted_splits(images: str, pairs: dict[str, _Pair | None], notes: list[str]) -> dict[str, list[_Pair]]:
     """The images by the folders named after splits, where all lie in such folders; otherwise all as train."""
     sound = [pair for pair in pairs.values() if pair is not None]
-    base = images.relative_to(root)
-    folders = {file: PurePosixPath(file).relative_to(base.as_posix()).parts[:-1] for file in pairs}
+    folders = {file: PurePosixPath(file).relative_to(images).parts[:-1] for file in pairs}
     named = {file: split_of(parts[0]) if parts else None for file, parts in folders.items()}
     if pairs and all(named.values()):
-        notes.append(
-            f"There are no lists ImageSets/Main/train.txt, ...: the folders in {base.as_posix()} are the splits."
-        )
+        notes.append(f"There are no lists ImageSets/Main/train.txt, ...: the folders in {images} are the splits.")
         return {
             split: [pair for pair in sound if named[pair.image] == split] for split in SPLITS if split in named.values()
         }
@@ -145,33 +150,34 @@ def _unlisted_splits(
     return {"train": sound}
 
 
-def _by_name(files: Iterable[str], base: Path) -> dict[str, list[str]]:
+def _by_name(files: Iterable[str], base: str) -> dict[str, list[str]]:
     """Files by what a list may call them: the path below `base` or, where that names none, the last part of it."""
     keys = {file: _key(file, base) for file in files}
     names = {file: PurePosixPath(key).name for file, key in keys.items()}
     return _grouped(keys, names) | _grouped(keys, keys)
 
 
-def _key(file: str, base: Path) -> str:
-    return without_extension(PurePosixPath(file).relative_to(base.as_posix()).as_posix())
+def _key(file: str, base: str) -> str:
+    """What an image and its XML file share: the path below `base`, without extension, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", without_extension(posixpath.relpath(file, base)))
 
 
-def _paired(root: Path, images: Path, annotations: Path, faults: list[Fault]) -> dict[str, _Pair | None]:
+def _paired(files: Files, images: str, annotations: str, faults: list[Fault]) -> dict[str, _Pair | None]:
     """Every image below a folder, sorted, with its XML file; None where an XML file may belong to several images.
 
     They belong together where their paths below the two folders are the same but for the extension; what then is left
     is matched by name alone.
     """
-    files, labels = list_files(root, images), list_files(root, annotations, [".xml"])
-    keys = {file: _key(file, images.relative_to(root)) for file in files}
-    keys |= {label: _key(label, annotations.relative_to(root)) for label in labels}
-    of_files, of_labels = _grouped(files, keys), _grouped(labels, keys)
+    pictures, labels = files.files_in(images, faults), files.files_in(annotations, faults, [".xml"])
+    keys = {file: _key(file, images) for file in pictures}
+    keys |= {label: _key(label, annotations) for label in labels}
+    of_files, of_labels = _grouped(pictures, keys), _grouped(labels, keys)
     names = {path: PurePosixPath(key).name for path, key in keys.items()}
-    lone_files = _grouped([file for file in files if keys[file] not in of_labels], names)
+    lone_files = _grouped([file for file in pictures if keys[file] not in of_labels], names)
     lone_labels = _grouped([label for label in labels if keys[label] not in of_files], names)
     pairs: dict[str, _Pair | None] = {}
     used: set[str] = set()
-    for file in files:
+    for file in pictures:
         rivals, candidates = of_files[keys[file]], of_labels.get(keys[file], [])
         if not candidates:
             rivals, candidates = lone_files[names[file]], lone_labels.get(names[file], [])
@@ -194,12 +200,17 @@ def _grouped(paths: Iterable[str], keys: dict[str, str]) -> dict[str, list[str]]
     return dict(groups)
 
 
-def _listed(path: Path, file: str, faults: list[Fault]) -> list[str]:
+def _listed(files: Files, file: str, faults: list[Fault]) -> list[str]:
     """The image names of a list, each once."""
+    try:
+        lines = files.read_text(file, _LARGEST_LIST).splitlines()
+    except FileFault as problem:
+        faults.append(problem.fault)
+        return []
     names: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        name = line.strip()
-        if Path(name).suffix.lower() in EXTENSIONS:
+    for number, line in enumerate(lines, start=1):
+        name = unicodedata.normalize("NFC", line.strip())
+        if posixpath.splitext(name)[1].lower() in EXTENSIONS:
             name = without_extension(name)
         if name in names:
             faults.append(Fault("repeated-image", file, f"{name} stands in line {names[name]} already", number))
@@ -208,10 +219,10 @@ def _listed(path: Path, file: str, faults: list[Fault]) -> list[str]:
     return list(names)
 
 
-def _splits_beside(root: Path, faults: list[Fault]) -> dict[str, list[_Pair]]:
+def _splits_beside(files: Files, faults: list[Fault]) -> dict[str, list[_Pair]]:
     return {
-        split: [pair for pair in _paired(root, folder, folder, faults).values() if pair is not None]
-        for split, folder in _folders_of_splits(root).items()
+        split: [pair for pair in _paired(files, folder, folder, faults).values() if pair is not None]
+        for split, folder in _folders_of_splits(files, faults).items()
     }
 
 
@@ -227,7 +238,28 @@ def _why_no_class(splits: dict[str, list[_Pair]], faults: list[Fault]) -> str:
     return "there is no object, and so no class, in any XML file"
 
 
-def _objects(root: Path, pairs: list[_Pair], faults: list[Fault]) -> _Objects:
+class _Tree(ElementTree.TreeBuilder):
+    """Refuses a document type: entities are declared in it, which name other files or grow without bounds."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError(f"it declares a document type, <!DOCTYPE {name[:40]} ...>, which annotations do not need")
+
+
+def _parsed(content: bytes) -> ElementTree.Element:
+    """The annotations of one image.
+
+    Raises:
+        ValueError, LookupError, ElementTree.ParseError: it is something else.
+    """
+    parser = ElementTree.XMLParser(target=_Tree())
+    parser.feed(content)
+    root: ElementTree.Element = parser.close()
+    if root.tag.lower() != "annotation" and root.find("object") is None:
+        raise ValueError(f"its root is <{root.tag[:40]}> where <annotation> is expected, and there is no <object>")
+    return root
+
+
+def _objects(files: Files, pairs: list[_Pair], faults: list[Fault]) -> _Objects:
     objects = _Objects()
     for image, pair in enumerate(pairs):
         objects.sizes.append((0, 0))
@@ -235,12 +267,15 @@ def _objects(root: Path, pairs: list[_Pair], faults: list[Fault]) -> _Objects:
             faults.append(Fault("image-without-label", pair.image, "there is no XML file of this name"))
             continue
         try:
-            tree = ElementTree.parse(root / pair.label).getroot()
-        except (OSError, ElementTree.ParseError, ValueError, LookupError) as problem:
-            faults.append(Fault("malformed-file", pair.label, str(problem)))
+            tree = _parsed(files.read(pair.label, _LARGEST_FILE))
+        except FileFault as problem:
+            faults.append(problem.fault)
             continue
-        height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-        if 1 <= height < np.inf and 1 <= width < np.inf:
+        except (ElementTree.ParseError, ValueError, LookupError, MemoryError) as problem:
+            faults.append(Fault("malformed-file", pair.label, reason(problem)))
+            continue
+        height, width = (to_number(tree.findtext(f"size/{side}") or "") for side in ("height", "width"))
+        if 1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE:
             objects.sizes[-1] = (round(height), round(width))
         for place, element in enumerate(tree.findall("object"), start=1):
             _add(objects, image, pair.label, place, element, faults)
@@ -252,22 +287,20 @@ def _add(
 ) -> None:
     name = (element.findtext("name") or "").strip()
     box = element.find("bndbox")
-    if not name or box is None:
-        faults.append(Fault("malformed-record", label, f"there is no {'bndbox' if name else 'name'}", place))
+    problem = "" if name and box is not None else f"there is no {'bndbox' if name else 'name'}"
+    for tags in ([child.tag for child in element if child.tag in ("name", "bndbox")], [side.tag for side in box or ()]):
+        if len(set(tags)) < len(tags):
+            problem = f"{max(tags, key=tags.count)} stands twice in it"
+    if not readable(name):
+        problem = f"its name is no readable text: {name[:80]}"
+    if problem or box is None:
+        faults.append(Fault("malformed-record", label, problem, place))
         return
     objects.image.append(image)
     objects.names.append(name)
-    objects.boxes.append([_number(box.findtext(corner)) for corner in _CORNERS])
+    objects.boxes.append([to_number(box.findtext(corner) or "") for corner in _CORNERS])
     objects.difficult.append((element.findtext("difficult") or "").strip() == "1")
     objects.place.append(place)
-
-
-def _number(text: str | None) -> float:
-    """The number, or NaN where there is none."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
 
 
 def _split(name: str, pairs: list[_Pair], objects: _Objects, classes: ClassTable) -> RawSplit:

@@ -7,6 +7,9 @@ Labels). Without such a folder it lies beside the image.
 """
 
 import math
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,8 +20,11 @@ from jaxtyping import Float64
 
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault
-from oddetr.data.folders import Listing, advice_outside, inside, list_files, split_of, without_extension
+from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.files import FileFault, Files
+from oddetr.data.folders import split_of, without_extension
+from oddetr.data.numbers import to_number
+from oddetr.data.regular import reason
 
 FORMAT = "YOLO"
 LAYOUTS = ("data.yaml with names, train and val; images/train/, ... and labels/train/, ...",)
@@ -29,6 +35,12 @@ _PIXELS = 2.0
 """Beyond this a coordinate is taken for pixels; boxes that merely reach out of the image stay below."""
 _SCORED = 6
 """Words of a line that ends in a score."""
+_LARGEST_FILE, _LARGEST_LIST, _LARGEST_YAML = 2**26, 2**30, 2**20
+"""Bytes of a label file, of a list of images, and of data.yaml, which is parsed slowly."""
+_LONGEST = 4096
+"""Characters of a path that a file can have."""
+_NOTHING = ("", "~", "null", "Null", "NULL")
+"""How YAML writes that there is no value."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +51,35 @@ class _Configuration:
     classes: ClassTable
 
 
-def recognises(root: Path) -> bool:
-    """Whether there is a YAML file with class names and the place of the training images."""
-    return _configuration_file(root) is not None
+def recognises(files: Files, faults: list[Fault]) -> bool:
+    """Whether there is a YAML file with class names and the place of the training images; `faults` receives those not
+    to be read."""
+    return _configuration_file(files, faults) is not None
 
 
-def read(root: Path) -> RawFolder:
+def read(files: Files) -> RawFolder:
     """The data set, not yet cleaned.
 
     Raises:
         DataError: data.yaml cannot be understood, or its classes are no class table.
     """
-    configuration = _configuration(root)
+    configuration = _configuration(files)
     raw = RawFolder(FORMAT, configuration.classes, configuration.file, (), [])
     scored: dict[str, None] = {}
-    listing = Listing(root)
     labels: dict[str, set[str]] = {}
     for split, entries in configuration.entries.items():
-        files = _images(root, listing, configuration, split, entries, raw)
-        if files is not None or split == "train":
+        images = _images(files, configuration, split, entries, raw)
+        if images is not None or split == "train":
             raw.defined += (split,)
-        if files is None:
+        if images is None:
             continue
-        label_files = [_label_file(listing, file) for file in files]
-        raw.splits.append(_split(root, listing, split, files, label_files, configuration.classes, raw.faults, scored))
+        label_files = [_label_file(files, image) for image in images]
+        raw.faults += _shared_labels(files, images, label_files)
+        raw.splits.append(_split(files, split, images, label_files, configuration.classes, raw.faults, scored))
         for file in label_files:
-            labels.setdefault(str(PurePosixPath(file).parent), set()).add(file)
+            labels.setdefault(posixpath.dirname(file), set()).add(file)
     for folder, expected in sorted(labels.items()):
-        raw.faults += _labels_without_images(root, folder, expected)
+        raw.faults += _labels_without_images(files, folder, expected)
     if scored:
         raw.notes.append(
             f"Labels with scores, which a detector wrote, are taken for the truth: of {len(scored):,} images, "
@@ -81,74 +94,128 @@ def label_file(image: str) -> str:
     folders = [index for index, part in enumerate(parts[:-1]) if part in _LABELS]
     if folders:
         parts[folders[-1]] = _LABELS[parts[folders[-1]]]
-    return without_extension("/".join(parts)) + ".txt"
+    return without_extension(str(PurePosixPath(*parts))) + ".txt"
 
 
-def _label_file(listing: Listing, image: str) -> str:
+def _label_file(files: Files, image: str) -> str:
     """`label_file`, or the same file in a folder called labels where it is not there."""
     file = label_file(image)
     other = str(PurePosixPath(*("labels" if part in _LABELS.values() else part for part in PurePosixPath(file).parts)))
-    return other if listing.find(file) is None and listing.find(other) is not None else file
+    return other if files.find(file) is None and files.find(other) is not None else file
 
 
-def _configuration_file(root: Path) -> Path | None:
-    named = [root / "data.yaml", root / "data.yml"]
-    others = [path for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]) if path not in named]
-    for path in named:
-        if path.is_file():
-            return path
-    return next((path for path in others if {"names", "train"} <= _keys(path)), None)
+def _configuration_file(files: Files, faults: list[Fault]) -> str | None:
+    for file in ("data.yaml", "data.yml"):
+        if files.is_file(file):
+            return file
+    others = files.files_in(".", faults, [".yaml", ".yml"], below=False)
+    return next((file for file in others if {"names", "train"} <= _keys(files, file)), None)
 
 
-def _keys(path: Path) -> set[Any]:
+def _keys(files: Files, file: str) -> set[Any]:
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        return set(_parsed(files.read(file, _LARGEST_YAML)))
+    except (ValueError, RecursionError, yaml.YAMLError):
         return set()
-    return set(content) if isinstance(content, dict) else set()
 
 
-def _configuration(root: Path) -> _Configuration:
-    path = _configuration_file(root)
-    assert path is not None
-    file = path.name
+_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map", "int", "float", "bool", "null"))
+
+
+class _Loader(yaml.BaseLoader):
+    """Scalars stay the text that they are (YAML takes the class `no` for false), and nothing is merged, which can grow
+    without bounds."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Refuses what is meant to become something else than text, a list or a table."""
+        if not node.tag.startswith(_TAGS):
+            raise ValueError(f"it has the tag {node.tag[:80]}, which means nothing here")
+        return super().construct_object(node, deep)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuses a key that stands twice, of which the second would hide the first."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            twice, _ = Counter(keys).most_common(1)[0]
+            raise ValueError(f"the key {twice[:80]!r} stands twice, and the second would hide the first")
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(content: bytes) -> dict[Any, Any]:
+    """The content of a YAML file, all scalars as text.
+
+    Raises:
+        ValueError, RecursionError, yaml.YAMLError: it is none, or no table.
+    """
+    found = yaml.load(content, _Loader)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no keys such as names, train and val")
+    return found
+
+
+def _configuration(files: Files) -> _Configuration:
+    file = _configuration_file(files, [])
+    assert file is not None
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise DataError(root, [Fault("malformed-file", file, " ".join(str(problem).split()))]) from problem
-    if not isinstance(content, dict):
-        raise DataError(root, [Fault("malformed-file", file, "it holds no keys such as names, train and val")])
-    entries: dict[str, list[str]] = {}
-    for split, keys in _KEYS.items():
-        given = next((content[key] for key in keys if content.get(key)), None)
-        if given is not None:
-            entries[split] = [str(entry) for entry in given] if isinstance(given, list) else [str(given)]
-    if not entries:
-        raise DataError(root, [Fault("malformed-file", file, "none of train, val and test says where images are")])
-    return _Configuration(file, str(content.get("path") or "."), entries, _classes(root, file, content))
+        content = _parsed(files.read(file, _LARGEST_YAML))
+        entries: dict[str, list[str]] = {}
+        for split, keys in _KEYS.items():
+            given = next((content[key] for key in keys if content.get(key, "") not in _NOTHING), None)
+            if given is not None:
+                entries[split] = _texts(split, given if isinstance(given, list) else [given])
+        if not any(entries.values()):
+            raise ValueError("none of train, val and test says where images are")
+        (base,) = _texts("path", [content.get("path", ".")])
+    except FileFault as problem:
+        raise DataError(files.root, [problem.fault]) from problem
+    except (ValueError, RecursionError, yaml.YAMLError) as problem:
+        raise DataError(files.root, [Fault("malformed-file", file, reason(problem))]) from problem
+    classes = _classes(files.root, file, content)
+    return _Configuration(file, "." if base in _NOTHING else base, entries, classes)
+
+
+def _texts(key: str, values: Sequence[Any]) -> list[str]:
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{key} is neither a path nor a list of paths")
+    return list(values)
 
 
 def _classes(root: Path, file: str, content: dict[Any, Any]) -> ClassTable:
-    names, count = content.get("names"), content.get("nc")
+    names, count = content.get("names"), content.get("nc", "")
     if isinstance(names, list):
-        names = dict(enumerate(names))
+        names = {str(index): name for index, name in enumerate(names)}
     try:
         if not isinstance(names, dict):
             raise ValueError("names is neither a list nor a table of class names")
-        table = {int(id): str(name).strip() for id, name in sorted(names.items(), key=lambda item: int(item[0]))}
-        if isinstance(count, int) and count != len(table):
-            raise ValueError(f"nc is {count}, but there are {len(table)} names")
-        return ClassTable(tuple(table.values()), tuple(table))
-    except (TypeError, ValueError) as problem:
+        table = {_id(key): _name(name) for key, name in names.items()}
+        if len(table) < len(names):
+            raise ValueError("two of the ids in names are the same number")
+        if count not in _NOTHING and count != str(len(table)):
+            raise ValueError(f"nc is {str(count)[:20]}, but there are {len(table)} names")
+        return ClassTable(tuple(table[id] for id in sorted(table)), tuple(sorted(table)))
+    except ValueError as problem:
         raise DataError(root, [Fault("classes", file, str(problem))]) from problem
 
 
+def _id(key: Any) -> int:
+    if not isinstance(key, str) or not key.isdecimal() or len(key) > 9:
+        raise ValueError(f"the id {str(key)[:40]!r} in names is no whole number from 0 to 999,999,999")
+    return int(key)
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not readable(name) or name.strip() in _NOTHING:
+        found = repr(name[:80]) if isinstance(name, str) else "a list or table"
+        raise ValueError(f"a name in names is {found}, which is no readable text")
+    return name.strip()
+
+
 def _images(
-    root: Path, listing: Listing, configuration: _Configuration, split: str, entries: list[str], raw: RawFolder
+    files: Files, configuration: _Configuration, split: str, entries: list[str], raw: RawFolder
 ) -> list[str] | None:
     """The images of a split, sorted, each once; None where there is no such split: exporters name what is not there."""
-    places = {entry: _find(root, configuration, entry) for entry in entries}
-    if split != "train" and not any(path and _holds_something(root / path) for path in places.values()):
+    places = {entry: _find(files, configuration, entry) for entry in entries}
+    if split != "train" and not any(path and _holds_something(files, path) for path in places.values()):
         raw.notes.append(
             f"{configuration.file} says {', '.join(entries)} for {split}, which is not there or holds no image: "
             f"there is no {split} split."
@@ -161,93 +228,116 @@ def _images(
         elif ".." in PurePosixPath(entry).parts or entry.startswith("/"):
             raw.notes.append(f"{configuration.file} says {entry} for {split}: taken from {path}.")
     found = [path for path in places.values() if path is not None]
-    files: set[str] = set()
+    images: set[str] = set()
     for path in found:
-        is_folder = (root / path).is_dir()
-        files.update(list_files(root, root / path) if is_folder else _listed(root, listing, path, raw.faults))
-    return sorted(files) if found else None
+        is_folder = files.is_folder(path)
+        images.update(files.files_in(path, raw.faults) if is_folder else _listed(files, path, raw.faults))
+    return sorted(images) if found else None
 
 
-def _holds_something(path: Path) -> bool:
-    """Whether there is an image in the folder, or a line in the list."""
-    if path.is_dir():
-        return bool(list_files(path, path))
-    return bool(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+def _holds_something(files: Files, path: str) -> bool:
+    """Whether there is an image in the folder, or a line in the list; what must not be looked at may have some."""
+    if files.barred(path) is not None:
+        return True
+    if files.is_folder(path):
+        faults: list[Fault] = []
+        return bool(files.files_in(path, faults) or faults)
+    try:
+        return bool(files.read(path, _LARGEST_LIST).strip())
+    except FileFault:
+        return True
 
 
-def _find(root: Path, configuration: _Configuration, entry: str) -> str | None:
+def _find(files: Files, configuration: _Configuration, entry: str) -> str | None:
     """The folder or list that an entry means.
 
     Exporters write paths for other working directories (`../train/images`, `/content/data/train/images`): where a path
     leads nowhere, its last parts are tried alone, as long as they still name the split.
     """
-    entry = entry.replace("\\", "/")
-    base = inside(root, ".", configuration.base)
+    entry = entry[:_LONGEST].replace("\\", "/")
+    base = files.inside(".", configuration.base)
     bases = ["."] if base in (None, ".") else [base, "."]
-    for folder in bases:
-        path = inside(root, folder, entry)
-        if path is not None and (root / path).exists():
-            return path
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]
     last = max((index for index, part in enumerate(parts) if split_of(part)), default=len(parts) - 1)
     tails = ["/".join(parts[start:]) for start in range(last + 1)]
-    return next((tail for tail in tails if (root / tail).exists()), None)
+    paths = [path for folder in bases if (path := files.inside(folder, entry)) is not None] + tails
+    return next((path for path in paths if files.is_folder(path) or files.is_file(path)), None)
 
 
-def _listed(root: Path, listing: Listing, path: str, faults: list[Fault]) -> list[str]:
+def _listed(files: Files, path: str, faults: list[Fault]) -> list[str]:
     """The images that a list names, one a line, relative to the list's folder or to the data folder."""
-    files: dict[str, int] = {}
-    text = (root / path).read_text(encoding="utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
+    found: dict[str, int] = {}
+    try:
+        lines = files.read_text(path, _LARGEST_LIST).splitlines()
+    except FileFault as problem:
+        faults.append(problem.fault)
+        return []
+    for number, line in enumerate(lines, start=1):
         if not (name := line.strip()):
             continue
-        places = [inside(root, base, name) for base in (str(PurePosixPath(path).parent), ".")]
+        places = [files.inside(base, name) for base in (posixpath.dirname(path), ".")]
         expected = [place for place in places if place is not None]
-        file = next((file for place in expected if (file := listing.find(place)) is not None), None)
+        file = next((file for place in expected if (file := files.find(place)) is not None), None)
+        barred = [fault for place in (file, *expected) if place and (fault := files.barred(place)) is not None]
         if not expected:
-            faults.append(Fault("outside-folder", path, name + advice_outside(root, name), number))
+            faults.append(Fault("outside-folder", path, name + files.advice(name), number))
+        elif file is None and barred:
+            faults += barred
         elif file is None:
             faults.append(Fault("missing-image", expected[-1], f"listed in {path} line {number}"))
-        elif file in files:
-            faults.append(Fault("repeated-image", path, f"{file} stands in line {files[file]} already", number))
+        elif file in found:
+            faults.append(Fault("repeated-image", path, f"{file} stands in line {found[file]} already", number))
+        elif (fault := files.barred(file)) is not None:
+            faults.append(fault)
         else:
-            files[file] = number
-    return list(files)
+            found[file] = number
+    return list(found)
 
 
-def _labels_without_images(root: Path, folder: str, expected: set[str]) -> list[Fault]:
+def _labels_without_images(files: Files, folder: str, expected: set[str]) -> list[Fault]:
     return [
         Fault("label-without-image", file, "there is no image of this name")
-        for file in list_files(root, root / folder, [".txt"], below=False)
-        if file not in expected and PurePosixPath(file).name != "classes.txt"
+        for file in files.files_in(folder, [], [".txt"], below=False)
+        if file not in expected and posixpath.basename(file) != "classes.txt"
     ]
 
 
+def _shared_labels(files: Files, images: list[str], labels: list[str]) -> Iterator[Fault]:
+    """Images that differ only in what their label file does not tell: `a.jpg` and `a.png`."""
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for image, label in zip(images, labels, strict=True):
+        sharing[label].append(image)
+    for label, found in sharing.items():
+        if len(found) > 1 and files.find(label) is not None:
+            yield from (
+                Fault("ambiguous-image", image, f"{label} may be of {' or '.join(found[:3])}") for image in found
+            )
+
+
 def _split(
-    root: Path,
-    listing: Listing,
+    files: Files,
     split: str,
-    files: list[str],
+    images: list[str],
     labels: list[str],
     classes: ClassTable,
     faults: list[Fault],
     scored: dict[str, None],
 ) -> RawSplit:
-    parsed = [_objects(root, listing, *pair, faults, scored) for pair in zip(files, labels, strict=True)]
+    parsed = [_objects(files, *pair, faults, scored) for pair in zip(images, labels, strict=True)]
     counts = [len(rows) for rows in parsed]
     table = np.concatenate([np.zeros((0, 6)), *parsed])
     index = {id: label for label, id in enumerate(classes.ids)}
     classed = np.array([index.get(id, -1) for id in table[:, 1]], dtype=np.int64)
-    image = np.repeat(np.arange(len(files)), counts)
+    image = np.repeat(np.arange(len(images)), counts)
     for row in np.flatnonzero(classed < 0):
         message = f"class {table[row, 1]:g}"
         faults.append(Fault("unknown-category", labels[image[row]], message, int(table[row, 0])))
     raw = RawSplit(
         name=split,
-        files=files,
+        files=images,
         label_files=labels,
-        image_ids=np.arange(1, len(files) + 1),
-        sizes=np.zeros((len(files), 2), dtype=np.int64),
+        image_ids=np.arange(1, len(images) + 1),
+        sizes=np.zeros((len(images), 2), dtype=np.int64),
         image=image,
         boxes=table[:, 2:],
         labels=classed,
@@ -261,18 +351,19 @@ def _split(
 
 
 def _objects(
-    root: Path, listing: Listing, image: str, label: str, faults: list[Fault], scored: dict[str, None]
+    files: Files, image: str, label: str, faults: list[Fault], scored: dict[str, None]
 ) -> Float64[np.ndarray, "objects 6"]:
     """(line, class, x0, y0, x1, y1) of every usable line of a label file."""
-    path = listing.find(label)
-    if path is None:
-        faults.append(Fault("image-without-label", image, f"there is no {label}"))
+    path = files.find(label)
+    barred = files.barred(path or label)
+    if path is None or barred is not None:
+        faults.append(barred or Fault("image-without-label", image, f"there is no {label}"))
         return np.zeros((0, 6))
     rows: list[list[float]] = []
     try:
-        lines = (root / path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as problem:
-        faults.append(Fault("malformed-file", label, str(problem)))
+        lines = files.read_text(path, _LARGEST_FILE).splitlines()
+    except FileFault as problem:
+        faults.append(problem.fault)
         return np.zeros((0, 6))
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -289,7 +380,7 @@ def _objects(
 
 def _line(line: str) -> tuple[str, list[float]]:
     """(class, x0, y0, x1, y1) of a line; or the kind of its fault."""
-    label, *numbers = [_number(word) for word in line.split()]
+    label, *numbers = [to_number(word) for word in line.split()]
     if math.isnan(label):
         return "unknown-category", []
     if not all(map(math.isfinite, numbers)):
@@ -303,14 +394,6 @@ def _line(line: str) -> tuple[str, list[float]]:
         box = [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
     else:
         return "malformed-record", []
-    if any(abs(number) > _PIXELS for number in numbers):
+    if any(abs(value) > _PIXELS for value in numbers):
         return "pixel-coordinates", []
     return "", [label, *box]
-
-
-def _number(word: str) -> float:
-    """The number, or NaN where there is none."""
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan

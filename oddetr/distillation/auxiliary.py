@@ -31,7 +31,6 @@ def select(
     return chosen // queries, chosen % queries
 
 
-@torch.no_grad()
 def auxiliary_group(
     teacher: Detector,
     initial: Queries,
@@ -50,22 +49,23 @@ def auxiliary_group(
         teacher, initial, predictions: the teacher, its initial queries and what it made of them.
         cost: of its predictions.
     """
-    layer, query = (chosen.flatten(1) for chosen in select(cost, config))
-    image = torch.arange(len(layer), device=layer.device)[:, None]
-    anchors = predictions.boxes[layer, image, query]
-    if config.anchors == "initial":
-        anchors = anchors[..., : initial.anchors.shape[-1]]
-    objects = truth.labels.shape[1]
-    repeats = layer.shape[1] // objects
-    absent = ~truth.valid.repeat(1, repeats)
-    rank = torch.arange(repeats, device=layer.device).repeat_interleave(objects)
-    queries = Queries(
-        content=predictions.content[layer, image, query],
-        anchors=anchors,
-        position=teacher.position(anchors, None if initial.position is None else initial.position[image, query]),
-        identity=initial.identity[image, query],
-        padding=absent,
-        blind=rank[:, None] != rank if config.apart else None,
-    )
-    assignment = torch.arange(objects, device=layer.device).repeat(repeats).masked_fill(absent, -1)
-    return AssignedQueries(queries, assignment, repeats)
+    with torch.no_grad():
+        layer, query = (chosen.flatten(1) for chosen in select(cost, config))
+        image = torch.arange(len(layer), device=layer.device)[:, None]
+        anchors = predictions.boxes[layer, image, query]
+        if config.anchors == "initial":
+            anchors = anchors[..., : initial.anchors.shape[-1]]
+        objects = truth.labels.shape[1]
+        repeats = layer.shape[1] // objects
+        absent = ~truth.valid.repeat(1, repeats)
+        rank = torch.arange(repeats, device=layer.device).repeat_interleave(objects)
+        queries = Queries(
+            content=predictions.content[layer, image, query],
+            anchors=anchors,
+            position=teacher.position(anchors, None if initial.position is None else initial.position[image, query]),
+            identity=initial.identity[image, query],
+            padding=absent,
+            blind=rank[:, None] != rank if config.apart else None,
+        )
+        assignment = torch.arange(objects, device=layer.device).repeat(repeats).masked_fill(absent, -1)
+        return AssignedQueries(queries, assignment, repeats)

@@ -22,10 +22,10 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.matching import agreement, carried_over, own_loss
 from oddetr.distillation.normalisation import objects_per_process, step_total
 from oddetr.distillation.prediction import prediction_loss
-from oddetr.distillation.teacher import AUTO_HORIZON, Teacher
+from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
 from oddetr.groups import ONE_TO_MANY, ExtraGroups, GroupsConfig, one_to_many_assignment
 from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
-from oddetr.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
 from oddetr.models.detector import Detector
 from oddetr.structures import AssignedQueries, Batch, GroundTruth, InitialQueries, Memory, Predictions, Queries
 
@@ -108,25 +108,41 @@ class DistillationTask(nn.Module):
         """The share of the run that is done, in [0, 1]."""
         return min(1.0, self.teacher.steps / max(self.steps, 1))
 
-    def update_teacher(self) -> None:
-        """To be called after each optimizer step."""
+    def update_teacher(self, finite: bool | None = None) -> None:
+        """To be called after each optimizer step.
+
+        Args:
+            finite: whether the student's values are known to be finite; None: they are looked at here, which waits for
+                the device.
+
+        Raises:
+            NonFiniteStudentError: they are not; the teacher stays as it was.
+        """
+        if finite is None:
+            finite = bool(all_finite([value for value in all_values(self.student) if value.is_floating_point()]))
+        if not finite:
+            raise NonFiniteStudentError(self.student)
         horizon = self.distillation.horizon or max(1.0, AUTO_HORIZON * self.steps)
         self.teacher.update(self.student, horizon)
 
-    @torch.no_grad()
+    def leave_out_step(self) -> None:
+        """In the place of `update_teacher` where the optimizer has left its step out: what fades by the run goes on."""
+        self.teacher.steps += 1
+
     def view(self, batch: Batch, memory: Memory | None = None) -> TeacherView:
         """What the teacher makes of a batch, over its own memory, or that of the student if it is given."""
-        teacher = self.teacher.detector
-        memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
-        queries = teacher.initial_queries(memory).queries
-        predictions = teacher.decode(memory, {"own": queries})["own"]
-        return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
+        with torch.no_grad():
+            teacher = self.teacher.detector
+            memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
+            queries = teacher.initial_queries(memory).queries
+            predictions = teacher.decode(memory, {"own": queries})["own"]
+            return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The loss to minimise, `loss`, and for the log its unweighted parts summed over layers.
 
         Raises:
-            NonFiniteCostError: the student, or its teacher, predicts NaN or infinity.
+            NonFiniteCostError: the student, or its teacher, predicts NaN or infinity; it has the loss all the same.
         """
         w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
         memory = self.student.encode(batch.images, batch.padding_mask)
@@ -145,12 +161,12 @@ class DistillationTask(nn.Module):
         extra: dict[str, Queries] = self.extra(memory) if self.extra else {}
         predictions = self.student.decode(memory, groups | extra)
 
-        truth, objects, own = batch.truth, objects_per_process(batch), predictions["own"]
+        truth, objects, own, bad = batch.truth, objects_per_process(batch), predictions["own"], set[int]()
         further = {name: predictions[name] for name in extra}
         with torch.autocast(batch.images.device.type, enabled=False):
-            assigned, many = self.assignments({"own": own} | further, initial, view, truth)
+            assigned, many = self.assignments({"own": own} | further, initial, view, truth, bad)
             first, log = self.own_term(own, truth, assigned, objects, initial, view, w_matching)
-            terms = [first, *self.extra_terms(further, assigned, many, truth, objects)]
+            terms = [first, *self.extra_terms(further, assigned, many, truth, objects, bad)]
             if initial.proposals:
                 proposed = self.detection(initial.proposals, _sought(initial, truth), assigned["proposals"], objects)
                 terms.append(Term("proposal_", 1.0, proposed, self.loss))
@@ -167,21 +183,28 @@ class DistillationTask(nn.Module):
             loss = torch.stack([term.weighted() for term in terms]).sum()
         for term in terms:
             log |= term.parts()
+        if bad:
+            raise NonFiniteCostError(tuple(sorted(bad)), {"loss": loss * torch.nan, **log})
         return {"loss": loss, **log}
 
     def assignments(
-        self, found: Mapping[str, Predictions], initial: InitialQueries, view: TeacherView | None, truth: GroundTruth
+        self,
+        found: Mapping[str, Predictions],
+        initial: InitialQueries,
+        view: TeacherView | None,
+        truth: GroundTruth,
+        bad: set[int],
     ) -> tuple[dict[str, Int64[Tensor, "layers batch _"]], Float[Tensor, "layers batch queries objects"] | None]:
         """Who has which object, of the own and further groups, proposals and the teacher, solved together; and the cost
         of the one-to-many group, which is matched otherwise. The teacher's is solved without matching distillation,
-        too: that finds a teacher that predicts NaN."""
+        too: that finds a teacher that predicts NaN. `bad` takes the images with a cost that is not finite."""
         costs = {name: matching_cost(each, truth, self.matching) for name, each in found.items()}
         many = costs.pop(ONE_TO_MANY, None)
         if initial.proposals:
             costs["proposals"] = matching_cost(initial.proposals, _sought(initial, truth), self.matching)
         if view:
             costs["teacher"] = view.cost
-        return dict(zip(costs, hungarian(*costs.values(), counts=truth.counts), strict=True)), many
+        return dict(zip(costs, hungarian(*costs.values(), counts=truth.counts, bad=bad), strict=True)), many
 
     def own_term(
         self,
@@ -208,6 +231,7 @@ class DistillationTask(nn.Module):
         many: Float[Tensor, "layers batch queries objects"] | None,
         truth: GroundTruth,
         objects: Float[Tensor, ""],
+        bad: set[int],
     ) -> list[Term]:
         """Of further groups. A one-to-one group's loss is as the own group's; `many`: the one-to-many group's cost."""
         terms: list[Term] = []
@@ -216,7 +240,7 @@ class DistillationTask(nn.Module):
                 each = self.detection(predictions, truth, assigned[name], objects)
                 terms.append(Term(f"{name}_", self.groups.share, each, self.loss))
         if many is not None:
-            assignment = one_to_many_assignment(many, truth, self.groups.repeats)
+            assignment = one_to_many_assignment(many, truth, self.groups.repeats, bad)
             each = self.detection(found[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)
             terms.append(Term(f"{ONE_TO_MANY}_", 1.0, each, self.loss))
         return terms

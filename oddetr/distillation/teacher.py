@@ -1,11 +1,12 @@
 """The teacher: the exponential moving average of the student."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import nn
 
 from oddetr.models.detector import Detector
@@ -22,9 +23,33 @@ def horizon_at(step: int, most: float) -> float:
     return min(most, (10 + step) / 9)
 
 
-def _tensors(detector: Detector) -> Iterator[torch.Tensor]:
+def all_values(detector: Detector) -> Iterator[torch.Tensor]:
     """Parameters and buffers, each once, however many names it has."""
     return chain(detector.parameters(), detector.buffers())
+
+
+class NonFiniteStudentError(FloatingPointError):
+    """The student holds NaN or infinity, which its teacher does not take in."""
+
+    def __init__(self, student: Detector) -> None:
+        named = chain(student.named_parameters(), student.named_buffers())
+        bad = [name for name, value in named if value.is_floating_point() and not value.isfinite().all()]
+        told = listed(bad) or "values so large that the sum of their squares is infinite"
+        super().__init__(
+            f"After the optimizer's step the student holds NaN or infinity: {told}. Its teacher stays as it was. The "
+            "training has diverged: try a lower learning rate, or float32."
+        )
+
+
+def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
+    """Whether all are finite, and below about 10^19, on their device: by one norm over all."""
+    return nn.utils.get_total_norm(values).isfinite()
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """`a, b, c and 7 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Teacher(nn.Module):
@@ -48,20 +73,20 @@ class Teacher(nn.Module):
         """Stays in evaluation mode."""
         return super().train(False)
 
-    @torch.no_grad()
     def update(self, student: Detector, horizon: float) -> None:
         """One step towards the student; `horizon` is the most steps to average over."""
-        averages: list[torch.Tensor] = []
-        targets: list[torch.Tensor] = []
-        for average, value in zip(_tensors(self.detector), _tensors(student), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                targets.append(value)
-            else:
-                average.copy_(value)
-        weight = 1 / horizon_at(self.steps, horizon)
-        torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
-        self.steps += 1
+        with torch.no_grad():
+            averages: list[torch.Tensor] = []
+            targets: list[torch.Tensor] = []
+            for average, value in zip(all_values(self.detector), all_values(student), strict=True):
+                if average.is_floating_point():
+                    averages.append(average)
+                    targets.append(value)
+                else:
+                    average.copy_(value)
+            weight = 1 / horizon_at(self.steps, horizon)
+            torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
+            self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:
         """What `state_dict` holds beside the weights."""

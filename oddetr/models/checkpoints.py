@@ -2,7 +2,6 @@
 transformers' DeformableDetr. All become a state of the official key names, which is loaded."""
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, Variant
 from oddetr.models.queries import TwoStageQueries
+from oddetr.untrusted import read_json, read_weights_only
 
 _RENAMES = (
     (r"^backbone\.0\.body\.", "backbone.body."),
@@ -144,14 +144,10 @@ def read_foreign(path: Path) -> Foreign:
         raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        why = re.sub("\x1b\\[[0-9;]*m", "", next(iter(str(error).splitlines()), "it is empty, or torn"))
-        why = why.partition(". In PyTorch 2.6")[0]  # what follows is the advice to execute what is in the file
+            content: Any = read_weights_only(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
-            "are refused, since reading them may execute what is in them. Save its state dict alone: "
-            "torch.save({'model': model.state_dict()}, 'weights.pth')."
+            f"{error} Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
         ) from error
     state = next((content[key] for key in _STATES if key in content), content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(
@@ -320,7 +316,7 @@ def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_transformers(folder: Path) -> Foreign:
     try:
-        content = json.loads((folder / "config.json").read_text())
+        content = read_json(folder / "config.json")
         kind = content["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

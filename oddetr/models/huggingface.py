@@ -1,12 +1,12 @@
 """A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
+from oddetr.untrusted import read_json
 
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
@@ -56,12 +56,12 @@ class HuggingFaceConfig:
         from transformers import AutoConfig
         from transformers.utils import cached_file
 
-        content = AutoConfig.from_pretrained(name).to_dict()
+        content = AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
         mean, std = _PLAIN if content.get("model_type") in REAL_TIME else IMAGENET
         optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         file = cached_file(name, "preprocessor_config.json", **optional)
         if file is not None:
-            told = json.loads(Path(file).read_text())
+            told = read_json(Path(file))
             mean, std = (told["image_mean"], told["image_std"]) if told.get("do_normalize", True) else _PLAIN
         return cls(content, tuple(mean), tuple(std))
 
@@ -88,7 +88,7 @@ class HuggingFaceConfig:
 
         content = {name: value for name, value in self.content.items() if name != "num_labels"}
         config = AutoConfig.for_model(**content)
-        return adapt(AutoModelForObjectDetection.from_config(config), self.mean, self.std)
+        return adapt(AutoModelForObjectDetection.from_config(config, trust_remote_code=False), self.mean, self.std)
 
 
 def configuration_only(name: str) -> bool:
@@ -100,13 +100,20 @@ def configuration_only(name: str) -> bool:
 
 
 def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
-    """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
+    """The detector of a folder or of a name on the hub, with its weights, and its classes' names. Only safetensors are
+    read, and no code that comes with them is run.
 
     Raises:
-        OSError: there is no such model.
+        OSError: there is no such model, or it has no safetensors.
     """
     from transformers import AutoModelForObjectDetection
 
-    model = AutoModelForObjectDetection.from_pretrained(name)
+    try:
+        model = AutoModelForObjectDetection.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+    except OSError as error:
+        raise OSError(
+            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
+            "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
+        ) from error
     labels = model.config.id2label
     return adapt(model), tuple(labels[index] for index in sorted(labels))

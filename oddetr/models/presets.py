@@ -72,6 +72,14 @@ class DetectorConfig:
         """Whether the encoder's proposals are objects of any class."""
         return self.variant == "two_stage"
 
+    @property
+    def least_parameters(self) -> int:
+        """No such detector has fewer: those of the layers' largest matrices alone."""
+        attention = 3 * self.heads * self.levels * self.points
+        learned = 0 if self.variant == "two_stage" else self.num_queries
+        layers = self.encoder_layers + self.decoder_layers
+        return self.width * (layers * (2 * self.ffn_width + attention) + learned)
+
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")

@@ -55,12 +55,12 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
     Raises:
         FileNotFoundError: one of them means nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
             inner = without.resolve() if without and path.resolve() in without.resolve().parents else None
             known = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
-            files = sorted(file for file in known if inner not in file.resolve().parents)
+            files = sorted(file for file in known if file.is_file() and inner not in file.resolve().parents)
         elif path.exists():
             files = [path]
         else:
@@ -70,19 +70,22 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
             raise FileNotFoundError(
                 f"No image at {path}: give an image, a video, a folder with them, or a glob in quotes."
             )
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """A name without extension for each file; where files of different folders share one, a number is added."""
+    """A name without extension for each file; where files of different folders share one, a number is added. None is
+    only dots, which would mean a folder."""
     taken: set[str] = set()
     names: dict[Path, str] = {}
     for file in files:
-        name, number = file.stem, 1
+        stem = file.stem if file.stem.strip(".") else f"{file.stem}_"
+        name, number = stem, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{file.stem}_{number}"
+            name = f"{stem}_{number}"
         taken.add(name.casefold())
         names[file] = name
     return names

@@ -79,7 +79,7 @@ def predict(
     until then is on the disk, whole. Memory holds one batch, and for coco all detections.
 
     Args:
-        checkpoint: a run's folder (its best) or a checkpoint in it.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         paths: images, videos (the `video` extra), folders, globs.
         out: the folder to write to.
         threshold: the least score, in [0, 1], of what is written.
@@ -125,20 +125,20 @@ def predict(
         with ExitStack() as closing, _progress(console) as bar:
             for output in outputs:
                 closing.callback(output.close)
-            task = bar.add_task("", total=(total := count_views(files)))
+            task, without = bar.add_task("", total=(total := count_views(files))), len(unreadable)
             for views in read_views(files, 1 if slice else batch_size, unreadable):
-                bar.update(task, description=views[0].file.name, total=total - len(unreadable))
+                bar.update(task, description=views[0].file.name, total=total - len(unreadable) + without)
                 for view, found in zip(views, look([view.image for view in views]), strict=True):
                     seen = Seen(view, names[view.file], found.clipped(*view.image.shape[:2]))
                     for output in outputs:
                         output.write(seen)
                     report.count(seen)
                 bar.advance(task, len(views))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
         if console is not None:
-            told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
             console.print(told, highlight=False, soft_wrap=True)
-        raise
+        raise KeyboardInterrupt(told) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
 

@@ -13,6 +13,8 @@ VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", "
 
 _CODEC = "mp4v"
 """MPEG-4 Part 2. OpenCV's packages hold no H.264; they do hold VP9, ten times slower to write."""
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v"
+"""What FFmpeg may take a file for. A list of further files or addresses, which a playlist is, is no video."""
 _RATE = 25.0
 """Frames per second of a video that does not tell."""
 _WHOLE = 0.9
@@ -30,10 +32,12 @@ def opencv() -> ModuleType:
         VideoError: it is not installed.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file, our errors say
+    only = f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file"
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", only)
     try:
         import cv2
     except ImportError as error:
-        raise VideoError("Videos need OpenCV: pip install 'oddetr[video]'.") from error
+        raise VideoError("Videos need OpenCV: pip install opencv-python-headless.") from error
     return cv2
 
 
@@ -52,7 +56,7 @@ class VideoReader:
     def __init__(self, file: Path) -> None:
         self._cv2 = opencv()
         self._file = file
-        self._capture = self._cv2.VideoCapture(str(file))
+        self._capture = self._cv2.VideoCapture(str(file), self._cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             found = "the file is missing" if not file.exists() else "it is empty, broken or no video"
             raise VideoError(f"Cannot read the video {file}: {found}. Restore the file from its source.")

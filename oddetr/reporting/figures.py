@@ -19,13 +19,14 @@ _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
 }
 """Placeholders that matplotlib draws with, and what the page has in their places."""
-_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)), (0, (4, 1)))
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
+"""One fewer than colours, so that no two of the first 56 lines are alike."""
 _MARKERS = "os^Dv*PX"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 10.5,
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -77,6 +78,8 @@ def curves(
         figure, axes = _blank(x_label, y_label)
         for number, line in enumerate(lines):
             _line(axes, line, number)
+        if whole and len({x for line in lines for x in line.x}) == 1:
+            axes.set_xlim(lines[0].x[0] - 1, lines[0].x[0] + 1)
         if whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         if log:
@@ -135,11 +138,19 @@ def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
     )
 
 
+def shortened(labels: Sequence[str], most: int = 26) -> list[str]:
+    """The labels cut to `most` letters: at the end, or where they would be alike then, at the beginning."""
+    cut = [label if len(label) <= most else label[: most - 1] + "…" for label in labels]
+    if len({*cut}) == len({*labels}):
+        return cut
+    return [label if len(label) <= most else "…" + label[1 - most :] for label in labels]
+
+
 def _legend(figure: Figure, axes: Axes) -> None:
     handles = axes.get_lines()
     if handles:
         labels = [str(handle.get_label()) for handle in handles]
-        shown = [label if len(label) <= 26 else label[:25] + "…" for label in labels]
+        shown = shortened(labels)
         numbers = [str(number) for number in range(len(shown))]  # matplotlib leaves out names that begin with _
         legend = figure.legend(
             handles, numbers, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from rich.console import Console
 
 from oddetr.data.dataset import Annotations, ClassTable, Sample, Source
 from oddetr.data.sources import open_sources
@@ -13,9 +14,6 @@ from oddetr.detections import Detections
 from oddetr.evaluation import Metrics, scores_and_curves
 from oddetr.inference import Predictor
 from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
-
-MOST_IMAGES = 1000
-"""Validation images that a report looks at: the first ones."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +92,25 @@ class Findings:
         return np.lexsort((np.where(f1 >= 0.5, -objects, objects), -f1))
 
 
-def findings(run: Path, most: int = MOST_IMAGES) -> Findings:
-    """Looks at the validation images with the best teacher of `run`.
+def findings(run: Path, most: int, console: Console | None = None) -> Findings:
+    """Looks at the first `most` validation images with the best teacher of `run`; shows progress on `console`.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
         DataError, OSError, ValueError: the data is gone or has changed.
     """
     predictor = Predictor.load(run)
-    source = open_sources(str(predictor.info.configuration["data"]))["val"]
+    run_of = predictor.info.configuration
+    sources = open_sources(str(run_of["data"]), allow_outside=bool(run_of.get("allow_outside")))
+    source = sources.get("val")
+    if source is None:
+        raise ValueError("the data has no val split any more")
     if source.classes.names != predictor.classes.names:
         raise ValueError("the data has other classes now")
     of = len(source)
     source = First(source, min(most, of))
     truth = source.annotations()
-    detections = dict(predictor.detect_source(source))
+    detections = dict(predictor.detect_source(source, console=console))
     metrics, precision = scores_and_curves(truth, source.classes, detections)
     pairs = [(detections[int(image)], Objects.of(truth, index)) for index, image in enumerate(truth.image_ids)]
     verdicts = tuple(judged(found, there) for found, there in pairs)

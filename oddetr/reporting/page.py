@@ -70,7 +70,9 @@ def run_page(record: Record, found: Findings | None, missing: str) -> str:
         classes=class_rows(record, found),
         found=found,
         missing=missing,
-        precision=precision_recall(found.precision, found.source.classes.names) if found else None,
+        precision=precision_recall(found.precision, found.source.classes.names)
+        if found and found.objects_by_class.any()
+        else None,
         confusion=confusion_table(found.source.classes.names, found.confusion) if found else None,
         pictures=pictures(found) if found else {},
         sizes=sizes(record, found),
@@ -153,13 +155,13 @@ def drawings(record: Record) -> list[Drawing]:
     if ap:
         shown.append(curves("AP on the validation images, by epoch", ap, "epoch", "AP (0-1)"))
     losses = [curve for curve in record.losses() if len(curve.y)]
-    own = [c for c in losses if c.name in ("whole, weighted", "classes", "l1", "giou")]
-    lessons = [c for c in losses if c not in own]
-    for title, lines in (("Loss and its own parts, by step", own), ("The other groups' losses, by step", lessons)):
-        if lines and all(min(line.y) > 0 for line in lines):
-            shown.append(curves(title, lines[:8], "step", "loss", log=True))
-        elif lines:
-            shown.append(curves(title, lines[:8], "step", "loss"))
+    groups: dict[str, list[Curve]] = {}
+    for curve in losses:
+        group = curve.name.rpartition(" ")[0] if curve is not losses[0] else ""
+        groups.setdefault(group, []).append(curve)
+    for group, lines in groups.items():
+        title = f"Loss of the {group} group, by step" if group else "Loss and its own parts, by step"
+        shown.append(curves(title, lines, "step", "loss", log=all(min(line.y) > 0 for line in lines)))
     if any("learning_rate" in event for event in record.steps):
         rate = record.over_steps("learning_rate", "learning rate")
         shown.append(curves("Learning rate, by step", [rate], "step", "learning rate"))

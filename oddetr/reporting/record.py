@@ -1,17 +1,18 @@
 """What a run's folder says of it: configuration, events, checkpoints; nothing is computed anew."""
 
-import json
 import math
 import shlex
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from oddetr.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, read_info
+from oddetr.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
+from oddetr.untrusted import read_json
 
 MODELS = ("teacher", "student")
 
@@ -44,11 +45,12 @@ class Record:
             FileNotFoundError: there is no run in `folder`.
         """
         file = folder / CONFIGURATION
+        if (folder / DESCRIPTION).exists():  # transformers' detectors have a config.json of their own
+            raise FileNotFoundError(f"There is no run in {folder}: it is a checkpoint. Give the folder above it.")
         if not file.is_file():
-            found = "It is a checkpoint: give the folder above it." if (folder / "checkpoint.json").exists() else ""
             raise FileNotFoundError(
-                f"There is no run in {folder}: it has no {CONFIGURATION}. "
-                f"{found or 'Give the folder that `oddetr train --out` wrote.'}"
+                f"There is no run in {folder}: it has no {CONFIGURATION}. Give the folder that `oddetr train --out` "
+                "wrote."
             )
         events = read_events(folder)
         beginning = folder / BEGINNING
@@ -58,11 +60,11 @@ class Record:
             info = None
         return cls(
             folder,
-            json.loads(file.read_text()),
+            read_json(file),
             tuple(event for event in events if event["kind"] == "epoch"),
             tuple(event for event in events if event["kind"] == "train"),
             info,
-            json.loads(beginning.read_text()) if beginning.is_file() else {},
+            read_json(beginning) if beginning.is_file() else {},
         )
 
     @property
@@ -130,12 +132,17 @@ class Record:
         return Curve(called, [step for step, _ in kept], [value for _, value in kept])
 
     def losses(self) -> list[Curve]:
-        """The loss and its parts over steps."""
-        names = [name for name in (self.steps[-1] if self.steps else {}) if name.startswith("loss")]
+        """The loss and its parts over steps; of what fades, as long as it lasted."""
+        names = dict.fromkeys(name for event in self.steps for name in event if name.startswith("loss"))
         called = {name: name.removeprefix("loss_").replace("_", " ") for name in names} | {"loss": "whole, weighted"}
         return [self.over_steps(name, called[name]) for name in names]
 
     def stability(self) -> Stability:
-        """The verdict on the student's curve: it is the one that learns."""
+        """The verdict on the student's curve: it is the one that learns. A last validation that follows the one before
+        sooner than the others did is left out: in less time less changes."""
         curve = self.last_layer("student", "normalised_instability")
-        return stability([int(epoch) for epoch in curve.x], curve.y, self.distilled)
+        epochs, values = [int(epoch) for epoch in curve.x], list(curve.y)
+        gaps = [after - before for before, after in pairwise(epochs)]
+        if len(gaps) > 1 and gaps[-1] < gaps[-2]:
+            epochs, values = epochs[:-1], values[:-1]
+        return stability(epochs, values, self.distilled)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from oddetr.reporting.findings import Findings, findings
 from oddetr.reporting.page import comparison_page, run_page
 from oddetr.reporting.record import Record
@@ -19,7 +21,12 @@ class Report:
     missing: str
 
 
-def report(runs: str | Path | Sequence[str | Path], out: Path | str | None = None, images: int = 1000) -> Report:
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: Path | str | None = None,
+    images: int = 1000,
+    console: Console | None = None,
+) -> Report:
     """Writes an HTML page that needs nothing but itself: scores, curves, stability, classes, pictures, configuration.
 
     A run's page looks at validation images with its best teacher. Where data or checkpoint are gone, it shows what the
@@ -29,6 +36,7 @@ def report(runs: str | Path | Sequence[str | Path], out: Path | str | None = Non
         runs: a run's folder, or several to compare.
         out: the file to write; default: report.html in the run's folder, or comparison.html here.
         images: the most validation images to look at; 0: none.
+        console: shows progress, if it is a terminal; None is silent.
 
     Raises:
         FileNotFoundError: there is no run in a folder.
@@ -40,27 +48,26 @@ def report(runs: str | Path | Sequence[str | Path], out: Path | str | None = Non
     if images < 0:
         raise ValueError(f"images is {images}; it must be at least 0.")
     records = [Record.read(folder) for folder in folders]
-    if len(records) > 1:
-        file, missing = Path(out or PAGES), ""
-        content = comparison_page(records)
-    else:
-        file = Path(out) if out else folders[0] / PAGE
-        found, missing = _findings(records[0], images)
-        content = run_page(records[0], found, missing)
+    file = Path(out) if out else folders[0] / PAGE if len(folders) == 1 else Path(PAGES)
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / PAGE}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content, encoding="utf-8")
+    if len(records) > 1:
+        content, missing = comparison_page(records), ""
+    else:
+        found, missing = _findings(records[0], images, console)
+        content = run_page(records[0], found, missing)
+    file.write_text(content, encoding="utf-8", errors="backslashreplace")
     return Report(file, missing)
 
 
-def _findings(record: Record, images: int) -> tuple[Findings | None, str]:
+def _findings(record: Record, images: int, console: Console | None) -> tuple[Findings | None, str]:
     """What the best teacher finds, or why that is not known."""
     if not images:
         return None, "No image was looked at, as was asked for."
     if record.info is None:
         return None, "There is no checkpoint yet, so no image was looked at."
     try:
-        return findings(record.folder, images), ""
+        return findings(record.folder, images, console), ""
     except (OSError, ValueError) as error:
         return None, f"No image was looked at: {error}"

@@ -40,7 +40,8 @@ def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -
     if len(values) < FEWEST:
         return Stability(
             "unknown",
-            f"The matching was compared {len(values)} times only, which is too few to tell whether it is stable.",
+            f"Matchings were compared {('never', 'once', 'twice')[len(values)]}, too seldom to tell whether they are "
+            "stable.",
             "Validate more often (--validate-every), or train longer.",
         )
     since = _rises_from(values)
@@ -67,7 +68,7 @@ def stability(epochs: Sequence[int], values: Sequence[float], distilled: bool) -
         return Stability(
             "moving",
             f"It is calming down: {share}.",
-            "More --epochs would help: AP still rises while the matching settles.",
+            "More --epochs would let it settle.",
         )
     return Stability(
         "moving",

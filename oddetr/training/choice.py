@@ -28,6 +28,7 @@ LEGIBLE = 16
 STEPS = {"cpu": 2500, "gpu": 6000}
 """Optimizer steps that a short run should have."""
 EPOCHS = (12, 100)
+VALIDATIONS = 16
 LEAST_BATCHES = 50
 """Of an epoch, where images allow it."""
 SHORT = 20_000
@@ -36,6 +37,16 @@ PAPER = {"learning_rate": 2e-4, "backbone_factor": 0.1}
 """Rates of longer runs, and of those that begin with a detector."""
 GIB_PER_IMAGE = 2.5
 """Of a GPU's memory at 640 pixels: 2.2 were measured for the baseline (docs/performance.md)."""
+
+
+def fullest(truth: Annotations) -> int:
+    """Objects of the image that has most; regions to ignore do not count."""
+    return int(np.bincount(truth.owners[~truth.crowd], minlength=1).max())
+
+
+def queries_for(objects: int) -> int:
+    """Queries that are plenty for so many objects: twice as many, in tens."""
+    return 10 * math.ceil(objects / 5)
 
 
 @dataclass(frozen=True)
@@ -57,11 +68,10 @@ class Facts:
     @classmethod
     def of(cls, truth: Annotations) -> "Facts":
         """From annotations with at least one object; regions to ignore do not count."""
-        owners = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))[~truth.crowd]
+        owners = truth.owners[~truth.crowd]
         shorter = truth.sizes.min(axis=1)
         relative = np.sqrt(truth.areas[~truth.crowd]) / shorter[owners]
-        most = int(np.bincount(owners, minlength=1).max())
-        return cls(len(truth), int(np.median(shorter)), float(np.quantile(relative, 0.1)), most)
+        return cls(len(truth), int(np.median(shorter)), float(np.quantile(relative, 0.1)), fullest(truth))
 
     @classmethod
     def of_digits(cls, images: int) -> "Facts":
@@ -128,9 +138,17 @@ def settled(config: TrainConfig) -> TrainConfig:
 
 def steps_of(config: TrainConfig, images: int, devices: int) -> tuple[int, int]:
     """Optimizer steps of an epoch, and of the run."""
-    batches = math.ceil(math.ceil(images / devices) / chosen(config.batch_size))
+    batches = limited(math.ceil(math.ceil(images / devices) / chosen(config.batch_size)), config.trainer, "train")
     each = math.ceil(batches / config.accumulate)
     return each, each * chosen(config.epochs)
+
+
+def limited(batches: int, flags: dict[str, Any], split: str) -> int:
+    """Batches of an epoch that Lightning takes of so many under its flag for `train` or `val`."""
+    limit: int | float | None = flags.get(f"limit_{split}_batches")
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def _with_model(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
@@ -138,7 +156,7 @@ def _with_model(config: TrainConfig, facts: Facts, machine: Machine, reasons: li
     detector, queries = dict(config.detector), ""
     if "num_queries" not in detector:
         least, most = (40, 300) if machine.kind == "cpu" else (100, 900)
-        detector["num_queries"] = min(most, max(least, 10 * math.ceil(facts.most / 5)))
+        detector["num_queries"] = min(most, max(least, queries_for(facts.most)))
         queries = f", {detector['num_queries']} queries for at most {facts.most} objects in an image"
     reasons.append(f"model {model}: {why}{queries}")
     return replace(config, model=model, detector=detector)
@@ -164,7 +182,7 @@ def _with_length(
         least, most = EPOCHS
         config = replace(config, epochs=min(most, max(least, math.ceil(STEPS[machine.kind] / each))))
     if "validate_every" in open_:
-        config = replace(config, validate_every=max(1, round(chosen(config.epochs) / 16)))
+        config = replace(config, validate_every=_period(chosen(config.epochs)))
     each, steps = steps_of(config, facts.images, machine.devices)
     every = "" if config.validate_every == 1 else f", validated every {config.validate_every}"
     horizon = config.distillation.horizon or max(1.0, AUTO_HORIZON * steps)
@@ -173,6 +191,14 @@ def _with_length(
         f"the teacher averages over {horizon:.0f} of them"
     )
     return config
+
+
+def _period(epochs: int) -> int:
+    """Epochs between validations: about a sixteenth of the run, and where it can be had such that the last one is as
+    far from the one before as the others are, for their matchings are compared."""
+    wanted = max(1, round(epochs / VALIDATIONS))
+    even = [every for every in range(math.ceil(wanted / 2), 2 * wanted + 1) if epochs % every == 0]
+    return min(even, key=lambda every: abs(every - wanted), default=wanted)
 
 
 def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
@@ -193,6 +219,7 @@ def _with_rates(config: TrainConfig, facts: Facts, machine: Machine, reasons: li
     filled = {name: value for name, value in rates.items() if getattr(optimizer, name) is None}
     optimizer = replace(optimizer, **filled)
     if "learning_rate" in filled:
-        why = f"at most {SHORT:,} steps from ImageNet weights" if short else "the paper's"
+        imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
+        why = f"at most {SHORT:,} steps{imagenet}" if short else "the paper's"
         reasons.append(f"learning rate {optimizer.learning_rate:g}: {why}")
     return replace(config, optimizer=optimizer)

@@ -20,6 +20,7 @@ from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
+NonFinite = Literal["stop", "skip"]
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
@@ -59,9 +60,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("backbone_factor", "places_factor", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"optimizer.{name} is {value}; it must be at least 0.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0.")
         if self.schedule not in ("step", "cosine"):
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; it must be step or cosine.")
@@ -138,6 +139,7 @@ class TrainConfig:
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         out: the run's folder; default: a new one below runs/.
         resume: go on from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
@@ -146,6 +148,9 @@ class TrainConfig:
             over.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
+        non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error
+            that names the images, and a replay file; `skip` leaves the step out, counts it, and stops after 20 of them
+            one after another. Neither lets student or teacher move.
         accumulate: batches whose gradients make one step together.
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
         validate_every: epochs between validations; the last epoch is always validated. Default: chosen.
@@ -169,12 +174,14 @@ class TrainConfig:
     image_size: int | None = None
     batch_size: int | None = None
     seed: int = 0
+    allow_outside: bool = False
     out: Path | None = None
     resume: bool = False
     detector: dict[str, Any] = field(default_factory=dict[str, Any])
     init: Path | None = None
     backbone_weights: Path | None = None
     precision: Precision = "fp32"
+    non_finite: NonFinite = "stop"
     accumulate: int = 1
     workers: int | None = None
     validate_every: int | None = None
@@ -193,8 +200,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
+        for name, known in (("precision", get_args(Precision)), ("non_finite", get_args(NonFinite))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
         if self.model and self.model not in PRESETS and not self.hugging_face:
             raise ValueError(
                 f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."

@@ -18,6 +18,7 @@ from oddetr.data.dataset import Source
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch
+from oddetr.training.choice import limited
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.module import parameter_groups
 from oddetr.training.validation import Validation
@@ -54,8 +55,8 @@ class Forecast:
 
 
 def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
-    """Whether the run is worth it."""
-    return len(training) * chosen(config.epochs) >= LEAST
+    """Whether the run is worth it, and a report of its own accord."""
+    return limited(len(training), config.trainer, "train") * chosen(config.epochs) >= LEAST
 
 
 def forecast(
@@ -77,7 +78,7 @@ def forecast(
         device: the run's.
     """
     epochs, flags = chosen(config.epochs), config.trainer
-    batches = _limited(len(training), flags.get("limit_train_batches")) * epochs
+    batches = limited(len(training), flags, "train") * epochs
     copy = deepcopy(task).to(device).train()
     copy.steps = max(1, batches // config.accumulate)
     optimizer = AdamW(parameter_groups(copy.learned(), config.optimizer), fused=config.precision != "fp16")
@@ -106,7 +107,7 @@ def forecast(
         with _precision(config, device):
             trial.add(batch.to(device))
 
-    validated = _limited(len(validation), flags.get("limit_val_batches"))
+    validated = limited(len(validation), flags, "val")
     times = math.ceil(epochs / chosen(config.validate_every))
     return Forecast(each, batches, _timed(validation, look, device) * validated, times, baseline)
 
@@ -123,13 +124,6 @@ def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch
             break
     warm = min(WARM, len(marks) - 2)
     return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
-
-
-def _limited(length: int, limit: int | float | None) -> int:
-    """Batches that Lightning takes of so many under its flag."""
-    if limit is None:
-        return length
-    return min(length, limit) if isinstance(limit, int) else int(length * limit)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:

@@ -2,18 +2,21 @@
 measured for them."""
 
 import csv
+import io
 import json
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from oddetr.durable import sync, write_file, writing
 from oddetr.training.processes import is_first_process
 
 
@@ -21,27 +24,27 @@ class StepMeans:
     """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
 
     Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added. A part that
-    only some steps have, of a lesson that ends say, has its mean over these.
+    only some steps have, of a lesson that ends say, has its mean over these. Steps that were left out do not count.
     """
 
     def __init__(self, steps_done: int = 0) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps: Counter[str] = Counter()
-        self._begun: set[str] = set()
+        self._step: dict[str, Tensor] = {}
         self._since = self._done = steps_done
 
     def steps(self, steps_done: int) -> int:
         """How many steps have been added since the last reading."""
         return steps_done - self._since
 
-    def add(self, shares: Mapping[str, Tensor], steps_done: int) -> None:
-        """Adds one batch; `steps_done` counts the step that it finishes, if it does."""
-        for name, value in shares.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._begun |= shares.keys()
+    def add(self, shares: Mapping[str, Tensor], steps_done: int, left_out: bool = False) -> None:
+        """Adds one batch; `steps_done` counts the step that it finishes, if it does; `left_out`, if it was."""
+        _add(self._step, shares)
         if steps_done > self._done:
-            self._steps.update(self._begun)
-            self._begun, self._done = set(), steps_done
+            if not left_out:
+                _add(self._sums, self._step)
+                self._steps.update(self._step.keys())
+            self._step, self._done = {}, steps_done
 
     def read(self, steps_done: int) -> dict[str, float]:
         """The means since the last reading, which waits for the device; empty where no step was done."""
@@ -49,6 +52,11 @@ class StepMeans:
         self._sums, self._steps, self._since = {}, Counter(), steps_done
         values: list[float] = torch.stack(list(sums.values())).tolist() if steps else []
         return {name: value / steps[name] for name, value in zip(sums, values, strict=False) if steps[name]}
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
 
 class Speed:
@@ -116,13 +124,13 @@ class RunLog:
     """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
 
     An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
-    last, and times as in `epoch`. `epoch`: `epoch`, from 1; `seconds` since the run's beginning; `training_seconds`, of
+    last, and times as in `epoch`. Both: `epoch`, from 1. `epoch`: `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
     steps and of waiting for data alone (no validation, no checkpoints); speed and memory; with matching distillation
     `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was resumed, where it
-    was stopped within); and where the epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a
-    number for each decoder layer, `instability` and `normalised_instability` (null in the first validation) and
-    `unstable_score` (from the second layer on); of detectors that choose their queries from tokens also
-    `normalised_instability_by_slot`.
+    was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
+    epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each decoder layer,
+    `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from the second
+    layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
 
     Args:
         folder: the run's.
@@ -134,7 +142,8 @@ class RunLog:
         self.table = folder / "metrics.csv"
         kept = [event for event in read_events(folder) if event["step"] <= steps_done]
         if is_first_process():
-            self.file.write_text("".join(json.dumps(event) + "\n" for event in kept))
+            with writing(folder):
+                write_file(self.file, "".join(json.dumps(event) + "\n" for event in kept))
 
     def add(self, event: dict[str, Any]) -> None:
         """Appends one event; an epoch also becomes a row of the table."""
@@ -143,24 +152,29 @@ class RunLog:
         if event["kind"] == "epoch":
             self._write_table()
 
+    def sync(self) -> None:
+        """Waits until the events are on the disk, so that a checkpoint is not newer than the records beside it."""
+        sync(self.file)
+
     def _write_table(self) -> None:
         rows = [table_row(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        with self.table.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(self.table, table.getvalue())
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's `metrics.jsonl`, oldest first; a line that a killed process left half written is none."""
+    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none."""
     file = folder / "metrics.jsonl"
     events: list[dict[str, Any]] = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"kind", "step"} <= event.keys():
+                events.append(event)
     return events
 
 

@@ -101,7 +101,7 @@ def check_packages(names: Sequence[LoggerName]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise LoggerError(f"The logger {name} needs the package {name}: pip install 'oddetr[loggers]'.") from error
+            raise LoggerError(f"The logger {name} needs the package {name}: pip install {name}.") from error
 
 
 def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str], None]) -> list[Logger]:

@@ -19,6 +19,7 @@ from oddetr.matching import NonFiniteCostError
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig, chosen
+from oddetr.training.nonfinite import Place, StepWatch
 from oddetr.training.validation import Validation
 
 SLOW = ("sampling_offsets", "reference_points")
@@ -72,11 +73,20 @@ class TrainingModule(LightningModule):
         optimizer_config: learning rate and schedule.
         source: what to validate on.
         seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run goes on as if not stopped.
+        watch: looks for steps that are not finite; default: one that stops the training.
     """
 
-    def __init__(self, task: DistillationTask, optimizer_config: OptimizerConfig, source: Source, seed: int) -> None:
+    def __init__(
+        self,
+        task: DistillationTask,
+        optimizer_config: OptimizerConfig,
+        source: Source,
+        seed: int,
+        watch: StepWatch | None = None,
+    ) -> None:
         super().__init__()
         self.task = task
+        self.watch = watch or StepWatch(task)
         self.optimizer_config = optimizer_config
         self.validation = Validation(source, self.detectors, task.matching)
         self.seed = seed
@@ -88,16 +98,25 @@ class TrainingModule(LightningModule):
         return {"teacher": self.task.teacher.detector, "student": self.task.student}
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        """The optimizer's step, and the teacher's after it. Where several processes agree, all take the first one's
-        statistics of batch norms: what is validated is what is saved, and what a resumed run goes on from."""
+        """The optimizer's step, and the teacher's after it; of one that is not finite, neither. Where several processes
+        agree, all take the first one's statistics of batch norms: what is validated is what is saved, and what a
+        resumed run goes on from.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite: names step, images and what it is; see `StepWatch`.
+        """
         super().optimizer_step(*arguments, **keywords)
-        self.task.update_teacher()
+        if self.watch.passed(getattr(self.trainer.precision_plugin, "scaler", None)):
+            self.task.update_teacher(finite=True)
+        else:
+            self.task.leave_out_step()
         if self.trainer.world_size > 1 and (self.trainer.is_last_batch or (self.global_step + 1) % AGREE_EVERY == 0):
             for buffer in running_statistics(self.task):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_train_start(self) -> None:
         """A run that goes on within an epoch does not begin it, and does not read again what it has learned from."""
+        self.watch.start()
         self.on_train_epoch_start()
         loop = self.trainer.fit_loop
         if loop.restarted_mid_epoch:
@@ -110,19 +129,24 @@ class TrainingModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes this step's randomness a function of its place in the run."""
-        torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        seed = mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        self.watch.begin(batch, Place(self.global_step, self.current_epoch, batch_idx, self.global_rank, seed))
+        torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss; Lightning divides it by the accumulated batches, whose objects its sums are divided by already.
-
-        Raises:
-            FloatingPointError: the detector predicts NaN or infinity; names the step and the images.
-        """
+        """The loss; Lightning divides it by the accumulated batches, whose objects its sums are divided by already."""
         try:
             parts = self.task(batch)
+            loss = self.watch.loss(parts)
         except NonFiniteCostError as error:
-            raise _diverged(f"Step {self.global_step}", batch, error) from error
-        return parts | {"loss": parts["loss"] * self.trainer.accumulate_grad_batches}
+            parts = error.found
+            loss = self.watch.loss(parts, error)
+        return parts | {"loss": loss * self.trainer.accumulate_grad_batches}
+
+    def on_after_backward(self) -> None:
+        """Of several batches of a step, each is told apart."""
+        if self.trainer.accumulate_grad_batches > 1:
+            self.watch.batch_ends()
 
     def on_validation_epoch_start(self) -> None:
         """Begins a validation."""
@@ -137,7 +161,9 @@ class TrainingModule(LightningModule):
         try:
             self.validation.add(batch)
         except NonFiniteCostError as error:
-            raise _diverged(f"Validation after epoch {self.current_epoch + 1}", batch, error) from error
+            ids = ", ".join(str(batch.image_ids[index]) for index in error.images)
+            where = f"Validation after epoch {self.current_epoch + 1}, images with the ids {ids}"
+            raise FloatingPointError(f"{where}: {error}") from error
 
     def on_validation_epoch_end(self) -> None:
         """Scores it."""
@@ -146,12 +172,14 @@ class TrainingModule(LightningModule):
             self.scored_epoch = self.current_epoch + 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the last validation's matching."""
+        """Adds the last validation's matching, and how many steps were left out."""
         checkpoint["matching"] = self.validation.state()
+        checkpoint["non_finite"] = self.watch.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Takes them back; an older oddetr left no step out."""
         self.validation.load(checkpoint["matching"])
+        self.watch.load(checkpoint.get("non_finite", {}))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule by step; tells the task how long the run is.
@@ -170,9 +198,7 @@ class TrainingModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clips the whole gradient's norm, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
-        if self.optimizer_config.clip:
-            learned = (parameter for _, parameter in self.task.learned())
-            nn.utils.clip_grad_norm_(learned, self.optimizer_config.clip)
+        self.watch.gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch, without waiting for it."""
@@ -182,8 +208,3 @@ class TrainingModule(LightningModule):
     def learning_rate(self) -> float:
         """Of the main parameters, now."""
         return cast(Optimizer, self.optimizers()).param_groups[0]["lr"]
-
-
-def _diverged(where: str, batch: Batch, error: NonFiniteCostError) -> FloatingPointError:
-    ids = ", ".join(str(batch.image_ids[index]) for index in error.images)
-    return FloatingPointError(f"{where}, images with the ids {ids}: {error}")

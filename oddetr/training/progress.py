@@ -15,6 +15,9 @@ from oddetr.training.log import peak_memory_gib
 from oddetr.training.module import TrainingModule
 from oddetr.training.recorder import Recorder
 
+TOLD = "where it was stopped, and how to go on, is told"
+"""A Ctrl-C with a message has been told of already."""
+
 
 class ProgressLine(Callback):
     """Epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per
@@ -62,11 +65,11 @@ class ProgressLine(Callback):
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After Ctrl-C, says how to go on."""
+        """After Ctrl-C, and where something outside the training failed, says how to go on."""
         self._bar.stop()
-        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | OSError):
             hint = "Nothing was saved yet."
-            if (self.folder / "last").exists():
+            if any((self.folder / name).exists() for name in ("last", "last.old")):
                 after = "this step" if self.recorder.stopping else "the last checkpoint"
                 hint = f"Go on after {after}: oddetr train --out {self.folder} --resume"
             self.console.print(
@@ -87,8 +90,10 @@ class ProgressLine(Callback):
         left = int(trainer.estimated_stepping_batches) - trainer.global_step
         seconds = (time.perf_counter() - self._begin) / max(done, 1) * left
         loss, speed = self.recorder.loss, self.recorder.speed
+        skipped = cast(TrainingModule, trainer.lightning_module).watch.skipped
+        left_out = f"{skipped} steps skipped  " if skipped else ""
         return (
-            f"loss {_number(loss)}  {self._scores(trainer)}  {speed.images_per_second:.1f} images/s  "
+            f"loss {_number(loss)}  {left_out}{self._scores(trainer)}  {speed.images_per_second:.1f} images/s  "
             f"waiting for data {speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"
         )
 

@@ -3,16 +3,19 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
+from oddetr.durable import writing
 from oddetr.structures import Batch
 from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
 from oddetr.training.logged import logged_values
 from oddetr.training.module import AGREE_EVERY, TrainingModule
+from oddetr.training.resume import restore
 
 EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
@@ -39,12 +42,17 @@ class Recorder(Callback):
         folder: the run's.
         describe: (epochs trained, scores) -> what to write beside the weights.
         steps_done: where a resumed run goes on.
+        state: what it goes on from.
     """
 
     def __init__(
-        self, folder: Path, describe: Callable[[int, dict[str, Any]], CheckpointInfo], steps_done: int
+        self,
+        folder: Path,
+        describe: Callable[[int, dict[str, Any]], CheckpointInfo],
+        steps_done: int,
+        state: Path | None = None,
     ) -> None:
-        self.folder, self.describe = folder, describe
+        self.folder, self.describe, self.state = folder, describe, state
         self.stopping = False
         self.speed = Speed()
         self.loss = math.nan
@@ -52,13 +60,19 @@ class Recorder(Callback):
         before = read_events(folder)
         scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
         self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
-        self._begin = time.time() - (before[-1].get("seconds", 0.0) if before else 0.0)
+        self._before: float = before[-1].get("seconds", 0.0) if before else 0.0
+        self._begin = math.nan
         self.trained: float = before[-1].get("training_seconds", 0.0) if before else 0.0
         self._saved = time.monotonic()
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on within an epoch does not begin it."""
+        """A run that goes on within an epoch does not begin it. All processes have read by now what it goes on from."""
+        self._begin = time.monotonic()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero and self.state:
+            with writing(self.folder):
+                restore(self.state.parent, self.folder / "last")
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,10 +87,13 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """A step is done: adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
-        self._means.add(outputs, trainer.global_step)
-        self._agreement.add({name: outputs[name] for name in AGREEMENT if name in outputs}, trainer.global_step)
+        left_out = cast(TrainingModule, pl_module).watch.left_out
+        self._means.add(outputs, trainer.global_step, left_out)
+        agreement = {name: outputs[name] for name in AGREEMENT if name in outputs}
+        self._agreement.add(agreement, trainer.global_step, left_out)
         if self._means.steps(trainer.global_step) >= EVERY:
-            self._log_losses(trainer)
+            with writing(self.folder):
+                self._log_losses(trainer)
         self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
             self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
@@ -92,16 +109,18 @@ class Recorder(Callback):
             KeyboardInterrupt: it was asked to stop, and this is not the end of the run.
         """
         self.speed.pause()
-        self._log_losses(trainer)
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
         found = module.validation.scores if module.scored_epoch == epoch else {}
         scores = {name: score.to_json() for name, score in found.items()}
         agreement = self._agreement.read(trainer.global_step)
-        if trainer.is_global_zero:
-            event = self._event(trainer.global_step, epoch)
-            self._record(trainer, event | agreement | scores)
-        self._save(trainer, module, epoch, scores)
+        skipped = {"skipped_steps": module.watch.skipped} if module.watch.policy == "skip" else {}
+        with writing(self.folder):
+            self._log_losses(trainer)
+            if trainer.is_global_zero:
+                event = self._event(trainer.global_step, epoch)
+                self._record(trainer, event | agreement | skipped | scores)
+            self._save(trainer, module, epoch, scores)
         if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
             raise KeyboardInterrupt
 
@@ -118,8 +137,9 @@ class Recorder(Callback):
             stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
         if stopping or due:
             self.speed.pause()
-            self._log_losses(trainer)
-            self._save(trainer, module, trainer.current_epoch, {})
+            with writing(self.folder):
+                self._log_losses(trainer)
+                self._save(trainer, module, trainer.current_epoch, {})
             self.speed.go_on()
         if stopping:
             raise KeyboardInterrupt
@@ -136,14 +156,15 @@ class Recorder(Callback):
         }
 
     def _times(self) -> dict[str, float]:
-        return {"seconds": time.time() - self._begin, "training_seconds": self.trained + self.speed.seconds}
+        seconds = self._before + time.monotonic() - self._begin
+        return {"seconds": seconds, "training_seconds": self.trained + self.speed.seconds}
 
     def _log_losses(self, trainer: Trainer) -> None:
         means = self._means.read(trainer.global_step)
         self.loss = means.get("loss", self.loss)
         if trainer.is_global_zero and means:
             event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
-            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch}
+            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch + 1}
             self._record(trainer, where | self._times() | event)
 
     def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:
@@ -155,12 +176,18 @@ class Recorder(Callback):
         self._saved = time.monotonic()
         info = self.describe(epoch, scores)
         state = self.folder / RESUME
-        trainer.save_checkpoint(state)
-        if trainer.is_global_zero:
-            self._write(module, info, scores, state)
+        try:
+            trainer.save_checkpoint(state)
+            if trainer.is_global_zero:
+                self._write(module, info, scores, state)
+        except Exception:
+            with suppress(OSError):
+                state.unlink()
+            raise
         trainer.strategy.barrier("written")  # A process that ends before may have the others killed by who began them.
 
     def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
+        self.events.sync()
         ap = scores["teacher"]["AP"] if scores else None
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
             self.best = ap if ap is not None else self.best

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -35,7 +36,10 @@ class Stopping(Callback):
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._restore()
         self.recorder.stopping = True
-        self.say("Stopping after this step, with a checkpoint (a validation is finished first). Once more: at once.")
+        with suppress(RuntimeError):  # the signal came while a line was being written, which is not reentrant
+            self.say(
+                "Stopping after this step, with a checkpoint (a validation is finished first). Once more: at once."
+            )
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -106,7 +106,7 @@ class DistillationTrainer(Trainer):
             raise ValueError(f"{checkpoint} has no teacher: it was not written by DistillationTrainer.")
         student: Any = self.model
         for model, source in ((student, checkpoint), (self.teacher, folder)):
-            model.load_state_dict(type(self.teacher).from_pretrained(source).state_dict())
+            model.load_state_dict(type(self.teacher).from_pretrained(source, use_safetensors=True).state_dict())
         self.task.teacher.steps = int(json.loads((folder / _STEPS).read_text())["steps"])
 
 

@@ -22,8 +22,10 @@ from rich.console import Console
 from oddetr.checkpoint import WEIGHT_FILES, Weights, find_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
+from oddetr.hub import on_hub, split_name
 from oddetr.inference import Predictor
-from oddetr.web.dropped import HEADERS, Drop, Refused, choose, describe, detect_all, draw, tabulate
+from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
+from oddetr.web.gate import Gate
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -188,6 +190,11 @@ def is_local(host: str) -> bool:
         return False
 
 
+def _names(host: str) -> frozenset[str] | None:
+    """By which a page that only this machine reaches is asked; None where the network does, by any name."""
+    return frozenset({"127.0.0.1", "localhost", "::1", host.lower()}) if is_local(host) else None
+
+
 def check_address(host: str, port: int) -> None:
     """Tries to listen there.
 
@@ -221,31 +228,33 @@ def serving(
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
-        ImportError: gradio is not installed.
-        OSError: the port is taken, or cannot be listened on.
+        OSError: gradio is not installed, or the port is taken or cannot be listened on.
         ValueError: the threshold is not in [0, 1], the size is not above 0, or the port is none.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
     if not max_mb > 0:
         raise ValueError(f"The largest file is {max_mb} MB; it must be above 0.")
-    if find_spec("gradio") is None:
-        raise OSError("The demo needs gradio: pip install 'oddetr[demo]'.")
     check_address(host, port)
     folder = find_checkpoint(Path(checkpoint))
+    if find_spec("gradio") is None:
+        raise OSError("The demo needs gradio: pip install gradio.")
     predictors: dict[Weights, Predictor] = {
         whose: Predictor.load(folder, whose) for whose, file in WEIGHT_FILES.items() if (folder / file).is_file()
     }
-    name = folder.parent.name if folder.name in ("best", "last") else folder.name
+    name = _name(checkpoint, folder)
     with tempfile.TemporaryDirectory(prefix="oddetr-demo-") as kept, _environment(host, kept):
         import gradio as gr
+        from starlette.middleware import Middleware
 
+        largest = round(MOST_FILES * max_mb * 2**20) + 2**20
+        gate = Middleware(Gate, folder=Path(kept), hosts=_names(host), most=largest)
         page = build_page(Demo(name or "oddetr", predictors, threshold, max_mb, Path(kept)))
         try:
             _, address, _ = page.launch(
                 server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
-                max_file_size=round(max_mb * 2**20),
+                app_kwargs={"middleware": [gate]},
                 theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
                 css=_CSS,
                 share=False,
@@ -272,7 +281,7 @@ def demo(
     """Serves a web page to drop images on and see what a detector finds, until Ctrl-C. Images stay on this machine.
 
     Args:
-        checkpoint: a run's folder (its best) or a checkpoint in it.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         host: the address to listen on; at any but this machine's own (127.0.0.1) the whole network can use the page.
         port: 1-65535.
         threshold: the least score, in [0, 1], of what is shown at the start.
@@ -335,6 +344,13 @@ def _environment(host: str, folder: str) -> Generator[None, None, None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _name(checkpoint: Path | str, folder: Path) -> str:
+    """What the page calls the detector: the run, the folder, or the repository."""
+    if on_hub(checkpoint):
+        return split_name(checkpoint)[0]
+    return folder.parent.name if folder.name in ("best", "last") else folder.resolve().name
 
 
 def _heading(demo: Demo) -> str:

@@ -22,3 +22,13 @@ def test_find_files_when_given_folders_globs_and_files_then_lists_each_once(tmp_
 def test_unique_names_when_files_share_one_then_a_number_is_added() -> None:
     files = [Path(name) for name in ("a/x.png", "b/x.jpg", "x_2.png", "c/X.mp4")]
     assert list(unique_names(files).values()) == ["x", "x_2", "x_2_2", "X_3"]
+
+
+def test_find_files_when_a_folder_is_called_like_an_image_or_is_given_twice_then_each_file_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "album.jpg").mkdir()
+    (tmp_path / "album.jpg" / "x.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+
+    assert [file.name for file in find_files([tmp_path, "album.jpg"])] == ["x.png"]

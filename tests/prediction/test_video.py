@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from oddetr import cli
 from oddetr.data import yolo
 from oddetr.drawing import draw_detections
 from oddetr.inference import Predictor
-from oddetr.prediction.video import VideoReader, VideoWriter
+from oddetr.prediction.video import VideoError, VideoReader, VideoWriter
 from tests.prediction.blobs import CLASSES, blob_predictor
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (the video extra)")
@@ -135,13 +136,44 @@ def test_predict_when_opencv_is_missing_then_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert cli.main(["predict", "any", str(clip), "--out", str(tmp_path / "out")]) == 1
-    assert "Videos need OpenCV: pip install 'oddetr[video]'." in capsys.readouterr().err
+    assert "Videos need OpenCV: pip install opencv-python-headless." in capsys.readouterr().err
     Image.fromarray(frames()[0]).save(clip.parent / "image.png")
     report = oddetr.predict("any", clip.parent, tmp_path / "out")
     assert report.images == 1
-    assert report.unreadable == {clip: f"{clip} is a video. Videos need OpenCV: pip install 'oddetr[video]'."}
+    assert report.unreadable == {clip: f"{clip} is a video. Videos need OpenCV: pip install opencv-python-headless."}
 
 
 def test_video_writer_when_the_folder_is_missing_then_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"Cannot write the video .*a\.mp4"):
         VideoWriter(tmp_path / "missing" / "a.mp4", 10.0, (64, 64))
+
+
+PLAYLISTS = {
+    "concat.mp4": "ffconcat version 1.0\nfile clip.avi\n",
+    "hls.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9.0,\n{address}/a.ts\n#EXT-X-ENDLIST\n",
+    "sdp.mov": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "reference.mov": "[Reference]\nRef1={address}/a.mov\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_video_when_it_is_a_list_of_other_files_then_none_of_them_is_opened(name: str, clip: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(0.1)
+        file = clip.with_name(name)
+        file.write_text(PLAYLISTS[name].format(address=f"http://127.0.0.1:{server.getsockname()[1]}"))
+        with pytest.raises(VideoError, match="it is empty, broken or no video"):
+            VideoReader(file)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_video_when_its_name_is_a_pattern_of_images_then_they_are_not_opened(clip: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (64, 48)).save(clip.with_name(f"seq_{index:03}.png"))
+    file = clip.with_name("seq_000.mp4")
+    file.write_bytes(clip.with_name("seq_000.png").read_bytes())
+    with pytest.raises(VideoError, match="no video"):
+        VideoReader(file)

@@ -1,6 +1,8 @@
+import re
+
 import numpy as np
 
-from oddetr.reporting.figures import precision_recall
+from oddetr.reporting.figures import Curve, curves, precision_recall, shortened
 
 
 def test_legend_when_names_begin_with_an_underscore_or_are_not_latin_then_holds_them() -> None:
@@ -11,3 +13,22 @@ def test_legend_when_names_begin_with_an_underscore_or_are_not_latin_then_holds_
     assert "_background" in svg
     assert "\u72ac" in svg
     assert "&lt;b&gt;" in svg
+
+
+def test_shortened_when_cut_names_would_be_alike_then_their_ends_are_shown() -> None:
+    paths = [f"/data/experiments/of/november/{number}/cells" for number in (1, 2)]
+
+    assert len({*shortened(paths)}) == 2
+    assert shortened(["cells", "x" * 40]) == ["cells", "x" * 25 + "…"]
+    assert all(len(label) <= 26 for label in shortened(paths))
+
+
+def test_curves_when_there_are_many_then_no_two_look_alike() -> None:
+    lines = [Curve(f"run {number}", [0, 1], [0.0, 1.0]) for number in range(20)]
+
+    svg = curves("AP", lines, "epoch", "AP").svg
+
+    styles = re.findall(r'style="(fill: none[^"]*var\(--series[^"]*)"', svg)
+    drawn = styles[: len(lines)]
+    assert len(drawn) == 20
+    assert len({*drawn}) == 20

@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import main
-from oddetr.reporting.page import confusion_table, differing
+from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
 from oddetr.reporting.report import report
 from oddetr.training.config import TrainConfig
@@ -239,3 +240,93 @@ def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothin
     console = Console(file=io.StringIO(), width=300)
     run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console)
     assert "The report could not be written (ZeroDivisionError" in console.file.getvalue()
+
+
+def _rewritten(run: Path, change: Any) -> Path:
+    """The run with its events changed, one by one."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        change(event)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return run
+
+
+def test_losses_when_lessons_have_faded_then_their_curves_are_shown_as_long_as_they_lasted(copied: Path) -> None:
+    first, last = [event["step"] for event in Record.read(copied).steps][:: len(Record.read(copied).steps) - 1]
+    assert first < last
+
+    def fade(event: dict[str, Any]) -> None:
+        if event["kind"] == "train" and event["step"] == last:
+            for name in [name for name in event if name.startswith("loss_auxiliary")]:
+                del event[name]
+
+    curves = {curve.name: curve.x for curve in Record.read(_rewritten(copied, fade)).losses()}
+
+    assert curves["auxiliary classes"]
+    assert last in curves["classes"]
+    assert last not in curves["auxiliary classes"]
+
+
+def test_drawings_when_there_are_many_groups_then_each_has_its_own_figure(copied: Path) -> None:
+    def more(event: dict[str, Any]) -> None:
+        if event["kind"] == "train":
+            event |= {f"loss_{group}_{part}": 1.0 for group in ("denoising", "one_to_many") for part in ("l1", "giou")}
+
+    titles = [drawing.title for drawing in drawings(Record.read(_rewritten(copied, more)))]
+
+    for group in ("prediction", "auxiliary", "denoising", "one to many"):
+        assert f"Loss of the {group} group, by step" in titles
+
+
+def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged_by(copied: Path) -> None:
+    record = Record.read(copied)
+    values = [0.4, 0.1, 0.3, 0.35, 0.4, 0.14]
+
+    def verdict(epochs: list[int]) -> str:
+        events = tuple(
+            {"kind": "epoch", "epoch": epoch, "teacher": {}, "student": {"normalised_instability": [value]}}
+            for epoch, value in zip(epochs, values, strict=True)
+        )
+        return replace(record, epochs=events).stability().kind
+
+    assert verdict([6, 12, 18, 24, 30, 34]) == "unstable"
+    assert verdict([6, 12, 18, 24, 30, 36]) != "unstable"
+
+
+def test_report_when_a_file_has_a_name_that_is_no_text_then_it_is_written(copied: Path) -> None:
+    beginning = json.loads((copied / "beginning.json").read_text())
+    (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
+
+    assert "caf\\udce9.jpg" in report(copied, images=0).file.read_text()
+
+
+def test_report_when_nothing_found_is_right_then_names_no_threshold(copied: Path, tmp_path: Path) -> None:
+    info = json.loads((copied / "best" / "checkpoint.json").read_text())
+    data = shutil.copytree(info["configuration"]["data"], tmp_path / "scenes")
+    for file in data.rglob("*val*.json"):
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"annotations": []}))
+    info["configuration"]["data"] = str(data)
+    (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
+
+    written = report(copied)
+
+    page = written.file.read_text()
+    assert written.missing == ""
+    assert "There is no object on these images" in page
+    assert "agree best" not in page
+
+
+def test_report_when_the_folder_is_a_checkpoint_of_transformers_then_says_that_it_is_one(copied: Path) -> None:
+    (copied / "best" / "config.json").write_text("{}")
+
+    with pytest.raises(FileNotFoundError, match="folder above"):
+        report(copied / "best")
+
+
+def test_report_when_the_data_has_no_validation_images_any_more_then_says_so(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oddetr.reporting.findings.open_sources", lambda _: {})
+
+    assert "no val split any more" in report(copied).missing

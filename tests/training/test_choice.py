@@ -46,8 +46,13 @@ def test_choose_when_only_the_data_is_given_then_nothing_stays_open_and_everythi
     _, steps = steps_of(config, PHOTOS.images, 1)
     assert 2000 < steps < 7000
     assert chosen(config.validate_every) < chosen(config.epochs)
-    for value in (model, config.image_size, config.batch_size, config.epochs, config.detector["num_queries"]):
-        assert str(value) in told
+    for words in (
+        f"model {model}:",
+        f"{config.detector['num_queries']} queries",
+        f"image size {config.image_size}:",
+        f"batch size {config.batch_size}, {config.epochs} epochs",
+    ):
+        assert words in told
     assert f"{config.optimizer.learning_rate:g}" in told
     assert len(choice.reasons) <= 5
     assert choose(config, PHOTOS, machine).reasons == ()
@@ -117,3 +122,31 @@ def test_settled_when_nothing_is_given_then_it_depends_on_no_machine() -> None:
 
 def test_choose_when_the_model_is_chosen_then_it_is_a_preset() -> None:
     assert {DEFAULT_MODEL, GPU_MODEL} <= {*PRESETS}
+
+
+def test_choose_when_epochs_are_given_then_validations_are_equally_far_apart_where_they_can_be() -> None:
+    def every(epochs: int) -> int:
+        return chosen(choose(TrainConfig(data="photos", epochs=epochs), PHOTOS, CPU).config.validate_every)
+
+    for epochs in (12, 40, 48, 50, 60, 90, 100):
+        assert epochs % every(epochs) == 0
+        assert 8 <= epochs / every(epochs) <= 32
+    assert every(97) == 6
+
+
+def test_steps_when_lightning_takes_fewer_batches_then_these_are_counted() -> None:
+    def steps(**flags: float) -> tuple[int, int]:
+        return steps_of(TrainConfig(data="photos", batch_size=4, epochs=10, trainer=flags), 300, 1)
+
+    assert steps(limit_train_batches=2) == (2, 20)
+    assert steps(limit_train_batches=0.1) == (7, 70)
+    assert steps(limit_train_batches=1000) == (75, 750)
+
+
+@pytest.mark.parametrize(("pretrained", "weights"), [(True, True), (False, False)])
+def test_choose_when_weights_are_random_then_the_reason_does_not_speak_of_imagenet(
+    pretrained: bool, weights: bool
+) -> None:
+    config = TrainConfig(data="photos", detector={"pretrained": pretrained})
+
+    assert ("ImageNet" in "".join(choose(config, PHOTOS, CPU).reasons)) == weights

@@ -359,7 +359,7 @@ def test_resume_when_an_older_version_wrote_a_switch_for_tensorboard_then_goes_o
     content = json.loads((out / "config.json").read_text())
     del content["loggers"]
     (out / "config.json").write_text(json.dumps(content | {"tensorboard": switch}))
-    config, _ = resumed(TrainConfig(out=out, resume=True), out)
+    config, _ = resumed(TrainConfig(out=out, resume=True), out, print)
     assert config.loggers == (("tensorboard",) if switch else ())
-    assert resumed(TrainConfig(out=out, resume=True, loggers=("mlflow",)), out)[0].loggers == ("mlflow",)
+    assert resumed(TrainConfig(out=out, resume=True, loggers=("mlflow",)), out, print)[0].loggers == ("mlflow",)
     assert differences(content | {"tensorboard": switch}, config.to_json()) == []

@@ -1,20 +1,14 @@
 """The demo: what is done with dropped files, without gradio; and the page, in a browser and under load."""
 
 import base64
-import io
-import json
 import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +24,7 @@ from oddetr.web import dropped, page
 from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
 from oddetr.web.page import check_address, is_local
 from tests.browser import executable
+from tests.web.asking import Served, asked, png
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -167,12 +162,6 @@ def test_is_local_when_given_a_host_then_knows_whether_the_network_reaches_it(ho
     assert is_local(host) == local
 
 
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
-
-
 def test_check_address_when_it_cannot_be_listened_on_then_names_the_next_thing_to_do() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -186,111 +175,12 @@ def test_check_address_when_it_cannot_be_listened_on_then_names_the_next_thing_t
         check_address("127.0.0.1", 0)
 
 
-WATCHED = """
-import socket, sys, time
-from pathlib import Path
-from oddetr import cli
-from oddetr.web import dropped, page
-
-page.WAITING = 12
-log, go_on = (Path(name) for name in sys.argv[1:3])
-connect, look_up, detect = socket.socket.connect, socket.getaddrinfo, dropped.detect
-
-def tell(*words):
-    with log.open("a") as file:
-        print(*words, file=file)
-
-def connecting(self, address):
-    if self.family != socket.AF_UNIX and not page.is_local(address[0]):
-        tell("foreign", address)
-    return connect(self, address)
-
-def looking_up(host, *rest, **options):
-    if not page.is_local(host):
-        tell("foreign", host)
-    return look_up(host, *rest, **options)
-
-def detecting(predictor, file, max_mb):
-    tell("begin", file.name)
-    while file.name.startswith("slow") and not go_on.exists():
-        time.sleep(0.02)
-    found = detect(predictor, file, max_mb)
-    tell("end", file.name)
-    return found
-
-socket.socket.connect, socket.getaddrinfo, dropped.detect = connecting, looking_up, detecting
-sys.exit(cli.main(["demo", *sys.argv[3:]]))
-"""
-"""The verb; tells what it connects to and looks at, and lets images named slow wait for a file."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A page in a process of its own: gradio leaves sockets and event loops open, which are errors in these tests."""
-
-    url: str
-    log: Path
-    go_on: Path
-
-    def told(self) -> list[str]:
-        return self.log.read_text().splitlines() if self.log.exists() else []
-
-
-@pytest.fixture(scope="module")
-def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A page that takes files of at most 1 MB and shows everything at first; at last, Ctrl-C has to end it cleanly."""
-    pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
-    folder, port = tmp_path_factory.mktemp("demo"), free_port()
-    log, go_on = folder / "log.txt", folder / "go_on"
-    words = [log, go_on, trained, "--port", port, "--max-mb", "1", "--threshold", "0"]
-    command = [sys.executable, "-c", WATCHED, *map(str, words)]
-    (folder / "tmp").mkdir()
-    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "HTTP_PROXY": "http://203.0.113.7:3128"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
-            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
-            process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, said) == (0, "The demo has ended.\n")
-    assert list((folder / "tmp").glob("oddetr-demo-*")) == []
-
-
-def asked(url: str, name: str, content: bytes) -> str:
-    """What the page tells of one file, sent as a page would: its message, or why it was refused."""
-    import httpx
-
-    with httpx.Client(base_url=f"{url}gradio_api/", timeout=120, trust_env=False) as client:
-        sent = client.post("upload", files={"files": (name, content)})
-        if sent.status_code != 200:
-            return f"refused: {sent.status_code} {sent.text}"
-        file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        event = client.post("call/look", json={"data": [[file], "teacher", 0.0, []]}).json()
-        if "event_id" not in event:
-            return f"refused: {event}"
-        stream = client.get(f"call/look/{event['event_id']}").text
-    kind, data = re.findall(r"event: (\w+)\ndata: (.*)", stream)[-1]
-    if kind == "error":
-        return f"refused: {data}"
-    told = json.dumps(json.loads(data), ensure_ascii=False)
-    return f"refused: {told}" if 'role=\\"alert\\"' in told else told
-
-
-def png(size: tuple[int, int], mode: str = "RGB") -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size).save(file, "png")
-    return file.getvalue()
-
-
 def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_and_refuses_the_others(
     served: Served,
 ) -> None:
     whole = png((300, 200))
     broken = [
-        ("big.png", whole + bytes(2**21), "413"),
+        ("big.png", whole + bytes(2**21), "big.png has 2.0 MB; at most 1 MB are taken."),
         ("notes.txt", b"no image", "refused"),
         ("text.jpg", b"no image", "empty or no image"),
         ("cut.png", whole[: len(whole) // 2], "truncated"),

@@ -1,0 +1,273 @@
+"""`replay`: a step whose loss or gradient was not finite, kept in a file, is computed again.
+
+A replay file holds the student and the teacher of before the step, the batch, where it was in the run, and what was
+found; it is read as weights only.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from oddetr.checkpoint import CheckpointInfo
+from oddetr.distillation.task import DistillationTask
+from oddetr.distillation.teacher import listed
+from oddetr.matching import NonFiniteCostError
+from oddetr.models.presets import build_detector
+from oddetr.structures import Batch, GroundTruth
+from oddetr.training.config import Precision, TrainConfig
+from oddetr.training.nonfinite import Accident, Place
+
+FORMAT = 1
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ReplayError(ValueError):
+    """There is no replay file, or it cannot be read; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The step computed once.
+
+    Attributes:
+        precision: of the forward pass.
+        parts: the loss and its parts, by the names of metrics.jsonl.
+        images: ids of images for which NaN or infinity was predicted.
+        module: the first module whose output was not finite, by its name in `DistillationTask`; None: all were.
+        statistics: statistics of batch norms that the step made not finite, by name.
+        gradients: parameters whose gradient was not finite, by name, in the order in which they were computed.
+    """
+
+    precision: Precision
+    parts: dict[str, float]
+    images: tuple[int, ...]
+    module: str | None
+    statistics: tuple[str, ...]
+    gradients: tuple[str, ...]
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The parts of the loss that are not finite."""
+        return _not_finite(self.parts)
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What `replay` found.
+
+    Attributes:
+        place: where the step was in its run; image_ids: its batch's.
+        recorded: the loss and its parts in the run.
+        before: what was not finite before the step began: the images, boxes, or weights by name.
+        trials: the step in the run's precision, and where that is bf16 or fp16 in fp32, too.
+        reproduced: whether in the run's precision the same was not finite: the same parts of the loss, or where the
+            loss was finite, the gradient or the statistics.
+    """
+
+    place: Place
+    image_ids: tuple[int, ...]
+    recorded: dict[str, float]
+    before: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    reproduced: bool
+
+    def lines(self) -> list[str]:
+        """In words, all but the loss's parts."""
+        place, nothing = self.place, "nothing"
+        ids = listed([str(each) for each in self.image_ids], 8)
+        told = [f"step {place.step} (epoch {place.epoch + 1}, batch {place.batch}), images with the ids {ids}"]
+        told += [f"not finite before the step: {listed([*self.before]) or nothing}"]
+        for trial in self.trials:
+            told += [f"in {trial.precision}:"]
+            told += [f"  the first module whose output is not finite: {trial.module or 'none'}"]
+            told += [f"  predicted NaN or infinity for: {listed([str(i) for i in trial.images], 8) or nothing}"]
+            told += [f"  not finite in the loss: {listed([*trial.losses], 12) or nothing}"]
+            if trial.statistics:
+                told += [f"  statistics of batch norms that are not finite: {listed([*trial.statistics])}"]
+            told += [f"  gradients that are not finite, in their order: {listed([*trial.gradients], 5) or nothing}"]
+        return told
+
+
+def save_replay(
+    folder: Path, task: DistillationTask, info: CheckpointInfo, precision: Precision, accident: Accident
+) -> Path:
+    """Writes RUN/replay_step_N.pt aside and puts it in its place; of processes but the first, their number follows.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    place, batch, truth = accident.place, accident.batch, accident.batch.truth
+    process = f"_process_{place.process}" if place.process else ""
+    file = folder / f"replay_step_{place.step}{process}.pt"
+    tensors = {"labels": truth.labels, "boxes": truth.boxes, "original_sizes": batch.original_sizes}
+    tensors |= {"images": batch.images, "padding_mask": batch.padding_mask}
+    told = {
+        "format": FORMAT,
+        "place": asdict(place),
+        "precision": precision,
+        "steps": task.steps,
+        "counts": truth.counts,
+        "image_ids": batch.image_ids,
+        "step_objects": batch.step_objects,
+        "step_images": batch.step_images,
+        "parts": accident.parts,
+        "gradients": accident.gradients,
+        "statistics": accident.statistics,
+        "info": info.to_json(),
+    }
+    aside = file.with_name(file.name + ".new")
+    try:
+        torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, aside)
+    except RuntimeError as error:  # So torch tells of a full disk.
+        raise OSError(error) from error
+    aside.replace(file)
+    return file
+
+
+def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
+    """Computes the step of a replay file again, with its randomness, and looks for what is not finite, and where first.
+
+    Args:
+        file: replay_step_N.pt, which a training leaves in its folder.
+        device: where to compute: cpu, cuda. Dropout draws other numbers on another kind of device.
+
+    Raises:
+        ReplayError: there is no such file, or it cannot be read.
+        ValueError: there is no such device.
+    """
+    told, state, batch = _read(Path(file))
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, and there is no GPU here. Take cpu.")
+    place, precision = Place(**told["place"]), cast(Precision, told["precision"])
+    try:
+        task = _task(told, state)
+    except Exception as error:
+        raise ReplayError(_UNREADABLE.format(file=file, error=f"{type(error).__name__}: {error}")) from error
+    names = [name for name, value in _named(task) if not value.isfinite().all()]
+    inputs = {"images": batch.images, "boxes": batch.truth.boxes}
+    before = tuple(name for name, value in inputs.items() if not value.isfinite().all()) + tuple(names)
+    trials: list[Trial] = []
+    for each in dict.fromkeys((precision, cast(Precision, "fp32"))):
+        task.load_state_dict(state)
+        trials.append(_computed(task.to(device), batch.to(device), place.seed, each))
+    first, losses = trials[0], _not_finite(told["parts"])
+    same = losses == first.losses if losses else bool(first.gradients or first.statistics)
+    return ReplayReport(place, batch.image_ids, told["parts"], before, tuple(trials), same)
+
+
+_UNREADABLE = (
+    "{file} is no replay file, or it is damaged ({error}). Give a replay_step_N.pt that `oddetr train` left in its "
+    "folder."
+)
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any], Batch]:
+    if not file.is_file():
+        raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        told = json.loads(content["oddetr replay"])
+        if told["format"] != FORMAT:
+            raise ValueError(f"its format is {told['format']}, not {FORMAT}: another oddetr wrote it")
+        tensors = content["batch"]
+        truth = GroundTruth(tensors["labels"], tensors["boxes"], tuple(told["counts"]))
+        batch = Batch(
+            images=tensors["images"],
+            padding_mask=tensors["padding_mask"],
+            truth=truth,
+            image_ids=tuple(told["image_ids"]),
+            original_sizes=tensors["original_sizes"],
+            step_objects=told["step_objects"],
+            step_images=told["step_images"],
+        )
+    except Exception as error:
+        raise ReplayError(_UNREADABLE.format(file=file, error=f"{type(error).__name__}: {error}")) from error
+    return told, content["task"], batch
+
+
+def _task(told: dict[str, Any], state: dict[str, Any]) -> DistillationTask:
+    """The task of before the step."""
+    info = CheckpointInfo.from_json(told["info"])
+    config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
+    detector = build_detector(info.detector, len(info.classes))
+    task = DistillationTask(detector, told["steps"], config.distillation, config.loss, config.matching, config.groups)
+    task.load_state_dict(state)
+    return task
+
+
+def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precision) -> Trial:
+    """One forward and backward pass."""
+    modules, gradients = list[str](), list[str]()
+    hooks = [each.register_forward_hook(partial(_look_at_output, modules, name)) for name, each in task.named_modules()]
+    learned = [(name, each) for name, each in task.learned() if each.requires_grad]
+    hooks += [
+        each.register_post_accumulate_grad_hook(partial(_look_at_gradient, gradients, name)) for name, each in learned
+    ]
+    task.zero_grad()
+    torch.manual_seed(seed)
+    images: tuple[int, ...] = ()
+    try:
+        with _precision(precision, batch.images.device):
+            try:
+                found = task(batch)
+            except NonFiniteCostError as error:
+                found, images = error.found, tuple(batch.image_ids[index] for index in error.images)
+        found["loss"].backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parts = {name: value.item() for name, value in found.items()}
+    buffers = dict(task.student.named_buffers())
+    statistics = [name for name, each in buffers.items() if each.is_floating_point() and not each.isfinite().all()]
+    return Trial(precision, parts, images, next(iter(modules), None), tuple(statistics), tuple(gradients))
+
+
+def _precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    kind = _TYPES.get(precision)
+    return torch.autocast(device.type, kind, cache_enabled=False) if kind else nullcontext()
+
+
+def _look_at_output(bad: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    if not all(bool(value.isfinite().all()) for value in _tensors(output)):
+        bad.append(name)
+
+
+def _look_at_gradient(bad: list[str], name: str, parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    if not parameter.grad.isfinite().all():
+        bad.append(name)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All floating-point tensors in dicts, lists and dataclasses."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif dataclasses.is_dataclass(value):
+        for part in dataclasses.fields(value):
+            yield from _tensors(getattr(value, part.name))
+
+
+def _named(task: DistillationTask) -> Iterator[tuple[str, Tensor]]:
+    for name, value in (*task.named_parameters(), *task.named_buffers()):
+        if value.is_floating_point():
+            yield name, value
+
+
+def _not_finite(parts: dict[str, float]) -> tuple[str, ...]:
+    return tuple(name for name, value in parts.items() if not math.isfinite(value))

@@ -1,0 +1,48 @@
+"""Files that somebody else may have written: read within limits, and nothing in them is executed."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MOST_JSON = 64 * 2**20
+"""Bytes of a JSON file that describes a checkpoint or a run; a description with 10,000 classes has 1 MB."""
+
+
+def read_json(file: Path, most: int = MOST_JSON) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read; ValueError: it is no JSON, or has more than `most` bytes.
+    """
+    size = file.stat().st_size
+    if size > most:
+        raise ValueError(f"{file} has {size / 2**20:.0f} MB; such a file has at most {most // 2**20} MB.")
+    try:
+        return json.loads(file.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deep for JSON that anyone meant.") from error
+
+
+def read_weights_only(file: Path, **options: Any) -> Any:
+    """What `torch.save` wrote, as far as it is weights, numbers, text, lists and dicts; on the CPU.
+
+    Args:
+        options: of `torch.load`.
+
+    Raises:
+        ValueError: it holds anything else, whose reading could execute code; or it is no such file, or torn.
+    """
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, **options)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        why = re.sub("\x1b\\[[0-9;]*m", "", next(iter(str(error).splitlines()), "it is empty, or torn"))
+        why = why.partition(". In PyTorch 2.6")[0]  # what follows is the advice to execute what is in the file
+        raise ValueError(
+            f"{file} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
+            "are refused, since reading them may execute what is in them."
+        ) from error

@@ -1,0 +1,150 @@
+"""Every broken data set ends in a clear error or in a counted skip: never in a traceback, a hang or a wrong label."""
+
+import faulthandler
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oddetr.cli import main
+from oddetr.data.check import check
+from oddetr.data.faults import DataError
+from oddetr.data.images import ImageError
+from oddetr.data.reader import DataFolder, read_data
+from oddetr.data.sources import DigitsConfig, open_training_sources
+from tests.data.corpus import CASES, Case, moved
+from tests.data.corpus import SOUND as sound
+
+OF_CLASSES = {"few-examples", "no-examples"}
+NOBODY = 65534
+HANGS = 120.0
+"""Seconds after which a case is taken to hang, and the tests end."""
+
+Built = tuple[Case, Path]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def built(request: pytest.FixtureRequest) -> Iterator[Built]:
+    """A case and its folder; where it must, read by a user who is not root."""
+    case: Case = request.param
+    place = Path(tempfile.mkdtemp(prefix="corpus"))
+    place.chmod(0o755)
+    case.build(place / "data")
+    Image.init()
+    is_root = os.geteuid() == 0
+    faulthandler.dump_traceback_later(HANGS, exit=True)
+    if is_root and case.user:
+        os.seteuid(NOBODY)
+    yield case, place / "data"
+    if is_root and case.user:
+        os.seteuid(0)
+    faulthandler.cancel_dump_traceback_later()
+    for folder, _, _ in os.walk(place):
+        Path(folder).chmod(0o755)
+    shutil.rmtree(place)
+
+
+def assert_sound(folder: DataFolder) -> None:
+    """Boxes are finite and inside their images, labels are known."""
+    for data in folder.splits.values():
+        truth = data.truth
+        sides = np.repeat(truth.sizes[:, ::-1], np.diff(truth.offsets), axis=0)
+        assert np.isfinite(truth.boxes).all()
+        assert np.isfinite(truth.areas).all()
+        assert (truth.areas > 0).all()
+        assert (truth.boxes[:, :2] >= 0).all()
+        assert (truth.boxes[:, 2:] <= sides).all()
+        assert (truth.boxes[:, 2:] > truth.boxes[:, :2]).all()
+        assert ((truth.labels >= 0) & (truth.labels < len(folder.classes))).all()
+        assert len(set(truth.image_ids.tolist())) == len(truth) == len(data.files)
+
+
+def test_corpus_when_checked_then_faults_and_what_is_left_are_as_expected(built: Built) -> None:
+    case, root = built
+
+    report = check(root)
+
+    found = Counter(fault.kind for fault in report.faults if fault.kind not in OF_CLASSES)
+    assert found == case.kinds, [str(fault)[:300] for fault in report.faults]
+    left = report.folder and {name: (len(data), len(data.truth.boxes)) for name, data in report.folder.splits.items()}
+    assert left == case.left
+    if report.folder is not None:
+        assert_sound(report.folder)
+    if case.look is not None:
+        case.look(report)
+
+
+def test_corpus_when_trained_on_then_every_image_can_be_read_or_the_error_says_why(built: Built) -> None:
+    case, root = built
+    try:
+        sources, _ = open_training_sources(str(root), DigitsConfig(), 0)
+    except DataError as error:
+        assert any(fault.severity == "error" for fault in error.faults)
+        assert case.said in str(error)
+        return
+    for source in sources.values():
+        for index in range(len(source)):
+            sample = source.sample(index)
+            assert sample.image.shape[:2] == sample.size
+
+
+def test_corpus_when_evaluated_on_then_an_image_that_is_not_sound_is_an_error(built: Built) -> None:
+    """Images are not decoded before."""
+    _, root = built
+    try:
+        folder = read_data(root)
+        for data in folder.splits.values():
+            for index in range(len(data)):
+                assert len(data.sample(index).boxes) == len(data.truth.boxes[data.truth.rows(index)])
+    except (DataError, ImageError) as error:
+        assert str(error)
+
+
+def test_corpus_when_checked_on_the_command_line_then_is_said_in_plain_words(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, root = built
+
+    code = main(["check", str(root), "--all"])
+
+    out, err = capsys.readouterr()
+    assert code == (0 if case.left and not errors(case) else 1)
+    assert err == ""
+    assert "Traceback" not in out
+    assert not re.search(r"\w+(Error|Exception)\b|Errno", out), out
+    assert case.said in out
+    assert not case.unsaid or case.unsaid not in out
+    out.encode()
+
+
+def errors(case: Case) -> list[str]:
+    from oddetr.data.faults import KINDS
+
+    return [kind for kind in case.kinds if KINDS[kind].severity == "error"]
+
+
+def test_corpus_when_counted_then_has_its_cases_under_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names)) >= 60
+
+
+@pytest.mark.parametrize("path", ["train/b.jpg", "train", "annotations/instances_train.json", "annotations"])
+def test_links_when_they_lead_out_and_that_is_allowed_then_are_followed(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "data"
+    sound(root)
+    moved(root / path)
+
+    assert not check(root).ok
+    report = check(root, allow_outside=True)
+
+    assert report.ok, report.errors
+    assert report.statistics["train"].objects == 2
+    sources, _ = open_training_sources(str(root), DigitsConfig(), 0, allow_outside=True)
+    assert sources["train"].sample(1).image.shape == (48, 64, 3)

@@ -1,0 +1,376 @@
+"""Files of strangers: nothing in them is executed, believed without a limit, or leads a verb to write elsewhere."""
+
+import json
+import pickle
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import oddetr
+from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
+from oddetr.cli import main
+from oddetr.data.dataset import ClassTable
+from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
+from tests.conftest import tiny_arguments
+
+SMALL = DetectorConfig(
+    "refine", "test_efficientnet", False, 32, 4, 32, encoder_layers=1, decoder_layers=2, num_queries=12, dropout=0.0
+)
+HOSTILE = (
+    "../../up",
+    "/tmp/oddetr-root",
+    "a/b",
+    "..",
+    "<script>alert(1)</script>",
+    "$x^{$",
+    "{{ 7*7 }}",
+    "n" * 300,
+)
+"""Names of classes."""
+
+
+class Bomb:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+@pytest.fixture
+def exploded(tmp_path: Path) -> Path:
+    """The file that a bomb makes; it does where it is read without care."""
+    file = tmp_path / "exploded"
+    pickle.loads(pickle.dumps(Bomb(file)))
+    assert file.exists(), "the pickle is harmless: nothing would be tested"
+    file.unlink()
+    return file
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A detector with random weights whose classes have hostile names."""
+    folder = tmp_path / "run" / "best"
+    detector = build_detector(SMALL, len(HOSTILE))
+    names = ClassTable(HOSTILE, tuple(range(len(HOSTILE))))
+    save_checkpoint(folder, {"teacher": detector}, CheckpointInfo(SMALL, names, 64, detector.mean, detector.std))
+    return folder
+
+
+def by_torch(file: Path, bomb: Bomb) -> None:
+    torch.save({"model": {"weight": torch.zeros(2)}, "global_step": 3, "more": bomb}, file)
+
+
+def by_torch_before_zip(file: Path, bomb: Bomb) -> None:
+    torch.save({"state_dict": {}, "more": bomb}, file, _use_new_zipfile_serialization=False)
+
+
+def by_pickle(file: Path, bomb: Bomb) -> None:
+    file.write_bytes(pickle.dumps(bomb))
+
+
+def by_yaml(file: Path, bomb: Bomb) -> None:
+    file.write_text(
+        f"data: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{bomb.file}']]\n"
+    )
+
+
+PLANTERS = (by_torch, by_torch_before_zip, by_pickle)
+Planter = Callable[[Path, Bomb], None]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says, which must be a failure that it explains; not how it got there."""
+    try:
+        status = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    told = capsys.readouterr()
+    assert status in (1, 2), told
+    assert "weights_only=False" not in told.err
+    return " ".join(told.err.split())
+
+
+@pytest.mark.parametrize("plant", PLANTERS)
+def test_convert_when_the_file_is_a_pickle_then_refuses_and_says_what_to_do(
+    plant: Planter, exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(tmp_path / "strange.pth", Bomb(exploded))
+    told = refused(["convert", str(tmp_path / "strange.pth"), "--to", str(tmp_path / "ours")], capsys)
+    assert "cannot be read as weights only" in told
+    assert "Save its state dict alone" in told
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("plant", PLANTERS)
+def test_training_when_backbone_weights_are_a_pickle_then_refuses_and_says_what_to_do(
+    plant: Planter, exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(tmp_path / "strange.pth", Bomb(exploded))
+    words = [
+        "train",
+        "--backbone-weights",
+        str(tmp_path / "strange.pth"),
+        "--out",
+        str(tmp_path / "new"),
+        "--epochs",
+        "1",
+    ]
+    told = refused(words, capsys)
+    assert "cannot be read as weights only" in told
+    assert "Ways to get them" in told
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("plant", PLANTERS)
+def test_state_when_it_is_a_pickle_then_resuming_refuses(
+    plant: Planter, exploded: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from oddetr.training.config import TrainConfig
+
+    run = checkpoint.parent
+    checkpoint.rename(run / "last")
+    (run / "config.json").write_text(json.dumps(TrainConfig(epochs=2).to_json()))
+    (run / "last" / "student.safetensors").write_bytes((run / "last" / "model.safetensors").read_bytes())
+    plant(run / "last" / "resume.ckpt", Bomb(exploded))
+    assert "resume.ckpt cannot be read as weights only" in refused(["train", "--out", str(run), "--resume"], capsys)
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.json"])
+def test_checkpoint_when_a_file_in_it_is_a_pickle_then_is_refused(
+    name: str, exploded: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (checkpoint / name).write_bytes(pickle.dumps(Bomb(exploded)))
+    words = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    assert "cannot be read" in refused(words, capsys)
+    assert not exploded.exists()
+
+
+def test_image_and_annotations_when_they_are_pickles_then_are_unreadable(
+    exploded: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        (data / split).mkdir(parents=True)
+        (data / split / "a.png").write_bytes(pickle.dumps(Bomb(exploded)))
+        (data / split / "_annotations.coco.json").write_bytes(pickle.dumps(Bomb(exploded)))
+    assert main(["check", str(data)]) == 1
+    assert main(["predict", str(checkpoint), str(data / "val"), "--out", str(tmp_path / "out")]) == 1
+    assert "the file is empty or no image" in " ".join(capsys.readouterr().out.split())
+    assert not exploded.exists()
+
+
+def test_configurations_when_they_hold_tags_of_python_then_are_refused(
+    exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "strange.yaml"
+    by_yaml(file, Bomb(exploded))
+    for words in (["train", "--config", str(file)], ["compare", str(file)]):
+        assert "could not determine a constructor for the tag" in refused(words, capsys)
+    assert not exploded.exists()
+
+
+STRANGE_MODULE = "from pathlib import Path\nPath({!r}).touch()\nclass Bomb: pass\n"
+
+
+@pytest.mark.parametrize("field", ["trainer", "detector"])
+def test_configurations_when_they_name_what_to_import_then_nothing_is_imported_or_made(
+    field: str, exploded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """jsonargparse by itself imports the class that `class_path` names, and makes one."""
+    (tmp_path / "strange_module.py").write_text(STRANGE_MODULE.format(str(exploded)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "strange.yaml"
+    values = f"{field}: {{profiler: {{class_path: strange_module.Bomb}}}}\nepochs: 1\nout: {tmp_path / 'new'}\n"
+    file.write_text(values)
+    refused(["train", "--config", str(file)], capsys)
+    file.write_text("base:\n  " + values.partition("out:")[0].strip().replace("\n", "\n  ") + "\n")
+    with pytest.raises(ValueError, match="class_path"):
+        oddetr.compare(file)
+    assert not exploded.exists()
+
+
+def files_of_transformers(folder: Path, **content: Any) -> Path:
+    """A folder as transformers reads it, without weights."""
+    transformers = pytest.importorskip("transformers", reason="the transformers extra is not installed")
+    folder.mkdir()
+    transformers.DeformableDetrConfig().save_pretrained(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    return folder
+
+
+@pytest.mark.parametrize("plant", PLANTERS)
+def test_folder_of_transformers_when_its_weights_are_pickles_then_refuses_and_says_what_to_do(
+    plant: Planter, exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from oddetr.models.huggingface import load_pretrained
+
+    folder = files_of_transformers(tmp_path / "theirs")
+    plant(folder / "pytorch_model.bin", Bomb(exploded))
+    with pytest.raises(OSError, match=r"Only safetensors are: pickles.*model\.save_pretrained\(FOLDER\)"):
+        load_pretrained(str(folder))
+    assert "holds no *.safetensors" in refused(["convert", str(folder), "--to", str(tmp_path / "ours")], capsys)
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("kind", ["deformable_detr", "strange"])
+def test_folder_of_transformers_when_it_brings_code_then_none_is_run_or_asked_for(
+    kind: str, exploded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oddetr.models.huggingface import HuggingFaceConfig
+
+    code = {"AutoConfig": "strange_module.Bomb", "AutoModelForObjectDetection": "strange_module.Bomb"}
+    folder = files_of_transformers(tmp_path / "theirs", model_type=kind, auto_map=code)
+    (folder / "strange_module.py").write_text(STRANGE_MODULE.format(str(exploded)))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked whether to run the code"))
+    if kind == "strange":
+        with pytest.raises(ValueError, match="custom code"):
+            HuggingFaceConfig.read(str(folder))
+    else:
+        assert HuggingFaceConfig.read(str(folder)).kind == kind
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp/model", "hf_hub:stranger/model"])
+def test_checkpoint_when_its_backbone_lies_elsewhere_then_is_refused_without_asking_the_network(
+    name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    changed(checkpoint, lambda content: content["detector"].update(backbone=name))
+    with pytest.raises(CheckpointError, match="only names of timm's own models are taken"):
+        load_checkpoint(checkpoint)
+
+
+def changed(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = checkpoint / "checkpoint.json"
+    content = json.loads(file.read_text())
+    change(content)
+    content.pop("checksum", None)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"width": 3_200_000}, {"num_queries": 10**12}, {"encoder_layers": 10**9}, {"ffn_width": 10**9}]
+)
+def test_checkpoint_when_it_describes_more_than_it_holds_then_is_refused_before_memory_is_taken(
+    sizes: dict[str, int], checkpoint: Path
+) -> None:
+    changed(checkpoint, lambda content: content["detector"].update(sizes))
+    with pytest.raises(CheckpointError, match=r"parameters or more, and model\.safetensors has"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("size", [0, -5, 10**9, "64", None])
+def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object, checkpoint: Path) -> None:
+    changed(checkpoint, lambda content: content.update(image_size=size))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_info(checkpoint)
+
+
+def test_checkpoint_when_its_description_is_huge_or_nested_without_end_then_is_refused_unread(checkpoint: Path) -> None:
+    file = checkpoint / "checkpoint.json"
+    with file.open("r+b") as stream:
+        stream.truncate(2**30)
+    with pytest.raises(CheckpointError, match="has 1024 MB; such a file has at most 64 MB"):
+        read_info(checkpoint)
+    file.write_text("[" * 10**6)
+    with pytest.raises(CheckpointError, match="nested too deep"):
+        read_info(checkpoint)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 200 * 2**20, 8])
+def test_weights_when_their_header_lies_about_its_length_then_are_refused(length: int, checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(checkpoint)
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_predict_when_names_of_files_and_classes_are_hostile_then_writes_into_its_folder_only(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "deep" / "out"
+    photos.mkdir()
+    out.mkdir(parents=True)
+    for name in ("...png", "..png", "..\\..\\up.png", "%2e%2e%2fup.png", "-o.png", "a\nb.png", "CON.png"):
+        Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(photos / name, format="PNG")
+    monkeypatch.chdir(tmp_path / "deep")
+    before = tree(tmp_path)
+    report = oddetr.predict(checkpoint, photos, out, threshold=0.0, formats="pictures,coco,csv,yolo")
+    assert report.images + len(report.unreadable) == 7
+    after = tree(tmp_path)
+    assert {file: content for file, content in after.items() if out not in file.parents} == before
+    assert all(file.parent in (out, out / "labels") for file in after if out in file.parents)
+
+
+def test_names_when_they_are_dots_alone_then_become_no_folder() -> None:
+    from oddetr.prediction.inputs import unique_names
+
+    names = unique_names([Path("...mp4"), Path("..mp4"), Path("a/...avi")])
+    assert not {"", ".", ".."} & set(names.values())
+    assert len(set(names.values())) == 3
+
+
+def test_saving_when_class_names_are_hostile_then_writes_into_its_folder_only(checkpoint: Path, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    oddetr.Predictor.load(checkpoint).save_pretrained(tmp_path / "shared")
+    new = {file for file in tree(tmp_path) if file not in before}
+    assert {file.parent for file in new} == {tmp_path / "shared"}
+
+
+def test_revision_when_it_leads_out_of_the_cache_then_is_refused(tmp_path: Path) -> None:
+    from oddetr.hub import HubError, fetch
+
+    for revision in ("../../up", "refs/../../../up", "..\\up"):
+        with pytest.raises(HubError, match="is no revision"):
+            fetch("user/cells", ["checkpoint.json"], revision=revision, cache_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_resumed_run_when_its_record_names_another_folder_then_writes_into_its_own(
+    scenes: Path, tmp_path: Path
+) -> None:
+    run = oddetr.train(**tiny_arguments(scenes, tmp_path / "run") | {"epochs": 1})
+    recorded = json.loads((run / "config.json").read_text()) | {"out": str(tmp_path / "elsewhere"), "epochs": 2}
+    (run / "config.json").write_text(json.dumps(recorded))
+    oddetr.train(data=str(scenes), out=run, resume=True)
+    assert not (tmp_path / "elsewhere").exists()
+    assert json.loads((run / "last" / "checkpoint.json").read_text())["epoch"] == 2
+
+
+def test_json_when_larger_than_its_limit_then_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "large.json"
+    file.write_text('{"a": 1}')
+    assert read_json(file) == {"a": 1}
+    with pytest.raises(ValueError, match="at most 0 MB"):
+        read_json(file, 7)
+    with file.open("r+b") as stream:
+        stream.truncate(MOST_JSON + 1)
+    with pytest.raises(ValueError, match="at most 64 MB"):
+        read_json(file)
+
+
+def test_weights_when_they_are_weights_then_are_read(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(3), "names": ["a"], "step": 4}, tmp_path / "weights.pth")
+    content = read_weights_only(tmp_path / "weights.pth")
+    assert content["weight"].tolist() == [0, 1, 2]
+    assert (content["names"], content["step"]) == (["a"], 4)
+    with pytest.raises(FileNotFoundError):
+        read_weights_only(tmp_path / "nothing.pth")

@@ -1,0 +1,35 @@
+"""The demo's page, served by a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.web.asking import WATCHED, Served, free_port
+
+
+@pytest.fixture(scope="session")
+def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A page that takes files of at most 1 MB and shows everything at first; at last, Ctrl-C has to end it cleanly."""
+    pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
+    folder, port = tmp_path_factory.mktemp("demo"), free_port()
+    log, go_on = folder / "log.txt", folder / "go_on"
+    words = [log, go_on, trained, "--port", port, "--max-mb", "1", "--threshold", "0"]
+    command = [sys.executable, "-c", WATCHED, *map(str, words)]
+    (folder / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "HTTP_PROXY": "http://203.0.113.7:3128"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
+            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "The demo has ended.\n")
+    assert list((folder / "tmp").glob("oddetr-demo-*")) == []

@@ -1,0 +1,173 @@
+"""What the demo's server lets in: who asks, for what, and which files."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from oddetr.web.gate import DROPS_KEPT, MOST_JSON, Gate, Message, Receive, Send
+from tests.web.asking import Served, png
+
+FOREIGN = "http://93.184.215.14/stranger.png"
+"""An address of the internet, which nothing here may ask."""
+ELSEWHERE = (
+    FOREIGN,
+    "https://stranger.example/a.png",
+    "/etc/hostname.png",
+    "../../etc/hostname.png",
+    "file:///etc/hostname.png",
+    "\0.png",
+)
+
+
+def client(served: Served):
+    httpx = pytest.importorskip("httpx")
+    return httpx.Client(base_url=served.url, timeout=60, trust_env=False)
+
+
+def looked_at(path: object) -> dict[str, object]:
+    """A request to look at one file."""
+    file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    return {"data": [[file], "teacher", 0.0, []]}
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_page_when_a_request_names_a_file_that_was_not_dropped_then_refuses_and_asks_nobody(
+    served: Served, path: str
+) -> None:
+    joined = looked_at(path) | {"fn_index": 0, "session_hash": "stranger", "event_data": None, "trigger_id": None}
+    with client(served) as asking:
+        for address, content in (("call/look", looked_at(path)), ("queue/join", joined)):
+            answer = asking.post(f"gradio_api/{address}", json=content)
+            assert (answer.status_code, answer.json()) == (
+                403,
+                {"detail": "Only files that were dropped on this page are looked at."},
+            )
+    assert [line for line in served.told() if line.startswith("foreign")] == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/hostname", "/proc/self/environ", FOREIGN, "../../../etc/hostname", "pyproject.toml"]
+)
+def test_page_when_asked_for_another_file_then_serves_none(served: Served, path: str) -> None:
+    with client(served) as asking:
+        answer = asking.get(f"gradio_api/file={path}")
+    assert answer.status_code in (403, 404)
+    assert [line for line in served.told() if line.startswith("foreign")] == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"gradio_api/proxy={FOREIGN}",
+        "gradio_api/run/look",
+        "gradio_api/call/v2/look",
+        "gradio_api/call/save",
+        "gradio_api/vibe-edit",
+        "gradio_api/process_recording",
+        "gradio_api/component_server",
+        "gradio_api/stream/x",
+        "gradio_api/dev/reload",
+        "monitoring",
+        "docs",
+        "openapi.json",
+    ],
+)
+def test_page_when_asked_for_what_it_does_not_need_then_has_no_such_address(served: Served, address: str) -> None:
+    with client(served) as asking:
+        assert {asking.get(address).status_code, asking.post(address, json={}).status_code} == {404}
+
+
+@pytest.mark.parametrize("host", ["stranger.example", "127.0.0.1.stranger.example", "", "[::2]", "["])
+def test_page_when_asked_by_another_name_then_does_not_answer(served: Served, host: str) -> None:
+    """A name of the web that leads to this machine (DNS rebinding) is not this page's."""
+    with client(served) as asking:
+        assert asking.get("", headers={"host": host}).status_code in (400, 421)
+        assert asking.get("", headers={"host": "localhost:1"}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "http://localhost"])
+def test_page_when_another_page_asks_then_refuses_and_keeps_nothing(served: Served, origin: str) -> None:
+    with client(served) as asking:
+        answer = asking.post("gradio_api/upload", files={"files": ("a.png", png((9, 9)))}, headers={"origin": origin})
+        assert answer.status_code == 403
+        assert "its own page only" in answer.text
+        own = asking.post(
+            "gradio_api/upload", files={"files": ("a.png", png((9, 9)))}, headers={"origin": served.url.rstrip("/")}
+        )
+        assert own.status_code == 200
+
+
+def test_page_when_a_drop_is_too_large_as_a_whole_then_says_so_in_its_own_words(served: Served) -> None:
+    with client(served) as asking:
+        answer = asking.post("gradio_api/upload", files={"files": ("big.png", bytes(22 * 2**20))})
+    assert answer.status_code == 413
+    assert answer.text == (
+        "What was dropped has 22.0 MB; at most 21 MB are taken at once. Drop fewer or smaller files."
+    )
+
+
+def test_page_when_one_file_of_a_drop_is_too_large_then_looks_at_the_others(served: Served) -> None:
+    files = [("files", ("big.png", png((9, 9)) + bytes(2**21))), ("files", ("good.png", png((90, 60))))]
+    with client(served) as asking:
+        sent = asking.post("gradio_api/upload", files=files).json()
+        named = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in sent]
+        event = asking.post("gradio_api/call/look", json={"data": [named, "teacher", 0.0, []]}).json()["event_id"]
+        told = asking.get(f"gradio_api/call/look/{event}").text
+    assert "big.png has 2.0 MB; at most 1 MB are taken." in told
+    assert "good.png (90 x 60 pixels): " in told
+
+
+async def nothing(scope: Message, receive: Receive, send: Send) -> None:
+    pytest.fail("it was let in")
+
+
+def refusal(
+    gate: Gate, body: bytes, length: str | None = None, path: str = "/gradio_api/queue/join"
+) -> tuple[int, str]:
+    """The status and the answer to a POST."""
+
+    sent: list[Message] = []
+    parts = [body[:9], body[9:]]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), *([(b"content-length", length.encode())] if length is not None else [])]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    asyncio.run(gate(scope, receive, send))
+    return sent[0]["status"], sent[1]["body"].decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"no json", 400),
+        (b"[" * 200_000, 400),
+        (json.dumps([[[{"a": {"path": 3}}]]]).encode(), 403),
+        (b"0" * (MOST_JSON + 1), 413),
+    ],
+)
+def test_gate_when_a_request_is_broken_then_refuses_before_the_server(tmp_path: Path, body: bytes, status: int) -> None:
+    assert refusal(Gate(nothing, tmp_path, frozenset({"localhost"}), 100), body)[0] == status
+
+
+def test_gate_when_uploads_would_fill_the_disk_then_refuses_them(tmp_path: Path) -> None:
+    gate = Gate(nothing, tmp_path, None, 100)
+    (tmp_path / "kept").write_bytes(bytes(DROPS_KEPT * 100 - 20))
+    assert refusal(gate, bytes(10), None, "/gradio_api/upload")[0] == 411
+    assert refusal(gate, bytes(10), "-1", "/gradio_api/upload")[0] == 411
+    status, told = refusal(gate, bytes(21), "21", "/gradio_api/upload")
+    assert (status, told.partition(";")[0]) == (507, "Too many files are kept here already")
+
+
+def test_gate_when_a_link_leads_out_of_the_folder_then_follows_and_refuses_it(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "link.png").symlink_to(tmp_path / "secret.png")
+    body = json.dumps({"path": str(kept / "link.png")}).encode()
+    assert refusal(Gate(nothing, kept, None, 100), body)[0] == 403

@@ -25,7 +25,7 @@ EPOCHS = 3
 
 def arguments(data: Path, out: Path) -> list[str]:
     """Of a run of 12 steps."""
-    words = ["--data", data, "--out", out, "--epochs", EPOCHS, "--image-size", 64, "--batch-size", 2, "--workers", 0]
+    words = ["--data", data, "--out", out, "--epochs", EPOCHS, "--image-size", 64, "--batch-size", 2, "--workers", 1]
     words += ["--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", 64]
     words += ["--detector.num-queries", 12, "--optimizer.learning-rate", 1e-3, "--trainer.accelerator", "cpu"]
     return ["train", *map(str, words)]

@@ -4,8 +4,10 @@ What is drawn for (seed, epoch, index) does not depend on the number of workers,
 run was resumed: every item seeds torch's generator from its key.
 """
 
+import atexit
 import math
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -160,6 +162,7 @@ class AccumulatedLoader:
         self.loader = loader
         self.parts = parts
         self._done = 0
+        self._ends_workers = False
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -191,7 +194,11 @@ class AccumulatedLoader:
         self.sampler.skip(self._done * (self.loader.batch_size or 1))
         self._done = 0
         group: list[Batch] = []
-        for batch in self.loader:
+        batches = iter(self.loader)
+        if self.loader.num_workers and not self._ends_workers:
+            atexit.register(_end_workers, weakref.ref(self.loader))
+            self._ends_workers = True
+        for batch in batches:
             if isinstance(batch, ImageError):
                 raise batch
             group.append(batch)
@@ -241,6 +248,14 @@ def make_loader(
 
 def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
     return examples if isinstance(examples, ImageError) else collate(examples)
+
+
+def _end_workers(loader: weakref.ref[DataLoader[Any]]) -> None:
+    """When this process ends, before multiprocessing sends its children SIGTERM, which these ignore, and waits for
+    them."""
+    iterator = getattr(loader(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _without_signals(_: int) -> None:

@@ -1,6 +1,8 @@
 """Items depend on their key alone, orders on the epoch alone, and padding is marked."""
 
 import math
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -189,3 +191,21 @@ def test_loader_when_iterated_then_leaves_the_generator_alone() -> None:
     state = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+ABANDONED = """
+from oddetr.data.batches import EpochSampler, TransformedDataset, make_loader
+from oddetr.data.digits import DigitScenes
+from oddetr.data.transforms import EvalTransform
+
+data = TransformedDataset(DigitScenes("train", 22), EvalTransform(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+batches = iter(make_loader(data, EpochSampler(22), batch_size=2, workers=1))
+next(batches)
+raise SystemExit(3)
+"""
+
+
+def test_loader_when_its_process_ends_within_an_epoch_then_does_not_wait_for_workers() -> None:
+    """They ignore the signal by which multiprocessing would end them."""
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (3, "")

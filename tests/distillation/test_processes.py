@@ -15,6 +15,8 @@ from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch
 
 DIVISORS = ("objects", "confidence")
+CASES = [("refine", (3, 1)), ("two_stage", (2, 0))]
+"""A detector, and the objects of each image."""
 
 
 def batch_of(counts: tuple[int, ...]) -> Batch:
@@ -32,24 +34,33 @@ def task_of(variant: str, divide_by: str):
     return apart(variant, DistillationConfig(prediction=PredictionConfig(weight=1.0, divide_by=divide_by)))
 
 
-def gradients_of_one(rank: int, folder: str, variant: str, counts: tuple[int, ...]) -> None:
+def gradients_of_one(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(counts))
-    for divide_by in DIVISORS:
-        torch.save(gradients(task_of(variant, divide_by), [mine(counts, rank)]), f"{folder}/{divide_by}{rank}.pt")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for variant, counts in CASES:
+        for divide_by in DIVISORS:
+            found = gradients(task_of(variant, divide_by), [mine(counts, rank)])
+            torch.save(found, f"{folder}/{variant}_{divide_by}_{rank}.pt")
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("variant", "counts"), [("refine", (3, 1)), ("two_stage", (2, 0))])
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes found, one pair of them for all cases."""
+    folder = tmp_path_factory.mktemp("averaged")
+    multiprocessing.spawn(gradients_of_one, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize(("variant", "counts"), CASES)
 def test_gradients_when_processes_average_them_then_are_as_of_one_process(
-    variant: str, counts: tuple[int, ...], tmp_path: Path
+    variant: str, counts: tuple[int, ...], averaged: Path
 ) -> None:
     """With different numbers of objects, and without any on one of them."""
-    multiprocessing.spawn(gradients_of_one, (str(tmp_path), variant, counts), nprocs=len(counts))
     for divide_by in DIVISORS:
         expected = gradients(task_of(variant, divide_by), [batch_of(counts)])
-        parts = [torch.load(tmp_path / f"{divide_by}{rank}.pt") for rank in range(len(counts))]
+        parts = [torch.load(averaged / f"{variant}_{divide_by}_{rank}.pt") for rank in range(2)]
         assert parts[0].keys() == parts[1].keys() == expected.keys()
         for name, value in expected.items():
-            found = sum(part[name] for part in parts) / len(counts)
+            found = sum(part[name] for part in parts) / 2
             torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5 * max(1.0, value.abs().max().item()))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from oddetr.training.config import OptimizerConfig
-from oddetr.training.processes import several_processes
+from oddetr.training.processes import launched, several_processes
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,11 @@ def test_processes_when_flags_ask_for_several_then_are_several(flags: dict, seve
 
 def test_processes_when_all_devices_are_asked_for_then_depends_on_the_machine() -> None:
     assert several_processes({"devices": "auto"}) is (torch.cuda.device_count() > 1)
+
+
+def test_processes_when_torchrun_has_started_them_then_no_flag_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched() == {"devices": 1}
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("LOCAL_WORLD_SIZE", "4"), ("WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    assert launched() == {"devices": 4, "num_nodes": 2}
+    assert several_processes({})

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,16 +15,17 @@ from safetensors.torch import load_file
 from oddetr.checkpoint import load_checkpoint
 from tests.training.several import write_data
 
-LIMIT = 240
+LIMIT = 600
 """Seconds after which a command hangs. (Imports take most of them, where others use the machine.)"""
 LIGHTNING = [sys.executable, "-m"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+LAUNCHERS = {"lightning": LIGHTNING, "torchrun": TORCHRUN}
 EPOCHS = 3
 
 
 def arguments(data: Path, out: Path) -> list[str]:
     """Of a run of 12 steps."""
-    words = ["--data", data, "--out", out, "--epochs", EPOCHS, "--image-size", 64, "--batch-size", 2, "--workers", 0]
+    words = ["--data", data, "--out", out, "--epochs", EPOCHS, "--image-size", 64, "--batch-size", 2, "--workers", 1]
     words += ["--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", 64]
     words += ["--detector.num-queries", 12, "--optimizer.learning-rate", 1e-3, "--trainer.accelerator", "cpu"]
     return ["train", *map(str, words)]
@@ -60,13 +62,11 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CASES = [
-    ("lightning", 1, "training", ""),
     ("lightning", 0, "training", ""),
     ("lightning", 1, "validation", ""),
     ("lightning", 1, "nan", "images with the ids"),
     ("lightning", 0, "nan", "images with the ids"),
     ("lightning", 1, "image", "Cannot read the image"),
-    ("torchrun", 1, "training", ""),
     ("torchrun", 0, "validation", ""),
     ("torchrun", 1, "nan", "images with the ids"),
 ]
@@ -77,6 +77,7 @@ def fails(launcher: list[str], rank: int, what: str, told: str, data: Path, fold
     words = arguments(data, folder / "run")
     failed = started(launcher, "tests.training.doomed", [str(rank), what, str(folder), *words])
     assert (folder / "happened").exists(), failed.stderr
+    print(f"{what} on process {rank}: over after {time.time() - (folder / 'happened').stat().st_mtime:.1f} s")
     assert failed.returncode != 0
     assert told in failed.stderr, failed.stderr
     processes = [int((folder / f"process{each}").read_text()) for each in range(2)]
@@ -96,13 +97,40 @@ def test_run_when_one_of_two_processes_is_killed_then_the_other_ends_and_a_check
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "rank", "what", "told"), CASES)
-def test_run_when_one_of_two_processes_fails_then_all_end_and_the_run_goes_on_as_if_nothing_had_happened(
-    launcher: str, rank: int, what: str, told: str, data: Path, whole: Path, tmp_path: Path
+def test_run_when_one_of_two_processes_fails_then_all_end_and_a_checkpoint_is_left(
+    launcher: str, rank: int, what: str, told: str, data: Path, tmp_path: Path
 ) -> None:
-    begin = LIGHTNING if launcher == "lightning" else TORCHRUN
-    fails(begin, rank, what, told, shutil.copytree(data, tmp_path / "data"), tmp_path)
-    done = started(begin, "oddetr.cli", [*arguments(data, tmp_path / "run"), "--resume"])
+    fails(LAUNCHERS[launcher], rank, what, told, shutil.copytree(data, tmp_path / "data"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_run_when_one_of_two_processes_was_killed_then_goes_on_as_if_nothing_had_happened(
+    launcher: str, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    fails(LAUNCHERS[launcher], 1, "training", "", data, tmp_path)
+    done = started(LAUNCHERS[launcher], "oddetr.cli", [*arguments(data, tmp_path / "run"), "--resume"])
     assert done.returncode == 0, done.stderr
     for file in ("student.safetensors", "model.safetensors"):
         expected, found = (load_file(out / "last" / file) for out in (whole, tmp_path / "run"))
         assert all(value.equal(found[name]) for name, value in expected.items()), file
+
+
+@pytest.mark.slow
+def test_run_when_ctrl_c_reaches_two_processes_then_they_save_and_say_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    """As a terminal does it: to the whole process group."""
+    words = [*arguments(data, tmp_path / "run"), "--trainer.devices", "2"]
+    command = [*LIGHTNING, "oddetr.cli", *words, "--epochs", "1000", "--validate-every", "1000"]
+    told = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            told += line
+            if line.startswith("epoch 2/"):
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130, told
+    assert "Go on after this step: oddetr train --out" in told
+    assert "Traceback" not in told
+    assert torch.load(tmp_path / "run" / "last" / "resume.ckpt", weights_only=True)["global_step"] % 4 == 0

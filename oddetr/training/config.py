@@ -1,5 +1,6 @@
 """What a training run is: every field is an argument of `oddetr train` and of `oddetr.train`."""
 
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -233,10 +234,13 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = dataclasses.asdict(self)
+        plain = copy.copy(self)
+        # A callback may hold its trainer, which cannot be copied while it runs.
+        flags = {name: value for name, value in self.trainer.items() if name != "callbacks"}
+        object.__setattr__(plain, "trainer", flags)
+        content = dataclasses.asdict(plain)
         for name in _PATHS:
             content[name] = content[name] and str(content[name])
-        content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}
         return content
 
     @classmethod

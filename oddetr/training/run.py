@@ -134,7 +134,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         _fit(trainer, module, loaders, state)
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: no object to validate on"
     if watch.skipped:
-        say(f"skipped: {watch.skipped} steps, whose loss or gradient was not finite")
+        say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if alone and is_first_process():
         _write_report(out, say)

@@ -253,13 +253,13 @@ class StepWatch:
         files = self.files(ids)
         process = f" of process {place.process}" if _several() else ""
         step = f"Step {place.step} (epoch {place.epoch + 1}, batch {place.batch}{process})"
-        text = f"{step}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {accident}."
+        text = f"{step}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {accident}"
         if not (keep and self.keep):
-            return text
+            return f"{text}."
         try:
-            return f"{text} Look at it: oddetr replay {self.keep(accident)}"
+            return f"{text} (to look at it: oddetr replay {self.keep(accident)})."
         except OSError as error:
-            return f"{text} (No replay file could be written: {error})"
+            return f"{text} (no replay file could be written: {error})."
 
 
 def _ids(ids: Sequence[int]) -> str:

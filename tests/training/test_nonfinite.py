@@ -226,7 +226,7 @@ def test_files_when_known_then_are_named_and_one_replay_file_is_kept_of_those_sk
 def test_replay_file_when_it_cannot_be_written_then_the_error_is_told_all_the_same() -> None:
     training = Training(keep=Mock(side_effect=OSError("No space left on device")))
     Spoil(training.task, {0})
-    with pytest.raises(FloatingPointError, match=r"predicts NaN .*No replay file could be written: No space left"):
+    with pytest.raises(FloatingPointError, match=r"predicts NaN .*no replay file could be written: No space left"):
         training.step(small_batch((2, 1)))
 
 

@@ -7,6 +7,7 @@ found; it is read as weights only.
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -177,6 +178,9 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any], Batch]:
     if not file.is_file():
         raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
     try:
+        with zipfile.ZipFile(file) as archive:  # torch does not look at checksums.
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} in it is wrong")
         content = torch.load(file, map_location="cpu", weights_only=True)
         told = json.loads(content["oddetr replay"])
         if told["format"] != FORMAT:

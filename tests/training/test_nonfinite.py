@@ -7,15 +7,22 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import distributed, multiprocessing, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
+from torch.utils.data import DataLoader
 
+from oddetr.data.digits import DigitScenes
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.teacher import NonFiniteStudentError
 from oddetr.groups import GroupsConfig
 from oddetr.matching import NonFiniteCostError
 from oddetr.structures import Batch
+from oddetr.training.config import OptimizerConfig
+from oddetr.training.module import TrainingModule
 from oddetr.training.nonfinite import MOST_IN_A_ROW, Accident, Place, StepWatch
 from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch, small_detector
@@ -40,10 +47,11 @@ class Learner(nn.Module):
 class Training:
     """A run of small steps."""
 
-    def __init__(self, task: DistillationTask | None = None, clip: float = 0.1, **watched: object) -> None:
-        self.task = task or apart("refine")
-        self.task.student.register_buffer("statistics", torch.ones(2))
-        self.task.teacher.detector.register_buffer("statistics", torch.ones(2))
+    def __init__(self, clip: float = 0.1, statistics: bool = True, **watched: object) -> None:
+        self.task = apart("refine")
+        for detector in (self.task.student, self.task.teacher.detector) if statistics else ():
+            detector.register_buffer("statistics", torch.ones(2))
+            detector.register_buffer("count", torch.tensor(0))
         self.watch, self.clip, self.done = StepWatch(self.task, **watched), clip, 0
         self.optimizer = AdamW([each for _, each in self.task.learned()], lr=1e-3, fused=True)
         self.learner: nn.Module = Learner(self.task, self.watch)
@@ -108,6 +116,7 @@ def spoilt_norm(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
 def spoilt_statistics(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(*_: object) -> None:
         training.task.student.statistics[1] = INF
+        training.task.student.count += 1
 
     training.task.student.encoder.register_forward_hook(spoil)
 
@@ -160,8 +169,8 @@ def test_step_when_not_finite_and_skipped_then_nothing_moves_but_the_schedule(
 
 
 def test_step_when_finite_then_is_that_of_a_plain_loop_to_the_bit() -> None:
-    """Two batches of a step, so that a gradient is watched within it, too."""
-    watched, plain = Training(clip=0.1), apart("refine")
+    """Two batches of a step, so that a gradient is watched within it, too; a student without statistics."""
+    watched, plain = Training(clip=0.1, statistics=False), apart("refine")
     optimizer = AdamW([each for _, each in plain.learned()], lr=1e-3, fused=True)
     for seed in range(3):
         batches = [small_batch((2, 1), seed=seed), small_batch((0, 3), seed=seed + 10)]
@@ -261,6 +270,41 @@ def test_step_when_the_optimizer_spoils_the_student_then_the_teacher_does_not_ta
         training.step(small_batch((2, 1)))
     assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
     assert training.task.teacher.steps == 0
+
+
+class Scales(Callback):
+    """The scale of the gradients, the steps that the optimizer made, and the teacher's, after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int, int]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        made = max((int(state["step"]) for state in trainer.optimizers[0].state.values()), default=0)
+        self.seen.append((trainer.precision_plugin.scaler.get_scale(), made, pl_module.task.teacher.steps))
+
+
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*", "ignore:.*in eval mode.*", "ignore:.*treespec.*")
+@pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*lr_scheduler.step.*", "ignore:.*log_every_n.*")
+def test_fp16_when_a_real_scaler_lowers_its_scale_then_training_goes_on_and_a_nan_image_stops_it() -> None:
+    """On the CPU, where `oddetr train` refuses fp16, but torch does not: slowly the same as on a GPU."""
+    batches = [small_batch((2, 1), seed=seed) for seed in range(25)]
+    batches[24].images[1, 0, 0, 0] = NAN
+    task, scales = DistillationTask(small_detector("refine"), 10), Scales()
+    optimizer = OptimizerConfig(learning_rate=1e-3, backbone_factor=1.0)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**30))],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[scales],
+    )  # fmt: skip
+    module = TrainingModule(task, optimizer, DigitScenes("val"), seed=0)
+    with pytest.raises(FloatingPointError, match=r"Step 24 .*the ids 1: the detector predicts NaN"):
+        trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert [steps for _, _, steps in scales.seen] == [*range(1, 25)]
+    assert scales.seen[0][:2] == (2.0**29, 0)
+    last, made, _ = scales.seen[-1]
+    assert 1 <= last < 2.0**29
+    assert 0 < made < 24
+    assert all(value.isfinite().all() for value in task.parameters())
 
 
 def scaled_by(scale: float) -> Mock:

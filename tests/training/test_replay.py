@@ -19,6 +19,7 @@ from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.replay import ReplayError
 from oddetr.training.run import run
+from tests.conftest import tiny_arguments
 from tests.training.test_run import StopAfter, weights, without_times
 
 
@@ -100,35 +101,64 @@ def test_replay_when_a_layer_overflows_in_bf16_then_names_it_and_looks_in_fp32_t
     assert "again, fp32" in told
 
 
-def test_replay_when_what_happened_does_not_happen_again_then_says_so(
-    config: TrainConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same file with other weights."""
-    file, _ = failed(config, trainer=config.trainer | {"callbacks": [SpoilImages((0, 1))]})
-    assert oddetr.replay(file).before == ("images",)
-    content = torch.load(file, weights_only=True)
-    content["batch"]["images"].zero_()
-    torch.save(content, file)
-    assert main(["replay", str(file)]) == 1
-    assert "NOT reproduced" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def kept(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replay file of a training whose second batch was NaN."""
+    arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("kept") / "run")
+    spoilt = arguments["trainer"] | {"callbacks": [SpoilImages((0, 1))]}
+    return failed(TrainConfig(**arguments | {"trainer": spoilt}))[0]
 
-    whole = file.read_bytes()
-    broken = {"torn": whole[: len(whole) // 2], "text": b"no replay", "empty": b""}
-    middle = len(whole) // 2
-    broken["flipped"] = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
-    for name, content in broken.items():
-        (file.parent / name).write_bytes(content)
-        with pytest.raises(ReplayError, match=f"{name} is no replay file, or it is damaged"):
-            oddetr.replay(file.parent / name)
-    torch.save({"weights": torch.zeros(3)}, file.parent / "other")
-    with pytest.raises(ReplayError, match="other is no replay file"):
-        oddetr.replay(file.parent / "other")
-    with pytest.raises(ReplayError, match="There is no file nowhere"):
-        oddetr.replay("nowhere")
-    assert main(["replay", str(file.parent / "torn")]) == 1
+
+def test_replay_when_what_happened_does_not_happen_again_then_says_so(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same file with other images."""
+    assert oddetr.replay(kept).before == ("images",)
+    assert main(["replay", str(kept)]) == 0
+    content = torch.load(kept, weights_only=True)
+    content["batch"]["images"].zero_()
+    torch.save(content, tmp_path / "other.pt")
+    assert main(["replay", str(tmp_path / "other.pt")]) == 1
+    assert "NOT reproduced" in capsys.readouterr().out
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no GPU here"):
-            oddetr.replay(file, device="cuda")
+            oddetr.replay(kept, device="cuda")
+
+
+def test_replay_when_the_file_is_none_or_damaged_then_says_so(kept: Path, tmp_path: Path) -> None:
+    whole = kept.read_bytes()
+    middle = len(whole) // 2
+    broken = {"torn": whole[:middle], "text": b"no replay", "empty": b""}
+    broken["flipped"] = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other")
+    content = torch.load(kept, weights_only=True)
+    content["oddetr replay"] = content["oddetr replay"].replace('"width": 32', '"width": 64')
+    torch.save(content, tmp_path / "mixed")
+    for name in (*broken, "other", "mixed"):
+        with pytest.raises(ReplayError, match=f"{name} is no replay file, or it is damaged"):
+            oddetr.replay(tmp_path / name)
+    with pytest.raises(ReplayError, match="There is no file nowhere"):
+        oddetr.replay("nowhere")
+    assert main(["replay", str(tmp_path / "torn")]) == 1
+
+
+class Executed:
+    """A pickle that would run a command."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_replay_when_the_file_holds_more_than_weights_then_nothing_of_it_is_executed(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.load(kept, weights_only=True) | {"more": Executed()}, "strange.pt")
+    with pytest.raises(ReplayError, match="is no replay file"):
+        oddetr.replay("strange.pt")
+    assert not Path("executed").exists()
 
 
 def test_run_when_steps_are_skipped_and_it_is_resumed_then_ends_in_the_same_weights_and_counts(tiny: dict) -> None:

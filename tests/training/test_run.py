@@ -471,7 +471,7 @@ def test_run_when_the_detector_diverges_then_names_step_and_images(config: Train
                 for parameter in pl_module.task.student.decoder.heads.parameters():
                     parameter.data.fill_(float("nan"))
 
-    where = r"Step 1 \(epoch 1, batch 1\), images with the ids \d, \d, \d, \d \(train/\w+.png, .* and 1 more\): "
+    where = r"Step 1 \(epoch 1, batch 1\), images with the ids \d, \d, \d, \d \(train/[\w-]+.png, .* and 1 more\): "
     with pytest.raises(FloatingPointError, match=where):
         run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
 

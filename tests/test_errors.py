@@ -56,6 +56,9 @@ COMMANDS = (
     "oddetr compare nowhere.yaml",
     "oddetr convert photos/street.jpg --to there",
     "oddetr demo run --port 99999",
+    "oddetr train --data scenes --non-finite ignore",
+    "oddetr replay nowhere.pt",
+    "oddetr replay photos/street.jpg",
 )
 
 

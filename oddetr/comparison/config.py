@@ -20,7 +20,7 @@ from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 from oddetr.untrusted import refuse_imports
 
-CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation")
+CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; the others make the terms equal."""
 LIKE = "like"
 _SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}

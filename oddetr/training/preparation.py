@@ -159,14 +159,14 @@ def _new_folder(config: TrainConfig) -> Path:
     """Makes runs/DATA-MODEL-N; two trainings that begin together have one each."""
     model = [config.model.removeprefix(HUGGING_FACE).rpartition("/")[2]] if config.model else []
     name, number = "-".join([Path(config.data).resolve().name, *model]), 1
-    while True:
-        folder = Path("runs") / f"{name}-{number}"
-        try:
-            with writing(Path("runs")):
+    with writing(Path("runs")):
+        while True:
+            folder = Path("runs") / f"{name}-{number}"
+            try:
                 folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
+                return folder
+            except FileExistsError:
+                number += 1
 
 
 def _introduction(

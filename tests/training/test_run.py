@@ -348,9 +348,56 @@ def test_run_when_data_has_errors_then_stops_before_training_and_says_where(tiny
     assert not (tiny["out"] / "last").exists()
 
 
-def test_run_when_fp16_is_asked_for_on_a_cpu_then_refuses(config: TrainConfig) -> None:
+@pytest.mark.parametrize("flags", [{"accelerator": "cpu"}, {}, {"accelerator": "cpu", "devices": 2}], ids=str)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_run_when_fp16_is_asked_for_on_a_cpu_then_refuses_before_anything_is_written(
+    config: TrainConfig, flags: dict, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU that the run would not use, too; without flags there it would be used."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    if not (gpu and not flags):
+        with pytest.raises(ValueError, match="fp16 needs a GPU"):
+            run(dataclasses.replace(config, precision="fp16", trainer=flags), quiet())
+        assert not config.out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU.*")
+def test_run_when_lightning_would_take_bf16_for_fp16_then_refuses(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the run came to be on a CPU."""
+    monkeypatch.setattr("oddetr.training.run._refuse_fp16_on_cpu", lambda config: None)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         run(dataclasses.replace(config, precision="fp16"), quiet())
+    assert not (config.out / "last").exists()
+
+
+class Types(Callback):
+    """The types of what the encoder's and decoder's linear layers give in training, and of the loss."""
+
+    def __init__(self) -> None:
+        self.seen: set[torch.dtype] = set()
+        self.losses: set[torch.dtype] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for part in (pl_module.task.student.encoder, pl_module.task.student.decoder.layers):
+            for module in part.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.register_forward_hook(lambda module, inputs, output: self.seen.add(output.dtype))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.add(outputs["loss"].dtype)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_run_when_of_a_precision_on_a_cpu_then_computes_in_it_and_its_losses_in_fp32(
+    config: TrainConfig, precision: str, expected: torch.dtype
+) -> None:
+    types = Types()
+    trainer = config.trainer | {"callbacks": [types], "limit_train_batches": 1}
+    run(dataclasses.replace(config, epochs=1, precision=precision, trainer=trainer), quiet())
+    assert types.seen == {expected}
+    assert types.losses == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -394,7 +441,8 @@ def test_run_when_the_detector_diverges_then_names_step_and_images(config: Train
                 for parameter in pl_module.task.student.decoder.heads.parameters():
                     parameter.data.fill_(float("nan"))
 
-    with pytest.raises(FloatingPointError, match=r"Step 1, images with the ids \d, \d, \d, \d: "):
+    where = r"Step 1 \(epoch 1, batch 1\), images with the ids \d, \d, \d, \d \(train/[\w-]+.png, .* and 1 more\): "
+    with pytest.raises(FloatingPointError, match=where):
         run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
 
 

@@ -5,7 +5,10 @@ run was resumed: every item seeds torch's generator from its key.
 """
 
 import math
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -223,7 +226,7 @@ def make_loader(
         collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_without_signals,
+        worker_init_fn=_alone,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
@@ -233,8 +236,20 @@ def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
     return examples if isinstance(examples, ImageError) else collate(examples)
 
 
-def _without_signals(_: int) -> None:
-    """A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM; the first process ends the others
-    when it has saved. If it is killed, they notice within seconds, and end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _alone(_: int) -> None:
+    """Keeps from a loading process the signals that are meant for the command, and ends it with its parent.
+
+    A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM to its process group; the first
+    process ends the others when it has saved. Where it is killed, its pipe to this one is closed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -173,7 +173,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     for line in file.read_bytes().splitlines() if file.exists() else []:
         with suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict) and {"kind", "step"} <= event.keys():
+            if isinstance(event, dict) and "kind" in event:
                 events.append(event)
     return events
 

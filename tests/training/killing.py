@@ -86,6 +86,7 @@ def command(words: list[str], log: Path, save: int, then: Callable[..., None], *
     from oddetr.cli import main
     from oddetr.training import recorder
 
+    multiprocessing.set_start_method(None, force=True)
     os.setsid()
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(handle, 1)
@@ -101,9 +102,7 @@ def command(words: list[str], log: Path, save: int, then: Callable[..., None], *
 
     recorder.SAVE_EVERY = 0.0
     recorder.Recorder._save = counted
-    with os.fdopen(1, "w") as sys.stdout, os.fdopen(2, "w") as sys.stderr:
-        code = main(words)
-    os._exit(code)
+    sys.exit(main(words))
 
 
 def forbid_writing(folder: Path) -> None:

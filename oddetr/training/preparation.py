@@ -117,14 +117,18 @@ def _checked(config: TrainConfig) -> TrainConfig:
         raise ValueError("--resume goes on with a run: name its folder by --out.")
     if config.out is None and several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
-    accelerator = str(config.trainer.get("accelerator", "auto"))
-    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        raise ValueError(NO_GPU)
+    _refuse_fp16_on_cpu(config)
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     if config.init and not on_hub(config.init):
         config = replace(config, init=config.init.resolve())
     return config
+
+
+def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
+    accelerator = str(config.trainer.get("accelerator", "auto"))
+    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError(NO_GPU)
 
 
 def _chosen(config: TrainConfig, train: Source, say: Say) -> tuple[TrainConfig, tuple[str, ...]]:

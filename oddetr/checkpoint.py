@@ -133,10 +133,11 @@ def save_checkpoint(
             detector.describe(aside)
         if resume:
             resume.rename(aside / RESUME)
+        files = sorted(aside.iterdir())
         (aside / DESCRIPTION).touch()
-        for file in aside.iterdir():
+        for file in files:
             file.chmod((aside / DESCRIPTION).stat().st_mode)  # safetensors writes for its user alone
-        checksums = {file.name: checksum(file) for file in sorted(aside.iterdir())}
+        checksums = {file.name: checksum(file) for file in files}
         content = json.loads(json.dumps(info.to_json() | {"checksums": checksums}))
         (aside / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))
     except Exception:
@@ -160,7 +161,7 @@ def _described(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     own = content.pop("checksum", None)
-    if own is not None and own != _own_checksum(content):
+    if own != _own_checksum(content) and (own or content.get("format") != 1):
         raise ValueError("it is not what was written")
     if not isinstance(content.get("checksums", {}), dict):
         raise ValueError("its checksums are no JSON object")

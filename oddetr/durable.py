@@ -112,8 +112,8 @@ def _advice(number: int, folder: Path) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MB are free there. " if folder.exists() else ""
         return f"{free}Make room on that disk."
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "Allow this user to write there, or give another folder."
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        return "Give another folder, or allow this user to write there."
     if number == errno.ENOENT and not folder.exists():
         return "The folder is gone: it was removed, or its disk was taken away."
     return "Look after that disk."

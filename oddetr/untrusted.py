@@ -46,3 +46,16 @@ def read_weights_only(file: Path, **options: Any) -> Any:
             f"{file} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
             "are refused, since reading them may execute what is in them."
         ) from error
+
+
+def refuse_imports(content: Any) -> None:
+    """Of a configuration: no value, however deep, may name something to import and make (`class_path`).
+
+    Raises:
+        ValueError: one does.
+    """
+    parts = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    for name, part in parts:
+        if name == "class_path":
+            raise ValueError(f"class_path ({part!r}) names what would be imported, which no field takes; leave it out.")
+        refuse_imports(part)

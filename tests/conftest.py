@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # Triton decides when it is imported; without a GPU its kernels can only be interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Tests assert behaviour, never times: that the machine is busy fails none.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # The package is imported in the fixtures: most rooms' tests need little of it, and importing all of it takes seconds.
 SHARED = Path(__file__).resolve().parents[2] / "shared"

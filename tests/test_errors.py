@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from oddetr.cli import main
+from tests.helpers import without_checksums
 
 SNAPSHOT = Path(__file__).with_name("errors.txt")
 TINY = "--detector.backbone test_efficientnet --detector.pretrained false --trainer.accelerator cpu"
@@ -38,6 +39,8 @@ COMMANDS = (
     "oddetr train --data scenes --distillation.auxiliary.weight -1",
     "oddetr train --data scenes --out run",
     "oddetr train --data scenes --out run --resume --epochs 7",
+    "oddetr train --out run --resume --seed 0 --precision bf16",
+    "oddetr train --data scenes --resume",
     "oddetr evaluate nowhere",
     "oddetr evaluate photos",
     "oddetr evaluate run --split holdout",
@@ -53,6 +56,9 @@ COMMANDS = (
     "oddetr compare nowhere.yaml",
     "oddetr convert photos/street.jpg --to there",
     "oddetr demo run --port 99999",
+    "oddetr train --data scenes --non-finite ignore",
+    "oddetr replay nowhere.pt",
+    "oddetr replay photos/street.jpg",
 )
 
 
@@ -64,6 +70,8 @@ def place(scenes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("config.json", "best/checkpoint.json", "last/checkpoint.json"):
         file = tmp_path / "run" / name
         file.write_text(file.read_text().replace(str(scenes), str(tmp_path / "scenes")))
+    for name in ("best", "last"):
+        without_checksums(tmp_path / "run" / name)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "street.jpg")
     for name in ("broken", "unlabelled", "others"):

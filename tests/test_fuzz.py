@@ -10,8 +10,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from oddetr.checkpoint import DESCRIPTION, WEIGHT_FILES, CheckpointError, Checkp
 from oddetr.checkpoint import save_checkpoint as save
 from oddetr.data.check import check, print_report
 from oddetr.data.dataset import ClassTable
-from oddetr.data.images import ImageError, decode, read_image, read_size
+from oddetr.data.images import decode, read_image, read_size
 from oddetr.data.reader import DataFolder
 from oddetr.models.checkpoints import read_foreign
 from oddetr.models.presets import DetectorConfig, build_detector
@@ -136,17 +137,10 @@ def changed(draw: st.DrawFn, content: Any, values: st.SearchStrategy[Any] = ANY)
     return json.dumps(content).encode()
 
 
-@dataclass(frozen=True)
-class Target:
-    """Something that reads files.
-
-    Attributes:
-        build: writes what is sound into an empty folder, and gives the damage that is done to it.
-        read: writes one damage into the folder, and reads.
-    """
-
-    build: Callable[[Path], st.SearchStrategy[Any]]
-    read: Callable[[Path, Any], None]
+Read = Callable[[Any], None]
+"""Writes one damage into the folder, and reads it."""
+Target = Callable[[Path], tuple[st.SearchStrategy[Any], Read]]
+"""Writes what is sound into an empty folder; gives the damage to do, and what reads."""
 
 
 def read_data(root: Path, files: dict[str, bytes]) -> None:
@@ -162,58 +156,56 @@ def read_data(root: Path, files: dict[str, bytes]) -> None:
     console.file.getvalue().encode()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def build_coco(place: Path) -> st.SearchStrategy[Any]:
+def build_coco(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     coco(place)
     text = changed(json.loads(GOOD)) | damaged(GOOD.encode())
-    return st.fixed_dictionaries({TRAIN: text})
+    return st.fixed_dictionaries({TRAIN: text}), partial(read_data, place)
 
 
-def build_voc(place: Path) -> st.SearchStrategy[Any]:
+def build_voc(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     voc(place, LISTS)
     sized = XML.replace("<object>", "<size><width>64</width><height>48</height></size><object>", 1)
     names = rearranged("a\nb\n") | st.just(b"a\nb\n")
     text = rearranged(sized) | damaged(sized.encode())
-    return st.fixed_dictionaries({"Annotations/b.xml": text, "ImageSets/Main/train.txt": names})
+    damage = st.fixed_dictionaries({"Annotations/b.xml": text, "ImageSets/Main/train.txt": names})
+    return damage, partial(read_data, place)
 
 
-def build_yolo(place: Path) -> st.SearchStrategy[Any]:
+def build_yolo(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     lines = "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.75 0.25 0.5 0.75\n"
     plain = "train: train.txt\nval: images/val\nnames: [cat, dog]\nnc: 2\n"
     yolo(place, LABELS)
     listed = "images/train/a.jpg\nimages/train/b.jpg\n"
-    return st.fixed_dictionaries(
+    damage = st.fixed_dictionaries(
         {
             "labels/train/b.txt": rearranged(lines) | damaged(lines.encode()),
             "data.yaml": st.just(plain.encode()) | rearranged(plain) | damaged(plain.encode()),
             "train.txt": st.just(listed.encode()) | rearranged(listed) | damaged(listed.encode()),
         }
     )
+    return damage, partial(read_data, place)
 
 
-def build_images(place: Path) -> st.SearchStrategy[Any]:
+def build_images(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     small = picture(width=24, height=16)
     exif = Image.Exif()
     exif[0x0112] = 6
     files = [saved(small, "JPEG", exif=exif), saved(small, "PNG", exif=exif), saved(small, "TIFF"), saved(small, "BMP")]
     files += [saved(small, "WEBP"), frames("GIF")]
-    return st.sampled_from(files).flatmap(damaged)
+    return st.sampled_from(files).flatmap(damaged), partial(read_images, place / "image")
 
 
-def read_images(place: Path, content: bytes) -> None:
-    file = place / "image"
+def read_images(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     facts = decode(file)
     read_size(file)
     if facts.size is None:
         assert facts.problem
         return
-    try:
-        assert read_image(file).shape == (*facts.size, 3)
-    except ImageError as error:
-        assert facts.too_large, error
+    assert read_image(file).shape == (*facts.size, 3)
 
 
-def build_checkpoint(place: Path) -> st.SearchStrategy[Any]:
+def build_checkpoint(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     sizes = {"width": 32, "heads": 4, "ffn_width": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 6}
     config = DetectorConfig(backbone="test_efficientnet", pretrained=False, **sizes)
     info = CheckpointInfo(config, ClassTable(("cat", "dog"), (3, 7)), 64, (0.5,) * 3, (0.5,) * 3)
@@ -226,89 +218,78 @@ def build_checkpoint(place: Path) -> st.SearchStrategy[Any]:
     # How much memory a description may ask for is another question, which the size of the file of weights answers.
     values = st.integers(-3, 70) | st.floats() | st.sampled_from((None, True, [], {}, "", "a", ["a"], 1.5, "resnet18"))
     torn = damaged(weights[:header]).map(lambda head: head + weights[header:]) | damaged(weights)
-    return st.tuples(changed(content, values) | damaged(plain) | st.just(plain), torn | st.just(weights))
+    damage = st.tuples(changed(content, values) | damaged(plain) | st.just(plain), torn | st.just(weights))
+    return damage, partial(read_checkpoint, place)
 
 
 def read_checkpoint(place: Path, content: tuple[bytes, bytes]) -> None:
     folder = place / "best"
     (folder / DESCRIPTION).write_bytes(content[0])
     (folder / WEIGHT_FILES["teacher"]).write_bytes(content[1])
-    try:
+    with suppress(CheckpointError):
         info = read_info(folder)
-    except CheckpointError as error:
-        assert str(folder) in str(error)
-        info = None
-    try:
+        assert all(isinstance(name, str) for name in info.classes.names)
+        assert all(type(id) is int for id in info.classes.ids)
         detector, again = load_checkpoint(place)
-    except CheckpointError as error:
-        assert str(folder) in str(error)
-        return
-    assert again == info
-    assert all(isinstance(name, str) for name in again.classes.names)
-    assert all(type(id) is int for id in again.classes.ids)
-    assert not any(parameter.is_meta for parameter in detector.parameters())
+        assert again == info
+        assert detector.decoder.heads[0].classes.out_features == len(info.classes)
 
 
-def build_foreign(place: Path) -> st.SearchStrategy[Any]:
-    state = {key: value.clone() for key, value in official(small("dino", 3), "dino").items()}
-    told = [key for key in state if not key.startswith("backbone")]
-    keys = st.sampled_from([*told, "backbone.0.body.layer3.1.conv1.weight"])
+def build_foreign(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
+    whole = official(small("dino", 3), "dino")
+    blocks = ["layer1.0.conv1", "layer3.0.conv1", "layer3.1.conv1"]
+    state = {key: value for key, value in whole.items() if not key.startswith("backbone.")}
+    state |= {f"backbone.0.body.{block}.weight": torch.zeros(1) for block in blocks}
+    keys = st.sampled_from(list(state))
+    others = ("transformer.encoder.layers.9.x", "input_proj.7.0.weight", "query_embed.weight", "module.x", "x")
     shapes = st.lists(st.integers(0, 5), max_size=3).map(lambda shape: torch.zeros(shape))
-    arguments = st.fixed_dictionaries({}, optional=dict.fromkeys(("nheads", "num_queries", "dropout", "dilation"), ANY))
-    text = st.sampled_from(["transformer.encoder.layers.9.x", "input_proj.7.0.weight", "query_embed.weight", "x"])
-    return st.tuples(
-        st.just(state),
+    names = ("nheads", "num_queries", "dropout", "dilation")
+    damage = st.tuples(
         st.lists(keys, max_size=3),
-        st.dictionaries(keys | text, shapes | ANY, max_size=3),
-        arguments | ANY,
+        st.dictionaries(keys | st.sampled_from(others), shapes | ANY, max_size=3),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(names, ANY)) | ANY,
         st.none() | damaged(bytes(200)),
     )
+    return damage, partial(read_others, place / "model.pth", state)
 
 
-def read_others(place: Path, content: tuple[Any, ...]) -> None:
-    state, without, instead, arguments, tail = content
-    file = place / "model.pth"
+def read_others(file: Path, state: dict[str, Any], content: tuple[Any, ...]) -> None:
+    without, instead, arguments, tail = content
     torch.save({"model": {k: v for k, v in state.items() if k not in without} | instead, "args": arguments}, file)
     if tail is not None:
         file.write_bytes(file.read_bytes()[: -len(tail)] + tail)
-    try:
-        foreign = read_foreign(file)
-    except ValueError as error:
-        assert str(error)
-        return
-    assert foreign.num_classes >= 0
+    with suppress(ValueError):
+        assert read_foreign(file).num_classes >= 0
 
 
-TARGETS = {
-    "coco": Target(build_coco, read_data),
-    "voc": Target(build_voc, read_data),
-    "yolo": Target(build_yolo, read_data),
-    "images": Target(build_images, read_images),
-    "checkpoint": Target(build_checkpoint, read_checkpoint),
-    "foreign": Target(build_foreign, read_others),
+TARGETS: dict[str, Target] = {
+    "coco": build_coco,
+    "voc": build_voc,
+    "yolo": build_yolo,
+    "images": build_images,
+    "checkpoint": build_checkpoint,
+    "foreign": build_foreign,
 }
+# Pillow warns of odd metadata, which does not concern the pixels.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_reader_when_files_are_damaged_then_only_its_own_errors_come_out(name: str, tmp_path: Path) -> None:
-    target = TARGETS[name]
-    damage = target.build(tmp_path)
+    damage, read = TARGETS[name](tmp_path)
 
     @settings(CALM, max_examples=QUICK, derandomize=True)
     @given(damage)
     def run(content: Any) -> None:
-        target.read(tmp_path, content)
+        read(content)
 
     run()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come_out(
-    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    target = TARGETS[name]
-    damage = target.build(tmp_path)
+def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come_out(name: str, tmp_path: Path) -> None:
+    damage, read = TARGETS[name](tmp_path)
     count, end = 0, time.monotonic() + 60 * MINUTES / len(TARGETS)
 
     @settings(CALM, max_examples=200)
@@ -317,11 +298,10 @@ def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come
         nonlocal count
         count += time.monotonic() < end
         if time.monotonic() < end:
-            target.read(tmp_path, content)
+            read(content)
 
     for number in range(10**6):
         if time.monotonic() >= end:
             break
         seed(number)(run)()
-    record_property("examples", count)
     print(f"{name}: {count} examples")

@@ -107,6 +107,20 @@ def test_hungarian_when_a_cost_is_not_finite_then_names_the_image(value: float) 
     assert caught.value.images == (1,)
 
 
+def test_hungarian_when_asked_to_go_on_then_names_all_bad_images_and_solves_the_others() -> None:
+    predictions, truth = random_case(0, (2, 2, 1))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    (expected,) = hungarian(cost, counts=truth.counts)
+    first, second, bad = cost.clone(), cost.clone(), set[int]()
+    first[0, 0, 0, 0], second[1, 1, 0, 0] = float("nan"), float("inf")
+    found = hungarian(first, second, counts=truth.counts, bad=bad)
+    assert bad == {0, 1}
+    for assignment, image in zip(found, (0, 1), strict=True):
+        assert (assignment[:, image] == -1).all()
+        others = [index for index in range(3) if index != image]
+        assert assignment[:, others].equal(expected[:, others])
+
+
 @pytest.mark.parametrize("part", ["logits", "boxes"])
 def test_cost_when_an_image_without_objects_has_a_nan_then_is_caught_too(part: str) -> None:
     predictions, truth = random_case(0, (2, 0))

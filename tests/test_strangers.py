@@ -139,6 +139,8 @@ def test_state_when_it_is_a_pickle_then_resuming_refuses(
     from oddetr.training.config import TrainConfig
 
     run = checkpoint.parent
+    digits = {"names": [*"0123456789"], "ids": [*range(10)]}
+    changed(checkpoint, lambda content: content.update(classes=digits))
     checkpoint.rename(run / "last")
     (run / "config.json").write_text(json.dumps(TrainConfig(epochs=2).to_json()))
     (run / "last" / "student.safetensors").write_bytes((run / "last" / "model.safetensors").read_bytes())

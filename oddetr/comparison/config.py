@@ -18,8 +18,9 @@ from oddetr.data.sources import DIGITS
 from oddetr.nested import flat, merged, nested
 from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
+from oddetr.untrusted import refuse_imports
 
-CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation")
+CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; the others make the terms equal."""
 LIKE = "like"
 _SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
@@ -150,20 +151,11 @@ def read_config(file: Path) -> ComparisonConfig:
         content = get_loader("yaml")(file.read_text())
         if not isinstance(content, dict):
             raise ValueError("there are no fields in it; give base, arms and seeds of a comparison.")
-        _refuse_imports(content)
+        refuse_imports(content)
         parsed = _parser().parse_object({"out": f"runs/{file.stem}"} | content)
         return ComparisonConfig(**_parser().instantiate(parsed).as_dict())
     except (argparse.ArgumentError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
-
-
-def _refuse_imports(content: Any) -> None:
-    """No value may name something to import: such files come from anywhere."""
-    parts = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-    for name, part in parts:
-        if name == "class_path":
-            raise ValueError(f"class_path ({part!r}) would be imported, which no field here needs; leave it out.")
-        _refuse_imports(part)
 
 
 @cache

@@ -4,10 +4,11 @@ What is drawn for (seed, epoch, index) does not depend on the number of workers,
 run was resumed: every item seeds torch's generator from its key.
 """
 
-import atexit
 import math
+import multiprocessing
+import os
 import signal
-import weakref
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -162,7 +163,6 @@ class AccumulatedLoader:
         self.loader = loader
         self.parts = parts
         self._done = 0
-        self._ends_workers = False
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -194,11 +194,7 @@ class AccumulatedLoader:
         self.sampler.skip(self._done * (self.loader.batch_size or 1))
         self._done = 0
         group: list[Batch] = []
-        batches = iter(self.loader)
-        if self.loader.num_workers and not self._ends_workers:
-            atexit.register(_end_workers, weakref.ref(self.loader))
-            self._ends_workers = True
-        for batch in batches:
+        for batch in self.loader:
             if isinstance(batch, ImageError):
                 raise batch
             group.append(batch)
@@ -240,7 +236,7 @@ def make_loader(
         collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_without_signals,
+        worker_init_fn=_alone,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
@@ -250,16 +246,20 @@ def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
     return examples if isinstance(examples, ImageError) else collate(examples)
 
 
-def _end_workers(loader: weakref.ref[DataLoader[Any]]) -> None:
-    """When this process ends, before multiprocessing sends its children SIGTERM, which these ignore, and waits for
-    them."""
-    iterator = getattr(loader(), "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
+def _alone(_: int) -> None:
+    """Keeps from a loading process the signals that are meant for the command, and ends it with its parent.
+
+    A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM to its process group; the first
+    process ends the others when it has saved. Where it is killed, its pipe to this one is closed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _without_signals(_: int) -> None:
-    """A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM; the first process ends the others
-    when it has saved. If it is killed, they notice within seconds, and end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

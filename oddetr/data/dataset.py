@@ -6,6 +6,7 @@ megabytes and worker processes share them). `Sample` is one image with its objec
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ class ClassTable:
     """The classes: label k (0 <= k < K) inside is `names[k]` with original id `ids[k]` outside.
 
     Raises:
-        ValueError: there is no class, or an id or a name stands twice.
+        ValueError: there is no class, an id or a name stands twice, or is of another type.
     """
 
     names: tuple[str, ...]
@@ -34,8 +35,10 @@ class ClassTable:
         if not self.names or len(self.names) != len(self.ids):
             found = f"{len(self.names)} names, {len(self.ids)} ids"
             raise ValueError(f"A class table needs as many ids as names, and at least one: {found}.")
+        if not all(type(name) is str for name in self.names) or not all(type(id) is int for id in self.ids):
+            raise ValueError("A class table has texts as names and whole numbers as ids.")
         for what, values in (("name", self.names), ("id", self.ids)):
-            twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+            twice = sorted((value for value, count in Counter(values).items() if count > 1), key=str)
             if twice:
                 raise ValueError(
                     f"The class {what} {twice[0]!r} stands twice in the class table. Give every class its own {what}."

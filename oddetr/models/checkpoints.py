@@ -3,7 +3,7 @@ transformers' DeformableDetr. All become a state of the official key names, whic
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -139,7 +139,7 @@ def read_foreign(path: Path) -> Foreign:
         ValueError: it is neither, or of a detector that is not built here; says what was found.
     """
     if path.is_dir():
-        return _read_transformers(path)
+        return _understood(path, lambda: _read_transformers(path))
     if not path.exists():
         raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
     try:
@@ -163,10 +163,22 @@ def read_foreign(path: Path) -> Foreign:
         )
     arguments = content.get("args")
     arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
-    return described(
-        {key.removeprefix("module."): value for key, value in state.items()},
-        cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None,
-    )
+    told = cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None
+    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    return _understood(path, lambda: described(plain, told))
+
+
+def _understood(path: Path, read: Callable[[], Foreign]) -> Foreign:
+    """What `read` reads; whatever it trips over where a file is not what it looks like becomes a ValueError."""
+    try:
+        return read()
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} looks like a checkpoint of these, but is not: a weight or an argument is not as it must be "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 _STATES = ("model", "state_dict", "ema_model")

@@ -18,6 +18,7 @@ from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
+from oddetr.untrusted import refuse_imports
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]
@@ -116,6 +117,7 @@ _CONTRADICTED = {
 def _check_trainer_flags(flags: dict[str, Any]) -> None:
     if not flags:
         return
+    refuse_imports(flags)
     from lightning.pytorch import Trainer
 
     known = inspect.signature(Trainer).parameters
@@ -235,7 +237,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = dataclasses.asdict(self)
+        content = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        for name, value in content.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                content[name] = dataclasses.asdict(value)
         for name in _PATHS:
             content[name] = content[name] and str(content[name])
         content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}

@@ -124,13 +124,13 @@ class RunLog:
     """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
 
     An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
-    last, and times as in `epoch`. Both: `epoch`, from 1. `epoch`: `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
-    steps and of waiting for data alone (no validation, no checkpoints); speed and memory; with matching distillation
-    `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was resumed, where it
-    was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so far; and where the
-    epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each decoder layer,
-    `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from the second
-    layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
+    last. Both: `epoch`, from 1; `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
+    steps and of waiting for data alone (no validation, no checkpoints). `epoch`: speed and memory; with matching
+    distillation `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was
+    resumed, where it was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so
+    far; and where the epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each
+    decoder layer, `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from
+    the second layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
 
     Args:
         folder: the run's.
@@ -173,7 +173,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     for line in file.read_bytes().splitlines() if file.exists() else []:
         with suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict) and {"kind", "step"} <= event.keys():
+            if isinstance(event, dict) and "kind" in event:
                 events.append(event)
     return events
 

@@ -141,7 +141,7 @@ class StepWatch:
     def begin(self, batch: Batch, place: Place) -> None:
         """A batch of the step; before the first, statistics are kept."""
         if not self._parts:
-            torch._foreach_copy_(self._before, self._buffers)  # pyright: ignore[reportPrivateUsage]
+            _copy(self._before, self._buffers)
         self._parts.append(_Part(batch, place))
 
     def loss(self, found: dict[str, Tensor], error: NonFiniteCostError | None = None) -> Float[Tensor, ""]:
@@ -216,7 +216,7 @@ class StepWatch:
         part = bad or early or parts[-1]
         named = self.task.student.named_buffers()
         statistics = tuple(name for name, value in named if value.is_floating_point() and not value.isfinite().all())
-        torch._foreach_copy_(self._buffers, self._before)  # pyright: ignore[reportPrivateUsage]
+        _copy(self._buffers, self._before)
         learned = self.task.learned()
         wrong = (name for name, each in learned if each.grad is not None and not each.grad.isfinite().all())
         values = {name: value.item() for name, value in part.found.items()}
@@ -253,13 +253,18 @@ class StepWatch:
         files = self.files(ids)
         process = f" of process {place.process}" if _several() else ""
         step = f"Step {place.step} (epoch {place.epoch + 1}, batch {place.batch}{process})"
-        text = f"{step}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {accident}."
+        text = f"{step}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {accident}"
         if not (keep and self.keep):
-            return text
+            return f"{text}."
         try:
-            return f"{text} Look at it: oddetr replay {self.keep(accident)}"
+            return f"{text} (to look at it: oddetr replay {self.keep(accident)})."
         except OSError as error:
-            return f"{text} (No replay file could be written: {error})"
+            return f"{text} (no replay file could be written: {error})."
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    if to:
+        torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateUsage]
 
 
 def _ids(ids: Sequence[int]) -> str:

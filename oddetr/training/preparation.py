@@ -1,4 +1,4 @@
-"""What a run is to be, before anything trains: arguments, data, choices and a detector; each said aloud as it is known."""
+"""What a run is to be, before anything trains: arguments, data, choices, a detector; each is said as it is known."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -117,14 +117,18 @@ def _checked(config: TrainConfig) -> TrainConfig:
         raise ValueError("--resume goes on with a run: name its folder by --out.")
     if config.out is None and several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
-    accelerator = str(config.trainer.get("accelerator", "auto"))
-    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        raise ValueError(NO_GPU)
+    _refuse_fp16_on_cpu(config)
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     if config.init and not on_hub(config.init):
         config = replace(config, init=config.init.resolve())
     return config
+
+
+def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
+    accelerator = str(config.trainer.get("accelerator", "auto"))
+    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError(NO_GPU)
 
 
 def _chosen(config: TrainConfig, train: Source, say: Say) -> tuple[TrainConfig, tuple[str, ...]]:
@@ -159,14 +163,14 @@ def _new_folder(config: TrainConfig) -> Path:
     """Makes runs/DATA-MODEL-N; two trainings that begin together have one each."""
     model = [config.model.removeprefix(HUGGING_FACE).rpartition("/")[2]] if config.model else []
     name, number = "-".join([Path(config.data).resolve().name, *model]), 1
-    while True:
-        folder = Path("runs") / f"{name}-{number}"
-        try:
-            with writing(Path("runs")):
+    with writing(Path("runs")):
+        while True:
+            folder = Path("runs") / f"{name}-{number}"
+            try:
                 folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
+                return folder
+            except FileExistsError:
+                number += 1
 
 
 def _introduction(

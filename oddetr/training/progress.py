@@ -91,7 +91,7 @@ class ProgressLine(Callback):
         seconds = (time.perf_counter() - self._begin) / max(done, 1) * left
         loss, speed = self.recorder.loss, self.recorder.speed
         skipped = cast(TrainingModule, trainer.lightning_module).watch.skipped
-        left_out = f"{skipped} steps skipped  " if skipped else ""
+        left_out = f"skipped steps {skipped}  " if skipped else ""
         return (
             f"loss {_number(loss)}  {left_out}{self._scores(trainer)}  {speed.images_per_second:.1f} images/s  "
             f"waiting for data {speed.waiting_share:.0%}  {peak_memory_gib():.1f} GiB  left {clock(seconds)}"

@@ -67,13 +67,22 @@ class Recorder(Callback):
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on within an epoch does not begin it. All processes have read by now what it goes on from."""
+        """A run that goes on within an epoch does not begin it. What it goes on from has been read by now."""
         self._begin = time.monotonic()
-        trainer.strategy.barrier()
-        if trainer.is_global_zero and self.state:
-            with writing(self.folder):
-                restore(self.state.parent, self.folder / "last")
+        self._restore(trainer)
         self.on_train_epoch_start(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was done already trains no step."""
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
+        state, self.state = self.state, None
+        if state:
+            trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                with writing(self.folder):
+                    restore(state.parent, self.folder / "last")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -7,6 +7,7 @@ found; it is read as weights only.
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -45,6 +46,7 @@ class Trial:
         module: the first module whose output was not finite, by its name in `DistillationTask`; None: all were.
         statistics: statistics of batch norms that the step made not finite, by name.
         gradients: parameters whose gradient was not finite, by name, in the order in which they were computed.
+        norm: of the whole gradient.
     """
 
     precision: Precision
@@ -53,6 +55,7 @@ class Trial:
     module: str | None
     statistics: tuple[str, ...]
     gradients: tuple[str, ...]
+    norm: float
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -94,6 +97,7 @@ class ReplayReport:
             if trial.statistics:
                 told += [f"  statistics of batch norms that are not finite: {listed([*trial.statistics])}"]
             told += [f"  gradients that are not finite, in their order: {listed([*trial.gradients], 5) or nothing}"]
+            told += [f"  norm of the gradient: {trial.norm:.6g}"]
         return told
 
 
@@ -160,7 +164,7 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
         task.load_state_dict(state)
         trials.append(_computed(task.to(device), batch.to(device), place.seed, each))
     first, losses = trials[0], _not_finite(told["parts"])
-    same = losses == first.losses if losses else bool(first.gradients or first.statistics)
+    same = losses == first.losses if losses else not math.isfinite(first.norm) or bool(first.statistics)
     return ReplayReport(place, batch.image_ids, told["parts"], before, tuple(trials), same)
 
 
@@ -174,6 +178,9 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any], Batch]:
     if not file.is_file():
         raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
     try:
+        with zipfile.ZipFile(file) as archive:  # torch does not look at checksums.
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} in it is wrong")
         content = torch.load(file, map_location="cpu", weights_only=True)
         told = json.loads(content["oddetr replay"])
         if told["format"] != FORMAT:
@@ -225,10 +232,11 @@ def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precis
     finally:
         for hook in hooks:
             hook.remove()
+    norm = nn.utils.get_total_norm([each.grad for _, each in learned if each.grad is not None]).item()
     parts = {name: value.item() for name, value in found.items()}
     buffers = dict(task.student.named_buffers())
     statistics = [name for name, each in buffers.items() if each.is_floating_point() and not each.isfinite().all()]
-    return Trial(precision, parts, images, next(iter(modules), None), tuple(statistics), tuple(gradients))
+    return Trial(precision, parts, images, next(iter(modules), None), tuple(statistics), tuple(gradients), norm)
 
 
 def _precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -108,7 +108,7 @@ def run(
         trainer.loggers = open_loggers(config.loggers, _logged(it), say)
         _fit(trainer, module, loaders, it)
     if watch.skipped:
-        say(f"skipped: {watch.skipped} steps, whose loss or gradient was not finite")
+        say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: nothing to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if alone and is_first_process():

@@ -69,6 +69,8 @@ class Gate:
             elif scope["method"] == "POST":
                 body = await _read(receive)
                 unread = False
+                if body is None:
+                    raise Refusal(413, f"The request has more than {MOST_JSON // 2**20} MB.")
                 self.check_files(body)
                 receive = _again(body, receive)
         except Refusal as refusal:
@@ -161,20 +163,14 @@ def _name(address: str) -> str:
         return ""
 
 
-async def _read(receive: Receive) -> bytes:
-    """A request's body.
-
-    Raises:
-        Refusal: it is too long.
-    """
+async def _read(receive: Receive) -> bytes | None:
+    """A request's body, read to its end; None where it has more than `MOST_JSON` bytes."""
     body, more = b"", True
     while more:
         message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MOST_JSON:
-            raise Refusal(413, f"The request has more than {MOST_JSON // 2**20} MB.")
-    return body
+        more = message["type"] == "http.request" and message.get("more_body", False)
+        body = (body + message.get("body", b""))[: MOST_JSON + 1]
+    return body if len(body) <= MOST_JSON else None
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.teacher import Teacher, horizon_at
+from oddetr.distillation.teacher import NonFiniteStudentError, Teacher, horizon_at
 from tests.models.helpers import small_batch, small_detector
 
 
@@ -95,3 +95,23 @@ def test_default_horizon_when_the_run_is_cocos_then_is_dinos() -> None:
     task.update_teacher()
     moved = (next(task.teacher.parameters()) - before).mean().item()
     assert 1 - moved == pytest.approx(0.9997, abs=5e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["parameter", "buffer"])
+def test_update_when_the_student_is_not_finite_then_the_teacher_stays_and_the_error_says_where(
+    part: str, value: float
+) -> None:
+    student = small_detector()
+    student.register_buffer("level", torch.zeros(2))
+    task = DistillationTask(student, 10)
+    before = {name: each.clone() for name, each in task.teacher.detector.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+        name, tensor = ("level", student.level) if part == "buffer" else next(student.named_parameters())
+        tensor.flatten()[-1] = value
+    with pytest.raises(NonFiniteStudentError, match=f"NaN or infinity: {name}. Its teacher stays as it was"):
+        task.update_teacher()
+    assert all(each.equal(before[name]) for name, each in task.teacher.detector.state_dict().items())
+    assert task.teacher.steps == 0

@@ -62,3 +62,12 @@ def test_table_row_when_it_is_the_first_validation_or_none_then_leaves_instabili
         "student normalised instability": None,
     }
     assert table_row({"kind": "epoch", "epoch": 1}) == {"epoch": 1}
+
+
+def test_means_when_a_step_was_left_out_then_does_not_count_whatever_its_batches_said() -> None:
+    """Three steps of two batches; the second is not finite, in its first batch."""
+    means, nan = StepMeans(), float("nan")
+    for step, share in ((0, 1.0), (1, 2.0), (1, nan), (2, 1.0), (2, 3.0), (3, 4.0)):
+        means.add({"loss": torch.tensor(share)}, step, left_out=step == 2 and share == 1.0)
+    assert means.steps(3) == 3
+    assert means.read(3) == {"loss": 5.0}

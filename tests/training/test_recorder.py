@@ -35,7 +35,8 @@ def test_epoch_when_its_steps_tell_what_the_matching_carried_then_tells_the_mean
     """25 steps, more than are logged at a time; then an epoch whose steps tell nothing of it."""
     recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=0)
     monkeypatch.setattr(recorder, "_save", lambda *_: None)
-    module = Mock(spec=TrainingModule, scores={}, scored_epoch=0, learning_rate=0.1)
+    watch = Mock(left_out=False, policy="stop")
+    module = Mock(spec=TrainingModule, scores={}, scored_epoch=0, learning_rate=0.1, watch=watch)
     batch = Mock(spec=Batch, image_ids=(1, 2))
     trainer = Mock(
         spec=Trainer,

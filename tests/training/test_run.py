@@ -2,10 +2,7 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from oddetr.distillation.config import DistillationConfig, MatchingConfig, Predi
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
+from tests.helpers import without_checksums
 from tests.models.helpers import VARIANTS
 
 
@@ -250,34 +248,6 @@ def test_run_when_signalled_within_an_epoch_then_saves_first_and_ends_in_the_sam
     assert scores[0] == scores[1]
 
 
-def test_train_when_ctrl_c_reaches_its_loading_processes_too_then_saves_and_says_how_to_go_on(
-    scenes: Path, tmp_path: Path
-) -> None:
-    """As a terminal does it: to the whole process group."""
-    arguments = ["--data", str(scenes), "--out", str(tmp_path / "run"), "--epochs", "1000", "--image-size", "64"]
-    arguments += [
-        "--detector.backbone",
-        "test_efficientnet",
-        "--detector.pretrained",
-        "false",
-        "--detector.width",
-        "32",
-    ]
-    arguments += ["--workers", "2", "--batch-size", "2", "--validate-every", "1000", "--trainer.accelerator", "cpu"]
-    command = [sys.executable, "-m", "oddetr.cli", "train", *arguments, "--distillation.enabled", "false"]
-    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **pipe) as process:
-        told = ""
-        for line in process.stdout:
-            told += line
-            if line.startswith("epoch 2/"):
-                os.killpg(process.pid, signal.SIGINT)
-    assert process.returncode == 130, told
-    assert "Go on after this step: oddetr train --out" in told
-    assert "Traceback" not in told
-    assert (tmp_path / "run" / "last" / "resume.ckpt").is_file()
-
-
 def test_run_when_a_second_signal_comes_then_ends_at_once(tiny: dict) -> None:
     twice = [Signal(signal.SIGINT, 1, 0), Signal(signal.SIGINT, 1, 0)]
     with pytest.raises(KeyboardInterrupt):
@@ -378,9 +348,56 @@ def test_run_when_data_has_errors_then_stops_before_training_and_says_where(tiny
     assert not (tiny["out"] / "last").exists()
 
 
-def test_run_when_fp16_is_asked_for_on_a_cpu_then_refuses(config: TrainConfig) -> None:
+@pytest.mark.parametrize("flags", [{"accelerator": "cpu"}, {}, {"accelerator": "cpu", "devices": 2}], ids=str)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_run_when_fp16_is_asked_for_on_a_cpu_then_refuses_before_anything_is_written(
+    config: TrainConfig, flags: dict, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU that the run would not use, too; without flags there it would be used."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    if not (gpu and not flags):
+        with pytest.raises(ValueError, match="fp16 needs a GPU"):
+            run(dataclasses.replace(config, precision="fp16", trainer=flags), quiet())
+        assert not config.out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU.*")
+def test_run_when_lightning_would_take_bf16_for_fp16_then_refuses(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the run came to be on a CPU."""
+    monkeypatch.setattr("oddetr.training.preparation._refuse_fp16_on_cpu", lambda config: None)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         run(dataclasses.replace(config, precision="fp16"), quiet())
+    assert not (config.out / "last").exists()
+
+
+class Types(Callback):
+    """The types of what the encoder's and decoder's linear layers give in training, and of the loss."""
+
+    def __init__(self) -> None:
+        self.seen: set[torch.dtype] = set()
+        self.losses: set[torch.dtype] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for part in (pl_module.task.student.encoder, pl_module.task.student.decoder.layers):
+            for module in part.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.register_forward_hook(lambda module, inputs, output: self.seen.add(output.dtype))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.add(outputs["loss"].dtype)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_run_when_of_a_precision_on_a_cpu_then_computes_in_it_and_its_losses_in_fp32(
+    config: TrainConfig, precision: str, expected: torch.dtype
+) -> None:
+    types = Types()
+    trainer = config.trainer | {"callbacks": [types], "limit_train_batches": 1}
+    run(dataclasses.replace(config, epochs=1, precision=precision, trainer=trainer), quiet())
+    assert types.seen == {expected}
+    assert types.losses == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -424,7 +441,8 @@ def test_run_when_the_detector_diverges_then_names_step_and_images(config: Train
                 for parameter in pl_module.task.student.decoder.heads.parameters():
                     parameter.data.fill_(float("nan"))
 
-    with pytest.raises(FloatingPointError, match=r"Step 1, images with the ids \d, \d, \d, \d: "):
+    where = r"Step 1 \(epoch 1, batch 1\), images with the ids \d, \d, \d, \d \(train/[\w-]+.png, .* and 1 more\): "
+    with pytest.raises(FloatingPointError, match=where):
         run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
 
 
@@ -444,6 +462,7 @@ def test_run_when_a_detector_diverges_before_validation_then_names_epoch_and_ima
 def test_resume_when_an_older_version_began_the_run_then_says_so(config: TrainConfig) -> None:
     run(dataclasses.replace(config, epochs=1), quiet())
     (config.out / "last" / "student.safetensors").unlink()
+    without_checksums(config.out / "last")
     with pytest.raises(ValueError, match="has no teacher: an older oddetr began it"):
         run(TrainConfig(out=config.out, resume=True), quiet())
 

@@ -61,6 +61,12 @@ class Served:
     url: str
     log: Path
     go_on: Path
+    process: int
+
+    def memory(self) -> float:
+        """MiB that its process holds; NaN where the system does not tell."""
+        status = Path(f"/proc/{self.process}/status")
+        return int(status.read_text().split("VmRSS:")[1].split()[0]) / 1024 if status.exists() else float("nan")
 
     def told(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []

@@ -6,10 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser import executable
 from tests.web.asking import WATCHED, Served, free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +31,20 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it.\n"
-            yield Served(f"http://127.0.0.1:{port}/", log, go_on)
+            yield Served(f"http://127.0.0.1:{port}/", log, go_on, process.pid)
             process.send_signal(signal.SIGINT)
             said, _ = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, said) == (0, "The demo has ended.\n")
     assert list((folder / "tmp").glob("oddetr-demo-*")) == []
+
+
+@pytest.fixture
+def browser() -> Iterator["Browser"]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives a browser, is not installed")
+    found = executable()
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -4,7 +4,9 @@ import base64
 import os
 import re
 import socket
+import statistics
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,7 +25,6 @@ from oddetr.inference import Predictor
 from oddetr.web import dropped, page
 from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
 from oddetr.web.page import check_address, is_local
-from tests.browser import executable
 from tests.web.asking import Served, asked, png
 
 if TYPE_CHECKING:
@@ -193,8 +194,19 @@ def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_
             png((60 + index, 40)),
             f"good{index}.png ({60 + index} x 40 pixels): ",
         )
+
+    def timed(request: tuple[str, bytes, str]) -> tuple[str, float]:
+        begun = time.perf_counter()
+        return asked(served.url, *request[:2]), time.perf_counter() - begun
+
+    before = served.memory()
     with ThreadPoolExecutor(8) as pool:
-        told = [*pool.map(lambda request: asked(served.url, *request[:2]), requests)]
+        told, seconds = zip(*pool.map(timed, requests), strict=True)
+    print(
+        f"{sum(answer.startswith('refused') for answer in told)} of {REQUESTS} refused; the longest answer took "
+        f"{max(seconds):.1f} s, {max(seconds) / statistics.median(seconds):.1f} times the median; memory before "
+        f"{before:.0f} MiB, after {served.memory():.0f} MiB"
+    )
     for (name, _, wanted), found in zip(requests, told, strict=True):
         assert wanted in found
         assert found.startswith("refused") == ("good" not in name), found
@@ -260,16 +272,6 @@ def test_demo_when_gradio_is_missing_then_names_the_extra(monkeypatch: pytest.Mo
     monkeypatch.setattr(page, "find_spec", lambda name: None)
     with pytest.raises(OSError, match=r"pip install 'oddetr\[demo\]'"):
         page.demo(trained)
-
-
-@pytest.fixture
-def browser() -> Iterator["Browser"]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives a browser, is not installed")
-    found = executable()
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 DROPPING = """([content, name]) => {

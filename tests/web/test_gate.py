@@ -1,13 +1,19 @@
 """What the demo's server lets in: who asks, for what, and which files."""
 
 import asyncio
+import base64
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from oddetr.web.gate import DROPS_KEPT, MOST_JSON, Gate, Message, Receive, Send
 from tests.web.asking import Served, png
+
+if TYPE_CHECKING:
+    import httpx
+    from playwright.sync_api import Browser
 
 FOREIGN = "http://93.184.215.14/stranger.png"
 """An address of the internet, which nothing here may ask."""
@@ -21,8 +27,9 @@ ELSEWHERE = (
 )
 
 
-def client(served: Served):
-    httpx = pytest.importorskip("httpx")
+def client(served: Served) -> "httpx.Client":
+    import httpx
+
     return httpx.Client(base_url=served.url, timeout=60, trust_env=False)
 
 
@@ -117,6 +124,35 @@ def test_page_when_one_file_of_a_drop_is_too_large_then_looks_at_the_others(serv
         told = asking.get(f"gradio_api/call/look/{event}").text
     assert "big.png has 2.0 MB; at most 1 MB are taken." in told
     assert "good.png (90 x 60 pixels): " in told
+
+
+DROPPING = """(sizes) => {
+    const transfer = new DataTransfer();
+    for (const [name, content, more] of sizes) {
+        const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes, new Uint8Array(more)], name, {type: "image/png"}));
+    }
+    return transfer;
+}"""
+
+
+def test_page_when_a_drop_is_partly_or_wholly_too_large_then_tells_it_in_the_browser(
+    served: Served, browser: "Browser"
+) -> None:
+    content = base64.b64encode(png((90, 60))).decode()
+    visit = browser.new_page()
+    visit.set_default_timeout(30_000)
+    visit.goto(served.url)
+    area = visit.get_by_text("Drop File Here")
+    files = [("big.png", content, 2**21), ("good.png", content, 0)]
+    area.dispatch_event("drop", {"dataTransfer": visit.evaluate_handle(DROPPING, files)})
+    visit.get_by_role("alert").filter(has_text="big.png has 2.0 MB; at most 1 MB are taken.").wait_for()
+    visit.get_by_role("status").filter(has_text="good.png (90 x 60 pixels)").wait_for()
+
+    visit.goto(served.url)
+    dropped = visit.evaluate_handle(DROPPING, [("huge.png", content, 22 * 2**20)])
+    area.dispatch_event("drop", {"dataTransfer": dropped})
+    visit.get_by_text("at most 21 MB are taken at once").first.wait_for()
 
 
 async def nothing(scope: Message, receive: Receive, send: Send) -> None:

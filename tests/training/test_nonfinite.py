@@ -1,0 +1,376 @@
+"""Steps that are not finite, without an engine; with one: test_replay.py."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from torch import distributed, multiprocessing, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+
+from oddetr.data.digits import DigitScenes
+from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.teacher import NonFiniteStudentError
+from oddetr.groups import GroupsConfig
+from oddetr.matching import NonFiniteCostError
+from oddetr.structures import Batch
+from oddetr.training.config import OptimizerConfig
+from oddetr.training.module import TrainingModule
+from oddetr.training.nonfinite import MOST_IN_A_ROW, Accident, Place, StepWatch
+from tests.distillation.test_task import apart
+from tests.models.helpers import small_batch, small_detector
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Learner(nn.Module):
+    """A task with its watch, as the engine puts them together: the loss of a batch."""
+
+    def __init__(self, task: DistillationTask, watch: StepWatch) -> None:
+        super().__init__()
+        self.task, self.watch = task, watch
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        try:
+            return self.watch.loss(self.task(batch))
+        except NonFiniteCostError as error:
+            return self.watch.loss(error.found, error)
+
+
+class Training:
+    """A run of small steps."""
+
+    def __init__(self, clip: float = 0.1, statistics: bool = True, **watched: object) -> None:
+        self.task = apart("refine")
+        for detector in (self.task.student, self.task.teacher.detector) if statistics else ():
+            detector.register_buffer("statistics", torch.ones(2))
+            detector.register_buffer("count", torch.tensor(0))
+        self.watch, self.clip, self.done = StepWatch(self.task, **watched), clip, 0
+        self.optimizer = AdamW([each for _, each in self.task.learned()], lr=1e-3, fused=True)
+        self.learner: nn.Module = Learner(self.task, self.watch)
+        self.watch.start()
+
+    def step(self, *batches: Batch, scaler: object = None) -> bool:
+        self.optimizer.zero_grad()
+        for index, batch in enumerate(batches):
+            self.watch.begin(batch, Place(self.done, 2, index, 0, seed=5))
+            self.learner(batch).backward()
+            if len(batches) > 1:
+                self.watch.batch_ends()
+        self.done += 1
+        self.watch.gradient(self.optimizer, self.clip, scaled=bool(scaler))
+        if not scaler:
+            self.optimizer.step()
+        moved = self.watch.passed(scaler)
+        self.task.update_teacher(finite=True) if moved else self.task.leave_out_step()
+        return moved
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a step may move, but for the teacher's count."""
+        moments = {
+            f"{index} {name}": value.clone()
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        return moments | {name: v.clone() for name, v in (*self.task.named_parameters(), *self.task.named_buffers())}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(value.equal(second[name]) for name, value in first.items())
+
+
+def spoilt_prediction(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.task.student.decoder.heads[1].classes.register_forward_hook(lambda module, inputs, output: output * NAN)
+
+
+def spoilt_giou(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oddetr.losses.generalized_iou", lambda first, second: (first - second).sum(dim=-1) * INF)
+
+
+def spoilt_sum(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is finite, and so is the gradient."""
+    task, whole = training.task, training.task.forward
+
+    def forward(batch: Batch) -> dict[str, torch.Tensor]:
+        found = whole(batch)
+        return found | {"loss": found["loss"] + INF}
+
+    monkeypatch.setattr(task, "forward", forward)
+
+
+def spoilt_gradient(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * NAN)
+
+
+def spoilt_norm(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * 0 + 1e30)
+
+
+def spoilt_statistics(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(*_: object) -> None:
+        training.task.student.statistics[1] = INF
+        training.task.student.count += 1
+
+    training.task.student.encoder.register_forward_hook(spoil)
+
+
+SPOILT: dict[Callable, str] = {
+    spoilt_prediction: r"the detector predicts NaN or infinity for 0, 1; the loss is not finite: loss_classes \(nan\)",
+    spoilt_giou: r"images with the ids 0, 1: the loss is not finite: loss_giou \(nan\), loss_auxiliary_giou \(nan\)",
+    spoilt_sum: r"the loss is not finite: loss \(inf\)\.",
+    spoilt_gradient: r"its gradient is not: student.encoder.layers.0.linear1.weight\.".replace("student.", ""),
+    spoilt_norm: r"its gradient is not: only its norm; each value is finite\.",
+    spoilt_statistics: r"the statistics of batch norms are not finite: statistics\.",
+}
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda each: each.__name__)
+def test_step_when_not_finite_then_nothing_moves_and_the_error_says_where_and_what(
+    spoil: Callable, clip: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a good step, so that the optimizer has moments to lose."""
+    training = Training(clip=clip)
+    assert training.step(small_batch((2, 1)))
+    before = training.state()
+    spoil(training, monkeypatch)
+    with pytest.raises(FloatingPointError, match=SPOILT[spoil]) as caught:
+        training.step(small_batch((2, 1)))
+    assert same(training.state(), before)
+    assert "Step 1 (epoch 3, batch 0), images with the ids 0, 1: " in str(caught.value)
+    assert "--non-finite skip" in str(caught.value)
+    assert training.task.teacher.steps == 1
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda each: each.__name__)
+def test_step_when_not_finite_and_skipped_then_nothing_moves_but_the_schedule(
+    spoil: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    training = Training(policy="skip", say=said.append)
+    training.step(small_batch((2, 1)))
+    before = training.state()
+    with monkeypatch.context() as patch:
+        spoil(training, patch)
+        assert [training.step(small_batch((2, 1))) for _ in range(2)] == [False, False]
+    assert same(training.state(), before)
+    assert training.watch.left_out
+    assert training.watch.state() == {"skipped": 2, "in_a_row": 2}
+    assert training.task.teacher.steps == 3
+    assert len(said) == 1
+    assert said[0].startswith("left out: Step 1 (")
+
+
+def test_step_when_finite_then_is_that_of_a_plain_loop_to_the_bit() -> None:
+    """Two batches of a step, so that a gradient is watched within it, too; a student without statistics."""
+    watched, plain = Training(clip=0.1, statistics=False), apart("refine")
+    optimizer = AdamW([each for _, each in plain.learned()], lr=1e-3, fused=True)
+    for seed in range(3):
+        batches = [small_batch((2, 1), seed=seed), small_batch((0, 3), seed=seed + 10)]
+        watched.step(*batches)
+        optimizer.zero_grad()
+        for batch in batches:
+            plain(batch)["loss"].backward()
+        nn.utils.clip_grad_norm_([each for _, each in plain.learned()], 0.1)
+        optimizer.step()
+        plain.update_teacher()
+    for name, value in plain.named_parameters():
+        assert value.equal(watched.task.get_parameter(name)), name
+
+
+class Spoil:
+    """Spoils some of the next batches."""
+
+    def __init__(self, task: DistillationTask, which: set[int]) -> None:
+        self.which, self.seen = which, 0
+        task.student.encoder.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
+        output.tokens.data.mul_(NAN if self.seen in self.which else 1.0)
+        self.seen += 1
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_step_when_of_several_batches_then_the_spoilt_one_is_named(bad: int) -> None:
+    training = Training()
+    Spoil(training.task, {bad})
+    with pytest.raises(FloatingPointError, match=rf"Step 0 \(epoch 3, batch {bad}\), .*predicts NaN"):
+        training.step(*(small_batch((2, 1), seed=seed) for seed in range(3)))
+
+
+def test_step_when_of_several_batches_then_that_of_a_spoilt_gradient_is_named() -> None:
+    training, calls = Training(), iter((1.0, NAN, 1.0))
+    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * next(calls))
+    with pytest.raises(FloatingPointError, match=r"batch 1\), .*gradient is not: encoder.layers.0.linear1.weight"):
+        training.step(*(small_batch((2, 1), seed=seed) for seed in range(3)))
+
+
+def test_files_when_known_then_are_named_and_one_replay_file_is_kept_of_those_skipped() -> None:
+    kept: list[Accident] = []
+
+    def keep(accident: Accident) -> Path:
+        kept.append(accident)
+        return Path("run/replay.pt")
+
+    said: list[str] = []
+    files = lambda ids: [f"{each}.png" for each in ids]  # noqa: E731
+    training = Training(policy="skip", keep=keep, files=files, say=said.append)
+    Spoil(training.task, {1, 2, 4})
+    moved = [training.step(small_batch((2, 1), seed=seed)) for seed in range(6)]
+    assert moved == [True, False, False, True, False, True]
+    assert training.watch.state() == {"skipped": 3, "in_a_row": 0}
+    assert [accident.place.step for accident in kept] == [1]
+    assert kept[0].batch.images.equal(small_batch((2, 1), seed=1).images)
+    assert "ids 0, 1 (0.png, 1.png): " in said[0]
+    assert "oddetr replay run/replay.pt" in said[0]
+
+
+def test_replay_file_when_it_cannot_be_written_then_the_error_is_told_all_the_same() -> None:
+    training = Training(keep=Mock(side_effect=OSError("No space left on device")))
+    Spoil(training.task, {0})
+    with pytest.raises(FloatingPointError, match=r"predicts NaN .*no replay file could be written: No space left"):
+        training.step(small_batch((2, 1)))
+
+
+def test_steps_when_too_many_are_skipped_in_a_row_then_stop() -> None:
+    training = Training(policy="skip")
+    training.watch.load({"skipped": 7, "in_a_row": MOST_IN_A_ROW - 2})
+    Spoil(training.task, {0, 1})
+    assert not training.step(small_batch((2, 1)))
+    with pytest.raises(FloatingPointError, match=f"the {MOST_IN_A_ROW}th step in a row that was left out, 9 in all"):
+        training.step(small_batch((2, 1)))
+
+
+def test_step_when_the_students_weights_were_lost_before_then_stops_though_steps_are_skipped() -> None:
+    training = Training(policy="skip")
+    training.task.student.decoder.heads[0].classes.bias.data[0] = NAN
+    teacher = deepcopy(training.task.teacher)
+    with pytest.raises(FloatingPointError, match="which no further step would mend"):
+        training.step(small_batch((2, 1)))
+    assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 1e30])
+def test_step_when_the_optimizer_spoils_the_student_then_the_teacher_does_not_take_it_in(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradient were finite, so no step can be skipped."""
+    training = Training(policy="skip")
+    teacher = deepcopy(training.task.teacher)
+    bias = training.task.student.decoder.heads[0].classes.bias
+    monkeypatch.setattr(training.optimizer, "step", lambda: bias.data.fill_(value))
+    with pytest.raises(NonFiniteStudentError, match=r"(decoder.heads.0.classes.bias|so large).*teacher stays"):
+        training.step(small_batch((2, 1)))
+    assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
+    assert training.task.teacher.steps == 0
+
+
+class Scales(Callback):
+    """The scale of the gradients, the steps that the optimizer made, and the teacher's, after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int, int]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        made = max((int(state["step"]) for state in trainer.optimizers[0].state.values()), default=0)
+        self.seen.append((trainer.precision_plugin.scaler.get_scale(), made, pl_module.task.teacher.steps))
+
+
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*", "ignore:.*in eval mode.*", "ignore:.*treespec.*")
+@pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*lr_scheduler.step.*", "ignore:.*log_every_n.*")
+def test_fp16_when_a_real_scaler_lowers_its_scale_then_training_goes_on_and_a_nan_image_stops_it() -> None:
+    """On the CPU, where `oddetr train` refuses fp16, but torch does not: slowly the same as on a GPU."""
+    batches = [small_batch((2, 1), seed=seed) for seed in range(25)]
+    batches[24].images[1, 0, 0, 0] = NAN
+    task, scales = DistillationTask(small_detector("refine"), 10), Scales()
+    optimizer = OptimizerConfig(learning_rate=1e-3, backbone_factor=1.0)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**30))],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[scales],
+    )  # fmt: skip
+    module = TrainingModule(task, optimizer, DigitScenes("val"), seed=0)
+    with pytest.raises(FloatingPointError, match=r"Step 24 .*the ids 1: the detector predicts NaN"):
+        trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert [steps for _, _, steps in scales.seen] == [*range(1, 25)]
+    assert scales.seen[0][:2] == (2.0**29, 0)
+    last, made, _ = scales.seen[-1]
+    assert 1 <= last < 2.0**29
+    assert 0 < made < 24
+    assert all(value.isfinite().all() for value in task.parameters())
+
+
+def scaled_by(scale: float) -> Mock:
+    return Mock(spec=torch.amp.GradScaler, get_scale=lambda: scale)
+
+
+def test_fp16_when_only_the_gradient_overflows_then_that_is_the_scalers_business_until_its_scale_is_below_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = Training()
+    spoilt_gradient(training, monkeypatch)
+    assert training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
+    assert training.watch.skipped == 0
+    with pytest.raises(FloatingPointError, match="its gradient is not"):
+        training.step(small_batch((2, 1)), scaler=scaled_by(0.5))
+
+
+def test_fp16_when_the_loss_is_not_finite_then_no_scale_excuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training()
+    spoilt_giou(training, monkeypatch)
+    with pytest.raises(FloatingPointError, match="the loss is not finite: loss_giou"):
+        training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
+
+
+@pytest.mark.parametrize("groups", [GroupsConfig(), GroupsConfig(one_to_one=1, one_to_many=4)], ids=str)
+@pytest.mark.parametrize("memory", ["student", "teacher"])
+def test_loss_when_the_teacher_alone_predicts_nan_then_is_nan_and_names_the_images(
+    memory: str, groups: GroupsConfig
+) -> None:
+    task = DistillationTask(small_detector("refine"), 10, DistillationConfig(memory=memory), groups=groups)
+    task.teacher.detector.decoder.heads[0].classes.bias.data.fill_(NAN)
+    with pytest.raises(NonFiniteCostError) as caught:
+        task(small_batch((2, 1)))
+    assert caught.value.images == (0, 1)
+    assert caught.value.found["loss"].isnan()
+    caught.value.found["loss"].backward()
+    assert all(each.grad is not None and each.grad.isnan().any() for _, each in task.learned())
+
+
+def learn_together(rank: int, folder: str, policy: str) -> None:
+    """Two processes; in the second step of the second, an image is NaN."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    training = Training(policy=policy)
+    training.learner = DistributedDataParallel(training.learner, broadcast_buffers=False)
+    told = "finished"
+    for step in range(3):
+        batch = small_batch((2, 1), seed=2 * step + rank)
+        batch.images[0] *= NAN if (step, rank) == (1, 1) else 1.0
+        try:
+            training.step(batch)
+        except FloatingPointError as error:
+            told = str(error)
+            break
+    torch.save({"told": told, "skipped": training.watch.skipped, "state": training.state()}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_step_when_it_is_spoilt_in_one_of_two_processes_then_both_end_alike(policy: str, tmp_path: Path) -> None:
+    multiprocessing.spawn(learn_together, (str(tmp_path), policy), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["told"] == second["told"]
+    assert same(first["state"], second["state"])
+    if policy == "skip":
+        assert first["told"] == "finished"
+        assert first["skipped"] == second["skipped"] == 1
+    else:
+        assert "of process 0), images with the ids 0: the detector predicts NaN" in first["told"]

@@ -1,0 +1,206 @@
+"""Trainings that meet NaN, what they leave, and `oddetr replay`."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from safetensors.torch import load_file
+
+import oddetr
+from oddetr.cli import main
+from oddetr.distillation.config import DistillationConfig
+from oddetr.losses import LossConfig
+from oddetr.training.config import OptimizerConfig, TrainConfig
+from oddetr.training.log import read_events
+from oddetr.training.replay import ReplayError
+from oddetr.training.run import run
+from tests.conftest import tiny_arguments
+from tests.training.test_run import StopAfter, weights, without_times
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+class SpoilImages(Callback):
+    """The images of some batches are NaN, with all that comes of them: batch norms' statistics, too."""
+
+    def __init__(self, *where: tuple[int, int]) -> None:
+        self.where = where
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) in self.where:
+            batch.images.fill_(float("nan"))
+
+
+class Overflow(Callback):
+    """Before one batch, a weight that is finite, but makes of any image infinity."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            pl_module.task.student.encoder.layers[0].linear1.weight.data.fill_(3e38)
+
+
+def failed(config: TrainConfig, **changes: Any) -> tuple[Path, str]:
+    """A training that ends in an error; its replay file and the error."""
+    with pytest.raises(FloatingPointError) as caught:
+        run(dataclasses.replace(config, **changes), quiet())
+    (file,) = config.out.glob("replay_*")
+    assert f"oddetr replay {file}" in str(caught.value)
+    return file, str(caught.value)
+
+
+def test_replay_when_the_gradient_overflows_then_is_the_runs_step_to_the_bit(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weight of the loss so great that the sum of the gradient's squares is infinite; dropout is on."""
+    file, error = failed(config, loss=LossConfig(l1=1e30), accumulate=2, batch_size=2)
+    assert "batch 0), images with the ids" in error
+    assert "its gradient is not" in error
+    report = oddetr.replay(file)
+    assert report.reproduced
+    (trial,) = report.trials
+    assert trial.parts == report.recorded
+    assert trial.norm == float("inf")
+    assert not trial.losses
+    assert report.before == ()
+    assert main(["replay", str(file)]) == 0
+    assert "reproduced" in capsys.readouterr().out
+
+
+def test_replay_when_a_layer_overflows_in_bf16_then_names_it_and_looks_in_fp32_too(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before: dict[str, dict[str, torch.Tensor]] = {}
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            before["task"] = {name: value.clone() for name, value in pl_module.task.named_buffers()}
+
+    callbacks = [Overflow(), Keep()]
+    file, error = failed(config, precision="bf16", trainer=config.trainer | {"callbacks": callbacks})
+    assert "Step 1 (epoch 1, batch 1)" in error
+    report = oddetr.replay(str(file))
+    assert report.place.step == 1
+    assert [trial.precision for trial in report.trials] == ["bf16", "fp32"]
+    for trial in report.trials:
+        assert trial.module == "student.encoder.layers.0.linear1"
+        assert len(trial.images) == 4
+        assert trial.gradients
+    assert report.before == ()
+    kept = torch.load(file, weights_only=True)["task"]
+    assert all(value.equal(kept[name]) for name, value in before["task"].items())
+    assert main(["replay", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "the first module whose output is not finite: student.encoder.layers.0.linear1" in told
+    assert "again, fp32" in told
+
+
+@pytest.fixture(scope="module")
+def kept(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replay file of a training whose second batch was NaN."""
+    arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("kept") / "run")
+    spoilt = arguments["trainer"] | {"callbacks": [SpoilImages((0, 1))]}
+    return failed(TrainConfig(**arguments | {"trainer": spoilt}))[0]
+
+
+def test_replay_when_what_happened_does_not_happen_again_then_says_so(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same file with other images."""
+    assert oddetr.replay(kept).before == ("images",)
+    assert main(["replay", str(kept)]) == 0
+    content = torch.load(kept, weights_only=True)
+    content["batch"]["images"].zero_()
+    torch.save(content, tmp_path / "other.pt")
+    assert main(["replay", str(tmp_path / "other.pt")]) == 1
+    assert "NOT reproduced" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="there is no GPU here"):
+            oddetr.replay(kept, device="cuda")
+
+
+def test_replay_when_the_file_is_none_or_damaged_then_says_so(kept: Path, tmp_path: Path) -> None:
+    whole = kept.read_bytes()
+    middle = len(whole) // 2
+    broken = {"torn": whole[:middle], "text": b"no replay", "empty": b""}
+    broken["flipped"] = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other")
+    content = torch.load(kept, weights_only=True)
+    content["oddetr replay"] = content["oddetr replay"].replace('"width": 32', '"width": 64')
+    torch.save(content, tmp_path / "mixed")
+    for name in (*broken, "other", "mixed"):
+        with pytest.raises(ReplayError, match=f"{name} is no replay file, or it is damaged"):
+            oddetr.replay(tmp_path / name)
+    with pytest.raises(ReplayError, match="There is no file nowhere"):
+        oddetr.replay("nowhere")
+    assert main(["replay", str(tmp_path / "torn")]) == 1
+
+
+class Executed:
+    """A pickle that would run a command."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_replay_when_the_file_holds_more_than_weights_then_nothing_of_it_is_executed(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.load(kept, weights_only=True) | {"more": Executed()}, "strange.pt")
+    with pytest.raises(ReplayError, match="is no replay file"):
+        oddetr.replay("strange.pt")
+    assert not Path("executed").exists()
+
+
+def test_run_when_steps_are_skipped_and_it_is_resumed_then_ends_in_the_same_weights_and_counts(tiny: dict) -> None:
+    """Two steps of epoch 2, one before and one after the run is killed in epoch 3, whose batch norms learn."""
+    tiny |= {"optimizer": OptimizerConfig(learning_rate=5e-3), "distillation": DistillationConfig(horizon=3.0)}
+    tiny |= {"batch_size": 2, "epochs": 3, "validate_every": 3, "non_finite": "skip"}
+    spoil = SpoilImages((1, 0), (1, 2), (2, 3))
+    console = quiet()
+    whole = run(TrainConfig(**tiny | {"trainer": tiny["trainer"] | {"callbacks": [spoil]}}), console)
+    told = console.file.getvalue()
+    assert told.count("left out: Step 4 (epoch 2, batch 0)") == 1
+    assert told.count("left out") == 1
+    assert "skipped steps 2  " in told
+    assert "skipped steps: 3" in told
+    assert [file.name for file in whole.glob("replay_*")] == ["replay_step_4.pt"]
+    epochs = [event for event in read_events(whole) if event["kind"] == "epoch"]
+    assert [event["skipped_steps"] for event in epochs] == [0, 2, 3]
+    losses = [event["loss"] for event in read_events(whole) if event["kind"] == "train"]
+    assert len(losses) == 3
+    assert all(0 < loss < 100 for loss in losses)
+    assert all(value.isfinite().all() for value in weights(whole).values() if value.is_floating_point())
+    state = torch.load(whole / "last" / "resume.ckpt", weights_only=True)
+    assert state["state_dict"]["task.teacher._extra_state"] == {"steps": 12}
+    moved = {int(each["step"]) for each in state["optimizer_states"][0]["state"].values()}
+    assert moved == {12 - 3}
+
+    out = tiny["out"].with_name("resumed")
+    killed = tiny["trainer"] | {"callbacks": [spoil, StopAfter(2)]}
+    with pytest.raises(ConnectionAbortedError):
+        run(TrainConfig(**tiny | {"out": out, "trainer": killed}), quiet())
+    run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu", "callbacks": [spoil]}), quiet())
+    for file in ("student.safetensors", "model.safetensors"):
+        expected, found = (load_file(each / "last" / file) for each in (whole, out))
+        assert all(value.equal(found[name]) for name, value in expected.items()), file
+    assert without_times(read_events(whole)) == without_times(read_events(out))
+    assert [file.name for file in out.glob("replay_*")] == ["replay_step_4.pt"]
+
+
+def test_run_when_it_stopped_at_a_step_then_goes_on_if_told_to_skip_it(config: TrainConfig) -> None:
+    spoilt = config.trainer | {"callbacks": [SpoilImages((1, 1))]}
+    failed(config, epochs=2, trainer=spoilt)
+    with pytest.raises(FloatingPointError, match="Step 3 "):
+        run(TrainConfig(out=config.out, resume=True, trainer=spoilt), quiet())
+    run(TrainConfig(out=config.out, resume=True, trainer=spoilt, non_finite="skip"), quiet())
+    assert read_events(config.out)[-1]["skipped_steps"] == 1

@@ -1,0 +1,159 @@
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import oddetr
+from oddetr.checkpoint import CheckpointError, load_checkpoint
+from oddetr.training.config import TrainConfig
+from oddetr.training.log import RunLog, read_events
+from oddetr.training.resume import find_state, resumed, steps_done
+from oddetr.training.run import run
+from tests.helpers import without_checksums
+
+FILES = ("model.safetensors", "student.safetensors", "checkpoint.json", "resume.ckpt")
+
+
+@pytest.fixture
+def two(trained: Path, tmp_path: Path) -> Path:
+    """A run with `last` and the one before, `best`, and all that belongs to it."""
+    shutil.copytree(trained, tmp_path / "two")
+    shutil.copytree(trained / "last", tmp_path / "two" / "last.old", dirs_exist_ok=True)
+    return tmp_path / "two"
+
+
+def harm(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "missing":
+        file.unlink()
+    elif how == "flipped":
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: {"cut": len(content) - 7, "empty": 0}[how]])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "missing", "flipped"])
+@pytest.mark.parametrize("file", FILES)
+def test_resume_when_a_file_of_last_is_damaged_then_goes_on_from_the_one_before_aloud(
+    two: Path, file: str, how: str
+) -> None:
+    harm(two / "last" / file, how)
+    told: list[str] = []
+    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
+    assert state == two / "last.old" / "resume.ckpt"
+    assert config.image_size == 96
+    (words,) = told
+    damage = "missing" if how == "missing" else "damaged"
+    assert words.startswith(f"The checkpoint {two}/last cannot be used: {file} is {damage}")
+    assert words.endswith(f"The run goes on from {two / 'last.old'}, the newest checkpoint that is whole.")
+
+
+def test_resume_when_last_is_whole_then_says_nothing(two: Path) -> None:
+    told: list[str] = []
+    assert find_state(two, told.append) == two / "last" / "resume.ckpt"
+    assert told == []
+
+
+def test_resume_when_last_and_the_one_before_are_damaged_then_says_what_is_left(two: Path) -> None:
+    harm(two / "last" / "resume.ckpt", "flipped")
+    harm(two / "last.old" / "student.safetensors", "empty")
+    words = (
+        r"last cannot be used: resume\.ckpt is damaged.*last\.old cannot be used: student\.safetensors is damaged.*"
+        r"Begin a new run with the weights of its best, which is whole: --init .*best\."
+    )
+    with pytest.raises(CheckpointError, match=words):
+        find_state(two, print)
+    harm(two / "best" / "model.safetensors", "empty")
+    with pytest.raises(CheckpointError, match=r"Begin a new run\.$"):
+        find_state(two, print)
+
+
+def test_run_when_last_is_damaged_then_another_takes_its_place_and_it_is_kept(two: Path) -> None:
+    """A finished run, which has nothing left to train."""
+    harm(two / "last" / "resume.ckpt", "cut")
+    console = Console(file=io.StringIO(), width=300)
+    run(TrainConfig(out=two, resume=True, trainer={"accelerator": "cpu"}), console)
+    assert "The run goes on from" in console.file.getvalue()
+    assert find_state(two, pytest.fail) == two / "last" / "resume.ckpt"
+    assert (two / "last.damaged" / "resume.ckpt").is_file()
+
+
+def test_resume_when_an_older_oddetr_wrote_the_checkpoint_then_goes_on(two: Path) -> None:
+    without_checksums(two / "last")
+    assert find_state(two, pytest.fail) == two / "last" / "resume.ckpt"
+    load_checkpoint(two / "last", "student")
+    harm(two / "last" / "resume.ckpt", "cut")
+    assert find_state(two, print) == two / "last.old" / "resume.ckpt"
+
+
+def test_resume_when_the_configuration_is_torn_then_takes_the_checkpoints_aloud(two: Path) -> None:
+    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
+    harm(two / "config.json", "cut")
+    told: list[str] = []
+    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
+    assert config == whole
+    assert state == two / "last" / "resume.ckpt"
+    assert "config.json cannot be read" in told[0]
+
+
+def test_resume_when_it_was_killed_before_it_saved_anything_then_begins_with_its_own_configuration(two: Path) -> None:
+    """By the command that is printed, which names neither the data nor the detector."""
+    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
+    (two / "last").rename(two / "last.new")
+    (two / "last.new" / "checkpoint.json").unlink()
+    shutil.rmtree(two / "last.old")
+    shutil.rmtree(two / "best")
+    told: list[str] = []
+    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
+    assert state is None
+    assert config == whole
+    assert config.data != "digits"
+    assert "beginning again" in told[0]
+    given = TrainConfig(out=two, resume=True, epochs=7)
+    assert resumed(given, two, pytest.fail) == (given, None)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "missing", "flipped"])
+def test_evaluate_when_best_is_damaged_then_says_which_file_and_what_to_use_instead(two: Path, how: str) -> None:
+    harm(two / "best" / "model.safetensors", how)
+    with pytest.raises(CheckpointError, match=r"best cannot be read: model\.safetensors is .*Use .*two/last, which is"):
+        oddetr.evaluate(two)
+    harm(two / "last" / "student.safetensors", "flipped")
+    with pytest.raises(CheckpointError, match=r"Use .*two/last\.old, which is whole"):
+        oddetr.evaluate(two)
+    load_checkpoint(two, "student")
+    harm(two / "last.old" / "checkpoint.json", "missing")
+    with pytest.raises(CheckpointError, match="Copy it again from its source, or train again"):
+        oddetr.evaluate(two)
+
+
+def test_checkpoint_when_best_holds_half_of_its_files_then_last_is_not_taken_silently(two: Path) -> None:
+    harm(two / "best" / "checkpoint.json", "missing")
+    with pytest.raises(CheckpointError, match=r"best cannot be read: checkpoint\.json is missing\. Use .*last"):
+        load_checkpoint(two)
+
+
+def test_records_when_a_line_is_torn_or_damaged_then_the_others_stay(tmp_path: Path) -> None:
+    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2, 3, 4)]
+    lines[1] = lines[1].replace("t", "\x00", 1)
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode()[:-5] + b"\xff")
+    assert [event["step"] for event in read_events(tmp_path)] == [1, 3]
+    log = RunLog(tmp_path, steps_done=3)
+    log.add({"kind": "train", "step": 5})
+    assert [event["step"] for event in read_events(tmp_path)] == [1, 3, 5]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_state_when_written_then_leaves_nothing_in_the_folder_of_temporary_files(
+    tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own way is through there: a full one would end the run, and a kill leave a file behind."""
+    monkeypatch.setattr("tempfile.mkstemp", lambda *_, **__: pytest.fail("a temporary file was made"))
+    run(TrainConfig(**tiny | {"epochs": 1}), Console(file=io.StringIO()))
+    assert steps_done(tiny["out"] / "last" / "resume.ckpt") == 2
+    assert torch.load(tiny["out"] / "last" / "resume.ckpt", weights_only=True)["epoch"] == 0

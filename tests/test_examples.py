@@ -171,6 +171,15 @@ def check_import(words: list[str], _: pytest.MonkeyPatch) -> None:
     exec(shlex.join(["from", *words]), {})
 
 
+def check_torchrun(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for other machines: torchrun and the verb that it starts must understand their words."""
+    from torch.distributed.run import parse_args
+
+    found = parse_args(words)
+    assert (found.module, found.training_script) == (True, "oddetr.cli")
+    check_oddetr(found.training_script_args, monkeypatch)
+
+
 def unchecked(words: list[str], _: pytest.MonkeyPatch) -> None:
     """Other people's programs, which need a network, a browser or a repository's hooks."""
 
@@ -181,6 +190,7 @@ COMMANDS: dict[str, Callable[[list[str], pytest.MonkeyPatch], None]] = {
     "pip": check_pip,
     "python": check_script,
     "from": check_import,
+    "torchrun": check_torchrun,
     **dict.fromkeys((".venv/bin/pre-commit", "export", "hf", "mlflow", "tensorboard", "wandb"), unchecked),
 }
 """How a command is checked, by its first word. What is not run: the check's docstring says why."""
@@ -284,7 +294,7 @@ def test_options_when_inside_sentences_then_exist(capsys: pytest.CaptureFixture[
     known = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
     known |= {f"--detector.{name}".replace("_", "-") for name in DetectorConfig.__dataclass_fields__}
     known |= {f"--trainer.{name}".replace("_", "-") for name in Trainer.__init__.__annotations__}
-    known |= {f"--base.{name[2:]}" for name in known} | {"--golden", "--nproc-per-node"}
+    known |= {f"--base.{name[2:]}" for name in known} | {"--golden", "--node-rank", "--nproc-per-node"}
     known |= options_of_benchmarks()
     told = {
         (page, option.rstrip("."))

@@ -220,6 +220,9 @@ def test_file_when_wrong_then_says_what_was_found(tmp_path: Path) -> None:
             "attention_weights.weight is missing",
         ),
         ({"backbone.0.body.layer3.0.conv1.weight": None}, "does not fit"),
+        ({"input_proj.0.0.weight": torch.tensor(0.0)}, "IndexError"),
+        ({"transformer.level_embed": torch.zeros(0, 32)}, "ZeroDivisionError"),
+        ({"args": {"nheads": 4, "dropout": None}}, "TypeError"),
     ],
     ids=str,
 )

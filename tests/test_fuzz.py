@@ -127,7 +127,7 @@ def changed(draw: st.DrawFn, content: Any, values: st.SearchStrategy[Any] = ANY)
         container, key = known[draw(st.integers(0, len(known) - 1))]
         what = draw(st.sampled_from(("replace", "replace", "drop", "twice", "move")))
         if what == "replace":
-            container[key] = draw(values)
+            container[key] = deepcopy(draw(values))  # what is sampled is shared
         elif what == "drop":
             del container[key]
         elif what == "twice" and isinstance(container, list):

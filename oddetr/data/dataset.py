@@ -35,9 +35,9 @@ class ClassTable:
         if not self.names or len(self.names) != len(self.ids):
             found = f"{len(self.names)} names, {len(self.ids)} ids"
             raise ValueError(f"A class table needs as many ids as names, and at least one: {found}.")
-        if not all(type(name) is str for name in self.names) or not all(type(id) is int for id in self.ids):
-            raise ValueError("A class table has texts as names and whole numbers as ids.")
-        for what, values in (("name", self.names), ("id", self.ids)):
+        for what, values, kind in (("name", self.names, str), ("id", self.ids, int)):
+            if any(type(value) is not kind for value in values):
+                raise ValueError(f"A class {what} is no {'text' if kind is str else 'whole number'}.")
             twice = sorted((value for value, count in Counter(values).items() if count > 1), key=str)
             if twice:
                 raise ValueError(

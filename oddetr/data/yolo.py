@@ -8,7 +8,7 @@ Labels). Without such a folder it lies beside the image.
 
 import math
 import posixpath
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ from oddetr.data.faults import DataError, Fault, readable
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import split_of, without_extension
 from oddetr.data.numbers import to_number
+from oddetr.data.plain_yaml import read_table
 from oddetr.data.regular import reason
 
 FORMAT = "YOLO"
@@ -114,50 +115,16 @@ def _configuration_file(files: Files, faults: list[Fault]) -> str | None:
 
 def _keys(files: Files, file: str) -> set[Any]:
     try:
-        return set(_parsed(files.read(file, _LARGEST_YAML)))
+        return set(read_table(files.read(file, _LARGEST_YAML)))
     except (ValueError, RecursionError, yaml.YAMLError):
         return set()
-
-
-_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map", "int", "float", "bool", "null"))
-
-
-class _Loader(yaml.BaseLoader):
-    """Scalars stay the text that they are (YAML takes the class `no` for false), and nothing is merged, which can grow
-    without bounds."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Refuses what is meant to become something else than text, a list or a table."""
-        if not node.tag.startswith(_TAGS):
-            raise ValueError(f"it has the tag {node.tag[:80]}, which means nothing here")
-        return super().construct_object(node, deep)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuses a key that stands twice, of which the second would hide the first."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            twice, _ = Counter(keys).most_common(1)[0]
-            raise ValueError(f"the key {twice[:80]!r} stands twice, and the second would hide the first")
-        return super().construct_mapping(node, deep)
-
-
-def _parsed(content: bytes) -> dict[Any, Any]:
-    """The content of a YAML file, all scalars as text.
-
-    Raises:
-        ValueError, RecursionError, yaml.YAMLError: it is none, or no table.
-    """
-    found = yaml.load(content, _Loader)
-    if not isinstance(found, dict):
-        raise ValueError("it holds no keys such as names, train and val")
-    return found
 
 
 def _configuration(files: Files) -> _Configuration:
     file = _configuration_file(files, [])
     assert file is not None
     try:
-        content = _parsed(files.read(file, _LARGEST_YAML))
+        content = read_table(files.read(file, _LARGEST_YAML))
         entries: dict[str, list[str]] = {}
         for split, keys in _KEYS.items():
             given = next((content[key] for key in keys if content.get(key, "") not in _NOTHING), None)

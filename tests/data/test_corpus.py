@@ -20,7 +20,8 @@ from oddetr.data.faults import DataError
 from oddetr.data.images import ImageError
 from oddetr.data.reader import DataFolder, read_data
 from oddetr.data.sources import DigitsConfig, open_training_sources
-from tests.data.corpus import CASES, Case, moved
+from tests.data.builders import write_image
+from tests.data.corpus import CASES, LABEL, Build, Case, many_coco, moved, with_label, with_lines
 from tests.data.corpus import SOUND as sound
 
 OF_CLASSES = {"few-examples", "no-examples"}
@@ -130,6 +131,17 @@ def test_corpus_when_counted_then_has_its_cases_under_names_of_their_own() -> No
     assert len(names) == len(set(names)) >= 60
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [many_coco(10**6), with_label(LABEL * 10**6)], ids=["COCO", "YOLO"])
+def test_million_objects_when_on_one_image_then_are_read_and_refused(tmp_path: Path, build: Build) -> None:
+    build(tmp_path / "data")
+
+    report = check(tmp_path / "data")
+
+    assert [fault.kind for fault in report.errors] == ["crowded-image"]
+    assert report.statistics["train"].objects == 10**6 + 1
+
+
 @pytest.mark.parametrize("path", ["train/b.jpg", "train", "annotations/instances_train.json", "annotations"])
 def test_links_when_they_lead_out_and_that_is_allowed_then_are_followed(tmp_path: Path, path: str) -> None:
     root = tmp_path / "data"
@@ -143,3 +155,23 @@ def test_links_when_they_lead_out_and_that_is_allowed_then_are_followed(tmp_path
     assert report.statistics["train"].objects == 2
     sources, _ = open_training_sources(str(root), DigitsConfig(), 0, allow_outside=True)
     assert sources["train"].sample(1).image.shape == (48, 64, 3)
+    assert main(["check", str(root), "--allow-outside", "true"]) == 0
+
+
+@pytest.mark.parametrize("place", ["absolute", "above"])
+def test_paths_when_they_lead_out_and_that_is_allowed_then_are_followed(tmp_path: Path, place: str) -> None:
+    image = write_image(tmp_path / "elsewhere/images/c.jpg")
+    (tmp_path / "elsewhere/labels").mkdir()
+    (tmp_path / "elsewhere/labels/c.txt").write_text(LABEL)
+    root = tmp_path / "data"
+    with_lines("images/train/a.jpg\n" + (str(image) if place == "absolute" else "../elsewhere/images/c.jpg"))(root)
+
+    assert [fault.kind for fault in check(root).errors] == ["outside-folder"]
+    report = check(root, allow_outside=True)
+
+    assert report.ok, report.errors
+    assert report.statistics["train"].objects == 2
+    assert report.folder is not None
+    data = report.folder.splits["train"]
+    assert (tmp_path / "data" / data.files[0]).samefile(image)
+    assert data.sample(0).image.shape == (48, 64, 3)

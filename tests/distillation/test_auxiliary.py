@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+from typing import Literal
 
 import pytest
 import torch
@@ -57,6 +59,28 @@ def test_select_when_queries_are_permuted_then_selects_the_same(seed: int, candi
     other_layer, other_query = select(cost[:, :, order], config)
     assert other_layer.equal(layer)
     assert order[other_query].equal(query)
+
+
+@pytest.mark.parametrize(("pool", "distinct"), [("layers", False), ("layers", True), ("per_layer", False)])
+@pytest.mark.parametrize("candidates", [1, 2, 3])
+def test_select_when_compared_with_sorting_then_gives_the_same_in_the_same_order(
+    candidates: int, pool: Literal["layers", "per_layer"], distinct: bool
+) -> None:
+    """Three layers of two images, with four queries and two objects."""
+    cost = torch.rand(3, 2, 4, 2, generator=torch.Generator().manual_seed(candidates))
+    layer, query = select(cost, AuxiliaryConfig(candidates=candidates, pool=pool, distinct=distinct))
+    count = candidates * (3 if pool == "per_layer" else 1)
+    assert layer.shape == query.shape == (2, count, 2)
+    for image, item in itertools.product(range(2), range(2)):
+        by_cost = sorted(itertools.product(range(3), range(4)), key=lambda at: cost[at[0], image, at[1], item].item())
+        if distinct:
+            by_cost = [at for at in by_cost if at == next(each for each in by_cost if each[1] == at[1])]
+        if pool == "per_layer":
+            expected = [at for each in range(3) for at in [at for at in by_cost if at[0] == each][:candidates]]
+        else:
+            expected = by_cost[:candidates]
+        found = zip(layer[image, :, item].tolist(), query[image, :, item].tolist(), strict=True)
+        assert list(found) == expected
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

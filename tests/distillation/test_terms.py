@@ -103,3 +103,17 @@ def test_step_when_written_out_by_hand_then_agrees_in_every_term(variant: str, m
     assert found["matching_disagreement"] > 0
     whole = sum(weight * loss.weighted(config) for weight, loss, config in terms.values())
     torch.testing.assert_close(found["loss"], whole)
+
+
+@pytest.mark.parametrize("pool", ["layers", "per_layer"])
+@pytest.mark.parametrize("variant", ["refine", "two_stage", "dino"])
+def test_step_when_the_default_device_is_another_then_all_is_made_where_the_batch_is(variant: str, pool: str) -> None:
+    """What a step makes without saying where would be on "meta", which mixes with nothing: so on GPUs, too."""
+    task, batch = task_of(variant, "teacher"), small_batch((4, 3))
+    lessons = LESSONS | {"auxiliary": AuxiliaryConfig(candidates=2, apart=True, pool=pool)}
+    task.distillation = DistillationConfig(**lessons)
+    with torch.device("meta"):
+        found = task(batch)
+        found["loss"].backward()
+        task.update_teacher()
+    assert all(value.device == batch.images.device and value.isfinite() for value in found.values())

@@ -262,7 +262,7 @@ class StepWatch:
             return f"{text} (no replay file could be written: {error})."
 
 
-def _copy(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
     if to:
         torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateUsage]
 

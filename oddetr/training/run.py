@@ -31,7 +31,7 @@ from oddetr.training.beginning import begin
 from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import Precision, TrainConfig, chosen
-from oddetr.training.forecast import forecast, is_long
+from oddetr.training.forecast import Forecast, forecast, is_long
 from oddetr.training.logged import parameters
 from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import check_packages, open_loggers
@@ -125,7 +125,7 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
         alone = not compared and is_long(config, loaders[0])
         if state is None:
             timed = alone and not several_processes(config.trainer)  # of several, none can time its steps alone
-            expected = timed and forecast(task, config, sources["val"], *loaders, trainer.strategy.root_device)
+            expected = timed and _forecast(task, config, sources["val"], *loaders, trainer.strategy.root_device)
             said = {"data": list(notes), "chosen": list(reasons), "cautions": warned}
             save_beginning(out, **said, forecast=asdict(expected) if expected else None)
             if expected:
@@ -139,6 +139,14 @@ def run(config: TrainConfig, console: Console | None = None, compared: bool = Fa
     if alone and is_first_process():
         _write_report(out, say)
     return out
+
+
+def _forecast(task: DistillationTask, config: TrainConfig, *parts: Any) -> Forecast | None:
+    """None where a step that is timed is not finite: the run itself says so, and may skip it."""
+    try:
+        return forecast(task, config, *parts)
+    except FloatingPointError:
+        return None
 
 
 def _keep(

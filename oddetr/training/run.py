@@ -23,7 +23,7 @@ from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig, chosen
-from oddetr.training.forecast import forecast, is_long
+from oddetr.training.forecast import Forecast, forecast, is_long
 from oddetr.training.logged import parameters
 from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import open_loggers
@@ -100,8 +100,7 @@ def run(
         alone = not compared and is_long(config, loaders[0])
         if it.state is None:
             timed = alone and not several_processes(config.trainer)  # of several, none can time its steps alone
-            device = trainer.strategy.root_device
-            expected = forecast(task, config, it.sources["val"], *loaders, device) if timed else None
+            expected = _forecast(task, it, loaders, trainer) if timed else None
             save_beginning(out, **it.said, forecast=asdict(expected) if expected else None)
             if expected:
                 say(f"time: {expected}")
@@ -114,6 +113,16 @@ def run(
     if alone and is_first_process():
         _write_report(out, say)
     return out
+
+
+def _forecast(
+    task: DistillationTask, it: Prepared, loaders: tuple[AccumulatedLoader, AccumulatedLoader], trainer: Trainer
+) -> Forecast | None:
+    """None where a step that is timed is not finite: the run itself says so, and may skip it."""
+    try:
+        return forecast(task, it.config, it.sources["val"], *loaders, trainer.strategy.root_device)
+    except FloatingPointError:
+        return None
 
 
 def _keep(it: Prepared, task: DistillationTask, accident: Accident) -> Path:

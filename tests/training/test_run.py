@@ -19,6 +19,7 @@ from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
 from oddetr.distillation.config import DistillationConfig, MatchingConfig, PredictionConfig
+from oddetr.matching import NonFiniteCostError
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.run import run
@@ -309,6 +310,21 @@ def test_run_when_of_any_variant_and_precision_then_trains_with_finite_losses(
     assert ("OD-DETR ended below" in console.file.getvalue()) == (variant in ("two_stage", "dino"))
     losses = [event["loss"] for event in read_events(tiny["out"]) if event["kind"] == "train"]
     assert all(0 < loss < 100 for loss in losses)
+
+
+def test_run_when_a_timed_step_is_not_finite_then_begins_without_a_forecast(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run will say where it is, or skip it."""
+
+    def forecast(*_: Any) -> None:
+        raise NonFiniteCostError((0,))
+
+    monkeypatch.setattr("oddetr.training.run.is_long", lambda *_: True)
+    monkeypatch.setattr("oddetr.training.run.forecast", forecast)
+    monkeypatch.setattr("oddetr.training.run._write_report", lambda *_: None)
+    run(dataclasses.replace(config, epochs=1), quiet())
+    assert json.loads((config.out / "beginning.json").read_text())["forecast"] is None
 
 
 def test_run_when_there_is_one_already_then_refuses_to_overwrite_it(config: TrainConfig) -> None:

@@ -148,25 +148,25 @@ def test_run_when_killed_before_any_file_operation_of_a_save_then_goes_on_and_en
 def test_run_when_killed_at_40_random_moments_then_always_goes_on_and_ends_in_the_same_weights(
     arguments: dict, tmp_path: Path
 ) -> None:
-    lives = Lives(arguments | {"epochs": 50, "validate_every": 10}, tmp_path)
+    lives = Lives(arguments | {"epochs": 60, "validate_every": 10}, tmp_path)
     within = kill_at_random(lives, 40)
     steps = torch.load(lives.out / "last" / "resume.ckpt", weights_only=True)["global_step"]
     assert ended(lives.begin(Plan())) == 0
     lives.check_losses()
     lives.check_end()
-    print(f"killed 40 times, {within} of them while it saved; after the last at step {steps} of 200")
-    assert 5 <= within <= 35
-    assert steps > 20
+    print(f"killed 40 times, {within} of them while it saved; after the last at step {steps} of 240")
+    assert 5 <= within < 40
+    assert steps > 10
 
 
 def kill_at_random(lives: Lives, deaths: int) -> int:
-    """Kills one run again and again, each time one to three steps further and then at any moment of the next; in every
+    """Kills one run again and again, each time one to six steps further and then at any moment of the next; in every
     second life the disk is slow. Returns how many died while they saved."""
     dice, within = random.Random(7), 0
     lives.new()
     for death in range(deaths):
         before = lives.steps
-        process, steps = lives.begin(Plan(slowly=0.05 * (death % 2))), dice.randint(1, 3)
+        process, steps = lives.begin(Plan(slowly=0.05 * (death % 2))), dice.randint(1, 6)
         limit = time.monotonic() + 120
         while lives.steps < before + steps and time.monotonic() < limit:
             time.sleep(0.01)

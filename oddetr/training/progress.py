@@ -68,7 +68,7 @@ class ProgressLine(Callback):
         """After Ctrl-C, and where something outside the training failed, says how to go on."""
         self._bar.stop()
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | OSError):
-            hint = "Nothing was saved yet."
+            hint = "There is no checkpoint to go on from."
             if any((self.folder / name).exists() for name in ("last", "last.old")):
                 after = "this step" if self.recorder.stopping else "the last checkpoint"
                 hint = f"Go on after {after}: oddetr train --out {self.folder} --resume"

@@ -85,13 +85,14 @@ def test_train_when_the_disk_is_full_or_read_only_then_says_so_and_goes_on_later
     go_on(out, log, whole)
 
 
-@pytest.mark.parametrize("megabytes", [5.0, 10.5], ids=["for the state", "for the weights"])
+@pytest.mark.parametrize("checkpoints", [1.4, 1.85], ids=["the second state", "the second weights"])
 def test_train_when_a_small_disk_is_full_then_says_so_and_goes_on_later(
-    scenes: Path, out: Path, whole: Path, megabytes: float
+    scenes: Path, out: Path, whole: Path, checkpoints: float
 ) -> None:
-    """A real one, where it may be mounted."""
+    """A real one, where it may be mounted. A state is two thirds of a checkpoint, and is written before the weights."""
     out.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", str(out)]
+    size = int(checkpoints * sum(file.stat().st_size for file in (whole / "last").iterdir()))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(out)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
@@ -111,9 +112,7 @@ def test_train_when_a_small_disk_is_full_then_says_so_and_goes_on_later(
 def test_train_when_the_folder_cannot_be_made_then_says_so_before_training(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     told = failed(["--data", str(scenes), "--out", str(tmp_path / "file" / "run"), *TINY], tmp_path / "log", 0, print)
-    assert (
-        told == f"oddetr train: {tmp_path / 'file' / 'run'} cannot be written: Not a directory. Look after that disk."
-    )
+    assert told.startswith(f"oddetr train: {tmp_path}/file/run cannot be written: Not a directory. Give another folder")
 
 
 def test_train_when_its_folder_is_removed_meanwhile_then_says_so(scenes: Path, out: Path) -> None:

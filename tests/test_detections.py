@@ -53,5 +53,5 @@ def test_supervision_when_scores_or_the_package_are_missing_then_says_so(monkeyp
     with pytest.raises(ValueError, match="have no confidence"):
         Detections.from_supervision(bare)
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ImportError, match=r"pip install 'oddetr\[supervision\]'"):
+    with pytest.raises(ImportError, match=r"pip install supervision"):
         detections().to_supervision(CLASSES)

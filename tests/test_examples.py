@@ -112,7 +112,7 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
         values.update(instantiate(parser, parsed).as_dict())
         raise Understood
 
-    def stop_training(*_: Any) -> Any:
+    def stop_training(*_: Any, **__: Any) -> Any:
         raise Understood
 
     with monkeypatch.context() as patched:
@@ -156,7 +156,13 @@ def check_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 
 def check_script(words: list[str], _: pytest.MonkeyPatch) -> None:
-    """Takes minutes: only the file and its options are looked up, also in the files that the benchmarks share."""
+    """Takes minutes: only the file and its options are looked up, also in the files that the benchmarks share; of tests
+    (-m pytest) the files."""
+    if words[:2] == ["-m", "pytest"]:
+        named = [word for word in words[2:] if word.startswith("tests")]
+        assert named
+        assert all((ROOT / name).exists() for name in named)
+        return
     assert (ROOT / words[0]).is_file()
     assert {word for word in words if word.startswith("--")} <= options_of_benchmarks()
 

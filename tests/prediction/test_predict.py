@@ -16,6 +16,7 @@ import oddetr
 from oddetr import cli
 from oddetr.data import yolo
 from oddetr.data.dataset import ClassTable
+from oddetr.data.files import Files
 from oddetr.detections import Detections
 from oddetr.inference import Predictor
 from oddetr.prediction.inputs import View
@@ -98,7 +99,7 @@ def test_predict_when_yolo_is_written_then_our_reader_reads_the_same_boxes(
         oddetr.predict("any", pictures, out, formats=["yolo"])
     assert (out / "labels" / "b.txt").read_text() == ""
     shutil.copytree(pictures, out / "images")
-    folder = yolo.read(out)
+    folder = yolo.read(Files(out))
     assert folder.classes.names == CLASSES.names
     assert not folder.faults
     (split,) = folder.splits

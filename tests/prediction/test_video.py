@@ -13,6 +13,7 @@ from PIL import Image
 import oddetr
 from oddetr import cli
 from oddetr.data import yolo
+from oddetr.data.files import Files
 from oddetr.drawing import draw_detections
 from oddetr.inference import Predictor
 from oddetr.prediction.video import VideoError, VideoReader, VideoWriter
@@ -83,7 +84,7 @@ def test_predict_when_frames_of_yolo_have_their_images_then_our_reader_reads_the
     images.mkdir(parents=True)
     for number, image in enumerate(frames()):
         Image.fromarray(image).save(images / f"{number:06}.png")
-    folder = yolo.read(tmp_path / "out")
+    folder = yolo.read(Files(tmp_path / "out"))
     assert not folder.faults
     np.testing.assert_allclose(folder.splits[0].boxes[:, :2] * [192, 128], PLACES, atol=1e-3)
 

@@ -107,7 +107,7 @@ def test_open_image_when_the_file_is_not_taken_then_says_why_by_its_name_alone(t
     (tmp_path / "big.png").write_bytes(whole + bytes(2**20))
     told = {name: refusal(tmp_path / name, max_mb=1.0) for name in ("cut.png", "text.jpg", "notes.txt", "big.png")}
     assert "truncated" in told["cut.png"]
-    assert "empty or no image" in told["text.jpg"]
+    assert "empty, or no image" in told["text.jpg"]
     assert "no image of a known type. Known are .bmp, .jpeg, .jpg" in told["notes.txt"]
     assert told["big.png"] == "big.png has 1.0 MB; at most 1 MB are taken."
     assert "Drop it again" in refusal(tmp_path / "gone.png")
@@ -183,7 +183,7 @@ def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_
     broken = [
         ("big.png", whole + bytes(2**21), "big.png has 2.0 MB; at most 1 MB are taken."),
         ("notes.txt", b"no image", "refused"),
-        ("text.jpg", b"no image", "empty or no image"),
+        ("text.jpg", b"no image", "empty, or no image"),
         ("cut.png", whole[: len(whole) // 2], "truncated"),
         ("bomb.png", png((9_600, 7_000), "1"), "at most 50 million"),
     ]
@@ -270,7 +270,7 @@ def test_demo_when_called_wrongly_then_says_what(
 
 def test_demo_when_gradio_is_missing_then_names_the_extra(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     monkeypatch.setattr(page, "find_spec", lambda name: None)
-    with pytest.raises(OSError, match=r"pip install 'oddetr\[demo\]'"):
+    with pytest.raises(OSError, match=r"pip install gradio"):
         page.demo(trained)
 
 

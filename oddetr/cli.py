@@ -51,7 +51,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     from oddetr.inference import evaluate as verb
 
     parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
-    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     values = parsed_values(parser, arguments)
     metrics = verb(**values, console=console)
@@ -103,7 +103,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     parser = make_parser(
         "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _WRITTEN
     )
-    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_argument(
         "paths", nargs="+", type=str, metavar="PATH", help="images, videos, folders (all below) and globs"
     )
@@ -165,7 +165,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
         "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
     )
-    parser.add_argument("checkpoint", help=_CHECKPOINT)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     report = verb(**parsed_values(parser, arguments))
     console.print(
@@ -185,7 +185,7 @@ def push(arguments: Sequence[str], console: Console) -> int:
     from oddetr.pretrained import push as verb
 
     parser = make_parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
-    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     console.print(verb(**parsed_values(parser, arguments)), highlight=False, soft_wrap=True)
     return 0
@@ -237,7 +237,7 @@ def demo(arguments: Sequence[str], console: Console) -> int:
     parser = make_parser(
         "demo", "Serves a web page on this machine: drop images on it and see what the detector finds. Ctrl-C ends it."
     )
-    parser.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     verb(**parsed_values(parser, arguments), console=console)
     return 0

@@ -10,8 +10,38 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 
+def _is_needed(action: argparse.Action) -> bool:
+    return bool(action.option_strings) and action.required
+
+
+_UNSAID = (None, "null", "")
+
+
+def _default(found: re.Match[str]) -> str:
+    return "" if found[2] in _UNSAID else f" (default: {found[2]})"
+
+
+def _default_alone(found: re.Match[str]) -> str:
+    said = {"True": "true", "False": "false"}.get(found[1], found[1])
+    return "" if said in _UNSAID else f" (default: {said})"
+
+
 class Help(DefaultHelpFormatter):
-    """Shows options with dashes, as they are usually typed (both forms are understood); keeps the lines of texts."""
+    """Shows options with dashes, as they are usually typed (both forms are understood), and their defaults, not their
+    Python types; keeps the lines of texts. The usage names only what must be given."""
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Replaces the list of all options."""
+        needed = [self._format_args(action, action.dest) for action in actions if not action.option_strings]
+        options = [action for action in actions if _is_needed(action)]
+        needed += [f"--{action.dest} {action.metavar or action.dest.upper()}" for action in options]
+        super().add_usage(" ".join([self._prog, *needed, "[options]"]), [], [], prefix)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        shown = super()._expand_help(action)
+        shown = re.sub(r"\s*\((required, )?type: [^()]*?(?:, default: ([^()]*))?\)$", _default, shown)
+        shown = re.sub(r"\s*\(default: (.*)\)$", _default_alone, shown)
+        return shown + " (required)" * _is_needed(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = super()._format_action_invocation(action)
@@ -40,6 +70,11 @@ class Parser(ArgumentParser):
         if wrong and kinds:
             option = wrong[1].replace("_", "-")
             message = f"--{option} takes {' or '.join(kinds)}, not {wrong[2]!r}."
+        missing = re.search(r"arguments are required: (.*)", message)
+        if missing:
+            shown = {action.dest: str(action.metavar or f"--{action.dest}") for action in self._actions}
+            names = [shown.get(name, name) for name in missing[1].split(", ")]
+            message = f"give {' and '.join(names)}."
         unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]

@@ -196,3 +196,27 @@ def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> No
     code = f"import sys, oddetr; print([name for name in {optional!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_when_asked_for_then_names_what_must_be_given_and_shows_no_python(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("usage: oddetr predict CHECKPOINT PATH [PATH ...] --out OUT [options] Finds objects")
+    assert "--batch-size BATCH_SIZE" in told
+    assert "(default: 0.3)" in told
+    assert "--out OUT the folder to write to. (required)" in told
+    for word in ("batch_size", "type:", "null", "<class"):
+        assert word not in told
+
+
+def test_arguments_when_some_are_missing_then_they_are_named_as_in_the_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict"])
+
+    assert "give CHECKPOINT and PATH and --out." in capsys.readouterr().err

@@ -27,7 +27,7 @@ FORMAT = "Pascal VOC"
 LAYOUTS = (
     "Annotations/*.xml, JPEGImages/, and the lists ImageSets/Main/train.txt, val.txt, ...",
     "Annotations/train/*.xml, Annotations/val/*.xml, ... and JPEGImages/train/, JPEGImages/val/, ...",
-    "XML files beside the images in train/, test/, ... or images/train/, images/test/, ...",
+    "XML files beside the images in train/, test/, ... or images/train/, images/test/, ...; or all in one folder",
 )
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

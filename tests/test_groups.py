@@ -50,6 +50,8 @@ def test_loss_when_there_are_groups_then_is_the_mean_of_each_and_the_one_to_many
         parts = detection_loss(predictions, truth, (assignment,), 9.0 if many else 3.0, "quality_focal")
         expected = expected + parts.weighted(LossConfig()) / (1 if many else 3)
     torch.testing.assert_close(found["loss"], expected)
+    told = {"", "one_to_one_0_", "one_to_one_1_", "one_to_many_"}
+    assert found.keys() == {"loss"} | {f"loss_{name}{part}" for name in told for part in ("classes", "l1", "giou")}
 
 
 def test_student_when_there_are_groups_then_begins_and_decodes_as_without_and_saves_nothing_of_them() -> None:

@@ -141,3 +141,12 @@ def test_checkpoint_when_named_by_the_file_of_other_weights_then_asks_whose_are_
     with pytest.raises(CheckpointError, match=r"does not hold the teacher's weights, model\.safetensors does"):
         load_checkpoint(trained / "best" / "student.safetensors")
     load_checkpoint(trained / "best" / "student.safetensors", "student")
+
+
+def test_predictor_when_given_no_images_then_finds_nothing(trained: Path) -> None:
+    assert Predictor.load(trained).detect([]) == []
+
+
+def test_evaluate_when_the_batch_is_empty_then_says_so_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="The batch size is 0; it must be at least 1"):
+        oddetr.evaluate("nowhere", batch_size=0)

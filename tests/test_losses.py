@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from oddetr.losses import (
+    Classification,
     LossConfig,
     assigned_boxes,
+    assigned_loss,
     box_shares,
     class_targets,
     classification_loss,
@@ -21,7 +23,7 @@ from oddetr.losses import (
     quality_focal_loss,
 )
 from oddetr.matching import MatchingWeights, hungarian, matching_cost
-from oddetr.structures import GroundTruth, Predictions
+from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 from tests.test_matching import random_case
 
 
@@ -295,6 +297,23 @@ def test_detection_loss_when_several_layers_and_images_then_each_layer_sums_over
             assert getattr(whole, part)[layer].item() == pytest.approx(total / 4, rel=1e-4)
 
 
+@pytest.mark.parametrize("classification", ["focal", "quality_focal", "mal", "position_supervised"])
+def test_assigned_loss_when_each_object_has_two_queries_then_is_half_of_the_detection_loss(
+    classification: Classification,
+) -> None:
+    """The same assignment in all layers; padding learns nothing."""
+    predictions, truth = random_case(1, (2, 1), queries=4)
+    assignment = torch.tensor([[0, 1, 0, 1], [0, -1, 0, -1]])
+    padding = torch.tensor([[False] * 4, [False, True, False, True]])
+    nothing = torch.zeros(2, 4, 1)
+    group = AssignedQueries(Queries(nothing, torch.zeros(2, 4, 2), None, assignment, padding), assignment, 2)
+    found = assigned_loss(predictions, truth, group, 3.0, classification)
+    everywhere = (assignment.expand(2, -1, -1),)
+    expected = detection_loss(predictions, truth, everywhere, 6.0, classification, padding=padding)
+    for part in ("classes", "l1", "giou"):
+        torch.testing.assert_close(getattr(found, part), getattr(expected, part))
+
+
 def test_box_shares_when_computed_by_hand_then_follow_the_overlap_and_its_power() -> None:
     """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5;
     squared 16/17 and 1/17. C and no object: C alone. C twice: halves. None at all: nothing."""
@@ -337,6 +356,39 @@ def test_position_supervised_loss_when_computed_by_hand_then_agrees() -> None:
     found = position_supervised_loss(torch.zeros(1, 2, 2, 1), targets, positive).flatten().tolist()
     expected = [0.25 * 0.25, 0.25 * 0.0625, 0.75 * 0.25, 0.25 * 0.25]
     assert found == pytest.approx([each * 0.6931472 for each in expected])
+
+
+def test_matchability_aware_loss_when_written_out_number_by_number_then_agrees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(12, generator=generator), torch.rand(12, generator=generator)
+    positive = (torch.arange(12) % 3 == 0).float()
+    found = matchability_aware_loss(logits, targets * positive, positive).tolist()
+    for x, q, is_object, value in zip(logits.tolist(), targets.tolist(), positive.tolist(), found, strict=True):
+        p = 1 / (1 + math.exp(-x))
+        expected = (
+            -(q**1.5 * math.log(p) + (1 - q**1.5) * math.log(1 - p)) if is_object else -(p**1.5) * math.log(1 - p)
+        )
+        assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_position_supervised_loss_when_there_are_layers_and_images_then_each_has_its_own_best_match() -> None:
+    """As if each image of each layer were alone."""
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = (torch.rand(2, 3, 4, 2, generator=generator) for _ in range(2))
+    positive = (torch.rand(2, 3, 4, 2, generator=generator) < 0.5).float()
+    whole = position_supervised_loss(logits, targets * positive, positive)
+    for layer in range(2):
+        for image in range(3):
+            here = (slice(layer, layer + 1), slice(image, image + 1))
+            alone = position_supervised_loss(logits[here], (targets * positive)[here], positive[here])
+            torch.testing.assert_close(whole[here], alone)
+
+
+def test_position_supervised_loss_when_the_best_match_hardly_overlaps_then_its_target_is_below_one() -> None:
+    """q = 1e-4: t = 1e-8 / (1e-8 + 1e-8) = 1/2, which a score of 1/2 meets. Nothing overlaps: t = 0."""
+    one = torch.ones(1, 1, 1, 1)
+    assert position_supervised_loss(0 * one, 1e-4 * one, one).item() == pytest.approx(0, abs=1e-9)
+    assert position_supervised_loss(0 * one, 0 * one, one).item() == pytest.approx(0.25 * 0.25 * math.log(2))
 
 
 def test_class_targets_when_an_object_is_missed_then_it_is_positive_all_the_same() -> None:

@@ -156,7 +156,7 @@ def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident(
 
 
 def giou_of(first: list[float], second: list[float]) -> float:
-    """In plain numbers."""
+    """GIoU of two boxes, in numbers."""
     (left, top, right, bottom), other = ((x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in (first, second))
     inner = max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
     outer = (max(right, other[2]) - min(left, other[0])) * (max(bottom, other[3]) - min(top, other[1]))
@@ -166,7 +166,7 @@ def giou_of(first: list[float], second: list[float]) -> float:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), modulated=st.booleans())
-def test_cost_when_written_out_in_plain_numbers_then_agrees(seed: int, modulated: bool) -> None:
+def test_cost_when_written_out_number_by_number_then_agrees(seed: int, modulated: bool) -> None:
     """Of every layer, image, query and object, with weights that tell the parts apart."""
     predictions, truth = random_case(seed, (3, 0, 2))
     cost = matching_cost(predictions, truth, MatchingWeights(3.0, 0.5, 7.0, modulated))

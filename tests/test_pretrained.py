@@ -9,11 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 from PIL import Image
 
 import oddetr
@@ -233,6 +240,24 @@ def test_card_when_nothing_is_known_of_a_run_then_invents_nothing(tmp_path: Path
     assert not re.search(r"None|teacher|trained (with|on)", card.text)
 
 
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ((1, 0, 0.5), "On: an EMA teacher's matching (weight 1), auxiliary (weight 0.5)."),
+        ((0, 0, 0), "On: an EMA teacher's lessons, all of weight 0."),
+    ],
+)
+def test_card_when_a_run_was_distilled_then_tells_the_lessons_that_had_weight(
+    weights: tuple[float, float, float], told: str, tmp_path: Path
+) -> None:
+    lessons = dict(zip(("matching", "prediction", "auxiliary"), ({"weight": each} for each in weights), strict=True))
+    run = info(epochs=12, distillation={"enabled": True, **lessons}, data="digits", digits={"fresh": True})
+    Predictor(small_detector("plain"), run, CPU).save_pretrained(tmp_path / "saved")
+    card = huggingface_hub.ModelCard.load(tmp_path / "saved" / "README.md")
+    assert told in card.text
+    assert "oddetr's built-in digit scenes, drawn anew in each epoch" in card.text
+
+
 def test_saving_when_the_folder_is_of_another_origin_then_refuses(trained: Path, tmp_path: Path) -> None:
     predictor = Predictor.load(trained)
     before = names(trained / "last")
@@ -348,6 +373,24 @@ def test_name_when_not_in_the_cache_and_only_that_is_allowed_then_says_so(tmp_pa
     """huggingface_hub itself, without a network."""
     with pytest.raises(HubError, match="nor from its cache"):
         Predictor.from_pretrained("user/cells", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (RevisionNotFoundError, "The repository user/cells on the Hub has no revision 'v2'."),
+        (GatedRepoError, "no repository user/cells on the Hub that you may read. If it is private or gated, log in"),
+    ],
+)
+def test_name_when_the_hub_refuses_it_then_says_what_is_missing(
+    kind: type[HfHubHTTPError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise kind("refused", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError, match=re.escape(message)):
+        Predictor.from_pretrained("user/cells", revision="v2")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "hf:"])

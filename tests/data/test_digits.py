@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oddetr.data.dataset import Sample
 from oddetr.data.digits import FIXED_LENGTH, DigitScenes, Split, compose, digit_bank
 from oddetr.data.painting import MAX_COVERED, Dice, Scene
+from oddetr.data.sources import DigitsConfig
 
 FROZEN = {
     "val": "73f78749d08b3154a94bdec6040adbb99561cab0940867f7b31f0f0a26d13a58",
@@ -184,3 +185,9 @@ def test_source_when_arguments_are_wrong_then_says_so(arguments: dict) -> None:
 def test_sample_when_there_is_none_then_index_error(index: int) -> None:
     with pytest.raises(IndexError, match="of 10 train scenes"):
         DigitScenes("train", length=10).sample(index)
+
+
+def test_config_when_there_are_no_training_images_then_says_so() -> None:
+    assert DigitsConfig(train_images=1).train_images == 1
+    with pytest.raises(ValueError, match="train_images is 0; it must be at least 1"):
+        DigitsConfig(train_images=0)

@@ -43,6 +43,15 @@ def test_agreement_when_there_are_no_objects_or_more_than_queries_then_all_that_
     assert agreement(all_taken, all_taken, all_taken)["matching_carried"] == 1
 
 
+def test_agreement_when_there_is_one_object_then_all_of_it_counts() -> None:
+    """The teacher's query 0 has it; the student's query 1, or none that the teacher has."""
+    own, teacher = torch.tensor([[[-1, 0]]]), torch.tensor([[[0, -1]]])
+    log = agreement(own, teacher, teacher)
+    assert [log["matching_carried"].item(), log["matching_disagreement"].item()] == [1, 1]
+    log = agreement(own, torch.full_like(own, -1), teacher)
+    assert [log["matching_carried"].item(), log["matching_disagreement"].item()] == [0, 0]
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10**6),

@@ -29,9 +29,10 @@ STUDENT = predictions([0.0, 0.0], [[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])
         (PredictionConfig(divide_by="confidence"), 0.0625 * math.log(2) / 2, 0.2 / 0.75, 0.375 / 0.75),
         (PredictionConfig(confidence_power=2.0), 0.0625 * math.log(2) / 2, 0.05, 0.09375),
         (PredictionConfig(min_confidence=0.3), 0.0, 0.1, 0.1875),
+        (PredictionConfig(min_confidence=0.5), 0.0, 0.1, 0.1875),
         (PredictionConfig(min_confidence=0.9, divide_by="confidence"), 0.0, 0.0, 0.0),
     ],
-    ids=["default", "by confidence", "squared", "confident", "nothing confident"],
+    ids=["default", "by confidence", "squared", "confident", "just confident", "nothing confident"],
 )
 def test_prediction_loss_when_computed_by_hand_then_agrees(
     config: PredictionConfig, classes: float, l1: float, giou: float
@@ -70,3 +71,6 @@ def test_prediction_loss_when_of_several_classes_and_layers_then_boxes_count_by_
     student = Predictions(teacher.logits, torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(2, 1, 1, 4), teacher.content)
     loss = prediction_loss(student, teacher, torch.tensor(1.0), PredictionConfig(), lambda total: total)
     assert loss.l1.tolist() == pytest.approx([0.2, 0.1])
+    config = PredictionConfig(divide_by="confidence")
+    by_confidence = prediction_loss(student, teacher, torch.tensor(1.0), config, lambda total: total)
+    assert by_confidence.l1.tolist() == pytest.approx([0.4, 0.4])

@@ -340,8 +340,32 @@ def test_matching_when_layers_is_last_then_all_layers_learn_the_last_layers_assi
     task = apart("refine", config)
     slots = torch.arange(3)[None]
     queries = Queries(torch.zeros(1, 3, 1), torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), slots)
-    assignment = torch.tensor([[[0, 1, -1]], [[-1, 0, 1]]])
-    assert task.taught(assignment, queries, queries).tolist() == [[[-1, 0, 1]], [[-1, 0, 1]]]
+    assignment = torch.tensor([[[0, 1, -1]], [[1, 0, -1]], [[-1, 0, 1]]])
+    assert task.taught(assignment, queries, queries).tolist() == [[[-1, 0, 1]]] * 3
+
+
+def test_step_when_only_the_other_lessons_are_taught_then_no_agreement_is_told() -> None:
+    config = DistillationConfig(matching=MatchingConfig(weight=0.0))
+    found = apart("refine", config)(small_batch((2, 1)))
+    terms = ("", "prediction_", "auxiliary_")
+    assert found.keys() == {"loss"} | {f"loss_{name}{part}" for name in terms for part in ("classes", "l1", "giou")}
+
+
+def test_loss_when_in_bfloat16_then_costs_and_losses_are_computed_outside_of_autocast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, inside = apart("refine"), []
+    assignments = task.assignments
+
+    def assigning(*arguments: object) -> object:
+        inside.append(torch.is_autocast_enabled("cpu"))
+        return assignments(*arguments)
+
+    monkeypatch.setattr(task, "assignments", assigning)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        task(small_batch((2, 1)))
+    task(small_batch((2, 1)))
+    assert inside == [False, False]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -47,6 +47,25 @@ def test_update_when_the_student_is_constant_then_the_teacher_nears_it_monotonic
         last = now
 
 
+def test_update_when_the_student_has_other_parameters_then_refuses() -> None:
+    student = small_detector()
+    teacher = Teacher(student)
+    student.register_parameter("new", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(ValueError, match="argument"):
+        teacher.update(student, 100.0)
+
+
+def test_update_when_the_run_is_of_few_steps_then_the_teacher_is_the_student() -> None:
+    """4 % of ten steps are less than one: h = 1, a = 0."""
+    task = DistillationTask(small_detector(), steps=10)
+    with torch.no_grad():
+        for parameter in task.student.parameters():
+            parameter.add_(1.0)
+    task.update_teacher()
+    for mine, theirs in zip(task.student.parameters(), task.teacher.detector.parameters(), strict=True):
+        assert mine.equal(theirs)
+
+
 def test_update_when_there_are_buffers_then_floats_are_averaged_and_integers_copied() -> None:
     student = small_detector()
     student.register_buffer("level", torch.zeros(2))

@@ -3,6 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from oddetr.models.decoder import DeformableDecoder
+from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.encoder import FeaturePyramid
 from oddetr.models.presets import PRESETS, DetectorConfig, build_detector, deformable_detr_tiny
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
@@ -131,3 +134,18 @@ def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str
 def test_override_when_it_does_not_fit_then_says_so(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         deformable_detr_tiny(**changes)
+
+
+def test_parts_when_their_sizes_do_not_go_together_then_say_which() -> None:
+    """For who puts a detector together by hand: presets check their fields before."""
+    with pytest.raises(ValueError, match="A pyramid of 2 levels cannot hold the backbone's 3 maps"):
+        FeaturePyramid([4, 8, 12], width=32, levels=2)
+    with pytest.raises(ValueError, match=r"The width \(48\) must be a multiple of 32"):
+        FeaturePyramid([4, 8, 12], width=48, levels=3)
+    with pytest.raises(ValueError, match=r"The width \(32\) must be a multiple of the number of heads \(5\)"):
+        MultiScaleDeformableAttention(width=32, heads=5, levels=4, points=2)
+    with pytest.raises(ValueError, match="A detector needs at least one class, not 0"):
+        small_detector(num_classes=0)
+    decoder = small_detector("refine").decoder
+    with pytest.raises(ValueError, match="A decoder of 2 layers takes 1 or 2 heads, not 3"):
+        DeformableDecoder([*decoder.layers], [*decoder.heads, decoder.heads[0]], refine_anchors=True)

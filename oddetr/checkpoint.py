@@ -48,6 +48,7 @@ FILES = (DESCRIPTION, "config.json", *WEIGHT_FILES.values())
 
 
 _OF_A_RUN = ("best", "best.old", "last", "last.old")
+"""The checkpoints that a run's folder may hold, those that are meant first."""
 
 
 class CheckpointError(ValueError):

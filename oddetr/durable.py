@@ -55,6 +55,11 @@ def write_file(file: Path, text: str) -> None:
     """Writes a small file in the place of the old one."""
     with new(file).open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
+    replace_file(file)
+
+
+def replace_file(file: Path) -> None:
+    """Puts `new(file)` in the place of `file`."""
     sync(new(file))
     new(file).replace(file)
     sync(file.parent)

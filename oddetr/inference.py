@@ -16,7 +16,6 @@ from oddetr.boxes import cxcywh_to_xyxy
 from oddetr.checkpoint import CheckpointInfo, Weights, load_checkpoint
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source
-from oddetr.data.faults import shortened
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
 from oddetr.detections import Detections
@@ -24,6 +23,7 @@ from oddetr.evaluation import Metrics, evaluate_detections
 from oddetr.models.detector import Detector
 from oddetr.pretrained import Pretrained
 from oddetr.structures import Batch, Predictions
+from oddetr.words import listed
 
 TOP_K = 100
 """Detections kept of an image, as in Deformable-DETR's evaluation."""
@@ -180,8 +180,8 @@ def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
     unknown = [name for name in wanted.names if name not in known.names]
     if unknown:
         raise ValueError(
-            f"The data set has classes that the detector does not know: {', '.join(shortened(unknown))}. It knows "
-            f"{', '.join(shortened(known.names))}. Rename them in the data, or train on it (--init carries known "
+            f"The data set has classes that the detector does not know: {listed(unknown, 10)}. It knows "
+            f"{listed(known.names, 10)}. Rename them in the data, or train on it (--init carries known "
             "classes over)."
         )
     return [known.names.index(name) for name in wanted.names]

@@ -105,8 +105,8 @@ def read_folder(root: Path, console: Console | None = None, allow_outside: bool 
     Raises:
         DataError: the layout is not recognised, or there is no class table or no image.
     """
-    reader, *others = _readers(root, allow_outside)
     files = Files(root, allow_outside)
+    reader, *others = _readers(files)
     raw = reader.read(files)
     faults, decisions = list(raw.faults), list(raw.notes)
     if others:
@@ -141,9 +141,9 @@ def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str,
                 yield split, index, trained[key]
 
 
-def _readers(root: Path, allow_outside: bool) -> list[ModuleType]:
+def _readers(files: Files) -> list[ModuleType]:
     """The modules that read the folder's layout: at least one, the best first."""
-    files = Files(root, allow_outside)
+    root = files.root
     if not files.is_folder("."):
         message = "is a file, not a folder" if mode(root) else "does not exist"
         raise DataError(root, [Fault("layout", ".", f"{root} {message}")])
@@ -158,7 +158,7 @@ def _readers(root: Path, allow_outside: bool) -> list[ModuleType]:
     inner = [
         folder
         for folder, module in product(files.subfolders(), _FORMATS)
-        if module.recognises(Files(root / folder, allow_outside), [])
+        if module.recognises(Files(root / folder, files.allow_outside), [])
     ]
     lines = [f"{root} has no known layout; it holds {found or 'nothing'}"]
     if inner:

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import nn
 
 from oddetr.models.detector import Detector
+from oddetr.words import listed
 
 AUTO_HORIZON = 0.04
 """Of the run's steps; see `DistillationConfig.horizon`."""
@@ -44,12 +45,6 @@ class NonFiniteStudentError(FloatingPointError):
 def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
     """Whether all are finite, and below about 10^19, on their device: by one norm over all."""
     return nn.utils.get_total_norm(values).isfinite()
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """`a, b, c and 7 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 class Teacher(nn.Module):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from oddetr.data.dataset import Annotations
-from oddetr.data.faults import shortened
 from oddetr.training.choice import fullest, queries_for
+from oddetr.words import listed
 
 SMALLEST = 8
 """Pixels, the square root of an area, below which an object is less than a cell of the finest map."""
@@ -74,6 +74,5 @@ def _unseen(train: Annotations, val: Annotations, names: Sequence[str]) -> list[
         return []
     them = "it" if len(unseen) == 1 else "them"
     return [
-        f"No validation image shows {', '.join(shortened(unseen))}: AP, and the choice of the best epoch, say nothing "
-        f"of {them}."
+        f"No validation image shows {listed(unseen, 10)}: AP, and the choice of the best epoch, say nothing of {them}."
     ]

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,6 +20,7 @@ from oddetr.structures import Batch
 from oddetr.training.choice import limited
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.module import parameter_groups
+from oddetr.training.precision import computing_in
 from oddetr.training.validation import Validation
 
 WARM, TIMED, SECONDS = 2, 8, 20.0
@@ -85,7 +85,7 @@ def forecast(
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        with _precision(config, device):
+        with computing_in(config.precision, device):
             loss = copy(batch.to(device))["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_((parameter for _, parameter in copy.learned()), 0.1)
@@ -104,7 +104,7 @@ def forecast(
 
     @torch.inference_mode()
     def look(batch: Batch) -> None:
-        with _precision(config, device):
+        with computing_in(config.precision, device):
             trial.add(batch.to(device))
 
     validated = limited(len(validation), flags, "val")
@@ -124,9 +124,3 @@ def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch
             break
     warm = min(WARM, len(marks) - 2)
     return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
-
-
-def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    if config.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16" else torch.float16)

@@ -12,10 +12,11 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from oddetr.distillation.task import DistillationTask
-from oddetr.distillation.teacher import NonFiniteStudentError, all_finite, all_values, listed
+from oddetr.distillation.teacher import NonFiniteStudentError, all_finite, all_values
 from oddetr.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import NonFinite
+from oddetr.words import listed
 
 MOST_IN_A_ROW = 20
 """Steps that are left out one after another before the training stops whatever the policy. An odd image spoils the step

@@ -21,10 +21,9 @@ from oddetr.training.cautions import cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.loggers import check_packages
+from oddetr.training.precision import refuse_fp16_on_cpu
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.resume import CONFIGURATION, check_classes, resumed, steps_done
-
-NO_GPU = "fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory."
 
 Say = Callable[[str], None]
 
@@ -117,18 +116,12 @@ def _checked(config: TrainConfig) -> TrainConfig:
         raise ValueError("--resume goes on with a run: name its folder by --out.")
     if config.out is None and several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
-    _refuse_fp16_on_cpu(config)
+    refuse_fp16_on_cpu(config.precision, str(config.trainer.get("accelerator", "auto")))
     if config.data != DIGITS:
         config = replace(config, data=str(Path(config.data).resolve()))
     if config.init and not on_hub(config.init):
         config = replace(config, init=config.init.resolve())
     return config
-
-
-def _refuse_fp16_on_cpu(config: TrainConfig) -> None:
-    accelerator = str(config.trainer.get("accelerator", "auto"))
-    if config.precision == "fp16" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        raise ValueError(NO_GPU)
 
 
 def _chosen(config: TrainConfig, train: Source, say: Say) -> tuple[TrainConfig, tuple[str, ...]]:

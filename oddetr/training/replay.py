@@ -9,7 +9,6 @@ import json
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,17 @@ from torch import Tensor, nn
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.distillation.task import DistillationTask
-from oddetr.distillation.teacher import listed
+from oddetr.durable import new, replace_file, writing
 from oddetr.matching import NonFiniteCostError
 from oddetr.models.presets import build_detector
 from oddetr.structures import Batch, GroundTruth
 from oddetr.training.config import Precision, TrainConfig
 from oddetr.training.nonfinite import Accident, Place
+from oddetr.training.precision import computing_in
+from oddetr.untrusted import read_weights_only
+from oddetr.words import listed
 
 FORMAT = 1
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ReplayError(ValueError):
@@ -128,12 +129,10 @@ def save_replay(
         "statistics": accident.statistics,
         "info": info.to_json(),
     }
-    aside = file.with_name(file.name + ".new")
-    try:
-        torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, aside)
-    except RuntimeError as error:  # So torch tells of a full disk.
-        raise OSError(error) from error
-    aside.replace(file)
+    with writing(folder):
+        with new(file).open("wb") as stream:
+            torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, stream)
+        replace_file(file)
     return file
 
 
@@ -181,7 +180,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any], Batch]:
         with zipfile.ZipFile(file) as archive:  # torch does not look at checksums.
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} in it is wrong")
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_weights_only(file)
         told = json.loads(content["oddetr replay"])
         if told["format"] != FORMAT:
             raise ValueError(f"its format is {told['format']}, not {FORMAT}: another oddetr wrote it")
@@ -223,7 +222,7 @@ def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precis
     torch.manual_seed(seed)
     images: tuple[int, ...] = ()
     try:
-        with _precision(precision, batch.images.device):
+        with computing_in(precision, batch.images.device):
             try:
                 found = task(batch)
             except NonFiniteCostError as error:
@@ -237,11 +236,6 @@ def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precis
     buffers = dict(task.student.named_buffers())
     statistics = [name for name, each in buffers.items() if each.is_floating_point() and not each.isfinite().all()]
     return Trial(precision, parts, images, next(iter(modules), None), tuple(statistics), tuple(gradients), norm)
-
-
-def _precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    kind = _TYPES.get(precision)
-    return torch.autocast(device.type, kind, cache_enabled=False) if kind else nullcontext()
 
 
 def _look_at_output(bad: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:

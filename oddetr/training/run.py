@@ -29,7 +29,8 @@ from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import open_loggers
 from oddetr.training.module import TrainingModule
 from oddetr.training.nonfinite import Accident, StepWatch
-from oddetr.training.preparation import NO_GPU, Prepared, prepare
+from oddetr.training.precision import LIGHTNINGS, check_lightnings
+from oddetr.training.preparation import Prepared, prepare
 from oddetr.training.processes import is_first_process, launched, several_processes
 from oddetr.training.progress import TOLD, ProgressLine
 from oddetr.training.recorder import Recorder
@@ -39,7 +40,6 @@ from oddetr.training.state import StateFile
 from oddetr.training.stopping import Stopping
 from oddetr.training.together import Agreement, end_others, lost_another
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _ADVICE = (
     ".*does not have many workers.*",
     ".*`broadcast_buffers` is deprecated.*",
@@ -95,7 +95,7 @@ def run(
     with _quiet():
         same = Agreement(agreed(config, it.sources, it.steps_done))
         trainer = _trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
-        _check_precision(config, trainer)
+        check_lightnings(config.precision, trainer.precision)
         loaders = _loaders(config, it.sources, it.detector, trainer)
         alone = not compared and is_long(config, loaders[0])
         if it.state is None:
@@ -168,17 +168,11 @@ def _fit(
         raise
 
 
-def _check_precision(config: TrainConfig, trainer: Trainer) -> None:
-    """Lightning takes bf16 for fp16 on a CPU, however it came to be on a CPU."""
-    if config.precision == "fp16" and trainer.precision != PRECISIONS["fp16"]:
-        raise ValueError(NO_GPU)
-
-
 def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
     flags: dict[str, Any] = {
         "max_epochs": config.epochs,
         **launched(),
-        "precision": PRECISIONS[config.precision],
+        "precision": LIGHTNINGS[config.precision],
         "accumulate_grad_batches": config.accumulate,
         "check_val_every_n_epoch": config.validate_every,
         "num_sanity_val_steps": 0,

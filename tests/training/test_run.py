@@ -382,7 +382,7 @@ def test_run_when_lightning_would_take_bf16_for_fp16_then_refuses(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the run came to be on a CPU."""
-    monkeypatch.setattr("oddetr.training.preparation._refuse_fp16_on_cpu", lambda config: None)
+    monkeypatch.setattr("oddetr.training.preparation.refuse_fp16_on_cpu", lambda *_: None)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         run(dataclasses.replace(config, precision="fp16"), quiet())
     assert not (config.out / "last").exists()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from oddetr.checkpoint import CheckpointInfo, Weights
 from oddetr.models.huggingface import HuggingFaceConfig
+from oddetr.nested import flat
+from oddetr.untrusted import is_number
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -180,12 +182,9 @@ def _lessons(info: CheckpointInfo) -> str | None:
         return None
     if not _distilled(info):
         return "Off: a baseline; its teacher is the plain average (EMA) of the student's weights."
-    lessons = info.configuration["distillation"]
-    told = [
-        f"{name} (weight {lessons[name]['weight']:g})"
-        for name in ("matching", "prediction", "auxiliary")
-        if lessons.get(name, {}).get("weight")
-    ]
+    run = flat(info.configuration)
+    weights = {name: run.get(f"distillation.{name}.weight") for name in ("matching", "prediction", "auxiliary")}
+    told = [f"{name} (weight {weight:g})" for name, weight in weights.items() if weight and is_number(weight)]
     return f"On: an EMA teacher's {', '.join(told) or 'lessons, all of weight 0'}."
 
 

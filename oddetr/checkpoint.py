@@ -14,8 +14,9 @@ checkpoint.json holds a checksum of each file, and of itself, which are verified
 
 import hashlib
 import json
+import reprlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +32,7 @@ from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.untrusted import read_json
+from oddetr.untrusted import are_scores, is_number, read_json
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
@@ -100,14 +101,36 @@ class CheckpointInfo:
         of_transformers = "content" in made_of
         content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
         content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
-        if not LEAST_SIDE <= content["image_size"] <= MOST_SIDE:
-            raise ValueError(f"image_size is {content['image_size']}; it must lie in {LEAST_SIDE}-{MOST_SIDE}")
+        wrong = next((name for name, sound in _sound(content) if not sound), None)
+        if wrong:
+            raise ValueError(f"{wrong} is {reprlib.repr(content[wrong])}, which cannot be")
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`."""
         return {"format": FORMAT, **asdict(self)}
+
+
+def _sound(content: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Of each field with plain values: its name, and whether they are what readers of checkpoints rely on."""
+    size, run = content["image_size"], content.get("configuration", {})
+    yield "image_size", type(size) is int and LEAST_SIDE <= size <= MOST_SIDE
+    yield "epoch", type(content.get("epoch", 0)) is int
+    for name in ("mean", "std"):
+        values = content[name]
+        yield name, isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))
+    yield "std", min(content["std"]) > 0
+    for name, kind in (("images", int), ("versions", str)):
+        values = content.get(name, {})
+        yield name, isinstance(values, dict) and all(type(value) is kind for value in values.values())
+    metrics = content.get("metrics", {})
+    yield "metrics", isinstance(metrics, dict) and all(map(are_scores, metrics.values()))
+    yield "configuration", isinstance(run, dict) and all(isinstance(run.get(name, {}), dict) for name in _PARTS)
+    yield "configuration", all(run.get(name) is None or type(run[name]) is int for name in ("batch_size", "accumulate"))
+
+
+_PARTS = ("optimizer", "loss", "digits", "distillation", "trainer")
 
 
 def save_checkpoint(

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from oddetr import __version__
 from oddetr.parsing import make_parser, parsed_values, underscored
+from oddetr.terminal import Terminal
 
 _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
 
@@ -339,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(markup=False)
+    console, aloud = Terminal(), Terminal(stderr=True)
     if words[:1] == ["--version"]:
         console.print(__version__, highlight=False)
         return 0
@@ -349,22 +351,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        Console(stderr=True, markup=False).print(
-            f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}", highlight=False, soft_wrap=True
-        )
+        aloud.print(f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}", highlight=False, soft_wrap=True)
+        return 2
+    undecoded = next((word for word in words if re.search("[\ud800-\udfff]", word)), None)
+    if undecoded:
+        told = f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name."
+        aloud.print(told, highlight=False, soft_wrap=True)
         return 2
     try:
         return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
     except KeyboardInterrupt as stopped:
         if not stopped.args:
-            Console(stderr=True, markup=False).print(f"oddetr {words[0]}: stopped.", highlight=False)
+            aloud.print(f"oddetr {words[0]}: stopped.", highlight=False)
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:
             raise
-        Console(stderr=True, markup=False).print(
-            f"oddetr {words[0]}: {error}", style="red", highlight=False, soft_wrap=True
-        )
+        aloud.print(f"oddetr {words[0]}: {error}", style="red", highlight=False, soft_wrap=True)
         return 1
 
 

@@ -1,6 +1,7 @@
 """Files that somebody else may have written: read within limits, and nothing in them is executed."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,32 @@ def read_json(file: Path, most: int = MOST_JSON) -> Any:
         return json.loads(file.read_bytes())
     except RecursionError as error:
         raise ValueError(f"{file} is nested too deep for JSON that anyone meant.") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file can be reckoned with: no text, no truth value, no integer that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or math.log2(abs(value) + 1) < 1000
+
+
+PER_LAYER = ("instability", "normalised_instability", "normalised_instability_by_slot", "unstable_score")
+"""Scores of a validation that are lists, a number for each decoder layer."""
+
+
+def are_scores(table: Any) -> bool:
+    """Whether JSON holds scores as a validation writes them: a number or null by name, those of classes in an object
+    (`per_class`), those of decoder layers in lists (`PER_LAYER`), or null instead."""
+    if not isinstance(table, dict):
+        return False
+    classes, layers = table.get("per_class", {}), [table[name] for name in PER_LAYER if table.get(name) is not None]
+    if not isinstance(classes, dict) or not all(isinstance(values, list) for values in layers):
+        return False
+    numbers = [value for name, value in table.items() if name not in ("per_class", *PER_LAYER)]
+    numbers += [*classes.values(), *(value for values in layers for value in values)]
+    return all(value is None or is_number(value) for value in numbers)
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from oddetr.card import model_card
 from oddetr.checkpoint import DESCRIPTION, WEIGHT_FILES, CheckpointError, CheckpointInfo, load_checkpoint, read_info
 from oddetr.checkpoint import save_checkpoint as save
 from oddetr.data.check import check, print_report
@@ -31,6 +34,12 @@ from oddetr.data.images import decode, read_image, read_size
 from oddetr.data.reader import DataFolder
 from oddetr.models.checkpoints import read_foreign
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.pretrained import without_paths
+from oddetr.reporting.page import class_rows, compared_classes, differing, headline, sizes
+from oddetr.reporting.record import MODELS, Record
+from oddetr.training.config import TrainConfig
+from oddetr.training.resume import BEGINNING
+from oddetr.training.resume import CONFIGURATION as CONFIG
 from tests.data.builders import coco, voc, yolo
 from tests.data.corpus import GOOD, LABELS, LISTS, TRAIN, XML, frames, picture, saved
 from tests.data.test_corpus import assert_sound
@@ -137,6 +146,14 @@ def changed(draw: st.DrawFn, content: Any, values: st.SearchStrategy[Any] = ANY)
     return json.dumps(content).encode()
 
 
+SCORES = {
+    **dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "AR"), 0.5),
+    "APl": None,
+    "per_class": {"cat": 0.5, "dog": None},
+    **{name: [0.25, 0.5] for name in ("instability", "normalised_instability", "unstable_score")},
+}
+CONFIGURATION = TrainConfig(epochs=3, batch_size=2).to_json()
+
 Read = Callable[[Any], None]
 """Writes one damage into the folder, and reads it."""
 Target = Callable[[Path], tuple[st.SearchStrategy[Any], Read]]
@@ -209,16 +226,25 @@ def build_checkpoint(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     sizes = {"width": 32, "heads": 4, "ffn_width": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 6}
     config = DetectorConfig(backbone="test_efficientnet", pretrained=False, **sizes)
     info = CheckpointInfo(config, ClassTable(("cat", "dog"), (3, 7)), 64, (0.5,) * 3, (0.5,) * 3)
+    info = replace(info, metrics={"teacher": SCORES, "student": SCORES}, configuration=CONFIGURATION, images={"val": 3})
     save(place / "best", {"teacher": build_detector(config, 2)}, info)
     content = json.loads((place / "best" / DESCRIPTION).read_text())
-    content = {key: value for key, value in content.items() if not key.startswith("checksum")}
+    content = {key: value for key, value in content.items() if not key.startswith("checksum")} | {"format": 1}
     plain = json.dumps(content).encode()
     weights = (place / "best" / WEIGHT_FILES["teacher"]).read_bytes()
     header = 8 + int.from_bytes(weights[:8], "little")
     # How much memory a description may ask for is another question, which the size of the file of weights answers.
     values = st.integers(-3, 70) | st.floats() | st.sampled_from((None, True, [], {}, "", "a", ["a"], 1.5, "resnet18"))
     torn = damaged(weights[:header]).map(lambda head: head + weights[header:]) | damaged(weights)
-    damage = st.tuples(changed(content, values) | damaged(plain) | st.just(plain), torn | st.just(weights))
+    parts = st.sampled_from(("configuration", "metrics"))  # which are small beside the classes and sizes
+    configured = parts.flatmap(lambda part: changed(content[part]).map(lambda new: content | {part: json.loads(new)}))
+    damage = st.tuples(
+        changed(content, values)
+        | configured.map(lambda new: json.dumps(new).encode())
+        | damaged(plain)
+        | st.just(plain),
+        torn | st.just(weights),
+    )
     return damage, partial(read_checkpoint, place)
 
 
@@ -230,9 +256,42 @@ def read_checkpoint(place: Path, content: tuple[bytes, bytes]) -> None:
         info = read_info(folder)
         assert all(isinstance(name, str) for name in info.classes.names)
         assert all(type(id) is int for id in info.classes.ids)
+        model_card(without_paths(info), "user/name", license=None)
         detector, again = load_checkpoint(place)
         assert again == info
         assert detector.decoder.heads[0].classes.out_features == len(info.classes)
+
+
+def build_run(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
+    train = {"kind": "train", "step": 2, "epoch": 1, "seconds": 0.5, "training_seconds": 0.4, "learning_rate": 1e-3}
+    steps = [train | {"step": step, "loss": 3.5, "loss_l1": 1.5, "loss_auxiliary_l1": 1.0} for step in (2, 4, 6)]
+    speed = {"images_per_second": 3.0, "waiting_share": 0.1, "peak_memory_gib": 1.0, "training_seconds": 0.4}
+    epoch = {"kind": "epoch", "seconds": 1.0, "teacher": SCORES, "student": SCORES} | speed
+    epochs = [epoch | {"step": 2 * number, "epoch": number} for number in (1, 2, 3)]
+    told = {"data": ["a"], "chosen": [], "cautions": ["b"], "forecast": {"batch": 0.3, "baseline_batch": 0.2}}
+    sound = {CONFIG: CONFIGURATION, BEGINNING: told, "metrics.jsonl": [*steps, *epochs]}
+    damage = st.fixed_dictionaries(
+        {name: st.just(content) | changed(content).map(json.loads) for name, content in sound.items()}
+    )
+    return st.tuples(damage, st.none() | st.sampled_from(list(sound))), partial(read_run, place)
+
+
+def read_run(place: Path, content: tuple[dict[str, Any], str | None]) -> None:
+    contents, torn = content
+    for name, value in contents.items():
+        lines = value if name.endswith("l") and isinstance(value, list) else [value]
+        text = "\n".join(map(json.dumps, lines)).encode()
+        (place / name).write_bytes(text[: len(text) // 2] if name == torn else text)
+    with suppress(ValueError):
+        record = Record.read(place)
+        told = [headline(record), class_rows(record, None), sizes(record, None), compared_classes([record])]
+        assert all(isinstance(part, list) for part in (*told, differing([record, record])))
+        assert record.stability().kind
+        curves = [*record.losses(), *(record.scores(model, "AP") for model in MODELS)]
+        curves += [curve for model in MODELS for curve in record.layers(model, "normalised_instability")]
+        for curve in curves:
+            assert np.isfinite(np.asarray(curve.x, np.float64)).all()
+            assert np.asarray(curve.y, np.float64).shape == (len(curve.x),)
 
 
 def build_foreign(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
@@ -269,6 +328,7 @@ TARGETS: dict[str, Target] = {
     "images": build_images,
     "checkpoint": build_checkpoint,
     "foreign": build_foreign,
+    "run": build_run,
 }
 # Pillow warns of odd metadata, which does not concern the pixels.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -18,6 +18,7 @@ from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, 
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.training.log import read_events
 from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
 from tests.conftest import tiny_arguments
 from tests.helpers import without_checksums
@@ -282,6 +283,45 @@ def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object,
     changed(checkpoint, lambda content: content.update(image_size=size))
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_info(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch", "3"),
+        ("mean", [0.5, 0.5]),
+        ("mean", ["a", 0.5, 0.5]),
+        ("std", [0, 1, 1]),
+        ("images", {"train": "many"}),
+        ("versions", {"torch": 2}),
+        ("metrics", {"teacher": 0.5}),
+        ("metrics", {"teacher": {"AP": "0.5", "per_class": {}}}),
+        ("metrics", {"teacher": {"AP": 0.5, "per_class": [0.5]}}),
+        ("metrics", {"teacher": {"AP": 0.5, "per_class": {}, "instability": 0.5}}),
+        ("metrics", {"teacher": {"AP": 10**400, "per_class": {}}}),
+        ("configuration", {"optimizer": []}),
+        ("configuration", {"batch_size": "8"}),
+    ],
+)
+def test_checkpoint_when_what_it_says_is_of_another_kind_then_is_refused(
+    field: str, value: object, checkpoint: Path
+) -> None:
+    changed(checkpoint, lambda content: content.update({field: value}))
+    with pytest.raises(CheckpointError, match=f"{field} is .*, which cannot be"):
+        read_info(checkpoint)
+
+
+@pytest.mark.parametrize("line", ["[" * 10**5, "{}", '"train"', '{"kind": "train"}', '{"kind": ["x"], "step": 1}'])
+@pytest.mark.parametrize("value", ["x", [1], True])
+def test_events_when_lines_are_of_another_kind_then_they_are_none(line: str, value: object, tmp_path: Path) -> None:
+    sound = {"kind": "train", "step": 1, "loss": 0.5}
+    scores = {"AP": 0.5, "per_class": {"cat": None}, "normalised_instability": [0.5]}
+    epoch = {"kind": "epoch", "step": 1, "epoch": 1, "teacher": scores, "student": scores}
+    wrong = [sound | {"step": value}, sound | {"loss": value}, epoch | {"epoch": value}, epoch | {"teacher": value}]
+    wrong += [epoch | {"student": scores | {"per_class": value}}, epoch | {"student": scores | {"AP": value}}]
+    text = [json.dumps(event) for event in (sound, *wrong, epoch)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([text[0], line, *text[1:], text[0][:-5]]))
+    assert read_events(tmp_path) == [sound, epoch]
 
 
 def test_checkpoint_when_its_description_is_huge_or_nested_without_end_then_is_refused_unread(checkpoint: Path) -> None:

@@ -19,6 +19,7 @@ from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.dataset import Source
 from oddetr.data.sources import open_sources
 from oddetr.nested import merged, nested
+from oddetr.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def compare(
             configuration, `adopted` is no results.json, or there is nothing to tabulate.
         DataError: the data set has errors.
     """
-    console = console or Console(markup=False)
+    console = console or Terminal()
     say = partial(console.print, highlight=False, soft_wrap=True)
     given = config if isinstance(config, ComparisonConfig) else read_config(Path(config))
     changes = {"out": out and Path(out), "jobs": jobs, "threads": threads, "seeds": seeds and tuple(seeds)}

@@ -22,9 +22,8 @@ def main(file: Path) -> None:
     """Trains, or goes on with, the run that `file` describes, and writes its result."""
     threading.Thread(target=_end_with_input, daemon=True).start()
 
-    from rich.console import Console
-
     from oddetr.comparison.records import RESULT, Job
+    from oddetr.terminal import Terminal
     from oddetr.training.processes import is_first_process
     from oddetr.training.run import run
 
@@ -32,7 +31,7 @@ def main(file: Path) -> None:
     claim = _claim(job.folder) if is_first_process() else None
     if claim:
         (job.folder / RESULT).unlink(missing_ok=True)
-    run(job.config, Console(markup=False), compared=True)
+    run(job.config, Terminal(), compared=True)
     if claim:
         scored(job).write(job.folder)
         claim.close()

@@ -15,6 +15,7 @@ from oddetr.data.faults import KINDS, DataError, Fault, by_kind, headline, liste
 from oddetr.data.images import ImageFacts, decode, map_images
 from oddetr.data.reader import DataFolder, read_folder, shared_images
 from oddetr.data.statistics import Range, Statistics, statistics
+from oddetr.words import shown
 
 _CLASSES_SHOWN = 20
 
@@ -115,7 +116,7 @@ def _parts(report: CheckReport, every: bool) -> list[RenderableType]:
     if report.folder is not None:
         classes = len(report.folder.classes)
         title = f"{report.root}: {report.folder.format}, {classes} class{'es' if classes > 1 else ''}"
-        parts += [Text(title, style="bold"), _split_table(report), "", *_class_table(report, every)]
+        parts += [Text(shown(title), style="bold"), _split_table(report), "", *_class_table(report, every)]
         for decision in report.folder.decisions:
             parts += ["", Text(f"note: {decision}")]
     for faults in (report.warnings, report.errors):

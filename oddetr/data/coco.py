@@ -15,10 +15,11 @@ from oddetr.data import columns
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.columns import NO_INTEGER, Records
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.faults import DataError, Fault
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import SPLITS, split_of
 from oddetr.data.regular import reason
+from oddetr.words import readable
 
 FORMAT = "COCO"
 LAYOUTS = (
@@ -209,7 +210,9 @@ def _categories(file: str, records: Records, faults: list[Fault]) -> tuple[_Cate
             columns.integer(record, "id"), columns.text(record, "name").strip(), columns.text(record, "supercategory")
         )
         if category.id == NO_INTEGER or not category.name or not readable(category.name):
-            faults.append(Fault("malformed-record", file, f"categories[{index}] needs a whole number as id and a name"))
+            faults.append(
+                Fault("malformed-record", file, f"categories[{index}] needs a whole number as id and a readable name")
+            )
         else:
             found.append(category)
     return tuple(sorted(found, key=lambda category: category.id))

@@ -4,11 +4,12 @@ A warning is about something that reading has already repaired or left out, or t
 makes labels unreliable, and only the data's owner can mend it. `KINDS` is the list of everything that is looked for.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from oddetr.words import shown, shown_lines
 
 Severity = Literal["error", "warning"]
 
@@ -16,7 +17,6 @@ FEW = 10
 """With fewer training examples than this a class is reported."""
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
-_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NUMBERED = {".json": "annotation", ".xml": "object", ".txt": "line"}
 
 
@@ -303,18 +303,8 @@ class Fault:
         return shown(self.message) if self.kind in _OF_A_CLASS else self.where
 
     def __str__(self) -> str:
-        message = self.message if self.kind == "layout" else shown(self.message)
+        message = shown_lines(self.message) if self.kind == "layout" else shown(self.message)
         return message if self.kind in _OF_A_CLASS or self.file == "." else f"{self.where}: {message}"
-
-
-def readable(text: str) -> bool:
-    """Whether it can be shown, and written as UTF-8: it has no control character, line break or half of a character."""
-    return _UNREADABLE.search(text) is None
-
-
-def shown(text: str) -> str:
-    """The text with everything that is not readable as Python writes it: `\\x1b` for an escape character."""
-    return _UNREADABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:

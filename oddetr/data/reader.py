@@ -16,11 +16,12 @@ from rich.console import Console
 from oddetr.data import coco, voc, yolo
 from oddetr.data.cleaning import RawFolder, RawSplit, clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
-from oddetr.data.faults import FEW, DataError, Fault, readable, shown, summaries
+from oddetr.data.faults import FEW, DataError, Fault, summaries
 from oddetr.data.files import Files
 from oddetr.data.folders import SPLITS
 from oddetr.data.images import map_images, read_size
 from oddetr.data.regular import mode
+from oddetr.words import readable, shown
 
 HELD_OUT = 0.15
 """Share of the training images that becomes the validation split where there is none."""

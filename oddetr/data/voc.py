@@ -16,12 +16,13 @@ import numpy as np
 
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.faults import DataError, Fault
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import SPLITS, split_of, without_extension
 from oddetr.data.images import EXTENSIONS
 from oddetr.data.numbers import to_number
 from oddetr.data.regular import reason
+from oddetr.words import readable
 
 FORMAT = "Pascal VOC"
 LAYOUTS = (

@@ -20,12 +20,13 @@ from jaxtyping import Float64
 
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
-from oddetr.data.faults import DataError, Fault, readable
+from oddetr.data.faults import DataError, Fault
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import split_of, without_extension
 from oddetr.data.numbers import to_number
 from oddetr.data.plain_yaml import read_table
 from oddetr.data.regular import reason
+from oddetr.words import readable
 
 FORMAT = "YOLO"
 LAYOUTS = ("data.yaml with names, train and val; images/train/, ... and labels/train/, ...",)

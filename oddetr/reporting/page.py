@@ -142,7 +142,7 @@ def _distillation(record: Record) -> tuple[str, str]:
     if not record.distilled:
         return "-", "it was off: this is the baseline, whose teacher only averages its weights"
     measured = record.beginning.get("forecast") or {}
-    if not measured.get("baseline_batch"):
+    if not measured.get("baseline_batch") or "batch" not in measured:
         return "-", "it was on; what a step costs was not measured in this run"
     ratio = measured["batch"] / measured["baseline_batch"]
     return f"{ratio:.2f}", "time of a step over the baseline's, both timed before the run began"

@@ -12,7 +12,7 @@ from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
-from oddetr.untrusted import read_json
+from oddetr.untrusted import is_number, read_json
 
 MODELS = ("teacher", "student")
 
@@ -42,7 +42,7 @@ class Record:
         """Reads it.
 
         Raises:
-            FileNotFoundError: there is no run in `folder`.
+            FileNotFoundError: there is no run in `folder`; ValueError: its config.json is damaged.
         """
         file = folder / CONFIGURATION
         if (folder / DESCRIPTION).exists():  # transformers' detectors have a config.json of their own
@@ -53,18 +53,20 @@ class Record:
                 "wrote."
             )
         events = read_events(folder)
-        beginning = folder / BEGINNING
+        configuration = read_json(file)
+        if not isinstance(configuration, dict) or not is_number(configuration.get("epochs", 0)):
+            raise ValueError(f"{file} is no run's configuration: it holds no JSON object in which epochs is a number.")
         try:
             info = read_info(find_checkpoint(folder))
         except CheckpointError:
             info = None
         return cls(
             folder,
-            read_json(file),
+            configuration,
             tuple(event for event in events if event["kind"] == "epoch"),
             tuple(event for event in events if event["kind"] == "train"),
             info,
-            read_json(beginning) if beginning.is_file() else {},
+            _beginning(folder / BEGINNING),
         )
 
     @property
@@ -93,7 +95,8 @@ class Record:
     @property
     def distilled(self) -> bool:
         """Whether OD-DETR was on."""
-        return bool(self.configuration.get("distillation", {}).get("enabled", False))
+        lessons = self.configuration.get("distillation")
+        return isinstance(lessons, dict) and bool(lessons.get("enabled"))
 
     @property
     def command(self) -> str:
@@ -146,3 +149,19 @@ class Record:
         if len(gaps) > 1 and gaps[-1] < gaps[-2]:
             epochs, values = epochs[:-1], values[:-1]
         return stability(epochs, values, self.distilled)
+
+
+def _beginning(file: Path) -> dict[str, Any]:
+    """What was said before the first step, as far as it can be read: texts, and the forecast's numbers."""
+    try:
+        told = dict(read_json(file))
+    except (OSError, TypeError, ValueError):
+        return {}
+    forecast = told.pop("forecast", None)
+    texts = {name: value for name, value in told.items() if _is_texts(value)}
+    measured = forecast.items() if isinstance(forecast, dict) else ()
+    return texts | {"forecast": {name: value for name, value in measured if is_number(value)}}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

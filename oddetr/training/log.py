@@ -18,6 +18,7 @@ from torch import Tensor
 
 from oddetr.durable import sync, write_file, writing
 from oddetr.training.processes import is_first_process
+from oddetr.untrusted import PER_LAYER, are_scores, is_number
 
 
 class StepMeans:
@@ -171,11 +172,23 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     file = folder / "metrics.jsonl"
     events: list[dict[str, Any]] = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             event = json.loads(line)
-            if isinstance(event, dict) and "kind" in event:
+            if _is_event(event):
                 events.append(event)
     return events
+
+
+def _is_event(event: Any) -> bool:
+    """Whether a line holds what `RunLog.add` writes."""
+    counts = _COUNTS.get(str(event.get("kind"))) if isinstance(event, dict) else None
+    if counts is None or any(type(event.get(name)) is not int for name in counts):
+        return False
+    numbers = [value for name, value in event.items() if name not in ("kind", *_MODELS)]
+    tables = [event[model] for model in _MODELS if model in event]
+    return all(value is None or is_number(value) for value in numbers) and all(
+        are_scores(table) and table.keys() >= _ALWAYS for table in tables
+    )
 
 
 def table_row(event: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +201,11 @@ def table_row(event: dict[str, Any]) -> dict[str, Any]:
 
 
 _MODELS = ("teacher", "student")
-_NESTED = ("per_class", "instability", "normalised_instability", "normalised_instability_by_slot", "unstable_score")
+_COUNTS = {"train": ("step",), "epoch": ("step", "epoch")}
+"""What every event of a kind has, as integers."""
+_ALWAYS = {"per_class", "normalised_instability"}
+"""What every validation has."""
+_NESTED = ("per_class", *PER_LAYER)
 
 
 def _columns(scores: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.nested import flat
+from oddetr.terminal import Terminal
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.forecast import Forecast, forecast, is_long
 from oddetr.training.logged import parameters
@@ -83,7 +84,7 @@ def run(
             its own. (Nor does one that is very short.)
         given: see `prepare`.
     """
-    console = (console or Console(markup=False)) if is_first_process() else Console(quiet=True)
+    console = (console or Terminal()) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     it = prepare(config, say, console, given)
     config, out = it.config, it.out

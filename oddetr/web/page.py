@@ -24,6 +24,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
 from oddetr.hub import on_hub, split_name
 from oddetr.inference import Predictor
+from oddetr.terminal import Terminal
 from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
 from oddetr.web.gate import Gate
 
@@ -293,7 +294,7 @@ def demo(
         OSError: the port is taken, or cannot be listened on; gradio is missing.
         ValueError: the threshold is not in [0, 1], the size is not above 0, or the port is none.
     """
-    console = console or Console(markup=False)
+    console = console or Terminal()
     if not is_local(host):
         console.print(
             f"{host}: everyone on the network who reaches this machine can use the page; it has no password. "

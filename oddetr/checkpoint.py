@@ -98,9 +98,12 @@ class CheckpointInfo:
         if content.pop("format") not in range(1, FORMAT + 1):
             raise ValueError("the file's format is newer than this oddetr; upgrade it")
         made_of: dict[str, Any] = content["detector"]
-        of_transformers = "content" in made_of
-        content["detector"] = HuggingFaceConfig.from_plain(made_of) if of_transformers else DetectorConfig(**made_of)
-        content["classes"] = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
+        classes = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
+        content["classes"] = classes
+        if "content" in made_of:
+            content["detector"] = HuggingFaceConfig.from_plain(made_of).for_classes(classes.names)
+        else:
+            content["detector"] = DetectorConfig(**made_of)
         wrong = next((name for name, sound in _sound(content) if not sound), None)
         if wrong:
             raise ValueError(f"{wrong} is {reprlib.repr(content[wrong])}, which cannot be")
@@ -328,8 +331,6 @@ def _check_size(info: CheckpointInfo, file: Path) -> None:
         ValueError: the weights' file is too small for the detector that is described, in half precision even.
     """
     size = file.stat().st_size
-    if isinstance(info.detector, DetectorConfig) and 2 * info.detector.least_parameters > size:
-        raise ValueError(
-            f"it describes a detector of {info.detector.least_parameters:,} parameters or more, and {file.name} has "
-            f"{size:,} bytes"
-        )
+    least = info.detector.least_parameters
+    if 2 * least > size:
+        raise ValueError(f"it describes a detector of {least:,} parameters or more, and {file.name} has {size:,} bytes")

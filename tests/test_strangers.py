@@ -259,6 +259,59 @@ def test_checkpoint_when_its_backbone_lies_elsewhere_then_is_refused_without_ask
         load_checkpoint(checkpoint)
 
 
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A checkpoint of a small detector of transformers."""
+    from oddetr.models.huggingface import HuggingFaceConfig
+
+    transformers = pytest.importorskip("transformers", reason="the transformers extra is not installed")
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 4, "encoder_ffn_dim": 16}
+    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, layer_type="basic")
+    content = transformers.DeformableDetrConfig(backbone_config=backbone, decoder_ffn_dim=16, **sizes).to_dict()
+    config = HuggingFaceConfig(content).for_classes(("cat", "dog"))
+    folder = tmp_path / "theirs" / "best"
+    info = CheckpointInfo(config, ClassTable(("cat", "dog"), (0, 1)), 64, config.mean, config.std)
+    save_checkpoint(folder, {"teacher": build_detector(config, 2)}, info)
+    return folder
+
+
+def test_checkpoint_of_transformers_when_whole_then_holds_at_least_what_is_counted(theirs: Path) -> None:
+    detector, info = load_checkpoint(theirs)
+    count = sum(parameter.numel() for parameter in detector.parameters())
+    assert info.detector.least_parameters == count
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"d_model": 10**9}, "cannot be read"),
+        ({"d_model": 2**14}, "parameters or more, and model.safetensors has"),
+        ({"encoder_ffn_dim": 10**12}, "parameters or more, and model.safetensors has"),
+        ({"num_queries": 10**12}, "parameters or more, and model.safetensors has"),
+        ({"encoder_layers": 10**9}, "encoder_layers is 1000000000; a detector has at most 1000"),
+        ({"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}}, "a detector has at most 1000"),
+    ],
+)
+def test_checkpoint_of_transformers_when_it_describes_more_than_it_holds_then_is_refused_before_memory_is_taken(
+    content: dict[str, Any], told: str, theirs: Path
+) -> None:
+    changed(theirs, lambda known: known["detector"]["content"].update(content))
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(theirs)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp/model", "stranger/model", "resnet18"])
+def test_checkpoint_of_transformers_when_its_backbone_lies_elsewhere_then_the_network_is_not_asked(
+    name: str, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    timm = {"model_type": "timm_backbone", "backbone": name, "use_pretrained_backbone": True}
+    changed(theirs, lambda known: known["detector"]["content"].update(backbone_config=timm))
+    told = "cannot be read" if name == "resnet18" else "only names of timm's own models are taken"
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(theirs)
+
+
 def changed(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file = checkpoint / "checkpoint.json"
     content = json.loads(file.read_text())

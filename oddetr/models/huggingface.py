@@ -1,13 +1,19 @@
 """A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
+from oddetr.nested import flat
 from oddetr.untrusted import read_json
 
+_MOST = 1000
+"""Layers, levels or blocks of a part."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -21,7 +27,7 @@ class HuggingFaceConfig:
         mean, std: normalisation of RGB in [0, 1].
 
     Raises:
-        ValueError: of a kind that is not supported.
+        ValueError: of a kind that is not supported, with a backbone from elsewhere, or of more layers than any has.
     """
 
     content: dict[str, Any]
@@ -30,6 +36,15 @@ class HuggingFaceConfig:
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
+        for field, value in flat(self.content).items():
+            name = field.rpartition(".")[2]
+            if name == "backbone" and isinstance(value, str) and not re.fullmatch(r"[\w.-]+", value):
+                raise ValueError(f"{field} is {value!r}; only names of timm's own models are taken, without a place.")
+            counts = value if isinstance(value, list) else [value]
+            if re.search("layers|levels|depths|blocks", name) and any(
+                isinstance(count, int) and count > _MOST for count in counts
+            ):
+                raise ValueError(f"{field} is {value}; a detector has at most {_MOST} of them.")
 
     @property
     def kind(self) -> str:
@@ -82,13 +97,28 @@ class HuggingFaceConfig:
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
         return HuggingFaceConfig(content, self.mean, self.std)
 
+    @property
+    def least_parameters(self) -> int:
+        """How many it has, counted without taking memory for them."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self._model().parameters())
+
     def build(self) -> HuggingFaceDetector:
-        """The detector with random weights."""
+        """The detector with random weights, its backbone's too."""
+        return adapt(self._model(), self.mean, self.std)
+
+    def _model(self) -> Any:
         from transformers import AutoConfig, AutoModelForObjectDetection
 
         content = {name: value for name, value in self.content.items() if name != "num_labels"}
-        config = AutoConfig.for_model(**content)
-        return adapt(AutoModelForObjectDetection.from_config(config, trust_remote_code=False), self.mean, self.std)
+        config = AutoConfig.for_model(**_without_pretrained(content))
+        return AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
+
+
+def _without_pretrained(content: dict[Any, Any]) -> dict[Any, Any]:
+    """The same where no weights of a backbone are fetched."""
+    inner = {name: _without_pretrained(value) for name, value in content.items() if isinstance(value, dict)}
+    return content | inner | {name: False for name in content if name == "use_pretrained_backbone"}
 
 
 def configuration_only(name: str) -> bool:

@@ -32,7 +32,7 @@ from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.untrusted import are_scores, is_number, read_json
+from oddetr.untrusted import is_number, read_json, read_scores
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
@@ -107,7 +107,8 @@ class CheckpointInfo:
         wrong = next((name for name, sound in _sound(content) if not sound), None)
         if wrong:
             raise ValueError(f"{wrong} is {reprlib.repr(content[wrong])}, which cannot be")
-        content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
+        content["mean"], content["std"] = (tuple(map(float, content[name])) for name in ("mean", "std"))
+        content["metrics"] = {whose: read_scores(scores) for whose, scores in content.get("metrics", {}).items()}
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
@@ -127,12 +128,13 @@ def _sound(content: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     for name, kind in (("images", int), ("versions", str)):
         values = content.get(name, {})
         yield name, isinstance(values, dict) and all(type(value) is kind for value in values.values())
-    metrics = content.get("metrics", {})
-    yield "metrics", isinstance(metrics, dict) and all(map(are_scores, metrics.values()))
+    yield "metrics", isinstance(content.get("metrics", {}), dict)
     yield "configuration", isinstance(run, dict) and all(isinstance(run.get(name, {}), dict) for name in _PARTS)
-    yield "configuration", all(run.get(name) is None or type(run[name]) is int for name in ("batch_size", "accumulate"))
+    for names, kind in ((_TEXTS, str), (("batch_size", "accumulate"), int)):
+        yield "configuration", all(run.get(name) is None or type(run[name]) is kind for name in names)
 
 
+_TEXTS = ("data", "model", "out", "init", "backbone_weights")
 _PARTS = ("optimizer", "loss", "digits", "distillation", "trainer")
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,40 @@ def is_number(value: Any) -> bool:
 
 
 PER_LAYER = ("instability", "normalised_instability", "normalised_instability_by_slot", "unstable_score")
-"""Scores of a validation that are lists, a number for each decoder layer."""
+"""Scores of a validation that are lists, a number for each decoder layer; or null."""
 
 
-def are_scores(table: Any) -> bool:
-    """Whether JSON holds scores as a validation writes them: a number or null by name, those of classes in an object
-    (`per_class`), those of decoder layers in lists (`PER_LAYER`), or null instead."""
+def read_scores(table: Any) -> dict[str, Any]:
+    """Scores as a validation writes them into JSON: a number or null by name; those of classes in an object
+    (`per_class`), those of decoder layers in lists (`PER_LAYER`). All numbers as floats.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if not isinstance(table, dict):
-        return False
-    classes, layers = table.get("per_class", {}), [table[name] for name in PER_LAYER if table.get(name) is not None]
-    if not isinstance(classes, dict) or not all(isinstance(values, list) for values in layers):
-        return False
-    numbers = [value for name, value in table.items() if name not in ("per_class", *PER_LAYER)]
-    numbers += [*classes.values(), *(value for values in layers for value in values)]
-    return all(value is None or is_number(value) for value in numbers)
+        raise ValueError(f"scores are {reprlib.repr(table)}, not an object")
+    scores: dict[str, Any] = {}
+    for name, value in table.items():
+        if name == "per_class" and isinstance(value, dict):
+            scores[name] = {key: read_number(inner) for key, inner in value.items()}
+        elif name in PER_LAYER and isinstance(value, list):
+            scores[name] = [read_number(inner) for inner in value]
+        elif name == "per_class" or (name in PER_LAYER and value is not None):
+            raise ValueError(f"{name} is {reprlib.repr(value)}")
+        else:
+            scores[name] = read_number(value)
+    return scores
+
+
+def read_number(value: Any) -> float | None:
+    """A number of a JSON file, or null.
+
+    Raises:
+        ValueError: it is something else, or an integer that no float holds.
+    """
+    if value is not None and not is_number(value):
+        raise ValueError(f"{reprlib.repr(value)} is no number")
+    return None if value is None else float(value)
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:

@@ -266,7 +266,9 @@ def theirs(tmp_path: Path) -> Path:
 
     transformers = pytest.importorskip("transformers", reason="the transformers extra is not installed")
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 4, "encoder_ffn_dim": 16}
-    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, layer_type="basic")
+    backbone = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, layer_type="basic"
+    )
     content = transformers.DeformableDetrConfig(backbone_config=backbone, decoder_ffn_dim=16, **sizes).to_dict()
     config = HuggingFaceConfig(content).for_classes(("cat", "dog"))
     folder = tmp_path / "theirs" / "best"
@@ -354,13 +356,14 @@ def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object,
         ("metrics", {"teacher": {"AP": 10**400, "per_class": {}}}),
         ("configuration", {"optimizer": []}),
         ("configuration", {"batch_size": "8"}),
+        ("configuration", {"out": ["runs/a"]}),
     ],
 )
 def test_checkpoint_when_what_it_says_is_of_another_kind_then_is_refused(
     field: str, value: object, checkpoint: Path
 ) -> None:
     changed(checkpoint, lambda content: content.update({field: value}))
-    with pytest.raises(CheckpointError, match=f"{field} is .*, which cannot be"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(ValueError: "):
         read_info(checkpoint)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from oddetr.durable import sync, write_file, writing
 from oddetr.training.processes import is_first_process
-from oddetr.untrusted import PER_LAYER, are_scores, is_number
+from oddetr.untrusted import PER_LAYER, read_number, read_scores
 
 
 class StepMeans:
@@ -173,22 +173,32 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
         with suppress(ValueError, RecursionError):
-            event = json.loads(line)
-            if _is_event(event):
-                events.append(event)
+            events.append(_event(json.loads(line)))
     return events
 
 
-def _is_event(event: Any) -> bool:
-    """Whether a line holds what `RunLog.add` writes."""
-    counts = _COUNTS.get(str(event.get("kind"))) if isinstance(event, dict) else None
-    if counts is None or any(type(event.get(name)) is not int for name in counts):
-        return False
-    numbers = [value for name, value in event.items() if name not in ("kind", *_MODELS)]
-    tables = [event[model] for model in _MODELS if model in event]
-    return all(value is None or is_number(value) for value in numbers) and all(
-        are_scores(table) and table.keys() >= _ALWAYS for table in tables
-    )
+def _event(written: Any) -> dict[str, Any]:
+    """What `RunLog.add` wrote, counts as integers and other numbers as floats.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kind = written.get("kind") if isinstance(written, dict) else None
+    if kind not in ("train", "epoch"):
+        raise ValueError("it is no event")
+    event: dict[str, Any] = {}
+    for name, value in written.items():
+        if name == "kind" or (name in _COUNTS and type(value) is int):
+            event[name] = value
+        elif name in _MODELS:
+            event[name] = read_scores(value)
+        elif name not in _COUNTS:
+            event[name] = read_number(value)
+    needed = {"step", "epoch"} if kind == "epoch" else {"step"}
+    scores = [event[model] for model in _MODELS if model in event]
+    if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
+        raise ValueError("it is not whole")
+    return event
 
 
 def table_row(event: dict[str, Any]) -> dict[str, Any]:
@@ -201,8 +211,8 @@ def table_row(event: dict[str, Any]) -> dict[str, Any]:
 
 
 _MODELS = ("teacher", "student")
-_COUNTS = {"train": ("step",), "epoch": ("step", "epoch")}
-"""What every event of a kind has, as integers."""
+_COUNTS = ("step", "epoch", "skipped_steps")
+"""What is whole."""
 _ALWAYS = {"per_class", "normalised_instability"}
 """What every validation has."""
 _NESTED = ("per_class", *PER_LAYER)

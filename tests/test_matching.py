@@ -208,8 +208,15 @@ def test_error_when_costs_of_several_images_are_not_finite_then_names_them_all()
         "The matching cost is not finite for image 0, 2 of the batch: the detector predicts NaN or infinity. The "
         "training has diverged (try a lower learning rate, or float32)."
     )
-    with pytest.raises(NonFiniteCostError, match=f"^{re.escape(expected)}$"):
+    with pytest.raises(NonFiniteCostError, match=f"^{re.escape(expected)}$") as caught:
         hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert caught.value.images == (0, 2)
+    assert caught.value.found == {}
+
+
+def test_error_when_what_a_step_found_is_given_then_keeps_it() -> None:
+    found = {"loss": torch.tensor(math.nan)}
+    assert NonFiniteCostError((1,), found).found is found
 
 
 @pytest.mark.parametrize("name", ["classes", "l1", "giou"])

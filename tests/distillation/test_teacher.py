@@ -7,6 +7,9 @@ from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.teacher import NonFiniteStudentError, Teacher, horizon_at
 from tests.models.helpers import small_batch, small_detector
 
+END = r"The training has diverged: try a lower learning rate, or float32\."
+"""Of the error's words."""
+
 
 def constant(value: float) -> torch.nn.Module:
     """A detector whose parameters are all `value`."""
@@ -130,7 +133,29 @@ def test_update_when_the_student_is_not_finite_then_the_teacher_stays_and_the_er
             parameter.add_(1.0)
         name, tensor = ("level", student.level) if part == "buffer" else next(student.named_parameters())
         tensor.flatten()[-1] = value
-    with pytest.raises(NonFiniteStudentError, match=f"NaN or infinity: {name}. Its teacher stays as it was"):
+    with pytest.raises(NonFiniteStudentError, match=rf"NaN or infinity: {name}\. Its teacher stays as it was\. {END}$"):
         task.update_teacher()
     assert all(each.equal(before[name]) for name, each in task.teacher.detector.state_dict().items())
     assert task.teacher.steps == 0
+
+
+def test_update_when_the_student_is_finite_but_huge_then_says_so() -> None:
+    task = DistillationTask(small_detector(), 10)
+    with torch.no_grad():
+        next(task.student.parameters()).flatten()[0] = 1e30
+    huge = r"infinity: values so large that the sum of their squares is infinite\. Its teacher"
+    with pytest.raises(NonFiniteStudentError, match=rf"{huge} stays as it was\. {END}$"):
+        task.update_teacher()
+
+
+def test_step_when_left_out_then_the_run_goes_on_and_the_teacher_stays() -> None:
+    task = DistillationTask(small_detector(), 10)
+    task.update_teacher()
+    before = {name: each.clone() for name, each in task.teacher.detector.state_dict().items()}
+    with torch.no_grad():
+        next(task.student.parameters()).add_(1.0)
+    task.leave_out_step()
+    task.leave_out_step()
+    assert task.teacher.steps == 3
+    assert task.progress == 0.3
+    assert all(each.equal(before[name]) for name, each in task.teacher.detector.state_dict().items())

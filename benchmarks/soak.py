@@ -47,7 +47,9 @@ class Sample:
         seconds: since the soak began.
         processes: the training and its workers.
         rss: MiB resident in the training's process.
-        pss: MiB of all processes, what they share counted once.
+        own: MiB of all processes that are no files', what they share counted once.
+        pss: MiB of all processes, files' too (libraries), each shared page divided by the programs that have it: it
+            falls while any other program on the machine uses the same libraries.
         handles: open file handles of all processes.
         threads: of all processes.
         cpu: CPU seconds of all processes so far, ended ones included.
@@ -58,6 +60,7 @@ class Sample:
     seconds: float
     processes: int
     rss: float
+    own: float
     pss: float
     handles: int
     threads: int
@@ -88,9 +91,9 @@ def _status(process: int) -> list[str]:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
-def _mebibytes(process: int, name: str) -> float:
+def _mebibytes(process: int, *names: str) -> float:
     rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-    return int(rollup.split(f"\n{name}:")[1].split()[0]) / 1024
+    return sum(int(rollup.split(f"\n{name}:")[1].split()[0]) for name in names) / 1024
 
 
 def take(process: int, run: Path, begun: float) -> Sample:
@@ -107,6 +110,7 @@ def take(process: int, run: Path, begun: float) -> Sample:
         time.time() - begun,
         len(all_of_them),
         _mebibytes(process, "Rss"),
+        sum(_mebibytes(one, "Pss_Anon", "Pss_Shmem") for one in all_of_them),
         sum(_mebibytes(one, "Pss") for one in all_of_them),
         sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in all_of_them),
         sum(int(parts[17]) for parts in status),
@@ -262,7 +266,7 @@ def evaluate(folder: Path, warm_up: float) -> dict[str, Any]:
         raise SystemExit(f"{len(samples)} samples after {warm_up:g} minutes are too few; at least {2 * BLOCKS}.")
     minutes = [sample.seconds / 60 for sample in samples]
     found: dict[str, Any] = {"minutes": samples[-1].seconds / 60, "warm_up": warm_up, "samples": len(samples)}
-    for name in ("rss", "pss"):
+    for name in ("own", "rss", "pss"):
         found[name] = slope(minutes, [getattr(sample, name) for sample in samples])
     for name in ("handles", "threads", "processes"):
         first, last = quarters(minutes, [getattr(sample, name) for sample in samples])
@@ -287,7 +291,7 @@ def evaluate(folder: Path, warm_up: float) -> dict[str, Any]:
 
 def kept(found: dict[str, Any]) -> dict[str, bool]:
     """Which promises are."""
-    growth = 100 * found["pss"]["per_hour"] / found["pss"]["mean"]
+    growth = 100 * found["own"]["per_hour"] / found["own"]["mean"]
     measured = {
         "memory, % per hour": growth,
         "handles": found["handles"]["last_most"] - found["handles"]["first_most"],
@@ -301,7 +305,10 @@ def draw(samples: Sequence[Sample], epochs: Epochs, found: dict[str, Any], file:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     memory, handles, times = figure.subplots(1, 3)
     minutes = [sample.seconds / 60 for sample in samples]
-    for name, label, colour in (("pss", "training and worker", "#0072B2"), ("rss", "training's process", "#D55E00")):
+    for name, label, colour in (
+        ("own", "training and worker, no files", "#0072B2"),
+        ("rss", "training's process", "#D55E00"),
+    ):
         line = found[name]
         told = f"{label}: {line['per_hour']:+.1f} ± {line['standard_error']:.1f} MiB an hour"
         memory.plot(minutes, [getattr(sample, name) for sample in samples], color=colour, label=told)
@@ -325,7 +332,7 @@ def draw(samples: Sequence[Sample], epochs: Epochs, found: dict[str, Any], file:
 def line_of(found: dict[str, Any]) -> str:
     """A row of a Markdown table, below its head."""
     memory = [f"{found[name]['mean']:.0f} MiB, {found[name]['per_hour']:+.1f} ± {found[name]['standard_error']:.1f}"
-              for name in ("pss", "rss")]  # fmt: skip
+              for name in ("own", "rss")]  # fmt: skip
     counts = [f"{found[name]['first_most']:g}, {found[name]['last_most']:g}" for name in ("handles", "threads")]
     times = [f"{side['first']:.3f}, {side['last']:.3f} ({100 * (side['ratio'] - 1):+.1f} %)"
              for side in (found[f"{name}_seconds_per_step"] for name in ("cpu", "wall"))]  # fmt: skip

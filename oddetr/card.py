@@ -159,7 +159,7 @@ def _class_rows(info: CheckpointInfo) -> list[str]:
 
 def _recipe(info: CheckpointInfo) -> list[str]:
     run = info.configuration
-    optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate", 1)
+    optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate") or 1
     begun = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
     pretrained = not isinstance(info.detector, HuggingFaceConfig) and info.detector.pretrained
     told = {

@@ -16,7 +16,7 @@ import hashlib
 import json
 import reprlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,8 @@ from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.untrusted import is_number, read_json, read_scores
+from oddetr.scores import read_scores
+from oddetr.untrusted import check_normalisation, read_count, read_json
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
@@ -104,11 +105,11 @@ class CheckpointInfo:
             content["detector"] = HuggingFaceConfig.from_plain(made_of).for_classes(classes.names)
         else:
             content["detector"] = DetectorConfig(**made_of)
-        wrong = next((name for name, sound in _sound(content) if not sound), None)
-        if wrong:
-            raise ValueError(f"{wrong} is {reprlib.repr(content[wrong])}, which cannot be")
+        check_normalisation(content["mean"], content["std"])
         content["mean"], content["std"] = (tuple(map(float, content[name])) for name in ("mean", "std"))
-        content["metrics"] = {whose: read_scores(scores) for whose, scores in content.get("metrics", {}).items()}
+        metrics = dict(content.get("metrics", {}))  # of runs from before there was a teacher: without these names
+        content["metrics"] = {whose: read_scores(metrics[whose]) for whose in WEIGHT_FILES if whose in metrics}
+        _check_kinds(content)
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
@@ -116,26 +117,36 @@ class CheckpointInfo:
         return {"format": FORMAT, **asdict(self)}
 
 
-def _sound(content: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """Of each field with plain values: its name, and whether they are what readers of checkpoints rely on."""
+def _check_kinds(content: dict[str, Any]) -> None:
+    """Looks at what readers of checkpoints rely on besides detector, classes, normalisation and scores.
+
+    Raises:
+        ValueError: a value is of another kind, or out of range.
+    """
     size, run = content["image_size"], content.get("configuration", {})
-    yield "image_size", type(size) is int and LEAST_SIDE <= size <= MOST_SIDE
-    yield "epoch", type(content.get("epoch", 0)) is int
-    for name in ("mean", "std"):
-        values = content[name]
-        yield name, isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))
-    yield "std", min(content["std"]) > 0
+    if type(size) is not int or not LEAST_SIDE <= size <= MOST_SIDE:
+        raise ValueError(f"image_size is {reprlib.repr(size)}; it must lie in {LEAST_SIDE}-{MOST_SIDE}.")
+    read_count(content.get("epoch", 0))
     for name, kind in (("images", int), ("versions", str)):
         values = content.get(name, {})
-        yield name, isinstance(values, dict) and all(type(value) is kind for value in values.values())
-    yield "metrics", isinstance(content.get("metrics", {}), dict)
-    yield "configuration", isinstance(run, dict) and all(isinstance(run.get(name, {}), dict) for name in _PARTS)
-    for names, kind in ((_TEXTS, str), (("batch_size", "accumulate"), int)):
-        yield "configuration", all(run.get(name) is None or type(run[name]) is kind for name in names)
+        if not isinstance(values, dict) or any(type(value) is not kind for value in values.values()):
+            raise ValueError(f"{name} is {reprlib.repr(values)}; it must map names to values of type {kind.__name__}.")
+    if not isinstance(run, dict):
+        raise ValueError(f"configuration is {reprlib.repr(run)}; it must be an object.")
+    sound = {
+        **{name: lambda value: value is None or isinstance(value, str) for name in _TEXTS},
+        **{name: lambda value: value is None or (type(value) is int and value > 0) for name in _COUNTS},
+        **{name: lambda value: isinstance(value, dict) for name in _PARTS},
+    }
+    for name, value in run.items():
+        if name in sound and not sound[name](value):
+            raise ValueError(f"configuration.{name} is {reprlib.repr(value)}, which no run has there.")
 
 
 _TEXTS = ("data", "model", "out", "init", "backbone_weights")
+_COUNTS = ("batch_size", "accumulate")
 _PARTS = ("optimizer", "loss", "digits", "distillation", "trainer")
+"""Of a run's configuration, what is read from checkpoints."""
 
 
 def save_checkpoint(

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from oddetr.words import shown_lines
+
 
 def _is_needed(action: argparse.Action) -> bool:
     return bool(action.option_strings) and action.required
@@ -80,7 +82,7 @@ class Parser(ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             near = [option.replace("_", "-") for option in difflib.get_close_matches(unknown[1], known, n=3)]
             message += f". Did you mean {' or '.join(near)}?" if near else ""
-        super().error(message, ex)
+        super().error(shown_lines(message), ex)
 
 
 def make_parser(verb: str, text: str, more: str | None = None) -> Parser:

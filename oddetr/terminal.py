@@ -11,6 +11,9 @@ from oddetr.words import shown_lines
 class Terminal(Console):
     r"""A rich console without markup on which escape sequences in strings, also those of tables, are shown (`\x1b[2J`).
 
+    What is no string when rich gets it (`Text`, a progress bar's description) is left to whoever makes it:
+    `oddetr.words.shown`.
+
     Args:
         options: of `rich.console.Console`.
     """

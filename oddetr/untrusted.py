@@ -4,6 +4,7 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,41 +36,39 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or math.log2(abs(value) + 1) < 1000
 
 
-PER_LAYER = ("instability", "normalised_instability", "normalised_instability_by_slot", "unstable_score")
-"""Scores of a validation that are lists, a number for each decoder layer; or null."""
-
-
-def read_scores(table: Any) -> dict[str, Any]:
-    """Scores as a validation writes them into JSON: a number or null by name; those of classes in an object
-    (`per_class`), those of decoder layers in lists (`PER_LAYER`). All numbers as floats.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not isinstance(table, dict):
-        raise ValueError(f"scores are {reprlib.repr(table)}, not an object")
-    scores: dict[str, Any] = {}
-    for name, value in table.items():
-        if name == "per_class" and isinstance(value, dict):
-            scores[name] = {key: read_number(inner) for key, inner in value.items()}
-        elif name in PER_LAYER and isinstance(value, list):
-            scores[name] = [read_number(inner) for inner in value]
-        elif name == "per_class" or (name in PER_LAYER and value is not None):
-            raise ValueError(f"{name} is {reprlib.repr(value)}")
-        else:
-            scores[name] = read_number(value)
-    return scores
-
-
 def read_number(value: Any) -> float | None:
-    """A number of a JSON file, or null.
+    """A number of a JSON file; None where that is null, NaN or infinite.
 
     Raises:
         ValueError: it is something else, or an integer that no float holds.
     """
     if value is not None and not is_number(value):
         raise ValueError(f"{reprlib.repr(value)} is no number")
-    return None if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def read_count(value: Any) -> int:
+    """A whole number of a JSON file, from 0 to 2^53.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if type(value) is not int or not 0 <= value <= 2**53:
+        raise ValueError(f"{reprlib.repr(value)} is no count")
+    return value
+
+
+def check_normalisation(mean: Sequence[Any], std: Sequence[Any]) -> None:
+    """Of the values that RGB in [0, 1] is normalised with.
+
+    Raises:
+        ValueError: they are not three finite numbers each, the standard deviations above 0.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(is_number(value) and math.isfinite(value) for value in values):
+            raise ValueError(f"{name} is {reprlib.repr(values)}; it must be three numbers.")
+    if min(std) <= 0:
+        raise ValueError(f"std is {std}; it must be above 0.")
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:

@@ -283,35 +283,70 @@ def test_checkpoint_of_transformers_when_whole_then_holds_at_least_what_is_count
     assert info.detector.least_parameters == count
 
 
+LARGER = r"(parameters or more, and model.safetensors has|it is at most)"
+TIMM = "only names of timm's own models are taken"
+SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
+
+
 @pytest.mark.parametrize(
-    ("content", "told"),
+    "content",
     [
-        ({"d_model": 10**9}, "cannot be read"),
-        ({"d_model": 2**14}, "parameters or more, and model.safetensors has"),
-        ({"encoder_ffn_dim": 10**12}, "parameters or more, and model.safetensors has"),
-        ({"num_queries": 10**12}, "parameters or more, and model.safetensors has"),
-        ({"encoder_layers": 10**9}, "encoder_layers is 1000000000; a detector has at most 1000"),
-        ({"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}}, "a detector has at most 1000"),
+        {"d_model": 10**9},
+        {"d_model": 2**14},
+        {"encoder_ffn_dim": 10**6},
+        {"num_queries": 10**6},
+        {"encoder_layers": 10**9},
+        {"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}},
+        {"backbone_config": {"model_type": "swin", "out_indices": [2, 3, 4], "image_size": 64_000}},
+        {"backbone_config": SWIN | {"out_indices": [2, 3, 4], "image_size": 9600}},
     ],
 )
 def test_checkpoint_of_transformers_when_it_describes_more_than_it_holds_then_is_refused_before_memory_is_taken(
-    content: dict[str, Any], told: str, theirs: Path
+    content: dict[str, Any], theirs: Path
 ) -> None:
     changed(theirs, lambda known: known["detector"]["content"].update(content))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=LARGER):
         load_checkpoint(theirs)
 
 
-@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp/model", "stranger/model", "resnet18"])
-def test_checkpoint_of_transformers_when_its_backbone_lies_elsewhere_then_the_network_is_not_asked(
-    name: str, theirs: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:stranger/model"}},
+            TIMM,
+        ),
+        (
+            {"backbone_config": {"model_type": "timm_backbone", "backbone": "local-dir:/tmp/model"}},
+            TIMM,
+        ),
+        ({"backbone_config": {"model_type": "timm_backbone", "backbone": "stranger/model"}}, TIMM),
+        ({"backbone_config": None, "backbone": "bert-base-uncased"}, "there is no backbone_config"),
+        ({"backbone_config": None, "backbone": "resnet50", "use_timm_backbone": False}, "there is no backbone_config"),
+        ({"backbone": "resnet50", "use_timm_backbone": False, "backbone_kwargs": {"out_indices": [1]}}, None),
+        ({"attn_implementation": "kernels-community/flash-attn", "use_kernels": True}, None),
+        ({"_attn_implementation": "stranger/code"}, None),
+    ],
+)
+def test_checkpoint_of_transformers_when_it_names_what_lies_elsewhere_then_nothing_is_fetched(
+    changes: dict[str, Any], told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
-    timm = {"model_type": "timm_backbone", "backbone": name, "use_pretrained_backbone": True}
-    changed(theirs, lambda known: known["detector"]["content"].update(backbone_config=timm))
-    told = "cannot be read" if name == "resnet18" else "only names of timm's own models are taken"
-    with pytest.raises(CheckpointError, match=told):
-        load_checkpoint(theirs)
+    changed(theirs, lambda known: known["detector"]["content"].update(changes))
+    if told is None:
+        assert load_checkpoint(theirs)[0].config.backbone_config.model_type == "resnet"
+    else:
+        with pytest.raises(CheckpointError, match=told):
+            load_checkpoint(theirs)
+
+
+@pytest.mark.parametrize(("name", "values"), [("mean", ["x", 0, 0]), ("std", [0, 0, 0]), ("std", [1, 1])])
+def test_checkpoint_of_transformers_when_its_normalisation_is_none_then_is_refused(
+    name: str, values: list[Any], theirs: Path
+) -> None:
+    changed(theirs, lambda known: known["detector"].update({name: values}))
+    with pytest.raises(CheckpointError, match=f"{name} is .*; it must be"):
+        read_info(theirs)
 
 
 def changed(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -357,13 +392,16 @@ def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object,
         ("configuration", {"optimizer": []}),
         ("configuration", {"batch_size": "8"}),
         ("configuration", {"out": ["runs/a"]}),
+        ("configuration", {"accumulate": 0}),
+        ("epoch", -1),
+        ("std", [1, float("nan"), 1]),
     ],
 )
 def test_checkpoint_when_what_it_says_is_of_another_kind_then_is_refused(
     field: str, value: object, checkpoint: Path
 ) -> None:
     changed(checkpoint, lambda content: content.update({field: value}))
-    with pytest.raises(CheckpointError, match=r"cannot be read \(ValueError: "):
+    with pytest.raises(CheckpointError, match=r"must|no run|no count|no number"):
         read_info(checkpoint)
 
 
@@ -374,6 +412,7 @@ def test_events_when_lines_are_of_another_kind_then_they_are_none(line: str, val
     scores = {"AP": 0.5, "per_class": {"cat": None}, "normalised_instability": [0.5]}
     epoch = {"kind": "epoch", "step": 1, "epoch": 1, "teacher": scores, "student": scores}
     wrong = [sound | {"step": value}, sound | {"loss": value}, epoch | {"epoch": value}, epoch | {"teacher": value}]
+    wrong += [sound | {"step": 10**30}, sound | {"step": -1}, epoch | {"teacher": {"per_class": {}}}]
     wrong += [epoch | {"student": scores | {"per_class": value}}, epoch | {"student": scores | {"AP": value}}]
     text = [json.dumps(event) for event in (sound, *wrong, epoch)]
     (tmp_path / "metrics.jsonl").write_text("\n".join([text[0], line, *text[1:], text[0][:-5]]))

@@ -1,6 +1,8 @@
 """A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
 
+import math
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ import torch
 
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
 from oddetr.nested import flat
-from oddetr.untrusted import read_json
+from oddetr.untrusted import check_normalisation, read_json
 
-_MOST = 1000
-"""Layers, levels or blocks of a part."""
+_MOST = {"layers|levels|depths|blocks": 1000, "size": 16_384, "": 10**6}
+"""The largest whole number in a configuration, by what its name holds."""
+_FREE = 2**26
+"""Values of buffers (positions, masks) that a detector may have whatever its weights are."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -27,7 +31,7 @@ class HuggingFaceConfig:
         mean, std: normalisation of RGB in [0, 1].
 
     Raises:
-        ValueError: of a kind that is not supported, with a backbone from elsewhere, or of more layers than any has.
+        ValueError: of a kind that is not supported, with a backbone from elsewhere, or larger numbers than any has.
     """
 
     content: dict[str, Any]
@@ -36,15 +40,18 @@ class HuggingFaceConfig:
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
+        if not isinstance(self.content.get("backbone_config"), dict):
+            raise ValueError("there is no backbone_config, without which transformers looks elsewhere for a backbone")
         for field, value in flat(self.content).items():
-            name = field.rpartition(".")[2]
+            first, _, name = field.rpartition(".")
+            if first == "label2id":
+                continue
             if name == "backbone" and isinstance(value, str) and not re.fullmatch(r"[\w.-]+", value):
                 raise ValueError(f"{field} is {value!r}; only names of timm's own models are taken, without a place.")
-            counts = value if isinstance(value, list) else [value]
-            if re.search("layers|levels|depths|blocks", name) and any(
-                isinstance(count, int) and count > _MOST for count in counts
-            ):
-                raise ValueError(f"{field} is {value}; a detector has at most {_MOST} of them.")
+            most = next((most for words, most in _MOST.items() if re.search(words, name)), math.inf)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and number > most:
+                    raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most}.")
 
     @property
     def kind(self) -> str:
@@ -59,7 +66,8 @@ class HuggingFaceConfig:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
         """From what `dataclasses.asdict` gave, also by way of JSON."""
-        return cls(values["content"], tuple(values["mean"]), tuple(values["std"]))
+        check_normalisation(values["mean"], values["std"])
+        return cls(values["content"], *(tuple(map(float, values[name])) for name in ("mean", "std")))
 
     @classmethod
     def read(cls, name: str) -> "HuggingFaceConfig":
@@ -99,9 +107,11 @@ class HuggingFaceConfig:
 
     @property
     def least_parameters(self) -> int:
-        """How many it has, counted without taking memory for them."""
+        """How many it has, and the values of its buffers beyond `_FREE`; counted without taking memory for them."""
         with torch.device("meta"):
-            return sum(parameter.numel() for parameter in self._model().parameters())
+            model = self._model()
+        buffers = sum(buffer.numel() for buffer in model.buffers())
+        return sum(parameter.numel() for parameter in model.parameters()) + max(0, buffers - _FREE)
 
     def build(self) -> HuggingFaceDetector:
         """The detector with random weights, its backbone's too."""
@@ -110,15 +120,18 @@ class HuggingFaceConfig:
     def _model(self) -> Any:
         from transformers import AutoConfig, AutoModelForObjectDetection
 
-        content = {name: value for name, value in self.content.items() if name != "num_labels"}
-        config = AutoConfig.for_model(**_without_pretrained(content))
+        content = {name: value for name, value in _local(self.content).items() if name != "backbone"}
+        config = AutoConfig.for_model(**content)
         return AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
 
 
-def _without_pretrained(content: dict[Any, Any]) -> dict[Any, Any]:
-    """The same where no weights of a backbone are fetched."""
-    inner = {name: _without_pretrained(value) for name, value in content.items() if isinstance(value, dict)}
-    return content | inner | {name: False for name in content if name == "use_pretrained_backbone"}
+def _local(content: dict[Any, Any]) -> dict[Any, Any]:
+    """The same without what transformers would ask the Hub for, and without a number of classes beside their names."""
+    inner = {name: _local(value) if isinstance(value, dict) else value for name, value in content.items()}
+    return {name: value for name, value in inner.items() if not re.fullmatch(_ELSEWHERE, str(name))}
+
+
+_ELSEWHERE = r"num_labels|backbone_kwargs|use_timm_backbone|use_pretrained_backbone|use_kernels|\w*_implementation"
 
 
 def configuration_only(name: str) -> bool:

@@ -20,6 +20,7 @@ from oddetr.prediction.inputs import count_views, find_files, is_video, read_vie
 from oddetr.prediction.outputs import FORMATS, Format, Pictures, Seen, open_outputs, picture_file
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.prediction.video import VideoError, opencv
+from oddetr.words import shown
 
 Look = Callable[[list[UInt8[np.ndarray, "_ _ 3"]]], list[Detections]]
 
@@ -127,7 +128,7 @@ def predict(
                 closing.callback(output.close)
             task, without = bar.add_task("", total=(total := count_views(files))), len(unreadable)
             for views in read_views(files, 1 if slice else batch_size, unreadable):
-                bar.update(task, description=views[0].file.name, total=total - len(unreadable) + without)
+                bar.update(task, description=shown(views[0].file.name), total=total - len(unreadable) + without)
                 for view, found in zip(views, look([view.image for view in views]), strict=True):
                     seen = Seen(view, names[view.file], found.clipped(*view.image.shape[:2]))
                     for output in outputs:

@@ -101,6 +101,8 @@ def findings(run: Path, most: int, console: Console | None = None) -> Findings:
     """
     predictor = Predictor.load(run)
     run_of = predictor.info.configuration
+    if not run_of.get("data"):
+        raise ValueError("the checkpoint does not say what it was trained on")
     sources = open_sources(str(run_of["data"]), allow_outside=bool(run_of.get("allow_outside")))
     source = sources.get("val")
     if source is None:

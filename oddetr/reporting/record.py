@@ -10,6 +10,7 @@ from typing import Any
 from oddetr.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
+from oddetr.scores import PER_LAYER
 from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
 from oddetr.untrusted import is_number, read_json
@@ -54,7 +55,7 @@ class Record:
             )
         events = read_events(folder)
         configuration = read_json(file)
-        if not isinstance(configuration, dict) or not is_number(configuration.get("epochs", 0)):
+        if not isinstance(configuration, dict) or not is_number(configuration.get("epochs") or 0):
             raise ValueError(f"{file} is no run's configuration: it holds no JSON object in which epochs is a number.")
         try:
             info = read_info(find_checkpoint(folder))
@@ -114,10 +115,10 @@ class Record:
         found = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
         points = [(epoch, values) for epoch, values in found if values and None not in values]
         count = len(points[-1][1]) if points else 0
-        skipped = 1 if name == "unstable_score" else 0
+        points = [(epoch, values) for epoch, values in points if len(values) == count]
         return [
             Curve(
-                f"layer {layer + 1 + skipped}",
+                f"layer {layer + PER_LAYER[name]}",
                 [epoch for epoch, _ in points],
                 [values[layer] for _, values in points],
             )

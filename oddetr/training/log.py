@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from oddetr.durable import sync, write_file, writing
+from oddetr.scores import PER_CLASS, PER_LAYER, read_scores
 from oddetr.training.processes import is_first_process
-from oddetr.untrusted import PER_LAYER, read_number, read_scores
+from oddetr.untrusted import read_count, read_number
 
 
 class StepMeans:
@@ -188,12 +189,12 @@ def _event(written: Any) -> dict[str, Any]:
         raise ValueError("it is no event")
     event: dict[str, Any] = {}
     for name, value in written.items():
-        if name == "kind" or (name in _COUNTS and type(value) is int):
+        if name == "kind":
             event[name] = value
-        elif name in _MODELS:
-            event[name] = read_scores(value)
-        elif name not in _COUNTS:
-            event[name] = read_number(value)
+        elif name in _COUNTS:
+            event[name] = read_count(value)
+        else:
+            event[name] = read_scores(value) if name in _MODELS else read_number(value)
     needed = {"step", "epoch"} if kind == "epoch" else {"step"}
     scores = [event[model] for model in _MODELS if model in event]
     if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
@@ -213,13 +214,13 @@ def table_row(event: dict[str, Any]) -> dict[str, Any]:
 _MODELS = ("teacher", "student")
 _COUNTS = ("step", "epoch", "skipped_steps")
 """What is whole."""
-_ALWAYS = {"per_class", "normalised_instability"}
+_ALWAYS = {"AP", PER_CLASS, "normalised_instability"}
 """What every validation has."""
-_NESTED = ("per_class", *PER_LAYER)
+_NESTED = (PER_CLASS, *PER_LAYER)
 
 
 def _columns(scores: dict[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in scores.items() if name not in _NESTED}
     last = (scores["normalised_instability"] or [None])[-1]
-    classes = {f"AP {name}": value for name, value in scores["per_class"].items()}
+    classes = {f"AP {name}": value for name, value in scores[PER_CLASS].items()}
     return plain | {"normalised instability": last} | classes

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from oddetr.nested import flat
+from oddetr.scores import PER_CLASS, PER_LAYER
+from oddetr.untrusted import is_number
 
 _MODELS = ("teacher", "student")
-_LAYERS = {"instability": 1, "normalised_instability": 1, "normalised_instability_by_slot": 1, "unstable_score": 2}
-"""Lists of a number for each decoder layer, and the layer of the first."""
 _LONGEST = 200
 """Characters of a class's or parameter's name; MLflow takes 250 with what stands before it."""
 
@@ -30,16 +30,16 @@ def logged_values(event: dict[str, Any]) -> dict[str, float]:
     values |= {"epoch": epoch} if kind == "epoch" else {}
     for model in _MODELS:
         values |= {f"val/{model}/{name}": value for name, value in _scores(event.get(model, {})).items()}
-    return {name: float(value) for name, value in values.items() if _is_number(value)}
+    return _finite(values)
 
 
 def _scores(scores: dict[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in scores.items() if name != "per_class" and name not in _LAYERS}
-    for name, first in _LAYERS.items():
+    found = {name: value for name, value in scores.items() if name != PER_CLASS and name not in PER_LAYER}
+    for name, first in PER_LAYER.items():
         layers = scores.get(name) or []
         found |= {f"{name}_per_layer/{layer}": value for layer, value in enumerate(layers, start=first)}
         found |= {name: layers[-1]} if layers else {}
-    classes: dict[str, Any] = scores.get("per_class", {})
+    classes: dict[str, Any] = scores.get(PER_CLASS, {})
     return found | {f"AP_per_class/{plain}": classes[name] for name, plain in plain_names(classes).items()}
 
 
@@ -68,8 +68,8 @@ def best_values(description: dict[str, Any]) -> dict[str, float]:
     """`best/epoch`, `best/teacher/AP` and `best/student/AP` of what a checkpoint's `checkpoint.json` says."""
     scores = {f"best/{model}/AP": told.get("AP") for model, told in description["metrics"].items()}
     values = {"best/epoch": description["epoch"], **scores}
-    return {name: float(value) for name, value in values.items() if _is_number(value)}
+    return _finite(values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if is_number(value) and math.isfinite(value)}

@@ -162,8 +162,8 @@ def check_classes(state: Path, classes: ClassTable) -> None:
 def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The configuration of a run, from its file; if that is damaged, from the checkpoint."""
     try:
-        return read_json(out / CONFIGURATION)
-    except (OSError, ValueError) as error:
+        return dict(read_json(out / CONFIGURATION))
+    except (OSError, TypeError, ValueError) as error:
         say(
             f"{out / CONFIGURATION} cannot be read ({error}). The run goes on with the configuration in {state.parent}."
         )

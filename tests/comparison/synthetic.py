@@ -29,7 +29,13 @@ def made_result(
         layers = None if changed is None else [0.9, changed]
         ap50 = None if ap is None else ap * 2
         unstable = [] if changed is None else [0.8, changed / 2]
-        return {"AP": ap, "AP50": ap50, "normalised_instability": layers, "unstable_score": unstable}
+        return {
+            "AP": ap,
+            "AP50": ap50,
+            "per_class": {},
+            "normalised_instability": layers,
+            "unstable_score": unstable,
+        }
 
     epochs = [
         {

@@ -8,8 +8,8 @@ import torch
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.groups import GroupsConfig, one_to_many_assignment
 from oddetr.losses import LossConfig, detection_loss
-from oddetr.matching import MatchingWeights, hungarian, matching_cost
-from oddetr.structures import GroundTruth
+from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.structures import GroundTruth, Memory, Predictions, Queries
 from tests.models.helpers import small_batch, small_detector
 
 OFF = DistillationConfig(enabled=False)
@@ -94,3 +94,29 @@ def test_groups_when_queries_come_from_the_encoder_then_are_refused() -> None:
 def test_config_when_a_value_is_wrong_then_says_which(changes: dict) -> None:
     with pytest.raises(ValueError, match=f"groups.{next(iter(changes))} is"):
         dataclasses.replace(GroupsConfig(), **changes)
+
+
+@pytest.mark.parametrize("where", ["own", "one_to_many"])
+def test_loss_when_queries_of_a_group_predict_nan_then_the_error_has_the_images_the_loss_and_its_parts(
+    where: str,
+) -> None:
+    task, batch = (
+        DistillationTask(small_detector("refine"), 10, OFF, groups=GroupsConfig(0, 12, 2)),
+        small_batch((2, 1)),
+    )
+    decode = task.student.decode
+
+    def spoilt(memory: Memory, groups: dict[str, Queries]) -> dict[str, Predictions]:
+        found = decode(memory, groups)
+        found[where].logits[-1, 1, 0] = torch.nan
+        return found
+
+    whole = task(batch)
+    task.student.decode = spoilt
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch") as caught:
+        task(batch)
+    assert caught.value.images == (1,)
+    assert caught.value.found.keys() == whole.keys()
+    assert caught.value.found["loss"].isnan()
+    caught.value.found["loss"].backward()
+    assert all(each.grad.isnan().any() for each in task.student.decoder.heads[0].parameters() if each.grad is not None)

@@ -100,16 +100,14 @@ def test_config_when_a_value_is_wrong_then_says_which(changes: dict) -> None:
 def test_loss_when_queries_of_a_group_predict_nan_then_the_error_has_the_images_the_loss_and_its_parts(
     where: str,
 ) -> None:
-    task, batch = (
-        DistillationTask(small_detector("refine"), 10, OFF, groups=GroupsConfig(0, 12, 2)),
-        small_batch((2, 1)),
-    )
+    task, batch = task_with(one_to_many=12, repeats=2), small_batch((2, 1))
     decode = task.student.decode
 
     def spoilt(memory: Memory, groups: dict[str, Queries]) -> dict[str, Predictions]:
         found = decode(memory, groups)
-        found[where].logits[-1, 1, 0] = torch.nan
-        return found
+        wrong = torch.zeros_like(found[where].logits)
+        wrong[-1, 1, 0] = torch.nan
+        return found | {where: dataclasses.replace(found[where], logits=found[where].logits + wrong)}
 
     whole = task(batch)
     task.student.decode = spoilt

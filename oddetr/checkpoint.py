@@ -33,7 +33,7 @@ from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.scores import read_scores
-from oddetr.untrusted import check_normalisation, read_count, read_json
+from oddetr.untrusted import read_count, read_json, read_normalisation
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
@@ -105,8 +105,7 @@ class CheckpointInfo:
             content["detector"] = HuggingFaceConfig.from_plain(made_of).for_classes(classes.names)
         else:
             content["detector"] = DetectorConfig(**made_of)
-        check_normalisation(content["mean"], content["std"])
-        content["mean"], content["std"] = (tuple(map(float, content[name])) for name in ("mean", "std"))
+        content["mean"], content["std"] = read_normalisation(content)
         metrics = dict(content.get("metrics", {}))  # of runs from before there was a teacher: without these names
         content["metrics"] = {whose: read_scores(metrics[whose]) for whose in WEIGHT_FILES if whose in metrics}
         _check_kinds(content)
@@ -133,19 +132,17 @@ def _check_kinds(content: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {reprlib.repr(values)}; it must map names to values of type {kind.__name__}.")
     if not isinstance(run, dict):
         raise ValueError(f"configuration is {reprlib.repr(run)}; it must be an object.")
-    sound = {
-        **{name: lambda value: value is None or isinstance(value, str) for name in _TEXTS},
-        **{name: lambda value: value is None or (type(value) is int and value > 0) for name in _COUNTS},
-        **{name: lambda value: isinstance(value, dict) for name in _PARTS},
-    }
-    for name, value in run.items():
-        if name in sound and not sound[name](value):
+    for name in run.keys() & _KINDS.keys():
+        value = run[name]
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool) or (isinstance(value, int) and value < 1):
             raise ValueError(f"configuration.{name} is {reprlib.repr(value)}, which no run has there.")
 
 
-_TEXTS = ("data", "model", "out", "init", "backbone_weights")
-_COUNTS = ("batch_size", "accumulate")
-_PARTS = ("optimizer", "loss", "digits", "distillation", "trainer")
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("data", "model", "out", "init", "backbone_weights"), str | None),
+    **dict.fromkeys(("batch_size", "accumulate"), int | None),
+    **dict.fromkeys(("optimizer", "loss", "digits", "distillation", "trainer"), dict),
+}
 """Of a run's configuration, what is read from checkpoints."""
 
 

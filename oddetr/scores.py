@@ -5,6 +5,8 @@ from typing import Any
 
 from oddetr.untrusted import read_number
 
+MODELS = ("teacher", "student")
+"""Whose scores there are."""
 PER_CLASS = "per_class"
 """AP by the class's name."""
 PER_LAYER = {"instability": 1, "normalised_instability": 1, "normalised_instability_by_slot": 1, "unstable_score": 2}

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,19 @@ def read_count(value: Any) -> int:
     return value
 
 
-def check_normalisation(mean: Sequence[Any], std: Sequence[Any]) -> None:
-    """Of the values that RGB in [0, 1] is normalised with.
+def read_normalisation(content: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`mean` and `std` that RGB in [0, 1] is normalised with.
 
     Raises:
-        ValueError: they are not three finite numbers each, the standard deviations above 0.
+        KeyError, TypeError, ValueError: they are not three finite numbers each, the standard deviations above 0.
     """
+    mean, std = content["mean"], content["std"]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or not all(is_number(value) and math.isfinite(value) for value in values):
             raise ValueError(f"{name} is {reprlib.repr(values)}; it must be three numbers.")
     if min(std) <= 0:
         raise ValueError(f"std is {std}; it must be above 0.")
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:

@@ -36,7 +36,8 @@ from oddetr.models.checkpoints import read_foreign
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.pretrained import without_paths
 from oddetr.reporting.page import class_rows, compared_classes, differing, headline, run_page, sizes
-from oddetr.reporting.record import MODELS, Record
+from oddetr.reporting.record import Record
+from oddetr.scores import MODELS
 from oddetr.training.config import TrainConfig
 from oddetr.training.resume import BEGINNING
 from oddetr.training.resume import CONFIGURATION as CONFIG

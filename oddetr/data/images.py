@@ -28,7 +28,10 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 """What a file may hold, whatever its name; others of Pillow's formats call programs (EPS), or take any bytes (TGA)."""
 LARGEST = 2**30
-"""Bytes of an image file: more than the most pixels (`PIL.Image.MAX_IMAGE_PIXELS`) take without compression."""
+"""Bytes of an image file: more than the most pixels take without compression."""
+MOST_PIXELS, MOST_PIXELS_ALONE = 89_478_485, 178_956_970
+"""Of an image in a data set, and of one that is read alone, to look for objects in it. Pillow warns of more than the
+first and refuses more than the second, unless another library in the process has set its `MAX_IMAGE_PIXELS`."""
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 _ORIENTATIONS_THAT_SWAP_SIDES = frozenset({5, 6, 7, 8})
@@ -83,7 +86,7 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
         ImageError: as `read_image`.
     """
     try:
-        with _opened(path) as image:
+        with _opened(path, MOST_PIXELS_ALONE) as image:
             size = _facts(image).size
             reduced = shorter is not None and image.draft(None, (shorter, shorter)) is not None
             pixels = _rgb(image)
@@ -96,10 +99,10 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
         raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
 
 
-def read_size(path: Path) -> ImageFacts:
-    """Size and orientation, from the file's header alone."""
+def read_size(path: Path, most: int = MOST_PIXELS) -> ImageFacts:
+    """Size and orientation, from the file's header alone; too large, if it has more than `most` pixels."""
     try:
-        with _opened(path) as image:
+        with _opened(path, most) as image:
             return _facts(image)
     except Exception as problem:
         return _unreadable(problem)
@@ -109,7 +112,7 @@ def decode(path: Path) -> ImageFacts:
     """Size, orientation and digest; the file is decoded to its last pixel."""
     try:
         content = read_regular(path, LARGEST)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with _bounded(Image.open(io.BytesIO(content), formats=_FORMATS), MOST_PIXELS) as image:
             rotated = _facts(image).rotated
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             height, width, _ = _rgb(image).shape
@@ -123,16 +126,23 @@ def map_images(
     function: Callable[[Path], Result], paths: Sequence[Path], console: Console | None = None, title: str = "Images"
 ) -> list[Result]:
     """`function` of every path, in order, by a pool of threads; shows progress on `console` if it is a terminal."""
-    with _bombs_are_errors(), ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with _quiet(), ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         results: Iterator[Result] = pool.map(function, paths)
         if console is None or not console.is_terminal:
             return list(results)
         return list(track(results, title, total=len(paths), console=console, transient=True))
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, most: int) -> Image.Image:
     require_regular(path, LARGEST)
-    return Image.open(path, formats=_FORMATS)
+    return _bounded(Image.open(path, formats=_FORMATS), most)
+
+
+def _bounded(image: Image.Image, most: int) -> Image.Image:
+    if image.width * image.height > most:
+        image.close()
+        raise TooLarge(f"it has {image.width} x {image.height} pixels; at most {most:,} are read")
+    return image
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
@@ -169,12 +179,8 @@ def _unreadable(problem: BaseException) -> ImageFacts:
 
 
 @contextmanager
-def _bombs_are_errors() -> Generator[None, None, None]:
-    """Pillow only warns of images of 90 to 180 million pixels; here they are as unreadable as larger ones.
-
-    Its other warnings (odd EXIF data, for one) do not concern the pixels and are silenced.
-    """
+def _quiet() -> Generator[None, None, None]:
+    """Pillow's warnings do not concern the pixels (odd EXIF data, for one), or what is refused here (`MOST_PIXELS`)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

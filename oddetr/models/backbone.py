@@ -1,6 +1,7 @@
 """Backbones from timm, and where their ImageNet weights come from without ceremony."""
 
 import importlib.util
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ _STRIDES = [4, 8, 16, 32]
 
 class BackboneWeightsError(RuntimeError):
     """ImageNet weights were asked for and cannot be had; the message names the ways to get them."""
+
+
+def require_own(name: str) -> None:
+    """Raises ValueError for a name with a place that a model's description would be fetched from."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a place.")
 
 
 class Backbone(nn.Module):
@@ -45,8 +52,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, frozen: bool, maps: int = 3) -> None:
         super().__init__()
-        if ":" in name:
-            raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a place.")
+        require_own(name)
         try:
             model = _feature_model(name, maps)
         except RuntimeError as error:

@@ -1,6 +1,5 @@
 """A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
 
-import math
 import re
 import reprlib
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from typing import Any
 
 import torch
 
+from oddetr.models.backbone import require_own
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
 from oddetr.nested import flat
-from oddetr.untrusted import check_normalisation, read_json
+from oddetr.untrusted import read_json, read_normalisation
 
 _MOST = {"layers|levels|depths|blocks": 1000, "size": 16_384, "": 10**6}
 """The largest whole number in a configuration, by what its name holds."""
@@ -42,16 +42,8 @@ class HuggingFaceConfig:
         check_kind(self.kind)
         if not isinstance(self.content.get("backbone_config"), dict):
             raise ValueError("there is no backbone_config, without which transformers looks elsewhere for a backbone")
-        for field, value in flat(self.content).items():
-            first, _, name = field.rpartition(".")
-            if first == "label2id":
-                continue
-            if name == "backbone" and isinstance(value, str) and not re.fullmatch(r"[\w.-]+", value):
-                raise ValueError(f"{field} is {value!r}; only names of timm's own models are taken, without a place.")
-            most = next((most for words, most in _MOST.items() if re.search(words, name)), math.inf)
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int) and number > most:
-                    raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most}.")
+        for field, value in flat({name: value for name, value in self.content.items() if name != "label2id"}).items():
+            _check_field(field, value)
 
     @property
     def kind(self) -> str:
@@ -66,8 +58,7 @@ class HuggingFaceConfig:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
         """From what `dataclasses.asdict` gave, also by way of JSON."""
-        check_normalisation(values["mean"], values["std"])
-        return cls(values["content"], *(tuple(map(float, values[name])) for name in ("mean", "std")))
+        return cls(values["content"], *read_normalisation(values))
 
     @classmethod
     def read(cls, name: str) -> "HuggingFaceConfig":
@@ -123,6 +114,17 @@ class HuggingFaceConfig:
         content = {name: value for name, value in _local(self.content).items() if name != "backbone"}
         config = AutoConfig.for_model(**content)
         return AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
+
+
+def _check_field(field: str, value: Any) -> None:
+    """Raises ValueError for a backbone from elsewhere, and for a larger number than any detector has."""
+    name = field.rpartition(".")[2]
+    if name == "backbone" and isinstance(value, str):
+        require_own(value)
+    most = next(most for words, most in _MOST.items() if re.search(words, name))
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and number > most:
+            raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
 
 
 def _local(content: dict[Any, Any]) -> dict[Any, Any]:

@@ -19,7 +19,8 @@ from oddetr.nested import flat
 from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
 from oddetr.reporting.matches import Objects
-from oddetr.reporting.record import MODELS, Record
+from oddetr.reporting.record import Record
+from oddetr.scores import MODELS
 from oddetr.training.progress import clock
 
 _SIDE, _QUALITY = 480, 80

@@ -15,8 +15,6 @@ from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
 from oddetr.untrusted import is_number, read_json
 
-MODELS = ("teacher", "student")
-
 
 @dataclass(frozen=True)
 class Record:

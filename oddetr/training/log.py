@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from oddetr.durable import sync, write_file, writing
-from oddetr.scores import PER_CLASS, PER_LAYER, read_scores
+from oddetr.scores import MODELS, PER_CLASS, PER_LAYER, read_scores
 from oddetr.training.processes import is_first_process
 from oddetr.untrusted import read_count, read_number
 
@@ -194,9 +194,9 @@ def _event(written: Any) -> dict[str, Any]:
         elif name in _COUNTS:
             event[name] = read_count(value)
         else:
-            event[name] = read_scores(value) if name in _MODELS else read_number(value)
+            event[name] = read_scores(value) if name in MODELS else read_number(value)
     needed = {"step", "epoch"} if kind == "epoch" else {"step"}
-    scores = [event[model] for model in _MODELS if model in event]
+    scores = [event[model] for model in MODELS if model in event]
     if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
         raise ValueError("it is not whole")
     return event
@@ -204,16 +204,15 @@ def _event(written: Any) -> dict[str, Any]:
 
 def table_row(event: dict[str, Any]) -> dict[str, Any]:
     """An epoch's numbers by the names of columns: `teacher AP`, `teacher AP CLASS`; instability of the last layer."""
-    row = {name: value for name, value in event.items() if name not in ("kind", *_MODELS)}
-    for model in _MODELS:
+    row = {name: value for name, value in event.items() if name not in ("kind", *MODELS)}
+    for model in MODELS:
         if model in event:
             row |= {f"{model} {name}": value for name, value in _columns(event[model]).items()}
     return row
 
 
-_MODELS = ("teacher", "student")
 _COUNTS = ("step", "epoch", "skipped_steps")
-"""What is whole."""
+"""Of an event, what is a whole number."""
 _ALWAYS = {"AP", PER_CLASS, "normalised_instability"}
 """What every validation has."""
 _NESTED = (PER_CLASS, *PER_LAYER)

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from oddetr.nested import flat
-from oddetr.scores import PER_CLASS, PER_LAYER
+from oddetr.scores import MODELS, PER_CLASS, PER_LAYER
 from oddetr.untrusted import is_number
 
-_MODELS = ("teacher", "student")
 _LONGEST = 200
 """Characters of a class's or parameter's name; MLflow takes 250 with what stands before it."""
 
@@ -25,10 +24,10 @@ def logged_values(event: dict[str, Any]) -> dict[str, float]:
     val/teacher/instability_per_layer/1                 of each, from 1
     """
     kind = event["kind"]
-    values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", *_MODELS)}
+    values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", *MODELS)}
     epoch = values.pop(f"{kind}/epoch", None)
     values |= {"epoch": epoch} if kind == "epoch" else {}
-    for model in _MODELS:
+    for model in MODELS:
         values |= {f"val/{model}/{name}": value for name, value in _scores(event.get(model, {})).items()}
     return _finite(values)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from oddetr.checkpoint import Weights
 from oddetr.data.dataset import ClassTable
-from oddetr.data.images import EXTENSIONS, ImageError, read_image, read_size
+from oddetr.data.images import EXTENSIONS, MOST_PIXELS_ALONE, ImageError, read_image, read_size
 from oddetr.detections import Detections
 from oddetr.drawing import draw_detections
 from oddetr.inference import Predictor
@@ -76,7 +76,7 @@ def open_image(file: Path, max_mb: float) -> UInt8[np.ndarray, "height width 3"]
         raise Refused(f"{name} is no longer kept here. Drop it again.")
     if file.stat().st_size > max_mb * 2**20:
         raise Refused(f"{name} has {file.stat().st_size / 2**20:.1f} MB; at most {max_mb:g} MB are taken.")
-    facts = read_size(file)
+    facts = read_size(file, MOST_PIXELS_ALONE)
     height, width = facts.size or (0, 0)
     if facts.too_large or height * width > MOST_PIXELS:
         shape = f"{width} x {height} pixels" if facts.size else "too many pixels"

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from oddetr.data import images
 from oddetr.data.check import check, load_data
 from oddetr.data.faults import DataError
 from oddetr.data.images import ImageError, read_image
@@ -46,13 +47,16 @@ def test_image_when_no_image_and_its_size_is_needed_then_is_an_error_once(tmp_pa
     assert report.statistics["train"].images == 1
 
 
+@pytest.mark.parametrize("pillows", [64 * 48 + 1, None])
 @pytest.mark.parametrize("factor", [1, 3])
 def test_image_when_a_decompression_bomb_then_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, pillows: int | None
 ) -> None:
+    """Also where another library has set Pillow's bound."""
     root = coco(tmp_path)
     write_image(root / "train/b.jpg", 64 * 2, 48 * factor)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 + 1)
+    monkeypatch.setattr(images, "MOST_PIXELS", 64 * 48 + 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
 
     report = check(root)
 

@@ -114,13 +114,14 @@ def test_open_image_when_the_file_is_not_taken_then_says_why_by_its_name_alone(t
     assert not any(str(tmp_path) in reason for reason in told.values())
 
 
+@pytest.mark.parametrize("pillows", [89_478_485, None])
 def test_open_image_when_it_would_be_huge_unpacked_then_refuses_before_unpacking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pillows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for mode, side in (("below", 7_500), ("warned", 9_600), ("refused", 14_000)):
         Image.new("1", (side, side)).save(tmp_path / f"{mode}.png")
     monkeypatch.setattr(dropped, "read_image", lambda file: pytest.fail("it was unpacked"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # sahi, where it was used before, sets it to None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         assert "7500 x 7500 pixels; at most 50 million" in refusal(tmp_path / "below.png")

@@ -35,7 +35,7 @@ def in_pytorch(detector: Detector, size: int, images: int) -> Callable[[], objec
 
     @torch.inference_mode()
     def detect() -> None:
-        postprocess(detector(batch.images, batch.padding_mask), batch.original_sizes)
+        postprocess(detector(batch.images, batch.padding_mask), batch.original_sizes, detector.top_k)
 
     return detect
 

@@ -25,8 +25,6 @@ from oddetr.pretrained import Pretrained
 from oddetr.structures import Batch, Predictions
 from oddetr.words import listed
 
-TOP_K = 100
-"""Detections kept of an image, as in Deformable-DETR's evaluation."""
 BATCH_SIZE = 8
 """Where a checkpoint does not tell the run's."""
 
@@ -34,7 +32,7 @@ BATCH_SIZE = 8
 def postprocess(
     predictions: Predictions,
     sizes: Int64[Tensor, "batch 2"],
-    top_k: int = TOP_K,
+    top_k: int,
     labels: Sequence[int] | None = None,
 ) -> list[Detections]:
     """The last layer's best detections of each image, best first.
@@ -57,7 +55,7 @@ def postprocess(
 
 
 def best_detections(
-    predictions: Predictions, top_k: int = TOP_K, labels: Sequence[int] | None = None
+    predictions: Predictions, top_k: int, labels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
     """The last layer's best boxes (x0, y0, x1, y1) relative to the unpadded image, their scores and labels.
 
@@ -120,7 +118,7 @@ class Predictor(Pretrained):
         return EvalTransform(self.info.image_size, self.info.mean, self.info.std)
 
     def detect(
-        self, images: list[UInt8[np.ndarray, "_ _ 3"]], top_k: int = TOP_K, labels: Sequence[int] | None = None
+        self, images: list[UInt8[np.ndarray, "_ _ 3"]], top_k: int | None = None, labels: Sequence[int] | None = None
     ) -> list[Detections]:
         """Detections of each RGB image, best first.
 
@@ -128,6 +126,7 @@ class Predictor(Pretrained):
         it), as in the official implementation.
 
         Args:
+            top_k: at most so many of an image; default: as many as officially (`Detector.top_k`).
             labels: the classes to look for, 0..K-1; default: all.
         """
         if not images:
@@ -137,10 +136,13 @@ class Predictor(Pretrained):
         return self.detect_batch(collate([self.transform(sample) for sample in samples]), top_k, labels)
 
     @torch.inference_mode()
-    def detect_batch(self, batch: Batch, top_k: int = TOP_K, labels: Sequence[int] | None = None) -> list[Detections]:
+    def detect_batch(
+        self, batch: Batch, top_k: int | None = None, labels: Sequence[int] | None = None
+    ) -> list[Detections]:
         """Detections of each image of a batch, in pixels of the original images; arguments as of `detect`."""
         moved = batch.to(self.device)
-        return postprocess(self.detector(moved.images, moved.padding_mask), batch.original_sizes, top_k, labels)
+        found = self.detector(moved.images, moved.padding_mask)
+        return postprocess(found, batch.original_sizes, top_k or self.detector.top_k, labels)
 
     def detect_source(
         self, source: Source, batch_size: int | None = None, console: Console | None = None
@@ -204,7 +206,8 @@ def evaluate(
         data: a data set's folder, or `digits`; default: the data that the run was trained on.
         split: train, val or test.
         json: file to write the scores to, all in 0-1.
-        batch_size: images per batch; default: the run's, which gives the scores that its validation gave.
+        batch_size: images per batch; default: the run's, which gives the scores that its validation gave (of a run in
+            bf16 or fp16 but for rounding: here all is float32).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from oddetr import __version__
 from oddetr.checkpoint import CheckpointInfo, Weights, load_checkpoint
 from oddetr.data.transforms import LEAST_SIDE
-from oddetr.inference import TOP_K, best_detections
+from oddetr.inference import best_detections
 from oddetr.models.detector import Detector
 
 OPSET = 18
@@ -138,7 +138,7 @@ def export(
     height: int | None = None,
     width: int | None = None,
     processing: bool = True,
-    top_k: int = TOP_K,
+    top_k: int | None = None,
     weights: Weights = "teacher",
 ) -> ExportReport:
     """Writes a detector as ONNX (opset 18, standard operators only), and compares it with PyTorch in ONNX Runtime.
@@ -158,7 +158,7 @@ def export(
         width: likewise.
         processing: take pixels (uint8), and give the best detections; else take normalised images, and give each
             query's logits and box.
-        top_k: detections of an image, where they are processed.
+        top_k: detections of an image, where they are processed; default: the detector's number (100; of DINO 300).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 
     Raises:
@@ -179,10 +179,11 @@ def write_onnx(
     file: Path,
     size: tuple[int, int],
     processing: bool = True,
-    top_k: int = TOP_K,
+    top_k: int | None = None,
 ) -> ExportReport:
     """`export` of a detector in evaluation mode that is in memory; `size`: (height, width)."""
     _need("onnx", "onnxscript", "onnxruntime")
+    top_k = detector.top_k if top_k is None else top_k
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
     if min(size) < LEAST_SIDE:

@@ -70,7 +70,9 @@ def test_official_file_when_converted_then_detects_the_same(variant: str, tmp_pa
     assert info.classes.names == tuple(f"thing {index}" for index in range(4))
     assert info.image_size == 800
     denoising = 100 if variant == "dino" else 0
-    assert info.detector == DetectorConfig(variant=variant, denoising=denoising, **SIZES)
+    top_k = 300 if variant == "dino" else 100
+    assert info.detector == DetectorConfig(variant=variant, denoising=denoising, top_k=top_k, **SIZES)
+    assert converted.top_k == top_k
     with torch.no_grad():
         expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
     torch.testing.assert_close(found.logits, expected.logits)

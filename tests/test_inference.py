@@ -28,7 +28,7 @@ def test_postprocess_when_a_box_leaves_the_image_then_is_cut_only_when_asked_for
     predictions = Predictions(
         torch.zeros(1, 1, 1, 1), torch.tensor([0.1, 0.9, 0.4, 0.4]).view(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
     )
-    (found,) = postprocess(predictions, torch.tensor([[100, 200]]))
+    (found,) = postprocess(predictions, torch.tensor([[100, 200]]), top_k=100)
     np.testing.assert_allclose(found.boxes, [[-20, 70, 60, 110]], atol=1e-4)
     np.testing.assert_allclose(found.clipped(100, 200).boxes, [[0, 70, 60, 100]], atol=1e-4)
 
@@ -44,8 +44,16 @@ def test_postprocess_when_classes_are_chosen_then_only_they_compete_for_the_best
 def test_postprocess_when_the_last_layer_differs_then_is_the_one_used() -> None:
     logits = torch.stack([torch.full((1, 2, 1), 5.0), torch.full((1, 2, 1), -5.0)])
     predictions = Predictions(logits, torch.rand(2, 1, 2, 4), torch.zeros(2, 1, 2, 1))
-    (found,) = postprocess(predictions, torch.tensor([[10, 10]]))
+    (found,) = postprocess(predictions, torch.tensor([[10, 10]]), top_k=100)
     assert (found.scores < 0.1).all()
+
+
+def test_predictor_when_no_number_is_asked_for_then_keeps_as_many_as_the_detector_does(trained: Path) -> None:
+    predictor = Predictor.load(trained)
+    image = np.zeros((64, 64, 3), np.uint8)
+    predictor.detector.top_k = 7
+    assert [len(found) for found in predictor.detect([image])] == [7]
+    assert [len(found) for found in predictor.detect([image], top_k=3)] == [3]
 
 
 def test_predictor_when_images_of_one_size_are_batched_then_finds_what_it_finds_alone(trained: Path) -> None:

@@ -230,6 +230,7 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
         num_queries=len(slots) if slots is not None else _whole(arguments, "num_queries", 300),
         dropout=float(arguments.get("dropout", 0.0 if denoised or "refpoint_embed.weight" in state else 0.1)),
         denoising=100 if denoised else 0,
+        top_k=_whole(arguments, "num_select", 300 if denoised else 100),
     )
     outputs = state["class_embed.0.weight"].shape[0]
     if denoised and len(state["label_enc.weight"]) != outputs + 1:

@@ -19,6 +19,7 @@ class Detector(nn.Module):
         query_source: Memory -> InitialQueries.
         decoder: Memory, groups of Queries by name -> Predictions by name.
         denoising: GroundTruth -> AssignedQueries, a group that the detector is trained with besides; None: it is not.
+        top_k: how many detections of an image its post-processing keeps.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Detector(nn.Module):
         query_source: nn.Module,
         decoder: nn.Module,
         denoising: nn.Module | None = None,
+        top_k: int = 100,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -37,6 +39,7 @@ class Detector(nn.Module):
         self.query_source = query_source
         self.decoder = decoder
         self.denoising = denoising
+        self.top_k = top_k
 
     @property
     def mean(self) -> tuple[float, ...]:

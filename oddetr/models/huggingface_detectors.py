@@ -72,6 +72,7 @@ class HuggingFaceDetector(Detector):
         self.model = model
         self._mean, self._std = mean, std
         self.denoising = None
+        self.top_k = 100
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -150,7 +151,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
             anchors, usable = token_anchors(memory)
             content = inner.enc_output_norm(inner.enc_output(memory.tokens.masked_fill(~usable[..., None], 0.0)))
             logits = inner.decoder.class_embed[-1](content)
-            boxes = (inner.decoder.bbox_embed[-1](content) + anchors).sigmoid()
+            boxes = (inner.decoder.bbox_embed[-1](content).float() + anchors).sigmoid()
             chosen = logits[..., 0].topk(min(self.config.two_stage_num_proposals, logits.shape[1]), dim=1).indices
             best = boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
             position, slots = self._embed(best).split(width, dim=-1)
@@ -159,7 +160,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
         position, content = inner.query_position_embeddings.weight.split(width, dim=1)
         batch = memory.tokens.shape[0]
         identity = torch.arange(len(content), device=content.device).expand(batch, -1)
-        anchors = inner.reference_points(position).sigmoid().expand(batch, -1, -1)
+        anchors = inner.reference_points(position).float().sigmoid().expand(batch, -1, -1)
         return InitialQueries(Queries(content.expand(batch, -1, -1), anchors, position.expand(batch, -1, -1), identity))
 
     def position(
@@ -200,23 +201,24 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
         for index, content in enumerate(contents):
-            reference = inverse_sigmoid(references[index])
+            reference = inverse_sigmoid(references[index].float())
             reference = F.pad(reference, (0, 4 - reference.shape[-1]))
             logits.append(self.model.class_embed[index](content))
-            boxes.append((self.model.bbox_embed[index](content) + reference).sigmoid())
+            boxes.append((self.model.bbox_embed[index](content).float() + reference).sigmoid())
         return _split(groups, torch.stack(logits), torch.stack(boxes), contents)
 
 
 class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     """RT-DETR and its descendants: queries are chosen from the encoder, boxes are refined layer by layer.
 
-    Of D-FINE and DEIMv2 the first layer's preliminary boxes count as a layer of their own, as in their own loss; its
+    Officially an image has as many detections as queries (300). Of D-FINE and DEIMv2 the first layer's preliminary boxes count as a layer of their own, as in their own loss; its
     terms for distributions (FGL, DDF) are not part of this training.
     """
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__(model, mean, std)
         config = model.config
+        self.top_k = max(self.top_k, config.num_queries)
         if config.num_denoising > 0:
             noise = {"box_noise": float(config.box_noise_scale), "label_noise": float(config.label_noise_ratio)}
             self.denoising = ContrastiveDenoising(config.num_labels, config.d_model, config.num_denoising, **noise)
@@ -250,10 +252,10 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
         """The tokens whose best class scores highest."""
         inner = self.model.model
         tokens = memory.tokens
-        anchors, usable = inner.generate_anchors(memory.shapes, device=tokens.device, dtype=tokens.dtype)
+        anchors, usable = inner.generate_anchors(memory.shapes, device=tokens.device, dtype=torch.float32)
         content = inner.enc_output(usable.to(tokens.dtype) * tokens)
         logits = inner.enc_score_head(content)
-        boxes = (inner.enc_bbox_head(content) + anchors).sigmoid() / _ratios(memory)
+        boxes = (inner.enc_bbox_head(content).float() + anchors).sigmoid() / _ratios(memory)
         chosen = logits.amax(dim=-1).topk(min(self.config.num_queries, tokens.shape[1]), dim=1).indices[..., None]
         logits, boxes, content = (
             each.gather(1, chosen.expand(-1, -1, each.shape[-1])) for each in (logits, boxes, content)

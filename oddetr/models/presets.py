@@ -47,6 +47,8 @@ class DetectorConfig:
         dropout: the probability, in [0, 1), in encoder and decoder.
         denoising: about how many disturbed objects of an image are found again in training (`ContrastiveDenoising`);
             0: none. Of `dab` and `dino` only, whose decoder computes positions from anchors.
+        top_k: how many detections of an image are kept, unless a caller asks for another number; officially 100, and
+            300 of DINO.
 
     Raises:
         ValueError: a size that is out of range.
@@ -66,6 +68,7 @@ class DetectorConfig:
     num_queries: int = 300
     dropout: float = 0.1
     denoising: int = 0
+    top_k: int = 100
 
     @property
     def class_agnostic(self) -> bool:
@@ -92,9 +95,10 @@ class DetectorConfig:
             "levels",
             "points",
             "num_queries",
+            "top_k",
         ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+            if type(getattr(self, field)) is not int or getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be a whole number of at least 1.")
         if self.maps not in (1, 2, 3, 4) or self.levels < self.maps:
             raise ValueError(
                 f"maps is {self.maps} and levels {self.levels}; there are 1 to 4 maps, and at least as many levels."
@@ -186,8 +190,9 @@ def dab_deformable_detr_r50(**changes: Any) -> DetectorConfig:
 
 
 def dino_r50(**changes: Any) -> DetectorConfig:
-    """DINO with 4 scales as officially (arXiv 2203.03605): ResNet-50, 900 queries, 100 denoising queries."""
-    return dab_deformable_detr_r50(**{"variant": "dino", "num_queries": 900, "denoising": 100} | changes)
+    """DINO with 4 scales as officially (arXiv 2203.03605): ResNet-50, 900 queries, 100 denoising queries, 300
+    detections of an image."""
+    return dab_deformable_detr_r50(**{"variant": "dino", "num_queries": 900, "denoising": 100, "top_k": 300} | changes)
 
 
 def dino_r50_5scale(**changes: Any) -> DetectorConfig:
@@ -260,4 +265,5 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
             eps=1e-3 if variant in ("dab", "dino") else 1e-5,
         ),
         denoising=ContrastiveDenoising(num_classes, width, config.denoising) if config.denoising else None,
+        top_k=config.top_k,
     )

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from oddetr.checkpoint import Weights
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.detections import Detections
-from oddetr.inference import TOP_K, Predictor
+from oddetr.inference import Predictor
 from oddetr.prediction.classes import choose_labels, split_words
 from oddetr.prediction.inputs import count_views, find_files, is_video, read_views, unique_names
 from oddetr.prediction.outputs import FORMATS, Format, Pictures, Seen, open_outputs, picture_file
@@ -88,7 +88,8 @@ def predict(
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         classes: look for these alone: names with commas between them, or original ids where no class has the number as
             its name; default: all.
-        top_k: at most so many of an image, the best; default: 100, or 100 of each slice.
+        top_k: at most so many of an image, the best; default: the detector's number (100; of DINO 300), or so many of
+            each slice.
         formats: what to write, with commas between: pictures, coco, csv, yolo.
         slice: side in pixels of overlapping squares (a fifth in common) that an image is looked at in, besides as a
             whole; for small objects in large images. Best the side at which objects are as large, in what the detector
@@ -116,7 +117,7 @@ def predict(
 
     def look(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         if slice is None:
-            return [found.above(threshold) for found in predictor.detect(images, top_k or TOP_K, labels)]
+            return [found.above(threshold) for found in predictor.detect(images, top_k, labels)]
         sliced = (detect_sliced(predictor, image, slice, threshold, labels, batch_size) for image in images)
         return [found if top_k is None else found.top(top_k) for found in sliced]
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, UInt8
 from torchvision.ops import batched_nms
 
 from oddetr.detections import Detections
-from oddetr.inference import TOP_K, Predictor
+from oddetr.inference import Predictor
 
 OVERLAP = 0.2
 """The share of a slice's side that neighbours have in common, at least."""
@@ -53,7 +53,7 @@ def detect_sliced(
 ) -> Detections:
     """Detections of an RGB image that is looked at in slices, and as a whole for what is larger than a slice.
 
-    Best first, in pixels of the image, none twice; up to 100 of each slice.
+    Best first, in pixels of the image, none twice; up to `Detector.top_k` of each slice.
 
     Args:
         side: of a slice, in pixels; the detector sees a slice as it sees a whole image, resized to its image size.
@@ -68,7 +68,7 @@ def detect_sliced(
     cut: list[Bool[np.ndarray, " _"]] = []
     for group in (looks, *(places[start : start + batch_size] for start in range(0, len(places), batch_size))):
         parts = [image[y0:y1, x0:x1] for x0, y0, x1, y1 in group]
-        for (x0, y0, x1, y1), part in zip(group, predictor.detect(parts, TOP_K, labels), strict=True):
+        for (x0, y0, x1, y1), part in zip(group, predictor.detect(parts, labels=labels), strict=True):
             part = part.above(threshold).clipped(y1 - y0, x1 - x0)
             part = Detections(part.boxes + np.array([x0, y0, x0, y0], np.float32), part.scores, part.labels)
             found.append(part)

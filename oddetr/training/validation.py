@@ -94,7 +94,7 @@ class Validation:
             memory = detector.encode(batch.images, batch.padding_mask)
             queries = detector.initial_queries(memory).queries
             predictions = detector.decode(memory, {"own": queries})["own"]
-            self._found[name].add(batch.image_ids, postprocess(predictions, batch.original_sizes))
+            self._found[name].add(batch.image_ids, postprocess(predictions, batch.original_sizes, detector.top_k))
             with torch.autocast(batch.images.device.type, enabled=False):
                 costs.append(matching_cost(predictions, batch.truth, self.matching))
             identities.append(queries.identity)

@@ -170,6 +170,29 @@ def test_groups_when_added_then_do_not_leak(name: str) -> None:
     assert together["other"].logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_boxes_when_in_bfloat16_then_are_added_to_their_anchors_in_float32(name: str) -> None:
+    """Else they would lie on bfloat16's grid, 1/256 of an image near 1, or move with another group's precision."""
+    detector, batch = adapted(name), batch_of(2, 1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        memory = detector.encode(batch.images, batch.padding_mask)
+        initial = detector.initial_queries(memory)
+        own = initial.queries
+        other = replace(own, anchors=own.anchors.float())
+        alone = detector.decode(memory, {"own": own})["own"]
+        together = detector.decode(memory, {"own": own, "other": other})["own"]
+    assert own.anchors.dtype == torch.float32
+    for boxes in (alone.boxes, initial.proposals.boxes if initial.proposals else alone.boxes):
+        assert (boxes == boxes.bfloat16()).float().mean() < 0.5
+    torch.testing.assert_close(together.boxes, alone.boxes, atol=2e-4, rtol=0)
+
+
+def test_top_k_when_of_rt_detr_then_is_as_officially_the_number_of_queries() -> None:
+    model = MODELS["RT-DETR"]()
+    model.config.num_queries = 300
+    assert (adapt(model).top_k, adapted("deformable").top_k) == (300, 100)
+
+
 @pytest.mark.parametrize("name", ["RT-DETR v2", "D-FINE", "DEIMv2"])
 def test_decode_when_denoising_then_groups_see_themselves_and_the_own_queries_only(name: str) -> None:
     """Each group of disturbed objects alone, beside the own queries, gives the same; these do not notice them."""

@@ -21,18 +21,20 @@ class BlobPredictor(Predictor):
     `looks` are the (height, width) of the images of each call.
     """
 
-    def detect(self, images: list[np.ndarray], top_k: int = 100, labels: list[int] | None = None) -> list[Detections]:
+    def detect(
+        self, images: list[np.ndarray], top_k: int | None = None, labels: list[int] | None = None
+    ) -> list[Detections]:
         looks.append([image.shape[:2] for image in images])
         return [self._blobs(image, top_k, labels) for image in images]
 
-    def _blobs(self, image: np.ndarray, top_k: int, wanted: list[int] | None) -> Detections:
+    def _blobs(self, image: np.ndarray, top_k: int | None, wanted: list[int] | None) -> Detections:
         marked, _ = ndimage.label(image[:, :, 0] > 128, np.ones((3, 3)))
         places = ndimage.find_objects(marked)
         boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in places], np.float32).reshape(-1, 4)
         sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         white = np.array([image[place][:, :, 0].max() > 225 for place in places], np.int64)
         found = Detections(boxes, 0.5 + sizes / np.float32(1e5), white)
-        return (found if wanted is None else found.take(np.isin(found.labels, wanted))).top(top_k)
+        return (found if wanted is None else found.take(np.isin(found.labels, wanted))).top(top_k or 100)
 
 
 looks: list[list[tuple[int, int]]] = []

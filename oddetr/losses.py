@@ -220,6 +220,8 @@ def box_shares(
     assignment that gives the query no object.
     """
     exists = torch.stack([(assignment >= 0).float() for assignment in assignments])
+    if len(assignments) == 1:
+        return [exists[0]]
     boxes = predictions.boxes.detach()
     overlaps = torch.stack([iou(boxes, assigned_boxes(assignment, truth)) for assignment in assignments])
     quality = exists * overlaps**power
@@ -268,7 +270,7 @@ def assigned_loss(
     objects: Float[Tensor, ""] | float,
     classification: Classification,
 ) -> DetectionLoss:
-    """`detection_loss` of a group whose objects are known by construction, divided by its queries for each too."""
+    """`detection_loss` of a group whose objects are known by construction, divided by its `repeats` too."""
     assignment = group.assignment.expand(len(predictions.logits), -1, -1)
     divisor, padding = objects * group.repeats, group.queries.padding
     whole = replace(predictions, logits=predictions.logits.contiguous(), boxes=predictions.boxes.contiguous())

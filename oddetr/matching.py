@@ -39,7 +39,8 @@ class MatchingWeights:
         classes, l1, giou: at least 0.
         position_modulated: the class's probability counts as p u^(1/2) with u = (GIoU + 1) / 2 over the greatest u of
             an object of the image, so that a confident query far from an object is no candidate for it (Stable-DINO's
-            cost, arXiv 2304.04742, as in its code; there, objects of one class overwrite each other's u, here not).
+            cost, arXiv 2304.04742, as in its code; but there the greatest u is that of the batch's objects, and those
+            of one class overwrite each other's).
 
     Raises:
         ValueError: a negative weight.

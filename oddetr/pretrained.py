@@ -54,7 +54,11 @@ class Pretrained(ABC):
         Args:
             pretrained_model_name_or_path: the folder, or user/name on the Hub.
             weights: the teacher's or the student's.
-            revision, token, cache_dir, force_download, local_files_only: see `hub.fetch`.
+            revision: a branch, a tag or a commit; default: main.
+            token: default: the one that `hf auth login` stored.
+            cache_dir: default: the Hub's own (`HF_HOME`).
+            force_download: fetch what is in the cache, too.
+            local_files_only: look into the cache alone.
 
         Raises:
             CheckpointError: it is no checkpoint, or does not hold these weights; HubError: it cannot be had.
@@ -119,7 +123,8 @@ class Pretrained(ABC):
 
         Args:
             repo_id: user/name; made if there is none.
-            student, license: see `save_pretrained`.
+            student: the student's weights too.
+            license: of the weights, for example apache-2.0; default: the card names none.
             private: whether a repository that is made is private; default: as the user's or organization's are.
             token: default: the one that `hf auth login` stored.
             branch: default: main.

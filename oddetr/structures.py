@@ -184,7 +184,7 @@ class AssignedQueries:
     Attributes:
         queries: what is decoded; `padding` where an image has fewer objects than others.
         assignment: the object of each, -1 for those that are to find none; the same in all layers.
-        repeats: queries for each object.
+        repeats: how many queries are to find each object.
     """
 
     queries: Queries

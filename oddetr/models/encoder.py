@@ -129,7 +129,7 @@ class DeformableEncoder(nn.Module):
             tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1),
             padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             shapes=tuple((level.shape[-2], level.shape[-1]) for level in levels),
-            valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
+            valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1),
         )
         anchors = token_centres(memory)[:, :, None] * memory.valid_ratios[:, None]
         for layer in self.layers:
@@ -154,6 +154,6 @@ def _resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
 
 
-def _valid_ratio(mask: Tensor) -> Tensor:
-    """(width, height) of the unpadded part over the padded map's: [B, H, W] -> [B, 2]."""
+def valid_ratio(mask: Bool[Tensor, "batch height width"]) -> Float[Tensor, "batch 2"]:
+    """(width, height) of the unpadded part over the padded map's; `mask` is True on padding."""
     return torch.stack([(~mask[:, 0, :]).float().mean(dim=1), (~mask[:, :, 0]).float().mean(dim=1)], dim=-1)

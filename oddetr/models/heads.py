@@ -32,7 +32,8 @@ class MLP(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Class logits and box of each query, in float32.
+    """Class logits and box of each query, given in float32. Under autocast the layers compute in its precision; a
+    box is added to its anchor in float32.
 
     box = sigmoid(MLP(content) + inverse_sigmoid(anchor)); where the anchor is a point, the logits of its size are 0.
 

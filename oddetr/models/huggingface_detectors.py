@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import Detector
+from oddetr.models.encoder import valid_ratio
 from oddetr.models.heads import inverse_sigmoid
 from oddetr.models.queries import token_anchors
 from oddetr.models.sight import sights
@@ -211,8 +212,9 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
 class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     """RT-DETR and its descendants: queries are chosen from the encoder, boxes are refined layer by layer.
 
-    Officially an image has as many detections as queries (300). Of D-FINE and DEIMv2 the first layer's preliminary boxes count as a layer of their own, as in their own loss; its
-    terms for distributions (FGL, DDF) are not part of this training.
+    Officially an image has as many detections as queries (300). Of D-FINE and DEIMv2 the first layer's preliminary
+    boxes count as a layer of their own, as in their own loss; its terms for distributions (FGL, DDF) are not part of
+    this training.
     """
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -243,8 +245,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
         maps = [layer(encoded[min(index, len(encoded) - 1)]) for index, layer in enumerate(inner.decoder_input_proj)]
         tokens = torch.cat([each.flatten(2).transpose(1, 2) for each in maps], dim=1)
         shapes = tuple((each.shape[-2], each.shape[-1]) for each in maps)
-        seen = ~padding_mask
-        ratio = torch.stack([seen[:, 0].float().mean(dim=1), seen[:, :, 0].float().mean(dim=1)], dim=-1)
+        ratio = valid_ratio(padding_mask)
         nothing = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Memory(tokens, nothing, shapes, ratio[:, None].expand(-1, len(shapes), -1))
 

@@ -16,7 +16,8 @@ class FrozenNorm(nn.Module):
 
     y = act(s x + b - s m),  s = g / sqrt(v + eps)
 
-    The buffers are named as a batch norm's: `weight` g, `bias` b, `running_mean` m, `running_var` v.
+    The result has the precision of the buffers, float32, also of maps in bfloat16. The buffers are named as a batch
+    norm's: `weight` g, `bias` b, `running_mean` m, `running_var` v.
     """
 
     weight: Tensor

@@ -98,7 +98,7 @@ class TrainingModule(LightningModule):
         return {"teacher": self.task.teacher.detector, "student": self.task.student}
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        """The optimizer's step, and the teacher's after it; of one that is not finite, neither. Where several processes
+        """The optimizer's step, and the teacher's after it; of one that is not made, neither. Where several processes
         agree, all take the first one's statistics of batch norms: what is validated is what is saved, and what a
         resumed run goes on from.
 

@@ -175,7 +175,8 @@ class StepWatch:
         """After the optimizer's step: whether it was made. Waits for the device.
 
         Args:
-            scaler: of gradients in fp16.
+            scaler: of gradients in fp16. That its scale was too large for a gradient is usual: no step is made, the
+                scale is halved, and nothing is counted.
 
         Raises:
             FloatingPointError: it was not, and the policy is to stop, or too many were not.
@@ -190,7 +191,7 @@ class StepWatch:
             self.in_a_row = 0 if finite else self.in_a_row
             if not sound:
                 raise NonFiniteStudentError(self.task.student)
-            return True
+            return finite
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         self._leave_out(self._accident(parts))
         return False

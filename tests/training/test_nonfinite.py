@@ -316,8 +316,10 @@ def test_fp16_when_only_the_gradient_overflows_then_that_is_the_scalers_business
 ) -> None:
     training = Training()
     spoilt_gradient(training, monkeypatch)
-    assert training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
-    assert training.watch.skipped == 0
+    before = training.state()
+    assert not training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
+    assert same(training.state(), before)
+    assert (training.watch.skipped, training.watch.left_out) == (0, False)
     with pytest.raises(FloatingPointError, match="its gradient is not"):
         training.step(small_batch((2, 1)), scaler=scaled_by(0.5))
 

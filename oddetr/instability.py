@@ -119,7 +119,8 @@ def instability(now: Matching, before: Matching | None) -> Instability:
     if before is None or not now.same_objects(before):
         return Instability(None, None, _over(unstable, objects))
     changed = changed_queries(before, now)
-    return Instability(_over(changed, len(now.counts)), _over(changed, 2 * objects), _over(unstable, objects))
+    images = len(now.counts) if objects else 0
+    return Instability(_over(changed, images), _over(changed, 2 * objects), _over(unstable, objects))
 
 
 def _also_in(

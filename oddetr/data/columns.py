@@ -6,6 +6,7 @@ Whole columns are converted together, and only a column that cannot be is looked
 import json
 from collections import Counter
 from itertools import chain
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,8 @@ def areas(records: Records) -> Float64[np.ndarray, " records"]:
     """The areas; 0 where there is none."""
     values = [record.get("area") for record in records]
     try:
-        return np.nan_to_num(np.array(values, dtype=np.float64), nan=0.0)
-    except (TypeError, ValueError, OverflowError):
-        return np.nan_to_num(np.array([_number(value) for value in values], dtype=np.float64), nan=0.0)
+        if set(map(type, values)) <= {int, float, NoneType}:
+            return np.nan_to_num(np.array(values, dtype=np.float64), nan=0.0)
+    except OverflowError:
+        pass
+    return np.nan_to_num(np.array([_number(value) for value in values], dtype=np.float64), nan=0.0)

@@ -48,6 +48,7 @@ class Files:
         self.allow_outside = allow_outside
         self._real = Path(os.path.realpath(root))
         self._names: dict[str, dict[str, list[str]]] = {}
+        self._folded: dict[str, dict[str, str]] = {}
         self._barred: dict[str, Fault | None] = {"": None, ".": None, "/": None, "//": None}
 
     def inside(self, base: str, written: str) -> str | None:
@@ -174,9 +175,11 @@ class Files:
     def similar(self, name: str) -> str | None:
         """A file whose name differs from `name` in capital letters alone."""
         folder, base = posixpath.split(name)
-        wanted = unicodedata.normalize("NFC", base).casefold()
-        names = self._listed(folder)
-        return next((posixpath.join(folder, names[key][0]) for key in sorted(names) if key.casefold() == wanted), None)
+        if folder not in self._folded:
+            names = self._listed(folder)
+            self._folded[folder] = {key.casefold(): names[key][0] for key in sorted(names, reverse=True)}
+        found = self._folded[folder].get(unicodedata.normalize("NFC", base).casefold())
+        return None if found is None else posixpath.join(folder, found)
 
     def read(self, file: str, most: int) -> bytes:
         """The content of a file of at most `most` bytes.

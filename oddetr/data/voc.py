@@ -6,7 +6,7 @@ from (xmin - 1, ymin - 1) to (xmax, ymax). Objects marked difficult become regio
 
 import posixpath
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -184,8 +184,10 @@ def _paired(files: Files, images: str, annotations: str, faults: list[Fault]) ->
             rivals, candidates = lone_files[names[file]], lone_labels.get(names[file], [])
         used.update(candidates)
         if candidates and len(rivals) + len(candidates) > 2:
-            others = ", ".join(rival for rival in rivals if rival != file)
-            message = f"may belong to {' or '.join(candidates[:3])}" + (f", as may {others[:200]}" if others else "")
+            others = [rival for rival in rivals[:4] if rival != file][:3]
+            message = f"may belong to {' or '.join(candidates[:3])}" + (
+                f", as may {', '.join(others)}" if others else ""
+            )
             faults.append(Fault("ambiguous-image", file, message))
             pairs[file] = None
         else:
@@ -290,8 +292,8 @@ def _add(
     box = element.find("bndbox")
     problem = "" if name and box is not None else f"there is no {'bndbox' if name else 'name'}"
     for tags in ([child.tag for child in element if child.tag in ("name", "bndbox")], [side.tag for side in box or ()]):
-        if len(set(tags)) < len(tags):
-            problem = f"{max(tags, key=tags.count)} stands twice in it"
+        for tag, count in Counter(tags).most_common(1):
+            problem = f"{tag} stands twice in it" if count > 1 else problem
     if not readable(name):
         problem = f"its name is no readable text: {name[:80]}"
     if problem or box is None:

@@ -1,5 +1,6 @@
 """What to look at: image and video files, named by files, folders and globs."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from oddetr.data.images import EXTENSIONS, ImageError, read_image
-from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader
+from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader, check_drawable
+
+LONGEST_NAME = 240
+"""Bytes of a name that is written: a file's may have 255, with a number and `.png.part` behind."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,28 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """A name without extension for each file; where files of different folders share one, a number is added. None is
-    only dots, which would mean a folder."""
+    """A name without extension for each file; where files of different folders share one, a number is added. It ends
+    after `LONGEST_NAME` bytes, but for the number. None is only dots, which would mean a folder."""
     taken: set[str] = set()
+    numbers: dict[str, int] = {}
     names: dict[Path, str] = {}
     for file in files:
-        stem = file.stem if file.stem.strip(".") else f"{file.stem}_"
-        name, number = stem, 1
+        stem = _cut(file.stem if file.stem.strip(".") else f"{file.stem}_")
+        name, number = stem, numbers.get(stem.casefold(), 1)
         while name.casefold() in taken:
             number += 1
             name = f"{stem}_{number}"
+        numbers[stem.casefold()] = number
         taken.add(name.casefold())
         names[file] = name
     return names
+
+
+def _cut(name: str) -> str:
+    """Its first `LONGEST_NAME` bytes, in whole characters."""
+    while len(os.fsencode(name)) > LONGEST_NAME:
+        name = name[:-1]
+    return name
 
 
 def count_views(files: Iterable[Path]) -> int:
@@ -104,12 +117,15 @@ def _length(file: Path) -> int:
         return 1
 
 
-def read_views(files: Sequence[Path], batch_size: int, unreadable: dict[Path, str]) -> Iterator[list[View]]:
+def read_views(
+    files: Sequence[Path], batch_size: int, unreadable: dict[Path, str], drawn: bool
+) -> Iterator[list[View]]:
     """Batches of views, in order: of images, or of one video's frames.
 
     Args:
         batch_size: views in a batch, at most.
         unreadable: receives each file that cannot be read, or not to its end, and why.
+        drawn: whether pictures are drawn on: a video that cannot be is left out, as one that cannot be read.
     """
     images: list[View] = []
     for file in files:
@@ -117,7 +133,7 @@ def read_views(files: Sequence[Path], batch_size: int, unreadable: dict[Path, st
             if images:
                 yield images
             images = []
-            yield from _read_frames(file, batch_size, unreadable)
+            yield from _read_frames(file, batch_size, unreadable, drawn)
             continue
         try:
             images.append(View(file, read_image(file)))
@@ -130,11 +146,13 @@ def read_views(files: Sequence[Path], batch_size: int, unreadable: dict[Path, st
         yield images
 
 
-def _read_frames(file: Path, batch_size: int, unreadable: dict[Path, str]) -> Iterator[list[View]]:
+def _read_frames(file: Path, batch_size: int, unreadable: dict[Path, str], drawn: bool) -> Iterator[list[View]]:
     try:
         with VideoReader(file) as video:
             batch: list[View] = []
             for number, image in enumerate(video):
+                if drawn and number == 0:
+                    check_drawable(file, (image.shape[0], image.shape[1]))
                 batch.append(View(file, image, Frame(number, number / video.rate, video.rate)))
                 if len(batch) == batch_size:
                     yield batch

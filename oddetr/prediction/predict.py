@@ -34,7 +34,7 @@ class PredictionReport:
         frames: of videos, that were looked at.
         objects: that were found and written.
         pictures: the files with pictures and videos.
-        unreadable: the files that could not be read, or a video not to its end, and why.
+        unreadable: the files that could not be read, or a video not to its end or not be drawn on, and why.
     """
 
     images: int
@@ -76,8 +76,9 @@ def predict(
     - yolo: labels/NAME.txt with `class cx cy width height score`, relative to the image, and data.yaml with the names;
       of a video labels/NAME/000000.txt and so on. With the images in images/ it is a data set that oddetr reads.
 
-    Frames are numbered from 0. A file that cannot be read is told of and left out. When interrupted, what was done
-    until then is on the disk, whole. Memory holds one batch, and for coco all detections.
+    Frames are numbered from 0. NAME is the file's, its end cut off where it is too long to be written. A file that
+    cannot be read is told of and left out; with pictures also a video with a side that MPEG-4 cannot hold. When
+    interrupted, what was done until then is on the disk, whole. Memory holds one batch, and for coco all detections.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
@@ -128,7 +129,7 @@ def predict(
             for output in outputs:
                 closing.callback(output.close)
             task, without = bar.add_task("", total=(total := count_views(files))), len(unreadable)
-            for views in read_views(files, 1 if slice else batch_size, unreadable):
+            for views in read_views(files, 1 if slice else batch_size, unreadable, drawn="pictures" in kinds):
                 bar.update(task, description=shown(views[0].file.name), total=total - len(unreadable) + without)
                 for view, found in zip(views, look([view.image for view in views]), strict=True):
                     seen = Seen(view, names[view.file], found.clipped(*view.image.shape[:2]))

@@ -8,11 +8,15 @@ from types import ModuleType, TracebackType
 import numpy as np
 from jaxtyping import UInt8
 
+from oddetr.data.images import MOST_PIXELS_ALONE
+
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 """Video files by their lower-case extension."""
 
 _CODEC = "mp4v"
 """MPEG-4 Part 2. OpenCV's packages hold no H.264; they do hold VP9, ten times slower to write."""
+_LEAST_SIDE, _MOST_SIDE = 2, 8191
+"""Pixels of a frame's side that the codec can write."""
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v"
 """What FFmpeg may take a file for. A list of further files or addresses, which a playlist is, is no video."""
 _RATE = 25.0
@@ -22,7 +26,7 @@ _WHOLE = 0.9
 
 
 class VideoError(OSError):
-    """A video file that is missing, empty, broken or no video; or OpenCV is missing."""
+    """A video file that is missing, empty, broken, no video, or of frames too large or small; or OpenCV is missing."""
 
 
 def opencv() -> ModuleType:
@@ -49,8 +53,8 @@ class VideoReader:
         length: frames, as the file's header tells; at least 1.
 
     Raises:
-        VideoError: made of a file that is no video; iterating: there is no frame, or (after the last that can be read)
-            the video is broken.
+        VideoError: made of a file that is no video, or whose frames have too many pixels; iterating: there is no
+            frame, or (after the last that can be read) the video is broken, or goes on with frames of too many pixels.
     """
 
     def __init__(self, file: Path) -> None:
@@ -60,6 +64,9 @@ class VideoReader:
         if not self._capture.isOpened():
             found = "the file is missing" if not file.exists() else "it is empty, broken or no video"
             raise VideoError(f"Cannot read the video {file}: {found}. Restore the file from its source.")
+        sides = (self._cv2.CAP_PROP_FRAME_HEIGHT, self._cv2.CAP_PROP_FRAME_WIDTH)
+        height, width = (int(self._capture.get(side)) for side in sides)
+        self._check_size(height, width)
         rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
         self.rate = rate if 0 < rate <= 1000 else _RATE
         self.length = max(1, int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
@@ -78,6 +85,7 @@ class VideoReader:
             good, frame = self._capture.read()
             if not good:
                 break
+            self._check_size(*frame.shape[:2])
             count += 1
             yield self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
         if count == 0:
@@ -90,6 +98,30 @@ class VideoReader:
                 "the file from its source."
             )
 
+    def _check_size(self, height: int, width: int) -> None:
+        if height * width > MOST_PIXELS_ALONE:
+            raise VideoError(
+                f"Cannot read the video {self._file}: its frames have {width} x {height} pixels; at most "
+                f"{MOST_PIXELS_ALONE:,} are read. Make it smaller."
+            )
+
+
+def check_drawable(file: Path, size: tuple[int, int]) -> None:
+    """Whether a `VideoWriter` can write what is drawn on a video's frames.
+
+    Args:
+        file: the video.
+        size: (height, width) in pixels of its frames.
+
+    Raises:
+        VideoError: it cannot.
+    """
+    if not all(_LEAST_SIDE <= side <= _MOST_SIDE for side in size):
+        raise VideoError(
+            f"Cannot draw on the video {file}: its frames have {size[1]} x {size[0]} pixels, and MPEG-4 holds sides "
+            f"of {_LEAST_SIDE} to {_MOST_SIDE}. Make it smaller, or leave pictures out: --formats coco."
+        )
+
 
 class VideoWriter:
     """An MP4 file without sound (MPEG-4 Part 2), which holds the frames written so far once it is closed.
@@ -97,7 +129,8 @@ class VideoWriter:
     Args:
         file: ends in .mp4.
         rate: frames per second.
-        size: (height, width) in pixels of the frames; of an odd side the last row or column is left out.
+        size: (height, width) in pixels of the frames, as `check_drawable` takes it; of an odd side the last row or
+            column is left out.
 
     Raises:
         OSError: it cannot be written.

@@ -6,8 +6,10 @@ path. Refusals are told in plain words; nothing of a refused request reaches gra
 """
 
 import json
+import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +22,7 @@ Server = Callable[[Message, Receive, Send], Awaitable[None]]
 MOST_JSON = 2**20
 """Bytes of a request that is no upload: names of files, a threshold, some classes."""
 DROPS_KEPT = 10
-"""Uploads of the largest size that may lie on the disk at a time."""
+"""Uploads of the largest size that may lie on the disk at a time; one that is under way counts as if it lay there."""
 
 _API = "/gradio_api/"
 _FILE = f"{_API}file="
@@ -31,6 +33,7 @@ _READ = re.compile(
     re.DOTALL,
 )
 _WRITTEN = re.compile(rf"{_API}(upload|queue/join|call/(look|show)|reset|cancel)/?")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _ADDRESSES = {"GET": _READ, "HEAD": _READ, "POST": _WRITTEN}
 
 
@@ -54,27 +57,31 @@ class Gate:
 
     def __init__(self, server: Server, folder: Path, hosts: frozenset[str] | None, most: int) -> None:
         self.server, self.folder, self.hosts, self.most = server, folder.resolve(), hosts, most
+        self._under_way = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answers, or lets the request in."""
         if scope["type"] == "lifespan":
             await self.server(scope, receive, send)
             return
-        unread = scope.get("method") == "POST"
+        unread = receive if scope.get("method") == "POST" else None
         try:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self.check_asked(scope, headers)
             if scope["method"] == "POST" and scope["path"].rstrip("/") == _UPLOAD:
-                self.check_upload(headers.get("content-length", ""))
-            elif scope["method"] == "POST":
+                with self.uploading(headers) as length:
+                    unread = None
+                    await self.server(scope, _at_most(length, receive), send)
+                return
+            if scope["method"] == "POST":
                 body = await _read(receive)
-                unread = False
+                unread = None
                 if body is None:
                     raise Refusal(413, f"The request has more than {MOST_JSON // 2**20} MB.")
                 self.check_files(body)
                 receive = _again(body, receive)
         except Refusal as refusal:
-            await _refuse(refusal, scope, receive if unread else None, send)
+            await _refuse(refusal, scope, unread, send)
             return
         await self.server(scope, receive, send)
 
@@ -89,7 +96,7 @@ class Gate:
         if self.hosts is not None and _name(f"//{host}") not in self.hosts:
             raise Refusal(421, f"The demo does not answer as {host!r}; open it as {min(self.hosts)}.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             raise Refusal(403, f"The demo answers its own page only, not one of {origin}.")
         addresses, path = _ADDRESSES.get(scope.get("method", "")), str(scope["path"])
         if addresses is None or not addresses.fullmatch(path):
@@ -97,23 +104,30 @@ class Gate:
         if path.startswith(_FILE):
             self.check_kept(path.removeprefix(_FILE))
 
-    def check_upload(self, length: str) -> None:
-        """The size of an upload, before it is read.
+    @contextmanager
+    def uploading(self, headers: MutableMapping[str, str]) -> Generator[int]:
+        """Keeps room for an upload while the block runs; gives its bytes, as its headers tell them.
 
         Raises:
-            Refusal: it is too large, or would fill the disk.
+            Refusal: they do not tell them, it is too large, or it would fill the disk, with those that are under way.
         """
-        if not length.isdecimal():
+        length = headers.get("content-length", "")
+        if "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
             raise Refusal(411, "An upload must tell its length.")
-        if int(length) > self.most:
+        told = int(length)
+        if told > self.most:
             raise Refusal(
                 413,
-                f"What was dropped has {int(length) / 2**20:.1f} MB; at most {self.most / 2**20:.0f} MB are taken at "
+                f"What was dropped has {told / 2**20:.1f} MB; at most {self.most / 2**20:.0f} MB are taken at "
                 "once. Drop fewer or smaller files.",
             )
-        kept = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-        if kept + int(length) > DROPS_KEPT * self.most:
+        if _kept(self.folder) + self._under_way + told > DROPS_KEPT * self.most:
             raise Refusal(507, "Too many files are kept here already; they go after an hour. Try again later.")
+        self._under_way += told
+        try:
+            yield told
+        finally:
+            self._under_way -= told
 
     def check_files(self, body: bytes) -> None:
         """The files that a request names.
@@ -161,6 +175,39 @@ def _name(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
+
+
+def _place(address: str) -> str | None:
+    """The host's name with its port, as it is written; None where it is no address."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return None
+
+
+def _kept(folder: Path) -> int:
+    """Bytes of the files below; gradio may move and delete them meanwhile."""
+    kept = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                kept += Path(base, name).stat().st_size
+    return kept
+
+
+def _at_most(length: int, receive: Receive) -> Receive:
+    """Gives a body until it has more bytes than were told: then it raises a `Refusal`."""
+    left = length
+
+    async def given() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise Refusal(400, "The upload has more bytes than it told.")
+        return message
+
+    return given
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -325,7 +325,7 @@ def test_train_when_it_has_no_object_then_is_an_error(tmp_path: Path) -> None:
     assert only(check(root), "no-objects").file == TRAIN
 
 
-@pytest.mark.parametrize("area", [-1, 0, "big", None, float("nan"), 64 * 48 + 1])
+@pytest.mark.parametrize("area", [-1, 0, "big", "12", True, None, float("nan"), 64 * 48 + 1])
 def test_area_when_no_image_can_hold_it_then_is_the_boxs(tmp_path: Path, area: object) -> None:
     truth = read_data(coco(tmp_path, [coco_object(5, 2, (8, 10, 20, 16), area=area)])).splits["train"].truth
 

@@ -1,6 +1,7 @@
 """Layouts are recognised, splits are made, and the same data comes out whatever the order on disk."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from oddetr.data.batches import TransformedDataset
 from oddetr.data.dataset import mirrored_alike
 from oddetr.data.faults import DataError
+from oddetr.data.files import Files
 from oddetr.data.folders import split_of
 from oddetr.data.images import decode, read_image, read_reduced, read_size
 from oddetr.data.reader import read_data, read_folder
@@ -293,3 +295,17 @@ def test_example_when_of_a_large_photo_then_is_that_of_the_whole_image(
     found = torch.tensor([240 / 643, 180 / 480, 320 / 643, 160 / 480])
     assert (reduced.boxes - found).abs().amax(dim=1).min() < 1e-6
     assert (reduced.image - whole.image).abs().mean() < 0.02
+
+
+def test_files_when_many_names_are_missing_then_those_that_differ_in_capitals_are_found_in_no_time(
+    tmp_path: Path,
+) -> None:
+    names = [f"a{index}.JPG" for index in range(5000)]
+    for name in names:
+        (tmp_path / name).touch()
+    files = Files(tmp_path)
+
+    begun = time.process_time()
+    assert [files.similar(name.swapcase()) for name in names] == names
+    assert {files.similar(f"b{index}.jpg") for index in range(10_000)} == {None}
+    assert time.process_time() - begun < 2

@@ -1,5 +1,6 @@
 """Pascal VOC: its own layout, XML beside the images, and everything that can be wrong in a file."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,18 @@ def test_object_when_it_lacks_name_or_box_then_is_an_error(tmp_path: Path, body:
     assert (fault.file, fault.annotation) == ("Annotations/b.xml", 1)
 
 
+def test_object_when_its_box_has_many_children_then_is_an_error_in_no_time(tmp_path: Path) -> None:
+    root = voc(tmp_path, LISTS)
+    box = f"<bndbox>{''.join(f'<a{index}/>' for index in range(30_000))}<xmin/><xmin/></bndbox>"
+    (root / "Annotations/b.xml").write_text(f"<annotation><object><name>cat</name>{box}</object></annotation>")
+
+    begun = time.process_time()
+    fault = only(check(root), "malformed-record")
+
+    assert fault.message == "xmin stands twice in it"
+    assert time.process_time() - begun < 5
+
+
 @pytest.mark.parametrize("size", [(0, 0), (-1, 5)])
 def test_size_when_not_given_then_is_read_from_the_file(tmp_path: Path, size: tuple[int, int]) -> None:
     root = voc(tmp_path, LISTS)
@@ -204,6 +217,17 @@ def test_images_when_their_xml_cannot_tell_them_apart_then_are_errors(tmp_path: 
 
     assert [(fault.severity, fault.file) for fault in faults] == [("error", f"JPEGImages/{name}") for name in names]
     assert all("Annotations/1.xml" in fault.message for fault in faults)
+
+
+def test_images_when_many_may_have_one_xml_then_each_is_told_with_three_others(tmp_path: Path) -> None:
+    for folder in "abcdef":
+        write_image(tmp_path / "JPEGImages" / folder / "1.jpg")
+    voc_xml(tmp_path / "Annotations" / "1.xml", [("cat", (1, 1, 9, 9))])
+
+    faults = found(check(tmp_path), "ambiguous-image")
+
+    named = [[f"JPEGImages/{folder}/1.jpg" for folder in others] for others in ("bcd", "acd", "abd", *["abc"] * 3)]
+    assert [fault.message.partition(", as may ")[2].split(", ") for fault in faults] == named
 
 
 def test_images_when_in_folders_like_those_of_their_xml_then_are_told_apart(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,26 @@ def test_find_files_when_given_folders_globs_and_files_then_lists_each_once(tmp_
 def test_unique_names_when_files_share_one_then_a_number_is_added() -> None:
     files = [Path(name) for name in ("a/x.png", "b/x.jpg", "x_2.png", "c/X.mp4")]
     assert list(unique_names(files).values()) == ["x", "x_2", "x_2_2", "X_3"]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "字"])
+def test_unique_names_when_stems_are_long_then_they_are_cut_so_that_pictures_can_be_written(
+    letter: str, tmp_path: Path
+) -> None:
+    stem = letter * (250 // len(letter.encode()))
+    files = [Path(folder) / f"{stem}{extension}" for folder in "ab" for extension in (".c", ".d")]
+    names = list(unique_names(files).values())
+    assert [name.rstrip("_234") for name in names] == [stem[: 240 // len(letter.encode())]] * 4
+    assert len(set(names)) == 4
+    for name in names:
+        (tmp_path / f"{name}.png.part").touch()
+
+
+def test_unique_names_when_very_many_files_share_one_then_are_told_apart_in_no_time() -> None:
+    begun = time.process_time()
+    names = unique_names(Path(f"{folder}/x.png") for folder in range(20_000))
+    assert [*names.values()][-1] == "x_20000"
+    assert time.process_time() - begun < 5
 
 
 def test_find_files_when_a_folder_is_called_like_an_image_or_is_given_twice_then_each_file_is_listed_once(

@@ -210,6 +210,16 @@ def test_predict_when_a_file_is_no_image_then_skips_it_and_says_so(
     assert json.loads((tmp_path / "out" / "detections.json").read_text())["images"] == []
 
 
+def test_predict_when_a_name_is_as_long_as_can_be_then_its_pictures_and_labels_are_written(
+    blobs: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "a.png").rename(pictures / f"{'a' * 251}.png")
+    report = oddetr.predict("any", pictures, tmp_path / "out", formats=["pictures", "yolo"])
+    assert report.images == 3
+    assert sorted(file.name for file in report.pictures) == [f"{'a' * 240}.png", "b.png", "c, =1.png"]
+    assert (tmp_path / "out" / "labels" / f"{'a' * 240}.txt").exists()
+
+
 def test_predict_when_interrupted_then_leaves_whole_files_of_what_was_done(
     blobs: Predictor,
     pictures: Path,

@@ -4,6 +4,7 @@ import csv
 import json
 import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from oddetr.data import yolo
 from oddetr.data.files import Files
 from oddetr.drawing import draw_detections
 from oddetr.inference import Predictor
-from oddetr.prediction.video import VideoError, VideoReader, VideoWriter
+from oddetr.prediction.video import VideoError, VideoReader, VideoWriter, check_drawable
 from tests.prediction.blobs import CLASSES, blob_predictor
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (the video extra)")
@@ -111,6 +112,49 @@ def test_predict_when_videos_are_broken_or_empty_then_goes_on_with_the_rest(
     assert ", 4 files skipped: pictures, coco in" in told
     assert (tmp_path / "out" / "clip.mp4").exists()
     assert cli.main(["predict", "any", str(clip.parent / "broken.mp4"), "--out", str(tmp_path / "out")]) == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 64), (64, 8192)])
+def test_predict_when_a_video_has_a_side_that_mpeg_4_does_not_hold_then_goes_on_without_its_picture(
+    width: int, height: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "out"
+    folder.mkdir()
+    long = folder / "a.avi"
+    writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 10, (width, height))
+    writer.write(np.zeros((height, width, 3), np.uint8))
+    writer.release()
+    Image.fromarray(frames()[0]).save(folder / "b.png")
+    assert cli.main(["predict", "any", str(folder), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert (
+        f"skipped: Cannot draw on the video {long}: its frames have {width} x {height} pixels, and MPEG-4 holds sides "
+        "of 2 to 8191. Make it smaller, or leave pictures out: --formats coco." in told
+    )
+    assert [file.name for file in out.glob("*.[pm]*")] == ["b.png"]
+    report = oddetr.predict("any", folder, out, formats="coco")
+    assert (report.images, report.frames, report.unreadable) == (1, 1, {})
+
+
+@pytest.mark.parametrize(("side", "drawable"), [(1, False), (2, True), (8191, True), (8192, False)])
+def test_check_drawable_when_given_sides_then_agrees_with_the_writer(side: int, drawable: bool, tmp_path: Path) -> None:
+    for size in ((side, 64), (64, side)):
+        with nullcontext() if drawable else pytest.raises(OSError, match="Cannot write the video"):
+            VideoWriter(tmp_path / "a.mp4", 10.0, size).close()
+        with nullcontext() if drawable else pytest.raises(VideoError, match=r"MPEG-4 holds sides of 2 to 8191"):
+            check_drawable(tmp_path / "a.avi", size)
+
+
+def test_video_when_its_frames_have_too_many_pixels_then_none_is_read(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = rf"Cannot read the video {clip}: its frames have 192 x 128 pixels; at most 24,575 are read"
+    with VideoReader(clip) as video:
+        monkeypatch.setattr("oddetr.prediction.video.MOST_PIXELS_ALONE", 192 * 128 - 1)
+        with pytest.raises(VideoError, match=words):
+            next(iter(video))
+    with pytest.raises(VideoError, match=words):
+        VideoReader(clip)
 
 
 def test_predict_when_interrupted_in_a_video_then_its_frames_until_then_can_be_seen(

@@ -215,6 +215,27 @@ def test_page_when_many_requests_come_and_half_are_broken_then_answers_the_good_
         assert "../" not in found
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../good.png", "../../../good.png", "..\\..\\good.png", "{around}/good.png", "{around}/log.txt/good.png"],
+)
+def test_page_when_a_dropped_name_leads_elsewhere_then_nothing_changes_around_the_demos_own_folder(
+    served: Served, name: str
+) -> None:
+    around = served.log.parent
+    (kept,) = (around / "tmp").glob("oddetr-demo-*")
+
+    def tree() -> dict[Path, bytes]:
+        outside = (path for path in around.rglob("*") if kept not in path.parents and path != served.log)
+        return {path: path.read_bytes() if path.is_file() else b"" for path in outside}
+
+    dropped = png((60 + len(name), 40))
+    before = tree()
+    assert f"({60 + len(name)} x 40 pixels): " in asked(served.url, name.format(around=around), dropped)
+    assert tree() == before
+    assert dropped in [path.read_bytes() for path in kept.rglob("*.png")]
+
+
 def test_page_when_more_wait_than_the_queue_holds_then_refuses_these_and_answers_the_others(served: Served) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = [pool.submit(asked, served.url, f"slow{index}.png", png((40 + index, 40))) for index in range(16)]

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,9 @@ def test_page_when_asked_by_another_name_then_does_not_answer(served: Served, ho
         assert asking.get("", headers={"host": "localhost:1"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "http://localhost"])
+@pytest.mark.parametrize(
+    "origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "http://localhost", "http://["]
+)
 def test_page_when_another_page_asks_then_refuses_and_keeps_nothing(served: Served, origin: str) -> None:
     with client(served) as asking:
         answer = asking.post("gradio_api/upload", files={"files": ("a.png", png((9, 9)))}, headers={"origin": origin})
@@ -159,11 +162,11 @@ async def nothing(scope: Message, receive: Receive, send: Send) -> None:
     pytest.fail("it was let in")
 
 
-def refusal(
-    gate: Gate, body: bytes, length: str | None = None, path: str = "/gradio_api/queue/join"
-) -> tuple[int, str]:
-    """The status and the answer to a POST."""
+UPLOAD = "/gradio_api/upload"
 
+
+async def answer(gate: Gate, body: bytes, path: str, **more: str) -> tuple[int, str]:
+    """The status and the answer to a POST; `more` are headers, with _ for -."""
     sent: list[Message] = []
     parts = [body[:9], body[9:]]
 
@@ -173,10 +176,15 @@ def refusal(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    headers = [(b"host", b"localhost"), *([(b"content-length", length.encode())] if length is not None else [])]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    asyncio.run(gate(scope, receive, send))
+    told = {"host": "localhost"} | more
+    headers = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in told.items()]
+    await gate({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
     return sent[0]["status"], sent[1]["body"].decode()
+
+
+def refusal(gate: Gate, body: bytes, path: str = "/gradio_api/queue/join", **more: str) -> tuple[int, str]:
+    """`answer`, of one request."""
+    return asyncio.run(answer(gate, body, path, **more))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +203,88 @@ def test_gate_when_a_request_is_broken_then_refuses_before_the_server(tmp_path: 
 def test_gate_when_uploads_would_fill_the_disk_then_refuses_them(tmp_path: Path) -> None:
     gate = Gate(nothing, tmp_path, None, 100)
     (tmp_path / "kept").write_bytes(bytes(DROPS_KEPT * 100 - 20))
-    assert refusal(gate, bytes(10), None, "/gradio_api/upload")[0] == 411
-    assert refusal(gate, bytes(10), "-1", "/gradio_api/upload")[0] == 411
-    status, told = refusal(gate, bytes(21), "21", "/gradio_api/upload")
+    status, told = refusal(gate, bytes(21), UPLOAD, content_length="21")
     assert (status, told.partition(";")[0]) == (507, "Too many files are kept here already")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"content_length": "-1"},
+        {"content_length": "9" * 5000},
+        {"transfer_encoding": "chunked"},
+        {"content_length": "10", "transfer_encoding": "chunked"},
+    ],
+)
+def test_gate_when_an_upload_does_not_tell_its_length_then_refuses_it(told: dict[str, str], tmp_path: Path) -> None:
+    assert refusal(Gate(nothing, tmp_path, None, 100), bytes(10), UPLOAD, **told) == (
+        411,
+        "An upload must tell its length.",
+    )
+
+
+def test_gate_when_an_upload_has_more_bytes_than_it_told_then_passes_no_more_on(tmp_path: Path) -> None:
+    taken: list[bytes] = []
+
+    async def take(scope: Message, receive: Receive, send: Send) -> None:
+        while (message := await receive())["more_body"]:
+            taken.append(message["body"])
+        taken.append(message["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    gate = Gate(take, tmp_path, None, 100)
+    assert refusal(gate, bytes(5000), UPLOAD, content_length="10")[0] == 400
+    assert sum(map(len, taken)) <= 10
+    assert refusal(gate, bytes(10), UPLOAD, content_length="10")[0] == 200
+
+
+def test_gate_when_many_upload_at_once_then_lets_in_as_many_as_have_room(tmp_path: Path) -> None:
+    async def all_at_once(gate: Gate) -> list[int]:
+        answers = await asyncio.gather(
+            *(answer(gate, bytes(100), UPLOAD, content_length="100") for _ in range(DROPS_KEPT + 2))
+        )
+        return [status for status, _ in answers]
+
+    async def wait(scope: Message, receive: Receive, send: Send) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    gate = Gate(wait, tmp_path, None, 100)
+    for _ in range(2):
+        assert asyncio.run(all_at_once(gate)) == [200] * DROPS_KEPT + [507] * 2
+
+
+def test_gate_when_kept_files_go_while_it_counts_them_then_leaves_these_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_bytes(bytes(100))
+    stat = Path.stat
+
+    def last(self: Path, **options: bool) -> os.stat_result:
+        found = stat(self, **options)
+        if self in files:
+            for file in files:
+                file.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "stat", last)
+    gate = Gate(nothing, tmp_path, None, 100)
+    with gate.uploading({"content-length": "70"}) as length:
+        assert length == 70
+
+
+def test_gate_when_an_origin_is_no_address_then_refuses_it(tmp_path: Path) -> None:
+    status, told = refusal(Gate(nothing, tmp_path, None, 100), b"", origin="http://[")
+    assert (status, json.loads(told)) == (
+        403,
+        {"detail": "The demo answers its own page only, not one of http://[."},
+    )
 
 
 def test_gate_when_a_link_leads_out_of_the_folder_then_follows_and_refuses_it(tmp_path: Path) -> None:

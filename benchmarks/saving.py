@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import save_model
 
-from oddetr.checkpoint import RESUME, WEIGHT_FILES, CheckpointInfo, Weights, damage, save_checkpoint
+from oddetr.checkpoint import RESUME, WEIGHT_FILES, CheckpointInfo, Weights, damage, save_of_run
 from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
 from oddetr.models.presets import PRESETS, build_detector
@@ -26,7 +26,7 @@ Detectors = dict[Weights, Detector]
 
 def ours(run: Path, detectors: Detectors, state: dict[str, Any], info: CheckpointInfo) -> None:
     StateFile().save_checkpoint(state, run / RESUME)
-    save_checkpoint(run / "last", detectors, info, run / RESUME)
+    save_of_run(run / "last", detectors, info, run / RESUME)
 
 
 def plain(run: Path, detectors: Detectors, state: dict[str, Any], info: CheckpointInfo) -> None:

@@ -16,10 +16,12 @@ import hashlib
 import json
 import reprlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from safetensors.torch import load_model, save_model
@@ -27,7 +29,7 @@ from safetensors.torch import load_model, save_model
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE
-from oddetr.durable import checksum, new, replace_folder
+from oddetr.durable import checksum, new, replace_folder, sync, sync_files
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
@@ -146,12 +148,49 @@ _KINDS: dict[str, Any] = {
 """Of a run's configuration, what is read from checkpoints."""
 
 
-def save_checkpoint(
+def save_checkpoint(folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo) -> None:
+    """Writes a checkpoint into `folder`, in the place of one that is there, and leaves alone whatever else is.
+
+    It is written aside and synced to the disk first. A checkpoint whose replacement is cut off is noticed as damaged.
+
+    Args:
+        detectors: at least the teacher.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: it cannot be written; what stood there before stays.
+    """
+    with written_aside(folder, detectors, info) as aside:
+        move_files(aside, folder, (*FILES, RESUME))
+
+
+@contextmanager
+def written_aside(folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo) -> Generator[Path]:
+    """A checkpoint in a folder within `folder`, which is gone when this context ends; see `save_checkpoint`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".oddetr") as aside:
+        written = Path(aside) / "checkpoint"
+        _write(written, detectors, info)
+        sync_files(written)
+        yield written
+
+
+def move_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Moves files into `folder`; of those that `source` has not, an older one is removed there."""
+    for name in names:
+        if (source / name).exists():
+            (source / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    sync(folder)
+
+
+def save_of_run(
     folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo, resume: Path | None = None
 ) -> None:
-    """Writes a checkpoint aside, syncs it to the disk, and puts it in the place of `folder`.
+    """Writes a run's `best` or `last` aside, syncs it to the disk, and puts it in the place of `folder`.
 
-    Whenever this is cut off, `folder` is a whole checkpoint, or `FOLDER.old` is.
+    Whenever this is cut off, `folder` is a whole checkpoint, or `FOLDER.old` is. `FOLDER.new` and `FOLDER.old` are the
+    run's, too, and are replaced.
 
     Args:
         detectors: at least the teacher.
@@ -161,26 +200,32 @@ def save_checkpoint(
     Raises:
         OSError, RuntimeError, SafetensorError: it cannot be written; what had been written of it is removed.
     """
-    aside = new(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    shutil.rmtree(new(folder), ignore_errors=True)
+    _write(new(folder), detectors, info, resume)
+    replace_folder(folder, keep=resume is not None)
+
+
+def _write(
+    folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo, resume: Path | None = None
+) -> None:
+    """Writes a checkpoint into a folder that is not there yet."""
+    folder.mkdir(parents=True)
     try:
         for whose, detector in detectors.items():
-            save_model(detector.saved, str(aside / WEIGHT_FILES[whose]), metadata={"format": "pt"})
-            detector.describe(aside)
+            save_model(detector.saved, str(folder / WEIGHT_FILES[whose]), metadata={"format": "pt"})
+            detector.describe(folder)
         if resume:
-            resume.rename(aside / RESUME)
-        files = sorted(aside.iterdir())
-        (aside / DESCRIPTION).touch()
+            resume.rename(folder / RESUME)
+        files = sorted(folder.iterdir())
+        (folder / DESCRIPTION).touch()
         for file in files:
-            file.chmod((aside / DESCRIPTION).stat().st_mode)  # safetensors writes for its user alone
+            file.chmod((folder / DESCRIPTION).stat().st_mode)  # safetensors writes for its user alone
         checksums = {file.name: checksum(file) for file in files}
         content = json.loads(json.dumps(info.to_json() | {"checksums": checksums}))
-        (aside / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))
+        (folder / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))
     except Exception:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    replace_folder(folder, keep=resume is not None)
 
 
 def _own_checksum(content: dict[str, Any]) -> str:
@@ -200,13 +245,17 @@ def _described(folder: Path) -> dict[str, Any]:
     own = content.pop("checksum", None)
     if own != _own_checksum(content) and (own or content.get("format") != 1):
         raise ValueError("it is not what was written")
-    if not isinstance(content.get("checksums", {}), dict):
+    checksums = content.get("checksums", {})
+    if not isinstance(checksums, dict):
         raise ValueError("its checksums are no JSON object")
+    foreign = [name for name in checksums if name not in (*FILES, RESUME)]
+    if foreign:
+        raise ValueError(f"its checksums name {reprlib.repr(foreign[0])}, which is no file of a checkpoint")
     return content
 
 
 def damage(folder: Path, files: Iterable[str] = ()) -> str | None:
-    """In words, which file of a checkpoint is not as it was written; None where all are.
+    """In words, which file of a checkpoint is not as it was written, or cannot be read; None where all are whole.
 
     Of a checkpoint of an older oddetr, which has no checksums, only missing files are noticed.
 
@@ -217,13 +266,18 @@ def damage(folder: Path, files: Iterable[str] = ()) -> str | None:
         checksums = _described(folder).get("checksums", {})
     except FileNotFoundError:
         return f"{DESCRIPTION} is missing"
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        return f"{DESCRIPTION} cannot be read: {error.strerror}"
+    except (ValueError, RecursionError) as error:
         return f"{DESCRIPTION} is damaged: {error}"
     for name in files or checksums or (WEIGHT_FILES["teacher"],):
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if name in checksums and checksum(folder / name) != checksums[name]:
-            return f"{name} is damaged: its content is not what was written"
+        try:
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if name in checksums and checksum(folder / name) != checksums[name]:
+                return f"{name} is damaged: its content is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 
 _SYNCS_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
@@ -51,18 +52,45 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(file: Path, text: str) -> None:
-    """Writes a small file in the place of the old one."""
-    with new(file).open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
-    replace_file(file)
+def fresh(file: Path) -> BufferedWriter:
+    """Opens a file that is new; what stood there before is removed, and a link is not followed."""
+    file.unlink(missing_ok=True)
+    return file.open("xb")
 
 
-def replace_file(file: Path) -> None:
-    """Puts `new(file)` in the place of `file`."""
-    sync(new(file))
-    new(file).replace(file)
-    sync(file.parent)
+@contextmanager
+def replacing(file: Path, synced: bool = True) -> Generator[BufferedWriter]:
+    """What is written to the stream takes the place of `file`, or of a link there, when this context ends well.
+
+    Args:
+        synced: wait for the disk. Without that a crash of the machine, not of the process, may leave half a file.
+    """
+    aside = new(file)
+    try:
+        with fresh(aside) as stream:
+            yield stream
+        if synced:
+            sync(aside)
+        aside.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+    if synced:
+        sync(file.parent)
+
+
+def write_file(file: Path, text: str, synced: bool = True) -> None:
+    """Writes a small file in the place of the old one; see `replacing`."""
+    with replacing(file, synced) as stream:
+        stream.write(text.encode(errors="backslashreplace"))
+
+
+def sync_files(folder: Path) -> None:
+    """Waits until a folder of files is on the disk."""
+    for file in folder.iterdir():
+        sync(file)
+    sync(folder)
 
 
 def replace_folder(folder: Path, keep: bool) -> None:
@@ -73,9 +101,7 @@ def replace_folder(folder: Path, keep: bool) -> None:
     Args:
         keep: leave what stood there before as `old(folder)`, until the next time.
     """
-    for file in new(folder).iterdir():
-        sync(file)
-    sync(new(folder))
+    sync_files(new(folder))
     if folder.exists():
         shutil.rmtree(old(folder), ignore_errors=True)
         folder.rename(old(folder))

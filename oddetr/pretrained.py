@@ -8,7 +8,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from oddetr.card import LIBRARY, model_card
-from oddetr.checkpoint import FILES, CheckpointInfo, Weights, checked, files_of, load_checkpoint, save_checkpoint
+from oddetr.checkpoint import (
+    FILES,
+    CheckpointInfo,
+    Weights,
+    checked,
+    files_of,
+    load_checkpoint,
+    move_files,
+    written_aside,
+)
 from oddetr.hub import PREFIX, fetch, on_hub, split_name, upload
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
@@ -190,17 +199,10 @@ def save(
     """
     _check_free(folder)
     info = without_paths(info)
-    folder.mkdir(parents=True, exist_ok=True)
     card = model_card(info, repo_id or folder.resolve().name, tuple(detectors), license)
-    with TemporaryDirectory(dir=folder, prefix=".oddetr") as aside:
-        written = Path(aside) / "checkpoint"
-        save_checkpoint(written, detectors, info)
-        card.save(written / CARD)
-        for name in (*FILES, CARD):
-            if (written / name).exists():
-                (written / name).replace(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+    with written_aside(folder, detectors, info) as aside:
+        card.save(aside / CARD)
+        move_files(aside, folder, (*FILES, CARD))
 
 
 def without_paths(info: CheckpointInfo) -> CheckpointInfo:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import random
 import re
@@ -12,9 +13,9 @@ import torch
 from torch import nn
 
 from oddetr import checkpoint
-from oddetr.checkpoint import CheckpointInfo, damage, save_checkpoint
+from oddetr.checkpoint import CheckpointInfo, Weights, damage, read_info, save_checkpoint, save_of_run
 from oddetr.data.dataset import ClassTable
-from oddetr.durable import WriteError, checksum, write_file, writing
+from oddetr.durable import WriteError, checksum, fresh, write_file, writing
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig
 from oddetr.training.resume import find_state, restore, steps_done
@@ -56,14 +57,19 @@ class Operations:
         return counting
 
 
-def save(run: Path, step: int) -> None:
-    """Writes `last`, with weights that tell the step."""
+def made(step: int) -> tuple[dict[Weights, Detector], CheckpointInfo]:
+    """What a checkpoint is of, with weights that tell the step."""
     layer = nn.Linear(2, 2)
     nn.init.constant_(layer.weight, float(step))
     detector = Mock(spec=Detector, saved=layer)
     info = CheckpointInfo(DetectorConfig(), ClassTable(("a",), (1,)), 64, (0.5,) * 3, (0.5,) * 3, epoch=step)
+    return {"teacher": detector, "student": detector}, info
+
+
+def save(run: Path, step: int) -> None:
+    """Writes `last`."""
     torch.save({"global_step": step}, run / "resume.ckpt")
-    save_checkpoint(run / "last", {"teacher": detector, "student": detector}, info, run / "resume.ckpt")
+    save_of_run(run / "last", *made(step), run / "resume.ckpt")
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -159,7 +165,77 @@ def test_file_when_its_writing_is_cut_off_then_is_the_old_or_the_new_one(
                 break
             except Killed:
                 found.append(file.read_text())
-    assert found == ["old", "old", "new and longer"]
+    assert found == ["old", "old", "old", "new and longer"]
+
+
+@pytest.mark.parametrize("write", [lambda file: write_file(file, "new"), lambda file: fresh(file).close()])
+def test_file_when_links_stand_in_its_place_then_what_they_lead_to_stays(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("file", "file.new"):
+        (tmp_path / name).symlink_to(victim)
+    write(tmp_path / "file")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_file_when_it_cannot_be_written_then_the_old_one_stays_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, os.strerror(errno.EIO))))
+    with pytest.raises(OSError, match="Input/output error"):
+        write_file(tmp_path / "file", "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_checkpoint_when_saved_then_folders_beside_it_and_other_files_in_it_stay(tmp_path: Path) -> None:
+    """A converted one, say; only a run's `last` has a `last.new` and a `last.old`."""
+    mine = [tmp_path / folder / "mine.txt" for folder in ("detr", "detr.new", "detr.old")]
+    for file in mine:
+        file.parent.mkdir()
+        file.write_text("mine")
+    for step in (1, 2):
+        save_checkpoint(tmp_path / "detr", *made(step))
+        assert damage(tmp_path / "detr") is None
+    assert read_info(tmp_path / "detr").epoch == 2
+    assert all(file.read_text() == "mine" for file in mine)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detr", "detr.new", "detr.old"]
+    left = ["checkpoint.json", "mine.txt", "model.safetensors", "student.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "detr").iterdir()) == left
+
+
+def test_checkpoint_when_its_saving_fails_then_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "detr", *made(1))
+    monkeypatch.setattr(checkpoint, "checksum", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "detr", *made(2))
+    monkeypatch.undo()
+    assert damage(tmp_path / "detr") is None
+    assert read_info(tmp_path / "detr").epoch == 1
+    left = ["checkpoint.json", "model.safetensors", "student.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "detr").iterdir()) == left
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../best/model.safetensors", "README.md", "x" * 5000])
+def test_damage_when_checksums_name_anything_but_a_checkpoints_files_then_nothing_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    save_checkpoint(tmp_path, *made(1))
+    content = json.loads((tmp_path / "checkpoint.json").read_text())
+    del content["checksum"]
+    content["checksums"][name] = ""
+    content["checksum"] = checkpoint._own_checksum(content)
+    (tmp_path / "checkpoint.json").write_text(json.dumps(content))
+    monkeypatch.setattr(checkpoint, "checksum", lambda file: pytest.fail(f"{file} was read"))
+    how = damage(tmp_path)
+    assert how is not None
+    assert how.startswith(f"checkpoint.json is damaged: its checksums name '{name[:5]}")
+    assert how.endswith("which is no file of a checkpoint")
 
 
 @pytest.mark.parametrize(

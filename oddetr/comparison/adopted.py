@@ -1,13 +1,13 @@
 """Finished runs of another comparison, taken over from its results.json where their own folders are gone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from oddetr.comparison.config import ComparisonConfig
-from oddetr.comparison.records import JOB, RunResult
+from oddetr.comparison.records import JOB, RunResult, write_json
 from oddetr.training.config import TrainConfig
 from oddetr.training.resume import differences
+from oddetr.untrusted import read_json
 
 _A_RUNS_OWN = ("out", "seed", "resume")
 
@@ -31,7 +31,7 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Give the results.json of a comparison.")
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         arms = {arm: told for arm, told in content["arms"].items() if arm in config.arms}
         found = [
             (RunResult(arm, int(seed), content["split"], run["epochs"], run["scores"], run["machine"]), told["terms"])
@@ -57,9 +57,8 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
             )
         jobs.append((result, {"arm": result.arm, "seed": result.seed, "config": before}, folder))
     for result, job, folder in jobs:
-        folder.mkdir(parents=True, exist_ok=True)
         result.write(folder)
-        (folder / JOB).write_text(json.dumps(job, indent=1))
+        write_json(folder / JOB, job)
     return len(jobs)
 
 

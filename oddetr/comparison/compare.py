@@ -18,6 +18,7 @@ from oddetr.comparison.records import RESULT, Job, RunResult
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.dataset import Source
 from oddetr.data.sources import open_sources
+from oddetr.durable import write_file, writing
 from oddetr.nested import merged, nested
 from oddetr.terminal import Terminal
 
@@ -159,9 +160,10 @@ def _with_seeds_of(config: ComparisonConfig, finished: dict[str, list[RunResult]
 
 def _save(config: ComparisonConfig) -> None:
     """Writes the whole configuration, as a file that `compare` reads and that trains: not with `jobs: 0`."""
-    config.out.mkdir(parents=True, exist_ok=True)
     content = config.to_json() | {"jobs": config.jobs or 1}
-    (config.out / CONFIGURATION).write_text(yaml.safe_dump(content, sort_keys=False))
+    with writing(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_file(config.out / CONFIGURATION, yaml.safe_dump(content, sort_keys=False))
 
 
 def _command(

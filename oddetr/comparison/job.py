@@ -69,7 +69,7 @@ def _claim(folder: Path) -> IO[str]:
 
     Where the system has no such locks (Windows), two processes are not kept apart.
     """
-    handle = (folder / ".lock").open("w")
+    handle = (folder / ".lock").open("a")
     try:
         import fcntl
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oddetr.durable import write_file, writing
 from oddetr.training.config import TrainConfig
 from oddetr.training.resume import differences
+from oddetr.untrusted import read_json
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 
@@ -43,28 +47,31 @@ class Job:
 
     def write(self) -> Path:
         """Writes the file that `oddetr.comparison.job` reads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = {**vars(self), "config": self.config.to_json()}
-        (self.folder / JOB).write_text(json.dumps(content, indent=1))
+        write_json(self.folder / JOB, {**vars(self), "config": self.config.to_json()})
         return self.folder / JOB
 
     @classmethod
     def read(cls, file: Path) -> "Job":
-        """Reads what `write` wrote."""
-        content = json.loads(file.read_text())
-        return cls(**content | {"config": TrainConfig.from_plain(content["config"])})
+        """Reads what `write` wrote.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        with _reading(file) as content:
+            config = TrainConfig.from_plain(content.pop("config"))
+            return cls(**content, config=config)
 
     def result(self) -> "RunResult | None":
         """The finished run's result; None where it is not finished, or was scored on another split.
 
         Raises:
-            ValueError: the folder holds a run of another configuration; names the fields.
+            ValueError: the folder holds a run of another configuration, whose fields are named; or a damaged file.
         """
         file = self.folder / RESULT
         begun = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
         if begun and (self.folder / JOB).is_file():
-            before = json.loads((self.folder / JOB).read_text())["config"]
-            different = differences(before, self.config.to_json())
+            with _reading(self.folder / JOB) as content:
+                different = differences(dict(content["config"]), self.config.to_json())
             if different:
                 raise ValueError(
                     f"The run in {self.folder} has another configuration: {'; '.join(different)}. Give another folder "
@@ -72,7 +79,8 @@ class Job:
                 )
         if not file.is_file():
             return None
-        result = RunResult(**json.loads(file.read_text()))
+        with _reading(file) as content:
+            result = RunResult(**content)
         return result if result.split == self.split else None
 
 
@@ -96,9 +104,7 @@ class RunResult:
 
     def write(self, folder: Path) -> None:
         """Writes it whole or not at all."""
-        aside = folder / f"{RESULT}.new"
-        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1))
-        aside.replace(folder / RESULT)
+        write_json(folder / RESULT, dataclasses.asdict(self))
 
     @property
     def minutes(self) -> float:
@@ -115,6 +121,29 @@ class RunResult:
     def times(self) -> dict[int, float]:
         """Minutes of training by epoch."""
         return {event["epoch"]: event["training_seconds"] / 60 for event in self.epochs}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of a comparison whole or not at all; makes its folder."""
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps(content, indent=1))
+
+
+@contextmanager
+def _reading(file: Path) -> Generator[dict[str, Any]]:
+    """What `write_json` wrote, to be understood in this context.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        yield read_json(file)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}). Remove it, and give the same command again: the run "
+            "goes on from its checkpoints."
+        ) from error
 
 
 _LAYERED = {"instability": "normalised_instability", "unstable_score": "unstable_score"}

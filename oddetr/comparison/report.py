@@ -1,6 +1,5 @@
 """A comparison's report: results.json for machines, results.md and figures for people."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +8,9 @@ import yaml
 from oddetr.comparison.adopted import shareable_terms
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.figures import FIGURES, draw_figures
-from oddetr.comparison.records import RunResult
+from oddetr.comparison.records import RunResult, write_json
 from oddetr.comparison.summary import ArmSummary, Spread, summarise
+from oddetr.durable import write_file, writing
 
 TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
 _COLUMNS = (
@@ -46,11 +46,12 @@ def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult
     summaries = [
         summarise(arm, each, [] if arm == reference else runs.get(reference, [])) for arm, each in runs.items()
     ]
-    (config.out / CONTENT).write_text(json.dumps(_content(config, runs, summaries, command), indent=1))
+    write_json(config.out / CONTENT, _content(config, runs, summaries, command))
     figures = draw_figures({arm: each for arm, each in runs.items() if each}, config.out)
     tables = _tables(config, summaries, seeds)
     parts = [tables, *(f"![{FIGURES[name].title}]({name})" for name in figures), _terms(config, runs, command)]
-    (config.out / TABLE).write_text("# Comparison\n\n" + "\n\n".join(parts) + "\n")
+    with writing(config.out):
+        write_file(config.out / TABLE, "# Comparison\n\n" + "\n\n".join(parts) + "\n")
     return tables
 
 

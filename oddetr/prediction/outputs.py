@@ -6,8 +6,7 @@ then its files hold what was done. Only COCO's JSON is kept in memory until then
 
 import csv
 import json
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ import yaml
 from oddetr.data.dataset import ClassTable
 from oddetr.detections import CocoResult, Detections
 from oddetr.drawing import draw_detections
+from oddetr.durable import replacing, write_file
 from oddetr.prediction.inputs import View
 from oddetr.prediction.video import VideoWriter
 
@@ -105,8 +105,8 @@ class Pictures:
         if self._video is not None:
             self._video.write(np.asarray(picture))
             return
-        with _aside(file) as aside:
-            picture.save(aside, format="PNG")
+        with replacing(file, synced=False) as stream:
+            picture.save(stream, format="PNG")
 
     def close(self) -> None:
         """Finishes the video."""
@@ -151,8 +151,7 @@ class CocoJson:
             "categories": [{"id": category, "name": name} for category, name in classes],
             "annotations": [{"id": number, **result} for number, result in enumerate(self._results, start=1)],
         }
-        with _aside(self.file) as aside:
-            aside.write_text(json.dumps(content))
+        write_file(self.file, json.dumps(content), synced=False)
 
 
 class CsvTable:
@@ -203,9 +202,8 @@ class YoloLabels:
             )
         self.labels.mkdir(exist_ok=True)
         content = {"path": ".", "train": "images", "names": dict(enumerate(classes.names))}
-        with _aside(table) as aside:
-            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            aside.write_text(f"{_MARK}\n{text}", encoding="utf-8")
+        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        write_file(table, f"{_MARK}\n{text}", synced=False)
 
     def write(self, seen: Seen) -> None:
         """Writes a text file, empty where nothing was found."""
@@ -216,20 +214,7 @@ class YoloLabels:
         boxes = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
         rows = zip(seen.detections.labels.tolist(), boxes.tolist(), seen.detections.scores.tolist(), strict=True)
         lines = (f"{label} {' '.join(f'{x:.6f}' for x in (*box, score))}\n" for label, box, score in rows)
-        with _aside(file) as aside:
-            aside.write_text("".join(lines))
+        write_file(file, "".join(lines), synced=False)
 
     def close(self) -> None:
         """All is written already."""
-
-
-@contextmanager
-def _aside(file: Path) -> Generator[Path]:
-    """A name beside the file's, which becomes the file once it is written: there is never half a file."""
-    aside = file.with_name(file.name + ".part")
-    try:
-        yield aside
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    aside.replace(file)

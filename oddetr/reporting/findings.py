@@ -92,8 +92,11 @@ class Findings:
         return np.lexsort((np.where(f1 >= 0.5, -objects, objects), -f1))
 
 
-def findings(run: Path, most: int, console: Console | None = None) -> Findings:
+def findings(run: Path, most: int, allow_outside: bool = False, console: Console | None = None) -> Findings:
     """Looks at the first `most` validation images with the best teacher of `run`; shows progress on `console`.
+
+    Args:
+        allow_outside: read also what lies outside of the data's folder; what the checkpoint says of it is not believed.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
@@ -103,7 +106,7 @@ def findings(run: Path, most: int, console: Console | None = None) -> Findings:
     run_of = predictor.info.configuration
     if not run_of.get("data"):
         raise ValueError("the checkpoint does not say what it was trained on")
-    sources = open_sources(str(run_of["data"]), allow_outside=bool(run_of.get("allow_outside")))
+    sources = open_sources(str(run_of["data"]), allow_outside=allow_outside)
     source = sources.get("val")
     if source is None:
         raise ValueError("the data has no val split any more")

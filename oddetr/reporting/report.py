@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from oddetr.durable import write_file
 from oddetr.reporting.findings import Findings, findings
 from oddetr.reporting.page import comparison_page, run_page
 from oddetr.reporting.record import Record
@@ -25,6 +26,7 @@ def report(
     runs: str | Path | Sequence[str | Path],
     out: Path | str | None = None,
     images: int = 1000,
+    allow_outside: bool = False,
     console: Console | None = None,
 ) -> Report:
     """Writes an HTML page that needs nothing but itself: scores, curves, stability, classes, pictures, configuration.
@@ -36,6 +38,7 @@ def report(
         runs: a run's folder, or several to compare.
         out: the file to write; default: report.html in the run's folder, or comparison.html here.
         images: the most validation images to look at; 0: none.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
@@ -51,23 +54,25 @@ def report(
     file = Path(out) if out else folders[0] / PAGE if len(folders) == 1 else Path(PAGES)
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / PAGE}")
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is no ordinary file, and would be replaced. Give the file to write.")
     file.parent.mkdir(parents=True, exist_ok=True)
     if len(records) > 1:
         content, missing = comparison_page(records), ""
     else:
-        found, missing = _findings(records[0], images, console)
+        found, missing = _findings(records[0], images, allow_outside, console)
         content = run_page(records[0], found, missing)
-    file.write_text(content, encoding="utf-8", errors="backslashreplace")
+    write_file(file, content)
     return Report(file, missing)
 
 
-def _findings(record: Record, images: int, console: Console | None) -> tuple[Findings | None, str]:
+def _findings(record: Record, images: int, allow_outside: bool, console: Console | None) -> tuple[Findings | None, str]:
     """What the best teacher finds, or why that is not known."""
     if not images:
         return None, "No image was looked at, as was asked for."
     if record.info is None:
         return None, "There is no checkpoint yet, so no image was looked at."
     try:
-        return findings(record.folder, images, console), ""
+        return findings(record.folder, images, allow_outside, console), ""
     except (OSError, ValueError) as error:
         return None, f"No image was looked at: {error}"

@@ -4,15 +4,18 @@ import importlib
 import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyExperiment
 
 from oddetr.checkpoint import DESCRIPTION
+from oddetr.durable import write_file, writing
 from oddetr.training.config import LoggerName
 from oddetr.training.logger_kinds import KINDS, BegunLogger, LoggedRun
 from oddetr.training.processes import is_first_process
+from oddetr.untrusted import read_json
 
 IDS = "loggers.json"
 """In the run's folder: under which id each logger knows the run."""
@@ -75,7 +78,7 @@ class GuardedLogger(Logger):
         """Tells of the best checkpoint, if there is one, and ends with the `status` success or failed."""
         best = self.run.folder / "best" / DESCRIPTION
         if best.is_file():
-            self._attempt(lambda: self.begun.tell_best(best, json.loads(best.read_text()), self._step))
+            self._attempt(lambda: self.begun.tell_best(best, read_json(best), self._step))
         self._attempt(lambda: self.begun.end(status))
 
     def _attempt(self, what: Callable[[], None]) -> None:
@@ -110,10 +113,9 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
     Raises:
         LoggerError: one cannot begin. When a run is resumed, that is told, and the run goes on without it.
     """
-    if not is_first_process():
+    if not names or not is_first_process():
         return []
-    file = run.folder / IDS
-    known: dict[str, str] = json.loads(file.read_text()) if run.steps_done and file.is_file() else {}
+    known = _known(run.folder / IDS, say) if run.steps_done else {}
     opened: list[GuardedLogger] = []
     for name in names:
         try:
@@ -129,9 +131,24 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
             continue
         opened.append(logger)
         say(f"logging to {name}: {logger.begun.where}")
-    if names:
-        file.write_text(json.dumps(known | {logger.kind: logger.version for logger in opened}, indent=1))
+    with writing(run.folder):
+        ids = known | {logger.kind: logger.version for logger in opened}
+        write_file(run.folder / IDS, json.dumps(ids, indent=1))
     return [*opened]
+
+
+def _known(file: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """Under which id each logger knows the run; none where the file is damaged, which is told."""
+    try:
+        ids = read_json(file)
+        if not isinstance(ids, dict) or not all(isinstance(identity, str) for identity in ids.values()):
+            raise ValueError("it does not map loggers to ids")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        say(f"{file} cannot be read ({error}). The loggers begin the run anew.")
+        return {}
+    return ids
 
 
 def _told(error: Exception) -> str:

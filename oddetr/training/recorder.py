@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from oddetr.checkpoint import RESUME, CheckpointInfo, save_checkpoint
+from oddetr.checkpoint import RESUME, CheckpointInfo, save_of_run
 from oddetr.durable import writing
 from oddetr.structures import Batch
 from oddetr.training.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
@@ -200,8 +200,8 @@ class Recorder(Callback):
         ap = scores["teacher"]["AP"] if scores else None
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
             self.best = ap if ap is not None else self.best
-            save_checkpoint(self.folder / "best", module.detectors, info)
-        save_checkpoint(self.folder / "last", module.detectors, info, state)
+            save_of_run(self.folder / "best", module.detectors, info)
+        save_of_run(self.folder / "last", module.detectors, info, state)
 
 
 def _agreed(trainer: Trainer, wanted: bool) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.distillation.task import DistillationTask
-from oddetr.durable import new, replace_file, writing
+from oddetr.durable import replacing, writing
 from oddetr.matching import NonFiniteCostError
 from oddetr.models.presets import build_detector
 from oddetr.structures import Batch, GroundTruth
@@ -129,10 +129,8 @@ def save_replay(
         "statistics": accident.statistics,
         "info": info.to_json(),
     }
-    with writing(folder):
-        with new(file).open("wb") as stream:
-            torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, stream)
-        replace_file(file)
+    with writing(folder), replacing(file) as stream:
+        torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, stream)
     return file
 
 

@@ -41,7 +41,7 @@ def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
         folder = out / name
         if not folder.exists():
             continue
-        how = damage(folder) or _unreadable(folder / RESUME)
+        how = _unusable(folder)
         if how is None:
             if name != _CHECKPOINTS[0]:
                 found = "; ".join(damaged) or f"There is no {out / _CHECKPOINTS[0]}"
@@ -56,7 +56,11 @@ def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def _unreadable(state: Path) -> str | None:
+def _unusable(checkpoint: Path) -> str | None:
+    """In words, why a run cannot go on from a checkpoint; None where it can."""
+    how, state = damage(checkpoint), checkpoint / RESUME
+    if how:
+        return how
     try:
         steps_done(state)
     except FileNotFoundError:
@@ -91,12 +95,13 @@ def resumed(
         given: fields, with dotted names, that were given, also where with the default's value.
 
     Raises:
-        FileExistsError: there is a run in `out`, and `config.resume` is off.
+        FileExistsError: there is something in `out` that a run can go on from, and `config.resume` is off.
         CheckpointError: no checkpoint of it is whole.
         ValueError: arguments contradict the run that is to be resumed, or an older oddetr began it, without a teacher.
     """
     if not config.resume:
-        if any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED):
+        saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
+        if saved or _unusable(out / _UNFINISHED) is None:
             raise FileExistsError(
                 f"{out} holds a run already. Go on with it by --resume, or give another folder by --out."
             )

@@ -112,7 +112,7 @@ def run(
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: nothing to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if alone and is_first_process():
-        _write_report(out, say)
+        _write_report(out, config.allow_outside, say)
     return out
 
 
@@ -138,12 +138,12 @@ def _files(source: Source, ids: Sequence[int]) -> list[str]:
     return [source.files[places[image]] for image in ids]
 
 
-def _write_report(out: Path, say: Callable[[str], None]) -> None:
+def _write_report(out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
     """The run is done: a report that cannot be written is no reason to call it failed."""
     from oddetr.reporting.report import report
 
     try:
-        say(f"report: {report(out).file}")
+        say(f"report: {report(out, allow_outside=allow_outside).file}")
     except Exception as error:
         say(f"The report could not be written ({type(error).__name__}: {error}). Try: oddetr report {out}")
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from oddetr.durable import fresh
+
 
 class StateFile(TorchCheckpointIO):
     """Writes it where it is to be.
@@ -20,5 +22,5 @@ class StateFile(TorchCheckpointIO):
         Raises:
             OSError, RuntimeError: it cannot be written.
         """
-        with Path(path).open("wb") as stream:
+        with fresh(Path(path)) as stream:
             torch.save(checkpoint, stream)

@@ -1,11 +1,16 @@
 import dataclasses
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from oddetr.comparison.records import Job
 from oddetr.distillation.config import DistillationConfig, MatchingConfig
+from oddetr.durable import WriteError
 from tests.comparison.synthetic import finish, made_job, made_result
 
 
@@ -77,6 +82,35 @@ def test_result_when_distillation_is_off_then_what_it_would_be_does_not_matter(t
     for changed, field in ((dataclasses.replace(off, horizon=9.0), "horizon"), (DistillationConfig(), "enabled")):
         with pytest.raises(ValueError, match=f"distillation.{field} was"):
             made_job(tmp_path, distillation=changed).result()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 3}'])
+@pytest.mark.parametrize("name", ["job.json", "result.json"])
+def test_result_when_a_file_of_the_run_is_damaged_then_is_named_and_once_removed_the_run_is_done_again(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    job = made_job(tmp_path)
+    finish(job, made_result())
+    (job.folder / name).write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"qfl/seed_0/{name} is damaged \(.*\)\. Remove it, and give the same command"
+    ):
+        job.result()
+    (job.folder / name).unlink()
+    assert job.result() == (made_result() if name == "job.json" else None)
+
+
+@pytest.mark.parametrize("write", [Job.write, lambda job: made_result().write(job.folder)])
+def test_files_of_a_run_when_their_disk_is_full_then_the_old_ones_stay_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Job], None]
+) -> None:
+    job = made_job(tmp_path)
+    finish(job, made_result())
+    before = {file.name: file.read_bytes() for file in job.folder.glob("*.json")}
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(WriteError, match="seed_0 cannot be written: No space left on device"):
+        write(dataclasses.replace(job, threads=7))
+    assert {file.name: file.read_bytes() for file in job.folder.glob("*.json*")} == before
 
 
 def test_curves_when_epochs_are_not_validated_then_leave_them_out() -> None:

@@ -149,6 +149,39 @@ def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied:
     assert "Confusion matrix" not in page
 
 
+def test_report_when_a_link_stands_in_its_place_then_what_it_leads_to_stays(copied: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    for name in ("report.html", "report.html.new"):
+        (copied / name).symlink_to(victim)
+    assert report(copied, images=0).file.read_text().startswith("<!doctype html>")
+    assert victim.read_text() == "mine"
+    with pytest.raises(ValueError, match="/dev/null is no ordinary file, and would be replaced"):
+        report(copied, out="/dev/null")
+
+
+def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint from a stranger says that it may, and its data hold links to the reader's own pictures."""
+    info = json.loads((copied / "best" / "checkpoint.json").read_text())
+    data = shutil.copytree(info["configuration"]["data"], tmp_path / "scenes")
+    picture = next((data / "val").glob("*"))
+    picture.rename(tmp_path / "mine.png")
+    picture.symlink_to(tmp_path / "mine.png")
+    info["configuration"] |= {"data": str(data), "allow_outside": True}
+    (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
+    without_checksums(copied / "best")
+
+    written = report(copied)
+    assert "No image was looked at" in written.missing
+    assert "mine.png" in written.missing
+    assert "Confusion matrix" not in written.file.read_text()
+    assert main(["report", str(copied), "--allow-outside", "true"]) == 0
+    assert "No image was looked at" not in capsys.readouterr().out
+    assert "Confusion matrix" in written.file.read_text()
+
+
 def test_report_when_the_run_has_just_begun_then_says_that_it_is_not_finished(copied: Path) -> None:
     for folder in (*copied.glob("best*"), *copied.glob("last*")):
         shutil.rmtree(folder)

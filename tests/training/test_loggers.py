@@ -1,14 +1,17 @@
 """One run with all loggers, killed and resumed, read back through each package's own reader; and what goes wrong."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 import shutil
 import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -16,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from oddetr.cli import main
+from oddetr.durable import WriteError
 from oddetr.training.config import TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.logged import logged_values
@@ -304,6 +308,31 @@ def test_logger_when_it_cannot_begin_then_stops_a_new_run_but_not_one_that_goes_
     told: list[str] = []
     assert open_loggers(["tensorboard"], logged_run(tmp_path, steps_done=2), told.append) == []
     assert "cannot go on" in told[0]
+
+
+@pytest.mark.parametrize("content", ["", '{"tensorboard": "te', "[3]", '{"tensorboard": {}}'])
+def test_loggers_when_the_file_of_their_ids_is_damaged_then_it_is_told_and_the_run_goes_on(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "loggers.json").write_text(content)
+    told: list[str] = []
+    assert open_loggers([], logged_run(tmp_path, steps_done=2), told.append) == []
+    assert told == []
+    (logger,) = open_loggers(["tensorboard"], logged_run(tmp_path, steps_done=2), told.append)
+    logger.finalize("success")
+    assert told[0].startswith(f"{tmp_path / 'loggers.json'} cannot be read (")
+    assert told[0].endswith("). The loggers begin the run anew.")
+    assert json.loads((tmp_path / "loggers.json").read_text()) == {"tensorboard": logger.version}
+
+
+def test_loggers_when_their_ids_cannot_be_written_then_the_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loggers.json").write_text('{"mlflow": "7"}')
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(WriteError, match="No space left on device"):
+        open_loggers(["tensorboard"], logged_run(tmp_path, steps_done=2), print)
+    assert (tmp_path / "loggers.json").read_text() == '{"mlflow": "7"}'
 
 
 def test_loggers_when_not_in_the_first_process_then_there_are_none(

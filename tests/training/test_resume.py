@@ -1,7 +1,10 @@
+import errno
 import io
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +38,56 @@ def harm(file: Path, how: str) -> None:
         file.write_bytes(content)
     else:
         file.write_bytes(content[: {"cut": len(content) - 7, "empty": 0}[how]])
+
+
+def fail_reading(monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
+    """The disk fails where these files lie."""
+    opened = Path.open
+
+    def failing(file: Path, *arguments: Any, **keywords: Any) -> Any:
+        if file in files:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return opened(file, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", failing)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_resume_when_a_file_of_last_cannot_be_read_then_goes_on_from_the_one_before_aloud(
+    two: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    fail_reading(monkeypatch, two / "last" / file)
+    told: list[str] = []
+    assert find_state(two, told.append) == two / "last.old" / "resume.ckpt"
+    assert told[0].startswith(f"The checkpoint {two}/last cannot be used: {file} cannot be read: Input/output error. ")
+
+
+def test_evaluate_when_best_and_last_cannot_be_read_then_says_what_to_use_instead(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_reading(monkeypatch, two / "best" / "model.safetensors", two / "last" / "student.safetensors")
+    words = (
+        r"best cannot be read: model\.safetensors cannot be read: Input/output error\. Use .*two/last\.old, which is"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        oddetr.evaluate(two)
+
+
+def test_run_when_begun_where_another_was_killed_in_its_first_save_then_that_is_never_taken_for_its_own(
+    two: Path,
+) -> None:
+    """A whole `last.new` can be gone on with, and is refused like a `last`; a torn one is nothing."""
+    for name in ("last.old", "best"):
+        shutil.rmtree(two / name)
+    (two / "last").rename(two / "last.new")
+    other = TrainConfig(out=two, seed=5, epochs=7)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        resumed(other, two, pytest.fail)
+    _, state = resumed(TrainConfig(out=two, resume=True), two, print)
+    assert state == two / "last.new" / "resume.ckpt"
+    harm(two / "last.new" / "resume.ckpt", "cut")
+    assert resumed(other, two, pytest.fail) == (other, None)
+    assert find_state(two, pytest.fail) is None
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "missing", "flipped"])

@@ -31,7 +31,7 @@ from oddetr.durable import checksum, new, replace_folder
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.models.presets import DetectorConfig, build_detector, count_values
 from oddetr.scores import read_scores
 from oddetr.untrusted import read_count, read_json, read_normalisation
 
@@ -341,6 +341,6 @@ def _check_size(info: CheckpointInfo, file: Path) -> None:
         ValueError: the weights' file is too small for the detector that is described, in half precision even.
     """
     size = file.stat().st_size
-    least = info.detector.least_parameters
+    least = count_values(info.detector, len(info.classes))
     if 2 * least > size:
         raise ValueError(f"it describes a detector of {least:,} parameters or more, and {file.name} has {size:,} bytes")

@@ -17,7 +17,7 @@ import oddetr
 from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.models.presets import DetectorConfig, build_detector, count_values
 from oddetr.training.log import read_events
 from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
 from tests.conftest import tiny_arguments
@@ -277,13 +277,14 @@ def theirs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_checkpoint_of_transformers_when_whole_then_holds_at_least_what_is_counted(theirs: Path) -> None:
-    detector, info = load_checkpoint(theirs)
+@pytest.mark.parametrize("whose", ["checkpoint", "theirs"])
+def test_checkpoint_when_whole_then_holds_what_is_counted(whose: str, request: pytest.FixtureRequest) -> None:
+    detector, info = load_checkpoint(request.getfixturevalue(whose))
     count = sum(parameter.numel() for parameter in detector.parameters())
-    assert info.detector.least_parameters == count
+    assert count_values(info.detector, len(info.classes)) == count
 
 
-LARGER = r"(parameters or more, and model.safetensors has|it is at most)"
+LARGER = r"(parameters or more, and model.safetensors has|it is at most|it must be a whole number from . to)"
 TIMM = "only names of timm's own models are taken"
 SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
 
@@ -357,14 +358,40 @@ def changed(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> Non
     without_checksums(checkpoint)
 
 
+THIN = {"heads": 1, "ffn_width": 1, "levels": 3, "points": 1, "num_queries": 1}
+
+
 @pytest.mark.parametrize(
-    "sizes", [{"width": 3_200_000}, {"num_queries": 10**12}, {"encoder_layers": 10**9}, {"ffn_width": 10**9}]
+    "sizes",
+    [
+        {"width": 3_200_000},
+        {"num_queries": 10**12},
+        {"encoder_layers": 10**9},
+        {"ffn_width": 10**9},
+        {"denoising": 10**9},
+        {"top_k": 10**9},
+        {"levels": 1000},
+        {"points": 1000},
+        THIN | {"width": 8192},
+        THIN | {"width": 2048, "levels": 15},
+        THIN | {"width": 2048, "variant": "dino", "denoising": 1},
+        {"backbone": "convnext_large"},
+    ],
 )
 def test_checkpoint_when_it_describes_more_than_it_holds_then_is_refused_before_memory_is_taken(
-    sizes: dict[str, int], checkpoint: Path
+    sizes: dict[str, Any], checkpoint: Path
 ) -> None:
-    changed(checkpoint, lambda content: content["detector"].update(sizes))
-    with pytest.raises(CheckpointError, match=r"parameters or more, and model\.safetensors has"):
+    changed(checkpoint, lambda content: content["detector"].update({"variant": "plain"} | sizes))
+    with pytest.raises(CheckpointError, match=LARGER):
+        load_checkpoint(checkpoint)
+
+
+def test_checkpoint_when_it_names_more_classes_than_it_holds_then_is_refused_before_memory_is_taken(
+    checkpoint: Path,
+) -> None:
+    classes = {"names": [f"class {number}" for number in range(200_000)], "ids": [*range(200_000)]}
+    changed(checkpoint, lambda content: content.update(classes=classes))
+    with pytest.raises(CheckpointError, match=LARGER):
         load_checkpoint(checkpoint)
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from oddetr.models.backbone import require_own
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
 from oddetr.nested import flat
@@ -16,8 +14,6 @@ from oddetr.untrusted import read_json, read_normalisation
 
 _MOST = {"layers|levels|depths|blocks": 1000, "size": 16_384, "": 10**6}
 """The largest whole number in a configuration, by what its name holds."""
-_FREE = 2**26
-"""Values of buffers (positions, masks) that a detector may have whatever its weights are."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -95,14 +91,6 @@ class HuggingFaceConfig:
         labels = {str(index): name for index, name in enumerate(names)}
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
         return HuggingFaceConfig(content, self.mean, self.std)
-
-    @property
-    def least_parameters(self) -> int:
-        """How many it has, and the values of its buffers beyond `_FREE`; counted without taking memory for them."""
-        with torch.device("meta"):
-            model = self._model()
-        buffers = sum(buffer.numel() for buffer in model.buffers())
-        return sum(parameter.numel() for parameter in model.parameters()) + max(0, buffers - _FREE)
 
     def build(self) -> HuggingFaceDetector:
         """The detector with random weights, its backbone's too."""

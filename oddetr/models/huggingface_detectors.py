@@ -211,8 +211,9 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
 class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     """RT-DETR and its descendants: queries are chosen from the encoder, boxes are refined layer by layer.
 
-    Officially an image has as many detections as queries (300). Of D-FINE and DEIMv2 the first layer's preliminary boxes count as a layer of their own, as in their own loss; its
-    terms for distributions (FGL, DDF) are not part of this training.
+    Officially an image has as many detections as queries (300). Of D-FINE and DEIMv2 the first layer's preliminary
+    boxes count as a layer of their own, as in their own loss; its terms for distributions (FGL, DDF) are not part of
+    this training.
     """
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

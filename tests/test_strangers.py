@@ -486,7 +486,7 @@ def test_checkpoint_when_it_names_more_classes_than_it_holds_then_is_refused_bef
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("size", [0, -5, 10**9, "64", None])
+@pytest.mark.parametrize("size", [0, -5, 4097, 10**9, "64", None])
 def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object, checkpoint: Path) -> None:
     changed(checkpoint, lambda content: content.update(image_size=size))
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -2,7 +2,7 @@
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class HuggingFaceConfig:
 
         optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         with _in_words(f"The model {name} of transformers cannot be read"):
-            content = _read_object(cached_file(name, "config.json"))
+            content = _read_object(str(cached_file(name, "config.json")))
             check_kind(str(content.get("model_type")))
             _check_fields(content)
             file = cached_file(name, "preprocessor_config.json", **optional)
@@ -115,7 +115,7 @@ class HuggingFaceConfig:
 
 
 @contextmanager
-def _in_words(what: str) -> Iterator[None]:
+def _in_words(what: str) -> Generator[None]:
     """Whatever goes wrong within, but for OSError, is a ValueError that says what and why."""
     try:
         yield

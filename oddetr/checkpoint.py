@@ -28,20 +28,18 @@ from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
 from oddetr.data.dataset import ClassTable
-from oddetr.data.transforms import LEAST_SIDE
+from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.durable import checksum, new, replace_folder, sync, sync_files
 from oddetr.hub import fetch, on_hub, split_name
 from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.models.presets import DetectorConfig, build_detector, count_values
 from oddetr.scores import read_scores
 from oddetr.untrusted import read_count, read_json, read_normalisation
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
 FORMAT = 2
 """1 had no checksums."""
-MOST_SIDE = 16_384
-"""Pixels of `image_size`: an image of twice as many takes a GiB before anything is computed."""
 
 Weights = Literal["teacher", "student"]
 """Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
@@ -126,7 +124,7 @@ def _check_kinds(content: dict[str, Any]) -> None:
     """
     size, run = content["image_size"], content.get("configuration", {})
     if type(size) is not int or not LEAST_SIDE <= size <= MOST_SIDE:
-        raise ValueError(f"image_size is {reprlib.repr(size)}; it must lie in {LEAST_SIDE}-{MOST_SIDE}.")
+        raise ValueError(f"image_size is {reprlib.repr(size)}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
     read_count(content.get("epoch", 0))
     for name, kind in (("images", int), ("versions", str)):
         values = content.get(name, {})
@@ -395,6 +393,6 @@ def _check_size(info: CheckpointInfo, file: Path) -> None:
         ValueError: the weights' file is too small for the detector that is described, in half precision even.
     """
     size = file.stat().st_size
-    least = info.detector.least_parameters
+    least = count_values(info.detector, len(info.classes))
     if 2 * least > size:
         raise ValueError(f"it describes a detector of {least:,} parameters or more, and {file.name} has {size:,} bytes")

@@ -7,7 +7,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from oddetr.checkpoint import DESCRIPTION, CheckpointInfo, save_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.data.transforms import LEAST_SIDE
+from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.models.backbone import Backbone
 from oddetr.models.checkpoints import Foreign, load_official_state, read_foreign
 from oddetr.models.presets import build_detector
@@ -36,8 +36,8 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
         ValueError: the file is none of these, its weights do not fit, or its classes are not known; says which.
         FileExistsError: there is something else than a checkpoint in `to`.
     """
-    if image_size < LEAST_SIDE:
-        raise ValueError(f"image_size is {image_size}; it must be at least {LEAST_SIDE}.")
+    if not LEAST_SIDE <= image_size <= MOST_SIDE:
+        raise ValueError(f"image_size is {image_size}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
     there = Path(to)
     if there.exists() and not (there / DESCRIPTION).is_file() and not (there.is_dir() and not any(there.iterdir())):
         raise FileExistsError(

@@ -27,6 +27,8 @@ from oddetr.words import listed
 
 BATCH_SIZE = 8
 """Where a checkpoint does not tell the run's."""
+MOST_IN_BATCH = 64
+"""Images of a batch, however many the run is said to have had: a checkpoint may be anyone's."""
 
 
 def postprocess(
@@ -151,18 +153,19 @@ class Predictor(Pretrained):
         labels.
 
         Args:
-            batch_size: images per batch; default: the run's, in which its validation saw them (images of a batch are
-                padded to one size, which moves scores a little).
+            batch_size: images per batch; default: the run's, at most 64 (`MOST_IN_BATCH`), in which its validation saw
+                them (images of a batch are padded to one size, which moves scores a little).
             console: shows progress, if it is a terminal; None is silent.
 
         Raises:
             ValueError: the source has classes that the detector does not know.
         """
         labels = known_labels(self.classes, source.classes)
+        recorded: int = self.info.configuration.get("batch_size") or BATCH_SIZE
         loader = make_loader(
             TransformedDataset(source, self.transform),
             EpochSampler(len(source), shuffle=False),
-            batch_size or self.info.configuration.get("batch_size") or BATCH_SIZE,
+            batch_size or min(recorded, MOST_IN_BATCH),
             workers=0,
         )
         mine = np.zeros(len(self.classes), np.int64)
@@ -206,8 +209,8 @@ def evaluate(
         data: a data set's folder, or `digits`; default: the data that the run was trained on.
         split: train, val or test.
         json: file to write the scores to, all in 0-1.
-        batch_size: images per batch; default: the run's, which gives the scores that its validation gave (of a run in
-            bf16 or fp16 but for rounding: here all is float32).
+        batch_size: images per batch; default: the run's, at most 64, which gives the scores that its validation gave
+            (of a run in bf16 or fp16 but for rounding: here all is float32).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.

@@ -247,8 +247,9 @@ def test_file_when_empty_or_the_folder_is_malformed_then_says_so(tmp_path: Path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="no folder of transformers"):
         oddetr.convert(tmp_path, tmp_path / "ours")
-    with pytest.raises(ValueError, match="image_size is 0"):
-        oddetr.convert(tmp_path, tmp_path / "ours", image_size=0)
+    for size in (0, 4097):
+        with pytest.raises(ValueError, match=f"image_size is {size}; it must lie in 32-4,096"):
+            oddetr.convert(tmp_path, tmp_path / "ours", image_size=size)
 
 
 @pytest.mark.parametrize("key", [None, "state_dict", "ema_model"])

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,18 @@ def test_checkpoint_when_named_by_the_file_of_other_weights_then_asks_whose_are_
 
 def test_predictor_when_given_no_images_then_finds_nothing(trained: Path) -> None:
     assert Predictor.load(trained).detect([]) == []
+
+
+@pytest.mark.parametrize(("recorded", "asked"), [(10**9, 64), (3, 3), (None, 8)])
+def test_detect_source_when_the_runs_batch_is_recorded_then_takes_it_within_a_limit(
+    recorded: int | None, asked: int, trained: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr("oddetr.inference.make_loader", lambda _, __, size, workers: sizes.append(size) or [])
+    predictor = Predictor.load(trained)
+    predictor = replace(predictor, info=replace(predictor.info, configuration={"batch_size": recorded}))
+    assert not [*predictor.detect_source(open_sources(str(scenes))["val"])]
+    assert sizes == [asked]
 
 
 def test_evaluate_when_the_batch_is_empty_then_says_so_before_anything_is_read() -> None:

@@ -17,7 +17,7 @@ import oddetr
 from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.models.presets import DetectorConfig, build_detector, count_values
 from oddetr.training.log import read_events
 from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
 from tests.conftest import tiny_arguments
@@ -37,6 +37,9 @@ HOSTILE = (
     "n" * 300,
 )
 """Names of classes."""
+
+
+TIMM = "only names of timm's own models are taken"
 
 
 class Bomb:
@@ -242,7 +245,7 @@ def test_folder_of_transformers_when_it_brings_code_then_none_is_run_or_asked_fo
     (folder / "strange_module.py").write_text(STRANGE_MODULE.format(str(exploded)))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked whether to run the code"))
     if kind == "strange":
-        with pytest.raises(ValueError, match="custom code"):
+        with pytest.raises(ValueError, match="strange cannot be trained here"):
             HuggingFaceConfig.read(str(folder))
     else:
         assert HuggingFaceConfig.read(str(folder)).kind == kind
@@ -277,14 +280,97 @@ def theirs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_checkpoint_of_transformers_when_whole_then_holds_at_least_what_is_counted(theirs: Path) -> None:
-    detector, info = load_checkpoint(theirs)
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"backbone_config": None, "backbone": "microsoft/resnet-50", "use_timm_backbone": False}, TIMM),
+        ({"backbone_config": None, "backbone": "bert-base-uncased", "use_timm_backbone": False}, "elsewhere"),
+        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1]}}, "elsewhere"),
+        ({"model_type": "rt_detr", "backbone_config": None, "backbone": "bert-base-uncased"}, "elsewhere"),
+        ({"backbone_config": None, "backbone": "stranger/model", "use_timm_backbone": True}, TIMM),
+        ({"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:stranger/model"}}, TIMM),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
+        ({"backbone": "bert-base-uncased", "use_timm_backbone": False}, None),
+        ({"attn_implementation": "kernels-community/flash-attn", "use_kernels": True}, None),
+        ({"_attn_implementation": "stranger/code"}, None),
+        ({"fusion_config": {"patch_embeddings": True}, "dtype": "float99", "transformers_weights": "../up"}, None),
+    ],
+)
+def test_folder_of_transformers_when_it_names_what_lies_elsewhere_then_nothing_is_fetched(
+    changes: dict[str, Any], told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oddetr.models.huggingface import load_pretrained
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    rewritten(theirs / "config.json", changes)
+    if told is None:
+        detector, _ = load_pretrained(str(theirs))
+        assert detector.config.backbone_config.model_type == "resnet"
+        for name, value in load_checkpoint(theirs)[0].state_dict().items():
+            torch.testing.assert_close(detector.state_dict()[name], value, rtol=0, atol=0)
+    else:
+        with pytest.raises(ValueError, match=told):
+            load_pretrained(str(theirs))
+
+
+def test_folder_of_transformers_when_older_then_its_backbone_is_timms_without_asking_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oddetr.models.huggingface import HuggingFaceConfig
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    older = {"backbone_config": None, "backbone": "resnet18", "use_timm_backbone": True, "num_feature_levels": 1}
+    found = HuggingFaceConfig.read(str(files_of_transformers(tmp_path / "theirs", **older))).content["backbone_config"]
+    assert (found["model_type"], found["backbone"], found["out_indices"]) == ("timm_backbone", "resnet18", [4])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", [], "no JSON object"),
+        ("config.json", {"id2label": [1, 2]}, "AttributeError"),
+        ("config.json", {"d_model": "x"}, "d_model"),
+        ("config.json", {"d_model": 64}, "mismatch"),
+        ("config.json", {"model_type": ["detr"]}, "cannot be trained here"),
+        ("preprocessor_config.json", [], "no JSON object"),
+        ("preprocessor_config.json", {"image_mean": 5}, "TypeError"),
+        ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "three numbers"),
+        ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "above 0"),
+    ],
+)
+def test_folder_of_transformers_when_it_cannot_be_understood_then_says_which_and_why(
+    file: str, content: Any, told: str, theirs: Path
+) -> None:
+    from oddetr.models.huggingface import load_pretrained
+
+    rewritten(theirs / file, content)
+    with pytest.raises(ValueError, match=f"{theirs} of transformers cannot be read .*{told}"):
+        load_pretrained(str(theirs))
+
+
+def test_training_when_a_folder_of_transformers_cannot_be_understood_then_says_why(
+    theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--model", f"hf:{theirs}", "--out", str(theirs / "run")]
+    assert "it must be above 0" not in refused([*words, "--detector.d_model", "x"], capsys)
+    rewritten(theirs / "preprocessor_config.json", {"image_std": [0, 0, 0]})
+    assert "it must be above 0" in refused(words, capsys)
+
+
+@pytest.mark.parametrize("whose", ["checkpoint", "theirs"])
+def test_checkpoint_when_whole_then_holds_what_is_counted(whose: str, request: pytest.FixtureRequest) -> None:
+    detector, info = load_checkpoint(request.getfixturevalue(whose))
     count = sum(parameter.numel() for parameter in detector.parameters())
-    assert info.detector.least_parameters == count
+    assert count_values(info.detector, len(info.classes)) == count
 
 
-LARGER = r"(parameters or more, and model.safetensors has|it is at most)"
-TIMM = "only names of timm's own models are taken"
+def rewritten(file: Path, content: Any) -> None:
+    """The file with these changes; or with this content, which is no object."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | content if isinstance(content, dict) else content))
+
+
+LARGER = r"(parameters or more, and model.safetensors has|it is at most|it must be a whole number from . to)"
 SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
 
 
@@ -297,6 +383,12 @@ SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed
         {"num_queries": 10**6},
         {"encoder_layers": 10**9},
         {"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}},
+        {"backbone_config": {"model_type": "resnet", "depths": [30] * 4}},
+        {"backbone_config": {"model_type": "resnet", "depths": [[30, 30], [30, 30]]}},
+        {"backbone_config": {"model_type": "resnet", "hidden_sizes": [8] * 1000}},
+        {"backbone_config": {"model_type": "hgnet_v2", "stage_num_blocks": [90, 90, -90, -90]}},
+        {"decoder_n_points": 10**6},
+        {"depth_mult": 1e9},
         {"backbone_config": {"model_type": "swin", "out_indices": [2, 3, 4], "image_size": 64_000}},
         {"backbone_config": SWIN | {"out_indices": [2, 3, 4], "image_size": 9600}},
     ],
@@ -357,18 +449,44 @@ def changed(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> Non
     without_checksums(checkpoint)
 
 
+THIN = {"heads": 1, "ffn_width": 1, "levels": 3, "points": 1, "num_queries": 1}
+
+
 @pytest.mark.parametrize(
-    "sizes", [{"width": 3_200_000}, {"num_queries": 10**12}, {"encoder_layers": 10**9}, {"ffn_width": 10**9}]
+    "sizes",
+    [
+        {"width": 3_200_000},
+        {"num_queries": 10**12},
+        {"encoder_layers": 10**9},
+        {"ffn_width": 10**9},
+        {"denoising": 10**9},
+        {"top_k": 10**9},
+        {"levels": 1000},
+        {"points": 1000},
+        THIN | {"width": 8192},
+        THIN | {"width": 2048, "levels": 15},
+        THIN | {"width": 2048, "variant": "dino", "denoising": 1},
+        {"backbone": "convnext_large"},
+    ],
 )
 def test_checkpoint_when_it_describes_more_than_it_holds_then_is_refused_before_memory_is_taken(
-    sizes: dict[str, int], checkpoint: Path
+    sizes: dict[str, Any], checkpoint: Path
 ) -> None:
-    changed(checkpoint, lambda content: content["detector"].update(sizes))
-    with pytest.raises(CheckpointError, match=r"parameters or more, and model\.safetensors has"):
+    changed(checkpoint, lambda content: content["detector"].update({"variant": "plain"} | sizes))
+    with pytest.raises(CheckpointError, match=LARGER):
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("size", [0, -5, 10**9, "64", None])
+def test_checkpoint_when_it_names_more_classes_than_it_holds_then_is_refused_before_memory_is_taken(
+    checkpoint: Path,
+) -> None:
+    classes = {"names": [f"class {number}" for number in range(200_000)], "ids": [*range(200_000)]}
+    changed(checkpoint, lambda content: content.update(classes=classes))
+    with pytest.raises(CheckpointError, match=LARGER):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("size", [0, -5, 4097, 10**9, "64", None])
 def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object, checkpoint: Path) -> None:
     changed(checkpoint, lambda content: content.update(image_size=size))
     with pytest.raises(CheckpointError, match="cannot be read"):

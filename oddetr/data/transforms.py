@@ -21,6 +21,9 @@ from oddetr.data.dataset import Sample
 
 LEAST_SIDE = 32
 """The least shorter side that can be asked for, in pixels: the stride of the backbone's last map."""
+MOST_SIDE = 4096
+"""The largest: an image of twice that length or so (`LONGEST`) takes 0.3 GiB as the detector sees it, and about 1 GiB
+while it is made."""
 LONGEST = 1333 / 800
 """The longest side, relative to the shorter side asked for."""
 SCALES = 11

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import nn
 
 from oddetr.models.backbone import Backbone
@@ -25,6 +26,21 @@ from oddetr.models.position import sine_position_map
 from oddetr.models.queries import LearnedAnchors, LearnedQueries, MixedQueries, TwoStageQueries
 
 Variant = Literal["plain", "refine", "two_stage", "dab", "dino"]
+_MOST = {
+    "width": 8192,
+    "heads": 256,
+    "ffn_width": 65_536,
+    "encoder_layers": 50,
+    "decoder_layers": 50,
+    "levels": 16,
+    "points": 64,
+    "num_queries": 10_000,
+    "denoising": 10_000,
+    "top_k": 10_000,
+}
+"""The largest sizes: a configuration may be anyone's, and is to be composed in a few seconds, if without memory."""
+_FREE = 2**26
+"""Values of buffers (positions, masks) that a detector may have whatever its weights are."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class DetectorConfig:
             300 of DINO.
 
     Raises:
-        ValueError: a size that is out of range.
+        ValueError: a size that is out of range; none may be larger than any detector needs (`_MOST`).
     """
 
     variant: Variant = "plain"
@@ -75,30 +91,14 @@ class DetectorConfig:
         """Whether the encoder's proposals are objects of any class."""
         return self.variant == "two_stage"
 
-    @property
-    def least_parameters(self) -> int:
-        """No such detector has fewer: those of the layers' largest matrices alone."""
-        attention = 3 * self.heads * self.levels * self.points
-        learned = 0 if self.variant == "two_stage" else self.num_queries
-        layers = self.encoder_layers + self.decoder_layers
-        return self.width * (layers * (2 * self.ffn_width + attention) + learned)
-
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")
-        for field in (
-            "width",
-            "heads",
-            "ffn_width",
-            "encoder_layers",
-            "decoder_layers",
-            "levels",
-            "points",
-            "num_queries",
-            "top_k",
-        ):
-            if type(getattr(self, field)) is not int or getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be a whole number of at least 1.")
+        for field, most in _MOST.items():
+            value = getattr(self, field)
+            least = 0 if field == "denoising" else 1
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{field} is {value!r}; it must be a whole number from {least} to {most:,}.")
         if self.maps not in (1, 2, 3, 4) or self.levels < self.maps:
             raise ValueError(
                 f"maps is {self.maps} and levels {self.levels}; there are 1 to 4 maps, and at least as many levels."
@@ -107,10 +107,8 @@ class DetectorConfig:
             raise ValueError(f"width is {self.width}; it must be a multiple of 32 and of heads ({self.heads}).")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
-        if self.denoising < 0 or (self.denoising and self.variant not in ("dab", "dino")):
-            raise ValueError(
-                f"denoising is {self.denoising}; it must be 0, or at least 1 for the variants dab and dino."
-            )
+        if self.denoising and self.variant not in ("dab", "dino"):
+            raise ValueError(f"denoising is {self.denoising}; only the variants dab and dino have it: 0 for others.")
 
     def override(self, changes: dict[str, Any]) -> "DetectorConfig":
         """The same with some fields changed.
@@ -230,6 +228,18 @@ def build_detector(config: "DetectorConfig | HuggingFaceConfig", num_classes: in
     if isinstance(config, HuggingFaceConfig):
         return config.build()
     return compose(config, num_classes, Backbone(config.backbone, config.pretrained, config.maps))
+
+
+def count_values(config: "DetectorConfig | HuggingFaceConfig", num_classes: int) -> int:
+    """The parameters of the detector, and the values of its buffers beyond `_FREE`, counted without memory for them.
+
+    Raises:
+        ValueError: see `build_detector`.
+    """
+    with torch.device("meta"):
+        detector = build_detector(config, num_classes)
+    buffers = sum(buffer.numel() for buffer in detector.buffers())
+    return sum(parameter.numel() for parameter in detector.parameters()) + max(0, buffers - _FREE)
 
 
 def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector:

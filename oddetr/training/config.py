@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from oddetr.checkpoint import find_checkpoint, read_info
 from oddetr.data.sources import DIGITS, DigitsConfig
-from oddetr.data.transforms import LEAST_SIDE, AugmentConfig
+from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
 from oddetr.groups import GroupsConfig
 from oddetr.losses import LossConfig
@@ -202,6 +202,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+        if self.image_size is not None and self.image_size > MOST_SIDE:
+            raise ValueError(f"image_size is {self.image_size}; it must be at most {MOST_SIDE:,}.")
         for name, known in (("precision", get_args(Precision)), ("non_finite", get_args(NonFinite))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")

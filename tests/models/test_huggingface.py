@@ -239,12 +239,14 @@ def test_parameters_when_grouped_then_the_backbones_are_apart(name: str) -> None
     [
         ({"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}, (0.5, 0.4, 0.3)),
         ({"do_normalize": False, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}, (0.0, 0.0, 0.0)),
+        ({"image_mean": [0.5, 0.4, 0.3]}, (0.5, 0.4, 0.3)),
+        ({}, (0.485, 0.456, 0.406)),
         (None, (0.485, 0.456, 0.406)),
     ],
 )
 def test_normalisation_when_read_then_is_the_image_processors(told: Any, mean: tuple, tmp_path: Path) -> None:
     MODELS["deformable"]().config.save_pretrained(tmp_path)
-    if told:
+    if told is not None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
     assert HuggingFaceConfig.read(str(tmp_path)).mean == mean
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oddetr.training.config import OptimizerConfig
+from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.processes import launched, several_processes
 
 
@@ -35,6 +35,12 @@ def test_rate_when_the_run_has_one_step_then_is_the_full_one() -> None:
 def test_optimizer_when_a_field_is_out_of_range_then_says_which(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**fields)
+
+
+@pytest.mark.parametrize(("size", "told"), [(16, "at least 32"), (4097, "at most 4,096")])
+def test_config_when_the_image_size_is_out_of_range_then_says_its_limit(size: int, told: str) -> None:
+    with pytest.raises(ValueError, match=f"image_size is {size}; it must be .*{told}"):
+        TrainConfig(data="photos", image_size=size)
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,13 @@ def shown_lines(text: str) -> str:
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
-    """That a configuration has no option of the dotted `name`, and which of the known ones may be meant: similar ones,
-    else those of its group."""
-    group, known = name.rpartition(".")[0], list(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    others = [other.rpartition(".")[2] for other in known if group and other.rpartition(".")[0] == group]
-    meant = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"There is no option {name}.{meant}" + (f" {group} has {listed(others, 20)}." if others and not near else "")
+    """That a configuration has no option of the dotted `name`, and which of the known ones may be meant: similar ones
+    of its group, else all of the group."""
+    known = list(known)
+    group, _, own = name.rpartition(".")
+    others = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == group]
+    near = [".".join(filter(None, (group, other))) for other in difflib.get_close_matches(own, others, n=3)]
+    near = near if others else difflib.get_close_matches(name, known, n=3)
+    if near:
+        return f"There is no option {name}. Did you mean {' or '.join(near)}?"
+    return f"There is no option {name}." + (f" {group} has {listed(others, 20)}." if group and others else "")

@@ -57,7 +57,8 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
     except Exception as error:  # of any kind: Lightning compares and converts what it is given
         given = " ".join(f"--trainer.{name} {value}" for name, value in config.trainer.items())
         advice = " Correct this, or leave it out." if given else ""
-        raise ValueError(f"Lightning refuses {given or 'to train here'}: {error}{advice}") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"Lightning refuses {given or 'to train here'}: {reason}.{advice}") from error
 
 
 def check_flags(config: TrainConfig) -> None:

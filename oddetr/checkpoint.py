@@ -312,7 +312,8 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
         raise CheckpointError(f"There is no {path}. A checkpoint is a run's folder, or the folder best or last in it.")
     raise CheckpointError(
         f"There is no checkpoint in {folder}: it has neither {DESCRIPTION} with {WEIGHT_FILES['teacher']}, nor best or "
-        "last with them. Give the folder that `oddetr train --out` wrote, after its first epoch."
+        "last with them. Give the folder that `oddetr train --out` wrote, "
+        "after its first save (at Ctrl-C, after five minutes, or after an epoch)."
     )
 
 

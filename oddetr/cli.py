@@ -5,13 +5,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from oddetr import __version__
-from oddetr.parsing import make_parser, parsed_values, underscored
+from oddetr.parsing import ConfigFile, make_parser, parsed_values, underscored
 from oddetr.terminal import Terminal
 
 _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
@@ -19,6 +20,7 @@ _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
+    from oddetr.models.presets import PRESETS, DetectorConfig
     from oddetr.nested import flat
     from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
@@ -27,9 +29,11 @@ def train(arguments: Sequence[str], console: Console) -> int:
         "train", "Trains a detector on a folder of COCO, Pascal VOC or YOLO layout, or on the built-in digits."
     )
     parser.add_argument(
-        "--config", action="config", help="a YAML file with any of these arguments (see --print-config)"
+        "--config", action=ConfigFile, help="a YAML file with any of these arguments (see --print-config)"
     )
     parser.add_class_arguments(TrainConfig, skip={"resume", "loggers"}, fail_untyped=True)
+    parser.say_more("model", f"Presets: {', '.join(PRESETS)}.")
+    parser.say_more("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
     parser.add_argument(
         "--loggers",
@@ -37,7 +41,7 @@ def train(arguments: Sequence[str], console: Console) -> int:
         default=[],
         metavar="NAME,NAME",
         help="also log to these of tensorboard, mlflow and wandb: names with commas between them, or a list in YAML "
-        "(the `loggers` extra; docs/loggers.md)",
+        "(they come with pip install 'oddetr[loggers]')",
     )
     parsed = parser.parse_args(list(arguments))
     values = parser.instantiate(parsed).as_dict()
@@ -167,7 +171,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
         "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     report = verb(**parsed_values(parser, arguments))
     console.print(

@@ -1,7 +1,7 @@
 """Pictures of what was found, beside what is there."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,6 @@ PALETTE: tuple[Colour, ...] = (
 
 _SHORT_SIDE = 480
 _LONG_SIDE = 1920
-_GAP = 8
 
 
 def class_colour(label: int) -> Colour:
@@ -79,32 +78,6 @@ def draw_detections(
             pen.name(classes.names[label], box, WHITE, below=True)
     pen.write_names()
     return picture
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int, cell: int = _SHORT_SIDE) -> Image.Image:
-    """Pictures side by side on white, row by row, each shrunk where its longer side is above `cell` pixels.
-
-    Raises:
-        ValueError: there is no picture.
-    """
-    if not pictures:
-        raise ValueError("A contact sheet needs at least one picture.")
-    small = [picture.copy() for picture in pictures]
-    for picture in small:
-        picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-    columns = min(columns, len(small))
-    rows = [small[start : start + columns] for start in range(0, len(small), columns)]
-    widths = [max(picture.width for picture in small[column::columns]) for column in range(columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    sheet = Image.new("RGB", (sum(widths) + _GAP * (columns + 1), sum(heights) + _GAP * (len(rows) + 1)), WHITE)
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        left = _GAP
-        for picture, width in zip(row, widths[: len(row)], strict=True):
-            sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
-            left += width + _GAP
-        top += height + _GAP
-    return sheet
 
 
 @dataclass

@@ -5,11 +5,12 @@ import difflib
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from oddetr.words import shown_lines
+from oddetr.words import KINDS, shown_lines, unknown_option
 
 
 def _is_needed(action: argparse.Action) -> bool:
@@ -57,32 +58,121 @@ class Help(DefaultHelpFormatter):
         )
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+def plain_yaml_error(message: str) -> str:
+    """Without the names that the YAML reader has for a file that it was given as a text."""
+    return re.sub(r'\s+in "<[\w ]+>",', " at", message)
+
+
+def configuration_text(file: Path) -> str:
+    """What stands in a configuration file.
+
+    Raises:
+        ValueError: it is no text; names the file.
+    """
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
 
 
 class Parser(ArgumentParser):
-    """Says plainly what is wrong with a command, and what may have been meant."""
+    """Says plainly what is wrong with a command or a configuration file, and what may have been meant.
+
+    Attributes:
+        file: the configuration file that is being read; its options have no dashes.
+    """
+
+    file: str | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the process with exit code 2."""
-        wrong = re.search(r'Parser key "([\w.]+)":\n.*?(?:Given|Got) value: ([^\n]*)', message, re.DOTALL)
-        expected = re.sub("Given value type:[^\n]*", "", wrong[0]) if wrong else ""
-        kinds = [text for kind, text in _KINDS.items() if f"<class '{kind}'>" in expected]
-        kinds += [word for words in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"'(\w+)'", words)]
-        if wrong and kinds:
-            option = wrong[1].replace("_", "-")
-            message = f"--{option} takes {' or '.join(kinds)}, not {wrong[2]!r}."
-        missing = re.search(r"arguments are required: (.*)", message)
-        if missing:
+        """Ends the process with exit code 2, or where it shall not, raises an `argparse.ArgumentError`."""
+        if found := _found_wrong(message):
+            message = self._wrong_value(*found)
+        else:
+            message = self._of_content(message) if self._in_content else self._of_command(message)
+        super().error(shown_lines(f"{self.file}: {message}" if self.file else message), ex)
+
+    def instantiate(self, namespace: Namespace, *arguments: Any, **more: Any) -> Namespace:
+        """Refuses a value in the place of a group of options."""
+        self._refuse_lone_values(namespace)
+        return super().instantiate(namespace, *arguments, **more)
+
+    def say_more(self, option: str, text: str) -> None:
+        """Says more of an option than its docstring."""
+        action = next(action for action in self._actions if action.dest == option)
+        action.help = f"{action.help} {text}"
+
+    def check_file(self, file: Path) -> None:
+        """Reads a configuration file alone, so that what is wrong is told to be there."""
+        self.file = str(file)
+        try:
+            configuration_text(file)
+            self._refuse_lone_values(self.parse_path(file, env=False, defaults=False))
+        finally:
+            self.file = None
+
+    @property
+    def _in_content(self) -> bool:
+        return self.file is not None or not self.exit_on_error
+
+    def _wrong_value(self, option: str, kinds: Sequence[str], value: str) -> str:
+        shown = option if self._in_content else f"--{option.replace('_', '-')}"
+        return f"{shown} takes {' or '.join(kinds)}, not {value!r}."
+
+    def _refuse_lone_values(self, found: Namespace) -> None:
+        for group in self.groups or ():
+            if group in found and not isinstance(found[group], Namespace):
+                self.error(self._wrong_value(group, [KINDS["dict"]], str(found[group])))
+
+    def _of_content(self, message: str) -> str:
+        """Of a configuration's options, which are known by their dotted names."""
+        unknown = re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message)
+        if unknown:
+            name = ".".join(part for part in unknown.groups() if part)
+            return unknown_option(name, [action.dest for action in self._actions if action.option_strings])
+        if message.startswith("Unexpected config:"):
+            return "there are no options in it. Give names with values: `oddetr train --print-config` shows all."
+        return plain_yaml_error(message).replace("Problems parsing config:", "this is no YAML:")
+
+    def _of_command(self, message: str) -> str:
+        if missing := re.search(r"arguments are required: (.*)", message):
             shown = {action.dest: str(action.metavar or f"--{action.dest}") for action in self._actions}
             names = [shown.get(name, name) for name in missing[1].split(", ")]
-            message = f"give {' and '.join(names)}."
-        unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            near = [option.replace("_", "-") for option in difflib.get_close_matches(unknown[1], known, n=3)]
-            message += f". Did you mean {' or '.join(near)}?" if near else ""
-        super().error(shown_lines(message), ex)
+            return f"give {' and '.join(names)}."
+        if unknown := re.search(r"unrecognized arguments: (\S+)", message):
+            return message + self._meant(unknown[1])
+        return message
+
+    def _meant(self, word: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        if not word.startswith("-"):
+            return f". Did you mean --data {word}?" if "--data" in known else ""
+        near = [option.replace("_", "-") for option in difflib.get_close_matches(word, known, n=3)]
+        return f". Did you mean {' or '.join(near)}?" if near else ""
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config FILE`, whose errors name the file."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Reads it, after a look at it alone."""
+        if Path(values).is_file():
+            parser.check_file(Path(values))
+        super().__call__(parser, cfg, values, option_string)
+
+
+def _found_wrong(message: str) -> tuple[str, list[str], str] | None:
+    """The option whose value is of no kind that it takes, those kinds, and the value."""
+    lone = re.match(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*)\'', message)
+    if lone:
+        return lone[1], [KINDS["dict"]], lone[2]
+    wrong = re.search(r'Parser key "([\w.]+)":\n.*?(?:Given|Got) value: ([^\n]*)', message, re.DOTALL)
+    if not wrong:
+        return None
+    expected = re.sub("Given value type:[^\n]*", "", wrong[0])
+    kinds = [text for kind, text in KINDS.items() if f"<class '{kind}'>" in expected]
+    kinds += [word for words in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"'(\w+)'", words)]
+    return (wrong[1], kinds, wrong[2]) if kinds else None
 
 
 def make_parser(verb: str, text: str, more: str | None = None) -> Parser:

@@ -1,9 +1,20 @@
 """Texts that people read: lists in sentences, and names that may hold what cannot be read."""
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "names with values",
+    "tuple": "a list",
+}
+"""What Python's kinds of values are called."""
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
@@ -25,3 +36,16 @@ def shown(text: str) -> str:
 def shown_lines(text: str) -> str:
     """The same, with its line breaks kept."""
     return "\n".join(map(shown, text.split("\n")))
+
+
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """That a configuration has no option of the dotted `name`, and which of the known ones may be meant: similar ones
+    of its group, else all of the group."""
+    known = list(known)
+    group, _, own = name.rpartition(".")
+    others = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == group]
+    near = [".".join(filter(None, (group, other))) for other in difflib.get_close_matches(own, others, n=3)]
+    near = near if others else difflib.get_close_matches(name, known, n=3)
+    if near:
+        return f"There is no option {name}. Did you mean {' or '.join(near)}?"
+    return f"There is no option {name}." + (f" {group} has {listed(others, 20)}." if group and others else "")

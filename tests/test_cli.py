@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from oddetr.comparison.arms import STANDARD
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.data.digits import DigitScenes
 from oddetr.data.writer import write_coco
+from oddetr.models.presets import PRESETS, DetectorConfig
 
 TINY = [
     *("--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", "32"),
@@ -150,6 +152,20 @@ def test_help_when_of_training_then_options_have_dashes_and_choices_are_what_is_
     told = helped("train", capsys)
     assert "  --loss.classification {focal,quality_focal,mal,position_supervised}" in told
     assert "  --optimizer.learning-rate " in told
+    words = {*re.findall(r"\w+", told)}
+    assert {*PRESETS} <= words
+    assert {part.name for part in dataclasses.fields(DetectorConfig)} <= words
+
+
+def test_help_when_a_checkpoint_is_to_be_given_then_says_so_alike_for_every_verb(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = [" ".join(helped(verb, capsys).split()) for verb in ("evaluate", "predict", "export", "push", "demo")]
+
+    assert all(
+        "CHECKPOINT a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub" in each for each in told
+    )
+    assert not any("on the Hub (required)" in each for each in told)
 
 
 def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arms(

@@ -6,7 +6,7 @@ from PIL import Image
 
 from oddetr.data.dataset import ClassTable
 from oddetr.detections import Detections
-from oddetr.drawing import PALETTE, WHITE, _Pen, class_colour, contact_sheet, contrast, draw_detections, ink_on
+from oddetr.drawing import PALETTE, WHITE, _Pen, class_colour, contrast, draw_detections, ink_on
 
 CLASSES = ClassTable(names=("cell", "worm"), ids=(7, 1))
 GREY = (90, 90, 90)
@@ -125,23 +125,3 @@ def test_contrast_when_black_on_white_then_21() -> None:
 
 def test_class_colour_when_more_classes_than_colours_then_repeats() -> None:
     assert class_colour(len(PALETTE) + 2) == class_colour(2)
-
-
-def test_contact_sheet_when_rows_are_not_full_then_holds_every_picture() -> None:
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    sizes = [(960, 480), (100, 50), (60, 90)]
-    pictures = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours, strict=True)]
-    sheet = contact_sheet(pictures, columns=2)
-    assert sheet.size == (480 + 100 + 3 * 8, 240 + 90 + 3 * 8)
-    assert pictures[0].size == (960, 480)
-    areas = {colour: count for count, colour in sheet.getcolors(10**6)}
-    assert [areas[colour] for colour in colours] == [480 * 240, 100 * 50, 60 * 90]
-
-
-def test_contact_sheet_when_more_columns_than_pictures_then_one_row() -> None:
-    assert contact_sheet([Image.new("RGB", (50, 40))], columns=4).size == (66, 56)
-
-
-def test_contact_sheet_when_no_picture_then_raises() -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
-        contact_sheet([], columns=2)

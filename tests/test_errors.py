@@ -18,6 +18,18 @@ from tests.helpers import without_checksums
 
 SNAPSHOT = Path(__file__).with_name("errors.txt")
 TINY = "--detector.backbone test_efficientnet --detector.pretrained false --trainer.accelerator cpu"
+WRONG = {
+    "option": b"epoch: 3",
+    "group": b"optimizer: {lr: 3}",
+    "value": b"epochs: many",
+    "no_group": b"optimizer: 3",
+    "detector": b"detector: 3",
+    "yaml": b"epochs: [3",
+    "list": b"- epochs",
+    "encoding": b"data: \xff",
+    "arms": b"base: {epoch: 3}",
+}
+"""Configuration files."""
 COMMANDS = (
     "oddetr tarin --data scenes",
     "oddetr train --data nowhere",
@@ -25,6 +37,7 @@ COMMANDS = (
     "oddetr train --data broken",
     "oddetr train --data unlabelled",
     "oddetr train --data scenes --epoch 3",
+    "oddetr train scenes --epochs 3",
     "oddetr train --data scenes --epochs 0",
     "oddetr train --data scenes --epochs many",
     "oddetr train --data scenes --precision fp8",
@@ -34,6 +47,14 @@ COMMANDS = (
     "oddetr train --data scenes --init nowhere",
     "oddetr train --data scenes --trainer.max_epochs 3",
     "oddetr train --data scenes --trainer.gpus 3",
+    "oddetr train --data scenes --trainer.limit_val_batches -1",
+    "oddetr train --data scenes --trainer.devices abc",
+    "oddetr train --data scenes --optimizer 3",
+    "oddetr train --data scenes --detector.num_queries many",
+    *(f"oddetr train --data scenes --config wrong/{name}.yaml" for name in WRONG),
+    "oddetr compare wrong/yaml.yaml",
+    "oddetr compare wrong/arms.yaml",
+    "oddetr compare wrong/encoding.yaml",
     "oddetr train --data scenes --loggers comet",
     "oddetr train --data scenes --detector.num_querys 10",
     "oddetr train --data scenes --distillation.auxiliary.weight -1",
@@ -74,6 +95,9 @@ def place(scenes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.Monke
         without_checksums(tmp_path / "run" / name)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "street.jpg")
+    (tmp_path / "wrong").mkdir()
+    for name, content in WRONG.items():
+        (tmp_path / "wrong" / f"{name}.yaml").write_bytes(content)
     for name in ("broken", "unlabelled", "others"):
         shutil.copytree(scenes, tmp_path / name)
     for file in (tmp_path / "broken").rglob("*.json"):

@@ -130,7 +130,7 @@ def test_checkpoint_when_named_by_run_folder_or_file_then_is_found(trained: Path
 def test_checkpoint_when_there_is_none_or_it_is_broken_then_says_what_to_do(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no"):
         find_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="after its first epoch"):
+    with pytest.raises(CheckpointError, match="after its first save"):
         find_checkpoint(tmp_path)
     for name in ("model.safetensors", "checkpoint.json"):
         (tmp_path / name).write_bytes((trained / "best" / name).read_bytes()[:200])

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import get_loader
 
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.nested import flat, merged, nested
+from oddetr.parsing import Parser, configuration_text, plain_yaml_error
 from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 from oddetr.untrusted import refuse_imports
@@ -147,27 +148,28 @@ def read_config(file: Path) -> ComparisonConfig:
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Give a YAML file with base, arms and seeds of a comparison.")
+    text = configuration_text(file)
     try:
-        content = get_loader("yaml")(file.read_text())
+        content = get_loader("yaml")(text)
         if not isinstance(content, dict):
             raise ValueError("there are no fields in it; give base, arms and seeds of a comparison.")
         refuse_imports(content)
         parsed = _parser().parse_object({"out": f"runs/{file.stem}"} | content)
         return ComparisonConfig(**_parser().instantiate(parsed).as_dict())
     except (argparse.ArgumentError, yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: {' '.join(plain_yaml_error(str(error)).split())}") from error
 
 
 @cache
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+def _parser() -> Parser:
+    parser = Parser(exit_on_error=False)
     parser.add_class_arguments(ComparisonConfig, fail_untyped=True)
     return parser
 
 
 @cache
-def _train_parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+def _train_parser() -> Parser:
+    parser = Parser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, skip={*_SET_HERE}, fail_untyped=True)
     return parser
 

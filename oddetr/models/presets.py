@@ -24,6 +24,7 @@ from oddetr.models.heads import PredictionHead
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.position import sine_position_map
 from oddetr.models.queries import LearnedAnchors, LearnedQueries, MixedQueries, TwoStageQueries
+from oddetr.words import KINDS
 
 Variant = Literal["plain", "refine", "two_stage", "dab", "dino"]
 _MOST = {
@@ -124,7 +125,7 @@ class DetectorConfig:
             if not (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))) and not (
                 kind is float and type(value) is int
             ):
-                raise ValueError(f"detector.{name} is {value!r}; it must be a {kind.__name__}.")
+                raise ValueError(f"detector.{name} is {value!r}; it must be {KINDS[kind.__name__]}.")
         return dataclasses.replace(self, **changes)
 
 

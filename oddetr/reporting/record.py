@@ -11,6 +11,7 @@ from oddetr.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.scores import PER_LAYER
+from oddetr.training.cautions import baseline_was_better
 from oddetr.training.log import read_events
 from oddetr.training.resume import BEGINNING, CONFIGURATION
 from oddetr.untrusted import is_number, read_json
@@ -147,7 +148,10 @@ class Record:
         gaps = [after - before for before, after in pairwise(epochs)]
         if len(gaps) > 1 and gaps[-1] < gaps[-2]:
             epochs, values = epochs[:-1], values[:-1]
-        return stability(epochs, values, self.distilled)
+        optimizer = self.configuration.get("optimizer")
+        cosine = isinstance(optimizer, dict) and optimizer.get("schedule") == "cosine"
+        calmed = self.distilled or self.info is None or baseline_was_better(self.info.detector)
+        return stability(epochs, values, cosine, calmed)
 
 
 def _beginning(file: Path) -> dict[str, Any]:

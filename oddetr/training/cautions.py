@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from oddetr.data.dataset import Annotations
+from oddetr.models.huggingface import HuggingFaceConfig
+from oddetr.models.presets import DetectorConfig
 from oddetr.training.choice import fullest, queries_for
 from oddetr.words import listed
 
@@ -14,6 +16,11 @@ WORTH_TELLING = 0.05
 """The share of objects from which on it is told that they are too small."""
 FEW = 50
 """Objects below which an AP moves by points by chance."""
+
+
+def baseline_was_better(made_of: DetectorConfig | HuggingFaceConfig) -> bool:
+    """Whether OD-DETR ended below the baseline where such detectors were compared: two-stage Deformable-DETR, DINO."""
+    return made_of.class_agnostic or (isinstance(made_of, DetectorConfig) and made_of.variant == "dino")
 
 
 def cautions(

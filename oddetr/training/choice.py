@@ -32,9 +32,9 @@ VALIDATIONS = 16
 LEAST_BATCHES = 50
 """Of an epoch, where images allow it."""
 SHORT = 20_000
-"""Steps up to which a run from ImageNet weights learns at the higher rates."""
-PAPER = {"learning_rate": 2e-4, "backbone_factor": 0.1}
-"""Rates of longer runs, and of those that begin with a detector."""
+"""Steps up to which a run that begins with no detector learns at the higher rates."""
+OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1}
+"""Deformable-DETR's rates: of longer runs, and of those that begin with a detector."""
 GIB_PER_IMAGE = 2.5
 """Of a GPU's memory at 640 pixels: 2.2 were measured for the baseline (docs/performance.md)."""
 
@@ -132,7 +132,7 @@ def settled(config: TrainConfig) -> TrainConfig:
     elif config.image_size is None:
         constants["image_size"] = read_info(find_checkpoint(config.init)).image_size
     left = {name: value for name, value in constants.items() if getattr(config, name) is None}
-    rates = {name: value for name, value in PAPER.items() if getattr(config.optimizer, name) is None}
+    rates = {name: value for name, value in OFFICIAL.items() if getattr(config.optimizer, name) is None}
     return replace(config, **left, optimizer=replace(config.optimizer, **rates))
 
 
@@ -152,7 +152,7 @@ def limited(batches: int, flags: dict[str, Any], split: str) -> int:
 
 
 def _with_model(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
-    model, why = (DEFAULT_MODEL, "it trains on a CPU") if machine.kind == "cpu" else (GPU_MODEL, "there is a GPU")
+    model, why = (DEFAULT_MODEL, "no CUDA GPU is used") if machine.kind == "cpu" else (GPU_MODEL, "there is a GPU")
     detector, queries = dict(config.detector), ""
     if "num_queries" not in detector:
         least, most = (40, 300) if machine.kind == "cpu" else (100, 900)
@@ -209,17 +209,18 @@ def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
 
 
 def _with_rates(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
-    """The paper's rates are for 500,000 steps, and fine-tuning wants no higher ones."""
+    """Deformable-DETR's rates are for some 185,000 steps (50 epochs of COCO by 32 images), and fine-tuning wants no
+    higher ones."""
     optimizer = config.optimizer
     if optimizer.learning_rate is not None and optimizer.backbone_factor is not None:
         return config
     _, steps = steps_of(config, facts.images, machine.devices)
     short = steps <= SHORT and not config.init and not config.hugging_face
-    rates = {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else PAPER
+    rates = {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else OFFICIAL
     filled = {name: value for name, value in rates.items() if getattr(optimizer, name) is None}
     optimizer = replace(optimizer, **filled)
     if "learning_rate" in filled:
         imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
-        why = f"at most {SHORT:,} steps{imagenet}" if short else "the paper's"
+        why = f"at most {SHORT:,} steps{imagenet}" if short else "Deformable-DETR's"
         reasons.append(f"learning rate {optimizer.learning_rate:g}: {why}")
     return replace(config, optimizer=optimizer)

@@ -18,7 +18,9 @@ from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
+from oddetr.nested import flat
 from oddetr.untrusted import refuse_imports
+from oddetr.words import unknown_option
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]
@@ -34,14 +36,14 @@ class OptimizerConfig:
     """AdamW and its learning rate over the run; times are fractions of the run.
 
     Attributes:
-        learning_rate: of all but the following (the paper: 2e-4); default: see `oddetr.training.choice`.
-        backbone_factor: the backbone's rate over the others' (the paper: 0.1); default: likewise.
+        learning_rate: of all but the following (Deformable-DETR: 2e-4); default: see `oddetr.training.choice`.
+        backbone_factor: the backbone's rate over the others' (Deformable-DETR: 0.1); default: likewise.
         places_factor: likewise of what moves the places that queries read (Deformable-DETR: 0.1; 1 in the official code
             of DAB-Deformable-DETR and DINO).
-        weight_decay: AdamW's (the paper: 1e-4).
-        clip: largest norm of the whole gradient (the paper: 0.1); 0 does not clip.
+        weight_decay: AdamW's (Deformable-DETR: 1e-4).
+        clip: largest norm of the whole gradient (Deformable-DETR: 0.1); 0 does not clip.
         schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0.
-        drop_at: when `step` drops; the paper's 40 of 50 epochs.
+        drop_at: when `step` drops; Deformable-DETR's 40 of 50 epochs.
         warmup: the rate rises linearly from 0 in this part of the run, which protects pretrained weights from the
             first, random gradients and costs next to nothing.
 
@@ -91,6 +93,8 @@ _PARTS = {
 }
 _LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
 _PATHS = ("out", "init", "backbone_weights")
+_FREE = ("detector", "trainer")
+"""Fields of any content, which is looked at elsewhere."""
 _LEAST = {
     "epochs": 1,
     "image_size": LEAST_SIDE,
@@ -131,7 +135,7 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. What has no default here is chosen from the data and the machine: `oddetr.training.choice`.
+    """A training run. `oddetr.training.choice` chooses from the data and the machine what has no default here.
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
@@ -253,9 +257,12 @@ class TrainConfig:
         """From what `to_json` wrote, or a caller's keywords: paths may be strings, parts may be dicts.
 
         Raises:
-            TypeError: a field that does not exist; ValueError: see the class.
+            ValueError: a field that does not exist, with similar ones; or see the class.
         """
         values = dict(values)
+        if "tensorboard" in values:  # What an older oddetr wrote.
+            values.setdefault("loggers", ["tensorboard"] if values.pop("tensorboard") else [])
+        _refuse_unknown(values)
         if isinstance(values.get("distillation"), dict):
             values["distillation"] = _made(values["distillation"], _LESSONS)
         values = _made(values, _PARTS)
@@ -264,8 +271,6 @@ class TrainConfig:
                 values[name] = Path(values[name])
         if "data" in values:
             values["data"] = str(values["data"])
-        if "tensorboard" in values:  # What an older oddetr wrote.
-            values.setdefault("loggers", ["tensorboard"] if values.pop("tensorboard") else [])
         if "loggers" in values:
             values["loggers"] = logger_names(values["loggers"])
         return cls(**values)
@@ -297,3 +302,14 @@ def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
     """The same with dicts made into the values that they describe."""
     made = {name: kind(**values[name]) for name, kind in kinds.items() if isinstance(values.get(name), dict)}
     return values | made
+
+
+def _refuse_unknown(values: dict[str, Any]) -> None:
+    """Fields of a run, or of one of its parts, that do not exist."""
+    kinds: dict[str, type[Any]] = {"": TrainConfig}
+    kinds |= {f"{name}.": kind for name, kind in _PARTS.items()}
+    kinds |= {f"distillation.{name}.": kind for name, kind in _LESSONS.items()}
+    known = [prefix + part.name for prefix, kind in kinds.items() for part in dataclasses.fields(kind)]
+    for name in flat({name: value for name, value in values.items() if name not in _FREE}):
+        if name not in known:
+            raise ValueError(unknown_option(name, known))

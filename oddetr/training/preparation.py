@@ -17,13 +17,14 @@ from oddetr.models.detector import Detector
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import begin
-from oddetr.training.cautions import cautions
+from oddetr.training.cautions import baseline_was_better, cautions
 from oddetr.training.choice import Facts, Machine, choose, settled
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.loggers import check_packages
 from oddetr.training.precision import refuse_fp16_on_cpu
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.resume import CONFIGURATION, check_classes, resumed, steps_done
+from oddetr.training.trainer import check_flags
 
 Say = Callable[[str], None]
 
@@ -83,6 +84,7 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     """
     config = _checked(config)
     config, state = resumed(config, config.out, say, given) if config.out else (config, None)
+    check_flags(config)
     check_packages(config.loggers)
     sources, notes = open_training_sources(
         config.data, config.digits, config.seed, console, is_first_process(), config.allow_outside
@@ -176,13 +178,8 @@ def _introduction(
     return (
         f"classes: {len(classes)}: {table}\n"
         f"images: {sizes}   model: {config.model or config.init}   image size: {config.image_size}   run: {out}"
-        + (_BEHIND if _is_behind(made_of) and config.distillation.enabled else "")
+        + (_BEHIND if baseline_was_better(made_of) and config.distillation.enabled else "")
     )
-
-
-def _is_behind(made_of: DetectorConfig | HuggingFaceConfig) -> bool:
-    """Whether OD-DETR ended below the baseline where such detectors were compared: two-stage Deformable-DETR, DINO."""
-    return made_of.class_agnostic or (isinstance(made_of, DetectorConfig) and made_of.variant == "dino")
 
 
 _BEHIND = (

@@ -1,19 +1,15 @@
 """`train`: from arguments to a run's folder."""
 
 import inspect
-import logging
 import os
 import signal
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch import Trainer
 from rich.console import Console
 
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
@@ -30,25 +26,16 @@ from oddetr.training.logger_kinds import LoggedRun
 from oddetr.training.loggers import open_loggers
 from oddetr.training.module import TrainingModule
 from oddetr.training.nonfinite import Accident, StepWatch
-from oddetr.training.precision import LIGHTNINGS, check_lightnings
+from oddetr.training.precision import check_lightnings
 from oddetr.training.preparation import Prepared, prepare
-from oddetr.training.processes import is_first_process, launched, several_processes
+from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.progress import TOLD, ProgressLine
 from oddetr.training.recorder import Recorder
 from oddetr.training.replay import save_replay
 from oddetr.training.resume import agreed, save_beginning, save_configuration
-from oddetr.training.state import StateFile
 from oddetr.training.stopping import Stopping
 from oddetr.training.together import Agreement, end_others, lost_another
-
-_ADVICE = (
-    ".*does not have many workers.*",
-    ".*`broadcast_buffers` is deprecated.*",
-    ".*module.s. in eval mode at the start of training.*",
-    ".*your dataloader is not resumable.*",
-    ".*isinstance.treespec, LeafSpec.. is deprecated.*",
-    ".*Grad strides do not match bucket view strides.*",
-)
+from oddetr.training.trainer import make_trainer, quiet
 
 
 def train(**arguments: Any) -> Path:
@@ -93,9 +80,9 @@ def run(
     task = DistillationTask(it.detector, 1, config.distillation, config.loss, config.matching, config.groups)
     watch = StepWatch(task, config.non_finite, partial(_keep, it, task), partial(_files, it.sources["train"]), say)
     module = TrainingModule(task, config.optimizer, it.sources["val"], config.seed, watch)
-    with _quiet():
+    with quiet():
         same = Agreement(agreed(config, it.sources, it.steps_done))
-        trainer = _trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
+        trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         check_lightnings(config.precision, trainer.precision)
         loaders = _loaders(config, it.sources, it.detector, trainer)
         alone = not compared and is_long(config, loaders[0])
@@ -169,27 +156,6 @@ def _fit(
         raise
 
 
-def _trainer(config: TrainConfig, callbacks: list[Callback]) -> Trainer:
-    flags: dict[str, Any] = {
-        "max_epochs": config.epochs,
-        **launched(),
-        "precision": LIGHTNINGS[config.precision],
-        "accumulate_grad_batches": config.accumulate,
-        "check_val_every_n_epoch": config.validate_every,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-        "logger": False,
-        "strategy": DDPStrategy(broadcast_buffers=False) if several_processes(config.trainer) else "auto",
-        "use_distributed_sampler": False,
-        "enable_checkpointing": False,
-        "plugins": [StateFile()],
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    flags |= config.trainer
-    return Trainer(**flags | {"callbacks": callbacks + flags.get("callbacks", [])})
-
-
 def _logged(it: Prepared) -> LoggedRun:
     info = it.describe(0, {})
     return LoggedRun(it.out, it.steps_done, parameters(info.configuration, info.classes.names), info.versions)
@@ -220,20 +186,3 @@ def _loaders(
         workers,
     )
     return training, validation
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Keeps Lightning's advice on things that are chosen here to itself; its warnings and errors are heard."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _ADVICE:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

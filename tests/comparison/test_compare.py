@@ -242,7 +242,7 @@ def test_compare_when_nothing_may_run_then_tabulates_without_the_data(
         (["--jobs", "0"], 0, "QFL baseline"),
         (["--arms", "qlf"], 1, "The comparison has no arm 'qlf'; it has qfl, focal."),
         (["--seeds", "0;1"], 1, "--seeds is '0;1'; give whole numbers"),
-        (["--base.epoch", "3"], 1, "base: Option 'epoch' is not accepted"),
+        (["--base.epoch", "3"], 1, "base: There is no option epoch. Did you mean epochs?"),
         (["--base.optimizer.clip", "-1"], 1, "base: optimizer.clip is -1"),
         (["--threads", "0"], 1, "threads is 0"),
         (["--jbos", "2"], 2, "jbos"),

@@ -131,7 +131,8 @@ def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"num_querys": 5}, "no field 'num_querys'"), ({"num_queries": "many"}, "must be a int")]
+    ("changes", "message"),
+    [({"num_querys": 5}, "no field 'num_querys'"), ({"num_queries": "many"}, "must be a whole number")],
 )
 def test_override_when_it_does_not_fit_then_says_so(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -328,6 +328,25 @@ def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged
     assert verdict([6, 12, 18, 24, 30, 36]) != "unstable"
 
 
+@pytest.mark.parametrize(("variant", "schedule"), [("refine", "step"), ("refine", "cosine"), ("two_stage", "step")])
+def test_stability_when_a_baseline_is_not_calm_then_advises_what_would_change_it(
+    variant: str, schedule: str, copied: Path
+) -> None:
+    record = Record.read(copied)
+    optimizer = record.configuration["optimizer"] | {"schedule": schedule}
+    configuration = record.configuration | {"distillation": {"enabled": False}, "optimizer": optimizer}
+    info = replace(record.info, detector=replace(record.info.detector, variant=variant))
+    events = tuple(
+        {"kind": "epoch", "epoch": epoch, "teacher": {}, "student": {"normalised_instability": [value]}}
+        for epoch, value in enumerate((0.4, 0.1, 0.3, 0.35, 0.4))
+    )
+
+    advice = replace(record, configuration=configuration, info=info, epochs=events).stability().advice
+
+    assert ("OD-DETR" in advice) == (variant == "refine")
+    assert ("--optimizer.drop-at" in advice) == (schedule == "step")
+
+
 def test_report_when_a_file_has_a_name_that_is_no_text_then_it_is_written(copied: Path) -> None:
     beginning = json.loads((copied / "beginning.json").read_text())
     (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))

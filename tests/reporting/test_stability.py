@@ -3,8 +3,8 @@ import pytest
 from oddetr.reporting.stability import stability
 
 
-def judge(*values: float, distilled: bool = True):
-    return stability([2 * (number + 1) for number in range(len(values))], values, distilled)
+def judge(*values: float, cosine: bool = False, calmed: bool = True):
+    return stability([2 * (number + 1) for number in range(len(values))], values, cosine, calmed)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,15 @@ def test_stability_when_it_is_calming_down_then_advises_more_epochs() -> None:
 
 @pytest.mark.parametrize("values", [(0.4, 0.1, 0.3, 0.35), (0.3, 0.31, 0.3, 0.3)])
 def test_stability_when_the_baseline_is_not_calm_then_od_detr_is_advised(values: tuple[float, ...]) -> None:
-    assert "OD-DETR" in judge(*values, distilled=False).advice
+    assert "OD-DETR" in judge(*values, calmed=False).advice
     assert "OD-DETR" not in judge(*values).advice
+
+
+@pytest.mark.parametrize("values", [(0.4, 0.1, 0.3, 0.35), (0.3, 0.31, 0.3, 0.3)])
+def test_stability_when_the_schedule_is_cosine_then_neither_it_nor_a_drop_is_advised(values: tuple[float, ...]) -> None:
+    assert "--optimizer.schedule" in judge(*values).advice or "--optimizer.drop-at" in judge(*values).advice
+    for unwanted in ("--optimizer.schedule", "--optimizer.drop-at"):
+        assert unwanted not in judge(*values, cosine=True).advice
 
 
 def test_stability_when_told_then_says_how_many_objects_changed() -> None:

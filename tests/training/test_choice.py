@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,7 @@ def test_choose_when_run_is_long_then_rates_are_the_papers() -> None:
     short = choose(photos, PHOTOS, CPU).config.optimizer
     many = choose(photos, Facts(images=100_000, side=480, smallest=0.1, most=5), CPU).config.optimizer
     assert (many.learning_rate, many.backbone_factor) == (2e-4, 0.1)
+    assert choose(photos, replace(PHOTOS, images=100_000), CPU).reasons[-1] == "learning rate 0.0002: Deformable-DETR's"
     assert chosen(short.learning_rate) > 2e-4
 
 
@@ -149,4 +152,6 @@ def test_choose_when_weights_are_random_then_the_reason_does_not_speak_of_imagen
 ) -> None:
     config = TrainConfig(data="photos", detector={"pretrained": pretrained})
 
-    assert ("ImageNet" in "".join(choose(config, PHOTOS, CPU).reasons)) == weights
+    choice = choose(config, PHOTOS, CPU)
+    assert ("ImageNet" in "".join(choice.reasons)) == weights
+    assert choice.config.optimizer.learning_rate == 4e-4

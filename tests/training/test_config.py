@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import oddetr
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.processes import launched, several_processes
 
@@ -44,6 +45,21 @@ def test_config_when_the_image_size_is_out_of_range_then_says_its_limit(size: in
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epoch": 3}, r"no option epoch\. Did you mean epochs\?"),
+        ({"optimizer": {"lr": 1}}, r"no option optimizer\.lr\. optimizer has learning_rate, backbone_factor"),
+        ({"loss": {"clases": 1}}, r"no option loss\.clases\. Did you mean loss\.classes"),
+        ({"distillation": {"matching": {"wieght": 1}}}, r"distillation\.matching\.wieght\. Did you mean .*\.weight"),
+        ({"optimizer": {"learning_rate": {"x": 1}}}, r"no option optimizer\.learning_rate\.x"),
+    ],
+)
+def test_train_when_a_field_is_unknown_then_names_similar_ones(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        oddetr.train(**fields)
+
+
+@pytest.mark.parametrize(
     ("flags", "several"),
     [
         ({}, False),
@@ -55,6 +71,19 @@ def test_config_when_the_image_size_is_out_of_range_then_says_its_limit(size: in
 )
 def test_processes_when_flags_ask_for_several_then_are_several(flags: dict, several: bool) -> None:
     assert several_processes(flags) is several
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"devices": "abc"}, r"--trainer.devices is 'abc'; give a whole number of at least 1, a list"),
+        ({"devices": 0}, r"--trainer.devices is 0;"),
+        ({"num_nodes": "two"}, r"--trainer.num_nodes is 'two'; give a whole number of at least 1\."),
+    ],
+)
+def test_processes_when_a_flag_is_no_number_of_them_then_is_named(flags: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        several_processes(flags)
 
 
 def test_processes_when_all_devices_are_asked_for_then_depends_on_the_machine() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 from rich.console import Console
 
 import oddetr
@@ -12,6 +14,7 @@ from oddetr.cli import main
 from oddetr.training.config import TrainConfig
 from oddetr.training.preparation import prepare
 from oddetr.training.run import run
+from oddetr.training.trainer import make_trainer, quiet
 
 
 def prepared(arguments: dict[str, Any]) -> tuple[Any, str]:
@@ -30,6 +33,39 @@ def test_prepare_when_two_runs_begin_together_then_each_has_a_folder_of_its_own(
     assert first != second
     assert first.is_dir()
     assert second.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("accelerator", "tpu"),
+        ("limit_val_batches", -1),
+        ("max_time", "x"),
+        ("profiler", "foo"),
+        ("overfit_batches", "a"),
+        ("benchmark", "x"),
+        ("strategy", "foo"),
+    ],
+)
+def test_prepare_when_lightning_refuses_a_flag_then_names_it_before_anything_is_read_or_written(
+    flag: str, value: Any, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = tiny | {"data": "nowhere", "out": None, "trainer": tiny["trainer"] | {flag: value}}
+
+    with pytest.raises(ValueError, match=rf"^Lightning refuses .*--trainer.{flag} {value}: .* leave it out"):
+        prepared(arguments)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trainer_when_there_is_apples_gpu_then_it_is_not_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+
+    with quiet():
+        trainer = make_trainer(TrainConfig(epochs=1, validate_every=1), ())
+
+    assert trainer.strategy.root_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_prepare_when_the_model_is_a_name_on_the_hub_then_the_folder_is_called_by_its_last_part(

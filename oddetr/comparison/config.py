@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser
 
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.nested import flat, merged, nested
+from oddetr.parsing import YAML, read_yaml
 from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 from oddetr.untrusted import refuse_imports
@@ -148,7 +149,7 @@ def read_config(file: Path) -> ComparisonConfig:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Give a YAML file with base, arms and seeds of a comparison.")
     try:
-        content = get_loader("yaml")(file.read_text())
+        content = read_yaml(file.read_text())
         if not isinstance(content, dict):
             raise ValueError("there are no fields in it; give base, arms and seeds of a comparison.")
         refuse_imports(content)
@@ -160,14 +161,14 @@ def read_config(file: Path) -> ComparisonConfig:
 
 @cache
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=YAML)
     parser.add_class_arguments(ComparisonConfig, fail_untyped=True)
     return parser
 
 
 @cache
 def _train_parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=YAML)
     parser.add_class_arguments(TrainConfig, skip={*_SET_HERE}, fail_untyped=True)
     return parser
 

@@ -313,7 +313,8 @@ def replay(arguments: Sequence[str], console: Console) -> int:
         table.add_column(column, justify="left" if column == "part of the loss" else "right")
     for name, value in found.recorded.items():
         if name.startswith("loss"):
-            table.add_row(name, *(f"{each:.6g}" for each in (value, *(trial.parts[name] for trial in found.trials))))
+            again = (trial.parts.get(name) for trial in found.trials)
+            table.add_row(name, *("-" if each is None else f"{each:.6g}" for each in (value, *again)))
     console.print(table)
     console.print("reproduced" if found.reproduced else "NOT reproduced: in the run something else was not finite")
     return 0 if found.reproduced else 1

@@ -8,9 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import (
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
+from oddetr.untrusted import refuse_aliases
 from oddetr.words import KINDS, shown_lines, unknown_option
+
+YAML = "yaml without aliases"
+"""How parsers of configurations read files and values (`parser_mode`)."""
+
+
+def read_yaml(text: str) -> Any:
+    """What a configuration's YAML says, with numbers in any notation (1e-3).
+
+    Raises:
+        yaml.YAMLError: it is none, or has an alias.
+    """
+    refuse_aliases(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # as jsonargparse's own does
+    return get_loader("yaml")(text)
+
+
+set_loader(YAML, read_yaml, (yaml.YAMLError,))
 
 
 def _is_needed(action: argparse.Action) -> bool:
@@ -186,6 +212,7 @@ def make_parser(verb: str, text: str, more: str | None = None) -> Parser:
         description=text,
         epilog=more,
         formatter_class=Help,
+        parser_mode=YAML,
         exit_on_error=True,
         allow_abbrev=False,
     )

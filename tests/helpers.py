@@ -3,6 +3,15 @@
 import json
 from pathlib import Path
 
+from oddetr.checkpoint import CheckpointInfo
+from oddetr.data.dataset import ClassTable
+from oddetr.distillation import DistillationTask
+from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.training.config import TrainConfig
+from oddetr.training.nonfinite import Accident, Place
+from oddetr.training.replay import save_replay
+from tests.models.helpers import small_batch
+
 
 def without_checksums(checkpoint: Path) -> None:
     """Makes a checkpoint's folder what an older oddetr wrote."""
@@ -11,3 +20,17 @@ def without_checksums(checkpoint: Path) -> None:
     for name in ("checksum", "checksums"):
         content.pop(name, None)
     file.write_text(json.dumps(content | {"format": 1}))
+
+
+def small_replay(folder: Path) -> Path:
+    """A replay file of a step of a small detector of two classes, of which nothing was wrong."""
+    sizes = {"width": 32, "heads": 4, "ffn_width": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 6}
+    config = DetectorConfig(backbone="test_efficientnet", pretrained=False, **sizes)
+    detector = build_detector(config, 2)
+    configuration = TrainConfig(epochs=2).to_json()
+    info = CheckpointInfo(
+        config, ClassTable(("cat", "dog"), (3, 7)), 64, detector.mean, detector.std, configuration=configuration
+    )
+    place = Place(step=1, epoch=0, batch=1, process=0, seed=5)
+    accident = Accident(small_batch((2, 0), num_classes=2), place, {"loss": 1.0}, (), (), (), True)
+    return save_replay(folder, DistillationTask(detector, 4), info, "fp32", accident)

@@ -39,11 +39,13 @@ from oddetr.reporting.page import class_rows, compared_classes, differing, headl
 from oddetr.reporting.record import Record
 from oddetr.scores import MODELS
 from oddetr.training.config import TrainConfig
+from oddetr.training.replay import ReplayError, replay
 from oddetr.training.resume import BEGINNING
 from oddetr.training.resume import CONFIGURATION as CONFIG
 from tests.data.builders import coco, voc, yolo
 from tests.data.corpus import GOOD, LABELS, LISTS, TRAIN, XML, frames, picture, saved
 from tests.data.test_corpus import assert_sound
+from tests.helpers import small_replay
 from tests.test_conversion import official, small
 
 QUICK = 30
@@ -327,6 +329,28 @@ def read_others(file: Path, state: dict[str, Any], content: tuple[Any, ...]) -> 
         assert read_foreign(file).num_classes >= 0
 
 
+def build_replay(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
+    content = torch.load(small_replay(place), weights_only=True)
+    told, tensors = json.loads(content["oddetr replay"]), content["batch"]
+    parts = st.sampled_from(sorted(told.keys() - {"info"}))  # which is a checkpoint's
+    changes = parts.flatmap(lambda part: changed({part: told[part]}).map(lambda new: told | json.loads(new)))
+    kinds = st.sampled_from((torch.float32, torch.float16, torch.int64, torch.bool, torch.uint8))
+    shapes = st.lists(st.integers(0, 5), max_size=4)
+    others = st.tuples(shapes, kinds).map(lambda found: torch.ones(found[0], dtype=found[1]))
+    cast_to = st.tuples(st.sampled_from(sorted(tensors)), kinds).map(lambda to: {to[0]: tensors[to[0]].to(to[1])})
+    instead = st.dictionaries(st.sampled_from(sorted(tensors)), others | ANY, max_size=2) | cast_to
+    damage = st.tuples(st.just(told) | changes, instead, st.just(content["task"]) | ANY)
+    return damage, partial(read_replay, place / "replay.pt")
+
+
+def read_replay(file: Path, content: tuple[dict[str, Any], dict[str, Any], Any]) -> None:
+    told, instead, state = content
+    tensors = torch.load(next(file.parent.glob("replay_step_*")), weights_only=True)["batch"] | instead
+    torch.save({"oddetr replay": json.dumps(told), "batch": tensors, "task": state}, file)
+    with suppress(ReplayError):
+        assert all(isinstance(line, str) for line in replay(file).lines())
+
+
 TARGETS: dict[str, Target] = {
     "coco": build_coco,
     "voc": build_voc,
@@ -335,6 +359,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint": build_checkpoint,
     "foreign": build_foreign,
     "run": build_run,
+    "replay": build_replay,
 }
 # Pillow warns of odd metadata, which does not concern the pixels.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

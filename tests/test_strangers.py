@@ -1,9 +1,14 @@
 """Files of strangers: nothing in them is executed, believed without a limit, or leads a verb to write elsewhere."""
 
+import argparse
 import json
+import os
 import pickle
+import re
+import shutil
 import socket
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,8 @@ from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, 
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
 from oddetr.models.presets import DetectorConfig, build_detector, count_values
-from oddetr.training.log import read_events
+from oddetr.training.config import TrainConfig
+from oddetr.training.log import MOST_EVENTS, read_events
 from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
 from tests.conftest import tiny_arguments
 from tests.helpers import without_checksums
@@ -141,8 +147,6 @@ def test_training_when_backbone_weights_are_a_pickle_then_refuses_and_says_what_
 def test_state_when_it_is_a_pickle_then_resuming_refuses(
     plant: Planter, exploded: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from oddetr.training.config import TrainConfig
-
     run = checkpoint.parent
     digits = {"names": [*"0123456789"], "ids": [*range(10)]}
     changed(checkpoint, lambda content: content.update(classes=digits))
@@ -152,6 +156,15 @@ def test_state_when_it_is_a_pickle_then_resuming_refuses(
     plant(run / "last" / "resume.ckpt", Bomb(exploded))
     without_checksums(run / "last")
     assert "resume.ckpt cannot be read as weights only" in refused(["train", "--out", str(run), "--resume"], capsys)
+    assert not exploded.exists()
+
+
+@pytest.mark.parametrize("plant", PLANTERS)
+def test_replay_when_the_file_is_a_pickle_then_refuses(
+    plant: Planter, exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(tmp_path / "replay_step_1.pt", Bomb(exploded))
+    assert "cannot be read as weights only" in refused(["replay", str(tmp_path / "replay_step_1.pt")], capsys)
     assert not exploded.exists()
 
 
@@ -188,6 +201,27 @@ def test_configurations_when_they_hold_tags_of_python_then_are_refused(
     for words in (["train", "--config", str(file)], ["compare", str(file)]):
         assert "could not determine a constructor for the tag" in refused(words, capsys)
     assert not exploded.exists()
+
+
+LEVELS = ["&a0 [x, x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))]
+"""A few hundred bytes of YAML that mean 9^29 lists."""
+
+
+@pytest.mark.parametrize("field", ["trainer", "detector"])
+def test_configurations_when_they_hold_aliases_then_are_refused_before_these_are_unfolded(
+    field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bomb = f"{field}: {{{', '.join(f'a{n}: {level}' for n, level in enumerate(LEVELS))}}}"
+    file = tmp_path / "strange.yaml"
+    told: dict[str, str] = {}
+    for text in (bomb, f"base: {{{bomb}}}"):
+        file.write_text(f"{text}\n")
+        told |= {verb: refused([*verb.split(), str(file)], capsys) for verb in ("train --config", "compare")}
+        assert "*a0 stands for another part of it, which is not read; write that out here" in told["compare"]
+        assert "*a0 stands for another part" in told["train --config"]
+    file.write_text(f"base: '{{{bomb}}}'\n")
+    assert "Expected a <class 'dict'>" in refused(["compare", str(file)], capsys)
+    refused(["train", f"--{field}", bomb.partition(": ")[2]], capsys)
 
 
 STRANGE_MODULE = "from pathlib import Path\nPath({!r}).touch()\nclass Bomb: pass\n"
@@ -541,7 +575,7 @@ def test_checkpoint_when_its_description_is_huge_or_nested_without_end_then_is_r
     file = checkpoint / "checkpoint.json"
     with file.open("r+b") as stream:
         stream.truncate(2**30)
-    with pytest.raises(CheckpointError, match="has 1024 MB; such a file has at most 64 MB"):
+    with pytest.raises(CheckpointError, match="has 1,073,741,824 bytes; of such files at most 67,108,864 are read"):
         read_info(checkpoint)
     file.write_text("[" * 10**6)
     with pytest.raises(CheckpointError, match="nested too deep"):
@@ -616,12 +650,69 @@ def test_json_when_larger_than_its_limit_then_is_not_read(tmp_path: Path) -> Non
     file = tmp_path / "large.json"
     file.write_text('{"a": 1}')
     assert read_json(file) == {"a": 1}
-    with pytest.raises(ValueError, match="at most 0 MB"):
+    with pytest.raises(ValueError, match="at most 7 are read"):
         read_json(file, 7)
     with file.open("r+b") as stream:
         stream.truncate(MOST_JSON + 1)
-    with pytest.raises(ValueError, match="at most 64 MB"):
+    with pytest.raises(ValueError, match=f"at most {MOST_JSON:,} are read"):
         read_json(file)
+
+
+def test_events_when_their_file_is_larger_than_its_limit_then_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "metrics.jsonl").open("wb") as stream:
+        stream.truncate(MOST_EVENTS + 1)
+    with pytest.raises(OSError, match=f"at most {MOST_EVENTS:,} are read"):
+        read_events(tmp_path)
+
+
+def by_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def by_device(file: Path) -> None:
+    file.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("evaluate {run}", "run/best/checkpoint.json"),
+        ("predict {run} {image} --out {new}", "run/best/model.safetensors"),
+        ("report {run}", "run/metrics.jsonl"),
+        ("convert {strange} --to {new}", "strange"),
+        ("convert {theirs} --to {new}", "theirs/config.json"),
+        ("convert {theirs} --to {new}", "theirs/x.safetensors"),
+        ("replay {strange}", "strange"),
+        ("train --backbone-weights {strange} --epochs 1 --out {new}", "strange"),
+        ("train --backbone-weights {weights} --epochs 1 --out {new}", "strange.safetensors"),
+        ("train --out {run} --resume", "run/last/resume.ckpt"),
+    ],
+)
+@pytest.mark.parametrize("put", [by_pipe, by_device])
+def test_verb_when_a_file_is_a_pipe_or_a_device_then_is_refused_unopened(
+    put: Callable[[Path], None],
+    words: str,
+    name: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A pipe that is opened waits for ever for someone who writes to it; a device may have no end."""
+    run, theirs, image = tmp_path / "run", tmp_path / "theirs", tmp_path / "a.png"
+    (run / "config.json").write_text(json.dumps(TrainConfig(epochs=2).to_json()))
+    shutil.copytree(checkpoint, run / "last")
+    without_checksums(checkpoint)
+    without_checksums(run / "last")
+    theirs.mkdir()
+    (theirs / "config.json").write_text(json.dumps({"model_type": "deformable_detr"}))
+    Image.new("RGB", (64, 64)).save(image)
+    file = tmp_path / name
+    file.unlink(missing_ok=True)
+    put(file)
+    places = {"run": run, "theirs": theirs, "image": image, "new": tmp_path / "new", "strange": tmp_path / "strange"}
+    places["weights"] = tmp_path / "strange.safetensors"
+    told = refused([word.format(**places) for word in words.split()], capsys)
+    assert re.search(r"it is a (pipe|device), not a file|is missing", told), told
 
 
 def test_weights_when_they_are_weights_then_are_read(tmp_path: Path) -> None:
@@ -631,3 +722,82 @@ def test_weights_when_they_are_weights_then_are_read(tmp_path: Path) -> None:
     assert (content["names"], content["step"]) == (["a"], 4)
     with pytest.raises(FileNotFoundError):
         read_weights_only(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_when_tensors_share_their_values_then_are_read(zipped: bool, tmp_path: Path) -> None:
+    """Views of one storage, tied weights, a tensor of no values and one of a single axis spread out."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {"whole": whole, "tied": whole, "turned": whole.T, "row": whole[1], "none": torch.zeros(0, 4)}
+    state["spread"] = whole[None].expand(1, -1, -1)
+    content = {"model": state, "args": argparse.Namespace(nheads=8, more=whole[2])}
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = read_weights_only(tmp_path / "weights.pth")
+    assert all(found["model"][name].equal(value) for name, value in state.items())
+
+
+def deflated(file: Path) -> None:
+    torch.save({"weight": torch.zeros(2**16)}, file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def overlapping(file: Path) -> None:
+    """Its list of parts names the largest many times."""
+    torch.save({"weight": torch.zeros(2**16)}, file)
+    with zipfile.ZipFile(file, "a") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        archive.filelist += [largest] * 3
+        archive.comment = b"changed"
+
+
+def spread(file: Path) -> None:
+    torch.save({"weight": [{"inner": torch.zeros(1).expand(10**6, 10**6)}]}, file)
+
+
+def spread_before_zip(file: Path) -> None:
+    torch.save({"weight": torch.zeros(1).expand(10**6, 10**6)}, file, _use_new_zipfile_serialization=False)
+
+
+def spread_in_arguments(file: Path) -> None:
+    torch.save({"model": {}, "args": argparse.Namespace(more=torch.zeros(1).expand(9))}, file)
+
+
+def without_values(file: Path) -> None:
+    torch.save({"weight": torch.zeros(10**6, 10**6, device="meta")}, file)
+
+
+INFLATED = {
+    deflated: "is compressed, which torch.save never does",
+    overlapping: "is said to have",
+    spread: "a tensor of 1000000 x 1000000 has only 4 bytes of values",
+    spread_before_zip: "a tensor of 1000000 x 1000000 has only 4 bytes of values",
+    spread_in_arguments: "a tensor of 9 has only 4 bytes of values",
+    without_values: "holds no values",
+}
+
+
+@pytest.mark.parametrize("write", INFLATED)
+def test_weights_when_they_are_more_than_their_file_then_are_refused(
+    write: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weights.pth"
+    write(file)
+    assert file.stat().st_size < 2**20
+    with torch.serialization.safe_globals([argparse.Namespace]), pytest.raises(ValueError, match=INFLATED[write]):
+        read_weights_only(file)
+    assert INFLATED[write] in refused(["convert", str(file), "--to", str(tmp_path / "ours")], capsys)
+    refused(["replay", str(file)], capsys)
+
+
+def test_weights_when_lists_stand_in_one_another_without_end_then_are_looked_through_once(tmp_path: Path) -> None:
+    content: list[Any] = [torch.zeros(2)]
+    for _ in range(64):
+        content = [content, content]
+    content.append(content)
+    torch.save(content, tmp_path / "weights.pth")
+    assert len(read_weights_only(tmp_path / "weights.pth")) == 3

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader
 
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.nested import flat, merged, nested
-from oddetr.parsing import Parser, configuration_text, plain_yaml_error
+from oddetr.parsing import YAML, Parser, configuration_text, plain_yaml_error, read_yaml
 from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
 from oddetr.untrusted import refuse_imports
@@ -150,7 +149,7 @@ def read_config(file: Path) -> ComparisonConfig:
         raise FileNotFoundError(f"There is no file {file}. Give a YAML file with base, arms and seeds of a comparison.")
     text = configuration_text(file)
     try:
-        content = get_loader("yaml")(text)
+        content = read_yaml(text)
         if not isinstance(content, dict):
             raise ValueError("there are no fields in it; give base, arms and seeds of a comparison.")
         refuse_imports(content)
@@ -162,14 +161,14 @@ def read_config(file: Path) -> ComparisonConfig:
 
 @cache
 def _parser() -> Parser:
-    parser = Parser(exit_on_error=False)
+    parser = Parser(exit_on_error=False, parser_mode=YAML)
     parser.add_class_arguments(ComparisonConfig, fail_untyped=True)
     return parser
 
 
 @cache
 def _train_parser() -> Parser:
-    parser = Parser(exit_on_error=False)
+    parser = Parser(exit_on_error=False, parser_mode=YAML)
     parser.add_class_arguments(TrainConfig, skip={*_SET_HERE}, fail_untyped=True)
     return parser
 

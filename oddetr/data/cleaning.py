@@ -10,6 +10,8 @@ from oddetr.data.faults import Fault
 
 TOLERANCE = 0.5
 """Pixels by which a box may reach out of its image before it is worth a warning: coordinates are rounded."""
+LONGEST_SIDE = 2**24
+"""Pixels of an image's side that a reader takes as told: whole numbers beyond are not exact in single precision."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from oddetr.data import columns
-from oddetr.data.cleaning import RawFolder, RawSplit
+from oddetr.data.cleaning import LONGEST_SIDE, RawFolder, RawSplit
 from oddetr.data.columns import NO_INTEGER, Records
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import SPLITS, split_of
-from oddetr.data.regular import reason
+from oddetr.regular import reason
 from oddetr.words import readable
 
 FORMAT = "COCO"
@@ -32,8 +32,6 @@ _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_
 _PROBE = 200
 _LARGEST_FILE = 2**34
 """Bytes of an annotation file: the largest in use have a third of that."""
-_LONGEST_SIDE = 2**24
-"""Pixels: whole numbers beyond are not exact in single precision."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def _images(
         faults.append(Fault("malformed-record", file, f"images[{row}] needs a whole number as id and a file_name"))
     good[good] = _first(ids[good], "duplicate-image-id", "image id", file, faults)
     sizes = np.stack([columns.integers(records, "height"), columns.integers(records, "width")], axis=1)[good]
-    known = ((sizes > 0) & (sizes <= _LONGEST_SIDE)).all(axis=1, keepdims=True)
+    known = ((sizes > 0) & (sizes <= LONGEST_SIDE)).all(axis=1, keepdims=True)
     return [names[row] for row in np.flatnonzero(good)], ids[good], np.where(known, sizes, 0)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from oddetr.data.faults import Fault
 from oddetr.data.folders import split_of
 from oddetr.data.images import EXTENSIONS
-from oddetr.data.regular import mode, read_regular, reason
+from oddetr.regular import mode, read_regular, reason
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
-_LONGEST = 4096
+LONGEST_PATH = 4096
 """Characters of a path that a file can have."""
 
 
@@ -70,7 +70,7 @@ class Files:
 
     def advice(self, written: str, base: str = ".") -> str:
         """What to write for a path that leads out, where its last parts name a file in `base`; else nothing."""
-        if len(written) > _LONGEST:
+        if len(written) > LONGEST_PATH:
             return ""
         parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("..", "/")]
         tails = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -80,7 +80,7 @@ class Files:
     def barred(self, path: str) -> Fault | None:
         """Why a file or folder must not be looked at: it, or a folder above it, is a link that leads out, or a folder
         that cannot be listed."""
-        if len(path) > _LONGEST:
+        if len(path) > LONGEST_PATH:
             return None
         unknown: list[str] = []
         while path not in self._barred:

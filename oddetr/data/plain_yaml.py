@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from oddetr.untrusted import refuse_aliases
+
 _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map", "int", "float", "bool", "null"))
 
 
@@ -33,6 +35,7 @@ def read_table(content: bytes) -> dict[Any, Any]:
     Raises:
         ValueError, RecursionError, yaml.YAMLError: it is none, or no table.
     """
+    refuse_aliases(content, _Loader)
     found = yaml.load(content, _Loader)
     if not isinstance(found, dict):
         raise ValueError("it holds no keys such as names, train and val")

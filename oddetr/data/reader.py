@@ -20,7 +20,7 @@ from oddetr.data.faults import FEW, DataError, Fault, summaries
 from oddetr.data.files import Files
 from oddetr.data.folders import SPLITS
 from oddetr.data.images import map_images, read_size
-from oddetr.data.regular import mode
+from oddetr.regular import mode
 from oddetr.words import readable, shown
 
 HELD_OUT = 0.15

@@ -14,14 +14,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from oddetr.data.cleaning import RawFolder, RawSplit
+from oddetr.data.cleaning import LONGEST_SIDE, RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
 from oddetr.data.files import FileFault, Files
 from oddetr.data.folders import SPLITS, split_of, without_extension
 from oddetr.data.images import EXTENSIONS
 from oddetr.data.numbers import to_number
-from oddetr.data.regular import reason
+from oddetr.regular import reason
 from oddetr.words import readable
 
 FORMAT = "Pascal VOC"
@@ -35,8 +35,6 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = ("jpegimages", "images")
 _LARGEST_FILE, _LARGEST_LIST = 2**26, 2**30
 """Bytes of an XML file, and of a list of images."""
-_LONGEST_SIDE = 2**24
-"""Pixels: whole numbers beyond are not exact in single precision."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +276,7 @@ def _objects(files: Files, pairs: list[_Pair], faults: list[Fault]) -> _Objects:
             faults.append(Fault("malformed-file", pair.label, reason(problem)))
             continue
         height, width = (to_number(tree.findtext(f"size/{side}") or "") for side in ("height", "width"))
-        if 1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE:
+        if 1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE:
             objects.sizes[-1] = (round(height), round(width))
         for place, element in enumerate(tree.findall("object"), start=1):
             _add(objects, image, pair.label, place, element, faults)

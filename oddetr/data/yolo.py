@@ -8,6 +8,7 @@ Labels). Without such a folder it lies beside the image.
 
 import math
 import posixpath
+import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from jaxtyping import Float64
 from oddetr.data.cleaning import RawFolder, RawSplit
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError, Fault
-from oddetr.data.files import FileFault, Files
+from oddetr.data.files import LONGEST_PATH, FileFault, Files
 from oddetr.data.folders import split_of, without_extension
 from oddetr.data.numbers import to_number
 from oddetr.data.plain_yaml import read_table
-from oddetr.data.regular import reason
+from oddetr.regular import reason
 from oddetr.words import readable
 
 FORMAT = "YOLO"
@@ -39,8 +40,6 @@ _SCORED = 6
 """Words of a line that ends in a score."""
 _LARGEST_FILE, _LARGEST_LIST, _LARGEST_YAML = 2**26, 2**30, 2**20
 """Bytes of a label file, of a list of images, and of data.yaml, which is parsed slowly."""
-_LONGEST = 4096
-"""Characters of a path that a file can have."""
 _NOTHING = ("", "~", "null", "Null", "NULL")
 """How YAML writes that there is no value."""
 
@@ -158,8 +157,10 @@ def _classes(root: Path, file: str, content: dict[Any, Any]) -> ClassTable:
         table = {_id(key): _name(name) for key, name in names.items()}
         if len(table) < len(names):
             raise ValueError("two of the ids in names are the same number")
+        if not isinstance(count, str):
+            raise ValueError("nc is neither a number nor left out")
         if count not in _NOTHING and count != str(len(table)):
-            raise ValueError(f"nc is {str(count)[:20]}, but there are {len(table)} names")
+            raise ValueError(f"nc is {count[:20]}, but there are {len(table)} names")
         return ClassTable(tuple(table[id] for id in sorted(table)), tuple(sorted(table)))
     except ValueError as problem:
         raise DataError(root, [Fault("classes", file, str(problem))]) from problem
@@ -167,7 +168,7 @@ def _classes(root: Path, file: str, content: dict[Any, Any]) -> ClassTable:
 
 def _id(key: Any) -> int:
     if not isinstance(key, str) or not key.isdecimal() or len(key) > 9:
-        raise ValueError(f"the id {str(key)[:40]!r} in names is no whole number from 0 to 999,999,999")
+        raise ValueError(f"the id {reprlib.repr(key)} in names is no whole number from 0 to 999,999,999")
     return int(key)
 
 
@@ -222,7 +223,7 @@ def _find(files: Files, configuration: _Configuration, entry: str) -> str | None
     Exporters write paths for other working directories (`../train/images`, `/content/data/train/images`): where a path
     leads nowhere, its last parts are tried alone, as long as they still name the split.
     """
-    entry = entry[:_LONGEST].replace("\\", "/")
+    entry = entry[:LONGEST_PATH].replace("\\", "/")
     base = files.inside(".", configuration.base)
     bases = ["."] if base in (None, ".") else [base, "."]
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]

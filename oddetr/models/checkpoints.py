@@ -3,20 +3,20 @@ transformers' DeformableDetr. All become a state of the official key names, whic
 
 import argparse
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.presets import DetectorConfig, Variant
 from oddetr.models.queries import TwoStageQueries
-from oddetr.untrusted import read_json, read_weights_only
+from oddetr.untrusted import read_json, read_safetensors, read_weights_only
 
 _RENAMES = (
     (r"^backbone\.0\.body\.", "backbone.body."),
@@ -136,6 +136,7 @@ def read_foreign(path: Path) -> Foreign:
     """Reads an official checkpoint file, or a folder of transformers' DeformableDetr: weights only, executing nothing.
 
     Raises:
+        OSError: it, or a file in it, cannot be read, or is no regular file.
         ValueError: it is neither, or of a detector that is not built here; says what was found.
     """
     if path.is_dir():
@@ -172,7 +173,7 @@ def _understood(path: Path, read: Callable[[], Foreign]) -> Foreign:
     """What `read` reads; whatever it trips over where a file is not what it looks like becomes a ValueError."""
     try:
         return read()
-    except ValueError:
+    except (OSError, ValueError):
         raise
     except Exception as error:
         raise ValueError(
@@ -242,7 +243,9 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
 def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
     value = arguments.get(name, default)
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r} in the checkpoint's arguments; it must be a whole number of at least 1.")
+        raise ValueError(
+            f"{name} is {reprlib.repr(value)} in the checkpoint's arguments; it must be a whole number of at least 1."
+        )
     return value
 
 
@@ -342,7 +345,7 @@ def _read_transformers(folder: Path) -> Foreign:
         raise ValueError(
             f"{folder} holds no *.safetensors. Save the model with save_pretrained of a recent transformers."
         )
-    state = official_names({name: value for file in files for name, value in load_file(file).items()})
+    state = official_names({name: value for file in files for name, value in read_safetensors(file).items()})
     arguments = {
         "nheads": content.get("decoder_attention_heads", 8),
         "num_queries": content.get("two_stage_num_proposals", 300),

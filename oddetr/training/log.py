@@ -17,9 +17,13 @@ import torch
 from torch import Tensor
 
 from oddetr.durable import sync, write_file, writing
+from oddetr.regular import read_regular
 from oddetr.scores import MODELS, PER_CLASS, PER_LAYER, read_scores
 from oddetr.training.processes import is_first_process
 from oddetr.untrusted import read_count, read_number
+
+MOST_EVENTS = 2**28
+"""Bytes of a metrics.jsonl; 300 epochs of 1,200 classes with their steps take a tenth of that."""
 
 
 class StepMeans:
@@ -169,10 +173,14 @@ class RunLog:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none."""
+    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `MOST_EVENTS` bytes.
+    """
     file = folder / "metrics.jsonl"
     events: list[dict[str, Any]] = []
-    for line in file.read_bytes().splitlines() if file.exists() else []:
+    for line in read_regular(file, MOST_EVENTS).splitlines() if file.exists() else []:
         with suppress(ValueError, RecursionError):
             events.append(_event(json.loads(line)))
     return events

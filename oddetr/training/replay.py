@@ -7,12 +7,13 @@ found; it is read as weights only.
 import dataclasses
 import json
 import math
+import reprlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ from oddetr.checkpoint import CheckpointInfo
 from oddetr.distillation.task import DistillationTask
 from oddetr.durable import replacing, writing
 from oddetr.matching import NonFiniteCostError
-from oddetr.models.presets import build_detector
+from oddetr.models.presets import build_detector, count_values
 from oddetr.structures import Batch, GroundTruth
 from oddetr.training.config import Precision, TrainConfig
 from oddetr.training.nonfinite import Accident, Place
 from oddetr.training.precision import computing_in
-from oddetr.untrusted import read_weights_only
+from oddetr.untrusted import is_number, read_count, read_weights_only
 from oddetr.words import listed
 
 FORMAT = 1
@@ -108,7 +109,7 @@ def save_replay(
     """Writes RUN/replay_step_N.pt aside and puts it in its place; of processes but the first, their number follows.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; what had been written of it is removed.
     """
     place, batch, truth = accident.place, accident.batch, accident.batch.truth
     process = f"_process_{place.process}" if place.process else ""
@@ -142,68 +143,153 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
         device: where to compute: cpu, cuda. Dropout draws other numbers on another kind of device.
 
     Raises:
-        ReplayError: there is no such file, or it cannot be read.
+        ReplayError: there is no such file, it cannot be read, or its step cannot be computed there.
         ValueError: there is no such device.
     """
-    told, state, batch = _read(Path(file))
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, and there is no GPU here. Take cpu.")
-    place, precision = Place(**told["place"]), cast(Precision, told["precision"])
-    try:
-        task = _task(told, state)
-    except Exception as error:
-        raise ReplayError(_UNREADABLE.format(file=file, error=f"{type(error).__name__}: {error}")) from error
+    where = _device(device)
+    kept = _read(Path(file))
+    task, batch, place = kept.task, kept.batch, kept.place
     names = [name for name, value in _named(task) if not value.isfinite().all()]
     inputs = {"images": batch.images, "boxes": batch.truth.boxes}
     before = tuple(name for name, value in inputs.items() if not value.isfinite().all()) + tuple(names)
     trials: list[Trial] = []
-    for each in dict.fromkeys((precision, cast(Precision, "fp32"))):
-        task.load_state_dict(state)
-        trials.append(_computed(task.to(device), batch.to(device), place.seed, each))
-    first, losses = trials[0], _not_finite(told["parts"])
+    try:
+        for each in dict.fromkeys((kept.precision, cast(Precision, "fp32"))):
+            task.load_state_dict(kept.state)
+            trials.append(_computed(task.to(where), batch.to(where), place.seed, each))
+    except Exception as error:
+        raise ReplayError(
+            f"The step of {file} cannot be computed on {device} ({type(error).__name__}: {error}). Try another device; "
+            "if it fails there too, the file is not what `oddetr train` left."
+        ) from error
+    first, losses = trials[0], _not_finite(kept.recorded)
     same = losses == first.losses if losses else not math.isfinite(first.norm) or bool(first.statistics)
-    return ReplayReport(place, batch.image_ids, told["parts"], before, tuple(trials), same)
+    return ReplayReport(place, batch.image_ids, kept.recorded, before, tuple(trials), same)
 
 
-_UNREADABLE = (
-    "{file} is no replay file, or it is damaged ({error}). Give a replay_step_N.pt that `oddetr train` left in its "
-    "folder."
-)
+def _device(name: str) -> torch.device:
+    """Where something can be computed.
+
+    Raises:
+        ValueError: nothing can.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).sum().item()
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"device is {name!r}, and nothing can be computed there ({why}). Take cpu.") from error
+    return device
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any], Batch]:
-    if not file.is_file():
+@dataclass(frozen=True)
+class _Kept:
+    """What a replay file holds: the step's task of before with its `state`, its batch, and what the run told."""
+
+    place: Place
+    precision: Precision
+    recorded: dict[str, float]
+    batch: Batch
+    task: DistillationTask
+    state: dict[str, Any]
+
+
+def _read(file: Path) -> _Kept:
+    if not file.exists():
         raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
     try:
+        content = read_weights_only(file)
         with zipfile.ZipFile(file) as archive:  # torch does not look at checksums.
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} in it is wrong")
-        content = read_weights_only(file)
         told = json.loads(content["oddetr replay"])
         if told["format"] != FORMAT:
             raise ValueError(f"its format is {told['format']}, not {FORMAT}: another oddetr wrote it")
-        tensors = content["batch"]
-        truth = GroundTruth(tensors["labels"], tensors["boxes"], tuple(told["counts"]))
-        batch = Batch(
-            images=tensors["images"],
-            padding_mask=tensors["padding_mask"],
-            truth=truth,
-            image_ids=tuple(told["image_ids"]),
-            original_sizes=tensors["original_sizes"],
-            step_objects=told["step_objects"],
-            step_images=told["step_images"],
-        )
+        if told["precision"] not in get_args(Precision):
+            raise ValueError(f"precision is {reprlib.repr(told['precision'])}")
+        info = CheckpointInfo.from_json(told["info"])
+        recorded = {name: _number(value) for name, value in told["parts"].items()}
+        batch, state = _batch(told, content["batch"], len(info.classes)), content["task"]
+        task = _task(info, read_count(told["steps"]), state)
+        return _Kept(_place(told["place"]), told["precision"], recorded, batch, task, state)
     except Exception as error:
-        raise ReplayError(_UNREADABLE.format(file=file, error=f"{type(error).__name__}: {error}")) from error
-    return told, content["task"], batch
+        why = f"{error}".rstrip(".") if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ReplayError(
+            f"{file} is no replay file, or it is damaged ({why}). Give a replay_step_N.pt that `oddetr train` left in "
+            "its folder."
+        ) from error
 
 
-def _task(told: dict[str, Any], state: dict[str, Any]) -> DistillationTask:
-    """The task of before the step."""
-    info = CheckpointInfo.from_json(told["info"])
+def _number(value: Any) -> float:
+    """One that may be NaN or infinite.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_number(value):
+        raise ValueError(f"{reprlib.repr(value)} is no number")
+    return float(value)
+
+
+def _place(told: dict[str, Any]) -> Place:
+    """Raises TypeError or ValueError where that is not told."""
+    seed = told.pop("seed")
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {reprlib.repr(seed)}")
+    return Place(**{name: read_count(value) for name, value in told.items()}, seed=seed)
+
+
+def _batch(told: dict[str, Any], tensors: dict[str, Any], classes: int) -> Batch:
+    """The step's batch.
+
+    Raises:
+        ValueError: something of it is of another kind, shape or range than a batch's.
+    """
+    images = _tensor(tensors, "images", torch.float32, None, 3, None, None)
+    labels = _tensor(tensors, "labels", torch.int64, len(images), None)
+    counts = tuple(read_count(count) for count in told["counts"])
+    ids, wholes = tuple(told["image_ids"]), (told["step_objects"], told["step_images"])
+    if not len(images) == len(counts) == len(ids) or any(type(each) is not int for each in ids):
+        raise ValueError(f"{len(images)} images have {len(counts)} counts and {len(ids)} ids, or an id is no number")
+    if any(whole is not None and read_count(whole) < least for whole, least in zip(wholes, (0, 1), strict=True)):
+        raise ValueError("the step has no images")
+    real = torch.arange(labels.shape[1]) < torch.tensor(counts)[:, None]
+    if max(counts) > labels.shape[1] or not torch.where(real, (labels >= 0) & (labels < classes), labels == -1).all():
+        raise ValueError(f"labels are not, as counted, from 0 to {classes - 1}, and beyond -1")
+    truth = GroundTruth(labels, _tensor(tensors, "boxes", torch.float32, *labels.shape, 4), counts)
+    mask = _tensor(tensors, "padding_mask", torch.bool, len(images), *images.shape[2:])
+    sizes = _tensor(tensors, "original_sizes", torch.int64, len(images), 2)
+    return Batch(images, mask, truth, ids, sizes, *wholes)
+
+
+def _tensor(tensors: dict[str, Any], name: str, kind: torch.dtype, *shape: int | None) -> Tensor:
+    """One of the batch's tensors; None in `shape`: any size from 1 on.
+
+    Raises:
+        ValueError: it is of another kind or shape.
+    """
+    value = tensors[name]
+    found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or value.dtype != kind or value.ndim != len(shape):
+        raise ValueError(f"{name} is {found}, where {kind} with {len(shape)} axes is needed")
+    if any(size != (wanted or max(size, 1)) for size, wanted in zip(value.shape, shape, strict=True)):
+        raise ValueError(f"{name} is {found}, where the shape {shape} is needed")
+    return value
+
+
+def _task(info: CheckpointInfo, steps: int, state: dict[str, Any]) -> DistillationTask:
+    """The task of before the step.
+
+    Raises:
+        ValueError: it would have more weights than are there. And whatever else comes of a state that does not fit it.
+    """
     config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
+    least = count_values(info.detector, len(info.classes))
+    held = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if least > held:
+        raise ValueError(f"it describes a detector of {least:,} parameters or more, and holds {held:,} numbers")
     detector = build_detector(info.detector, len(info.classes))
-    task = DistillationTask(detector, told["steps"], config.distillation, config.loss, config.matching, config.groups)
+    task = DistillationTask(detector, steps, config.distillation, config.loss, config.matching, config.groups)
     task.load_state_dict(state)
     return task
 

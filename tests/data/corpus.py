@@ -818,6 +818,7 @@ BOMB_OF_LISTS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n -
 BOMB_OF_TABLES = "a0: &a0 {x: y}\n" + "".join(
     f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
 )
+ALIAS = "stands for another part of it"
 for what, text, kind, said in (
     ("empty", "", "malformed-file", "no keys"),
     ("a list", "- a\n- b\n", "malformed-file", "no keys"),
@@ -829,20 +830,22 @@ for what, text, kind, said in (
     ("a key twice", f"{PLACES}names: [cat, dog]\nnames: [dog, cat]\n", "malformed-file", "stands twice"),
     ("an id twice", f"{PLACES}names: {{0: cat, 0: dog}}\n", "malformed-file", "stands twice"),
     ("the same id in other words", f"{PLACES}names: {{0: cat, 00: dog}}\n", "classes", "same number"),
-    ("a bomb of lists", f"{BOMB_OF_LISTS}train: *a29\nnames: [cat]\n", "malformed-file", "neither a path"),
-    ("a bomb of class names", f"{BOMB_OF_LISTS}{PLACES}names: *a29\n", "classes", ""),
+    ("a bomb of lists", f"{BOMB_OF_LISTS}train: *a29\nnames: [cat]\n", "malformed-file", ALIAS),
+    ("a bomb of class names", f"{BOMB_OF_LISTS}{PLACES}names: *a29\n", "malformed-file", ALIAS),
+    ("a bomb of nc", f"{BOMB_OF_LISTS}{PLACES}names: [cat, dog]\nnc: *a29\n", "malformed-file", ALIAS),
     (
         "a list that runs a program",
         f"{PLACES}names: !!python/object/apply:os.system [id]\n",
         "malformed-file",
         "the tag",
     ),
-    ("a bomb of tables", f"{BOMB_OF_TABLES}{PLACES}names: *a29\n", "classes", ""),
-    ("a list in itself", f"{PLACES}names: &a [*a]\n", "malformed-file", ""),
+    ("a bomb of tables", f"{BOMB_OF_TABLES}{PLACES}names: *a29\n", "malformed-file", ALIAS),
+    ("a list in itself", f"{PLACES}names: &a [*a]\n", "malformed-file", ALIAS),
     ("a name without text", f"{PLACES}names: {{0: cat, 1: }}\n", "classes", ""),
     ("an id that is no number", f"{PLACES}names: {{cat: 0, dog: 1}}\n", "classes", "whole number"),
     ("an escape sequence as name", f'{PLACES}names: [cat, "\\e[2J"]\n', "classes", ""),
     ("nc of another number", f"{PLACES}names: [cat, dog]\nnc: 3\n", "classes", "nc is 3"),
+    ("nc that is a list", f"{PLACES}names: [cat, dog]\nnc: [2]\n", "classes", "nc is neither"),
     ("nc in words", f"{PLACES}names: [cat, dog]\nnc: two\n", "classes", "nc is two"),
     ("train that is a table", "train: {a: b}\nval: images/val\nnames: [cat]\n", "malformed-file", "train is neither"),
     ("no places", "names: [cat, dog]\n", "malformed-file", "says where"),

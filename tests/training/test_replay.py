@@ -1,9 +1,13 @@
 """Trainings that meet NaN, what they leave, and `oddetr replay`."""
 
 import dataclasses
+import errno
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,13 +17,16 @@ from safetensors.torch import load_file
 
 import oddetr
 from oddetr.cli import main
+from oddetr.distillation import DistillationTask
 from oddetr.distillation.config import DistillationConfig
+from oddetr.durable import WriteError
 from oddetr.losses import LossConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.log import read_events
 from oddetr.training.replay import ReplayError
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
+from tests.helpers import small_replay
 from tests.training.test_run import StopAfter, weights, without_times
 
 
@@ -121,7 +128,7 @@ def test_replay_when_what_happened_does_not_happen_again_then_says_so(
     assert main(["replay", str(tmp_path / "other.pt")]) == 1
     assert "NOT reproduced" in capsys.readouterr().out
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="there is no GPU here"):
+        with pytest.raises(ValueError, match="device is 'cuda', and nothing can be computed there"):
             oddetr.replay(kept, device="cuda")
 
 
@@ -144,21 +151,86 @@ def test_replay_when_the_file_is_none_or_damaged_then_says_so(kept: Path, tmp_pa
     assert main(["replay", str(tmp_path / "torn")]) == 1
 
 
-class Executed:
-    """A pickle that would run a command."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (Path("executed"),)
+PLACE = {"step": 1, "epoch": 0, "batch": 1, "process": 0, "seed": 5}
 
 
-def test_replay_when_the_file_holds_more_than_weights_then_nothing_of_it_is_executed(
-    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"place": {"number": 3}}, "KeyError"),
+        ({"place": PLACE | {"number": 3}}, "TypeError"),
+        ({"place": PLACE | {"step": "first"}}, "'first' is no count"),
+        ({"place": PLACE | {"seed": -1}}, "seed is -1"),
+        ({"parts": "none"}, "AttributeError"),
+        ({"parts": {"loss": "high"}}, "'high' is no number"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"counts": [9, 0]}, "labels are not, as counted"),
+        ({"counts": [1, 0]}, "labels are not, as counted"),
+        ({"image_ids": ["a", "b"]}, "an id is no number"),
+        ({"image_ids": [1]}, "2 images have 2 counts and 1 ids"),
+        ({"step_images": 0}, "the step has no images"),
+        ({"images": "none"}, "images is str"),
+        ({"images": torch.zeros(2, 5, 64, 64)}, "images is torch.float32 (2, 5, 64, 64), where the shape"),
+        ({"images": torch.zeros(2, 3, 64, 64, dtype=torch.int64)}, "images is torch.int64"),
+        ({"images": torch.zeros(0, 3, 64, 64)}, "images is torch.float32 (0, 3, 64, 64), where the shape"),
+        ({"labels": torch.tensor([[50, 0], [-1, -1]])}, "from 0 to 1"),
+        ({"boxes": torch.zeros(2, 2, 3)}, "boxes is torch.float32 (2, 2, 3)"),
+        ({"padding_mask": torch.zeros(2, 8, 8, dtype=torch.bool)}, "padding_mask is torch.bool (2, 8, 8)"),
+    ],
+)
+def test_replay_when_what_a_file_holds_is_of_another_kind_then_says_what(
+    changes: dict[str, Any], said: str, small: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save(torch.load(kept, weights_only=True) | {"more": Executed()}, "strange.pt")
-    with pytest.raises(ReplayError, match="is no replay file"):
-        oddetr.replay("strange.pt")
-    assert not Path("executed").exists()
+    content = torch.load(small, weights_only=True)
+    told = json.loads(content["oddetr replay"])
+    told |= {name: value for name, value in changes.items() if name in told}
+    batch = content["batch"] | {name: value for name, value in changes.items() if name in content["batch"]}
+    torch.save(content | {"oddetr replay": json.dumps(told), "batch": batch}, tmp_path / "strange.pt")
+    with pytest.raises(ReplayError, match=f"is no replay file, or it is damaged .*{re.escape(said)}"):
+        oddetr.replay(tmp_path / "strange.pt")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_replay(tmp_path_factory.mktemp("small"))
+
+
+def test_replay_when_a_part_of_the_loss_is_unknown_then_is_left_out(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(small, weights_only=True)
+    told = json.loads(content["oddetr replay"])
+    text = json.dumps(told | {"parts": {"loss": 0.5, "loss_of_another": 1}})
+    torch.save(content | {"oddetr replay": text}, tmp_path / "other.pt")
+    assert main(["replay", str(tmp_path / "other.pt")]) == 1
+    assert re.search(r"loss_of_another\W+1\W+-\W", capsys.readouterr().out)
+
+
+def test_replay_when_the_step_cannot_be_computed_then_says_so(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DistillationTask, "forward", Mock(side_effect=RuntimeError("no memory is left")))
+    with pytest.raises(ReplayError, match=r"cannot be computed on cpu \(RuntimeError: no memory is left\)"):
+        oddetr.replay(small)
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cpu:x", "mps"])
+def test_replay_when_there_is_no_such_device_then_says_so(device: str, small: Path) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=f"device is '{device}', and nothing can be computed there"):
+        oddetr.replay(small, device)
+
+
+def test_replay_file_when_it_cannot_be_written_then_nothing_of_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(content: Any, stream: io.BufferedWriter) -> None:
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WriteError, match="No space left on device"):
+        small_replay(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_when_steps_are_skipped_and_it_is_resumed_then_ends_in_the_same_weights_and_counts(tiny: dict) -> None:

@@ -1,5 +1,6 @@
 """Reading files of which nothing is known: never a pipe, a socket or a device, never more than a limit."""
 
+import errno
 import stat
 from pathlib import Path
 
@@ -25,26 +26,36 @@ def mode(path: Path, follow: bool = True) -> int:
         return 0
 
 
-class TooLarge(OSError):
+class NotRead(OSError):
+    """A file that is not even opened; `strerror` says why, without its name."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} is not read: {self.strerror}" if self.filename else super().__str__()
+
+
+class TooLarge(NotRead):
     """A file that is larger than what is read of its kind."""
 
 
-def require_regular(path: Path, most: int) -> None:
+def require_regular(path: Path, most: int | None = None) -> None:
     """Looks at a file before it is opened, for opening a pipe waits for whoever writes to it.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: bytes that it may have; default: any number.
 
     Raises:
         TooLarge: it has more.
-        OSError: it is not there, or no regular file.
+        NotRead: it is no regular file.
+        OSError: it is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
-    if status.st_size > most:
-        raise TooLarge(f"it has {status.st_size:,} bytes; of such files at most {most:,} are read")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise NotRead(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    if most is not None and status.st_size > most:
+        told = f"it has {status.st_size:,} bytes; of such files at most {most:,} are read"
+        raise TooLarge(errno.EFBIG, told, str(path))
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -1,5 +1,6 @@
 """A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
 
+import importlib.util
 import re
 import reprlib
 from collections.abc import Generator, Mapping, Sequence
@@ -9,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from oddetr.models.backbone import require_own
 from oddetr.models.huggingface_detectors import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
 from oddetr.nested import flat
-from oddetr.untrusted import read_json, read_normalisation
+from oddetr.untrusted import read_json, read_normalisation, read_safetensors
 
 _COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
 """What is in the names of how many parts there are, of which a list's numbers are added."""
@@ -71,13 +71,21 @@ class HuggingFaceConfig:
         Nothing but config.json and preprocessor_config.json is read, and nothing that they name elsewhere is fetched.
 
         Raises:
-            OSError: there is no such model; ValueError: see the class, or what it holds cannot be understood.
+            OSError: there is no such model, or transformers is not installed; ValueError: see the class, or what it
+                holds cannot be understood.
         """
+        _need_transformers()
         from transformers.utils import cached_file
 
+        try:
+            described = _file_of(name, "config.json")
+        except OSError as error:
+            raise OSError(
+                f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
+            ) from error
         optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         with _in_words(f"The model {name} of transformers cannot be read"):
-            content = _read_object(str(cached_file(name, "config.json")))
+            content = _read_object(described)
             check_kind(str(content.get("model_type")))
             _check_fields(content)
             file = cached_file(name, "preprocessor_config.json", **optional)
@@ -105,8 +113,9 @@ class HuggingFaceConfig:
         """The detector with random weights, its backbone's too.
 
         Raises:
-            ValueError: transformers cannot make it of these values; says why.
+            OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
         """
+        _need_transformers()
         from transformers import AutoModelForObjectDetection
 
         with _in_words(f"transformers cannot make its {self.kind}"):
@@ -124,6 +133,22 @@ def _in_words(what: str) -> Generator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{what} ({type(error).__name__}: {reason}).") from error
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise OSError("A detector of transformers needs transformers: pip install transformers.")
+
+
+def _file_of(name: str, file: str) -> Path:
+    """A file of a folder, or of a name on the hub; raises OSError where there is none, and says why."""
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        if not (Path(name) / file).exists():
+            raise FileNotFoundError(f"there is no {file} in the folder")
+        return Path(name) / file
+    return Path(str(cached_file(name, file)))
 
 
 def _read_object(file: str | Path) -> dict[str, Any]:
@@ -221,19 +246,18 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
         OSError: there is no such model, or it has no safetensors.
         ValueError: see `HuggingFaceConfig.read`, or its weights do not fit; says why.
     """
-    from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
-    from transformers.utils import cached_file
-
     known = HuggingFaceConfig.read(name)
+    from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
+
     try:
-        file = cached_file(name, "model.safetensors")
+        file = _file_of(name, "model.safetensors")
     except OSError as error:
         raise OSError(
             f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
             "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
         ) from error
     with _in_words(f"The model {name} of transformers cannot be read"):
-        config, state = _configuration(known.content), load_file(Path(str(file)))
+        config, state = _configuration(known.content), read_safetensors(file)
         kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
         model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
         labels = model.config.id2label

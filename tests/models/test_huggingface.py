@@ -1,6 +1,7 @@
 """transformers' detectors through the adapter: their own outputs, groups that do not leak, and training by OD-DETR."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,21 @@ def test_model_when_saved_then_from_pretrained_reads_it(name: str, tmp_path: Pat
     with torch.no_grad():
         found, expected = (each(batch.images, batch.padding_mask).logits for each in (again, teacher))
     torch.testing.assert_close(found, expected)
+
+
+def test_model_when_transformers_is_not_installed_then_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = HuggingFaceConfig(MODELS["RT-DETR"]().config.to_dict())
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for ask in (lambda: HuggingFaceConfig.read("user/name"), config.build):
+        with pytest.raises(OSError, match="needs transformers: pip install transformers"):
+            ask()
+
+
+def test_model_when_there_is_none_of_the_name_then_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("nowhere/none", str(tmp_path)):
+        with pytest.raises(OSError, match=f"There is no model {name} of transformers"):
+            HuggingFaceConfig.read(name)
 
 
 def test_model_when_not_supported_then_says_why() -> None:

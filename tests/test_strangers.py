@@ -220,7 +220,7 @@ def test_configurations_when_they_hold_aliases_then_are_refused_before_these_are
         assert "*a0 stands for another part of it, which is not read; write that out here" in told["compare"]
         assert "*a0 stands for another part" in told["train --config"]
     file.write_text(f"base: '{{{bomb}}}'\n")
-    assert "Expected a <class 'dict'>" in refused(["compare", str(file)], capsys)
+    assert "strange.yaml: base takes names with values, not " in refused(["compare", str(file)], capsys)
     refused(["train", f"--{field}", bomb.partition(": ")[2]], capsys)
 
 

@@ -112,28 +112,33 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
 
     Raises:
         LoggerError: one cannot begin. When a run is resumed, that is told, and the run goes on without it.
+        WriteError: their ids cannot be written.
     """
     if not names or not is_first_process():
         return []
     known = _known(run.folder / IDS, say) if run.steps_done else {}
     opened: list[GuardedLogger] = []
-    for name in names:
-        try:
-            logger = GuardedLogger(name, KINDS[name](run, known.get(name)), run, say)
-        except Exception as error:
-            if not run.steps_done:
-                for other in opened:
-                    other.finalize("failed")
-                raise LoggerError(
-                    f"The logger {name} cannot begin ({_told(error)}). Leave it out of --loggers; see docs/loggers.md."
-                ) from error
-            say(f"The logger {name} cannot go on and gets nothing of this part of the run ({_told(error)}).")
-            continue
-        opened.append(logger)
-        say(f"logging to {name}: {logger.begun.where}")
-    with writing(run.folder):
-        ids = known | {logger.kind: logger.version for logger in opened}
-        write_file(run.folder / IDS, json.dumps(ids, indent=1))
+    try:
+        for name in names:
+            try:
+                logger = GuardedLogger(name, KINDS[name](run, known.get(name)), run, say)
+            except Exception as error:
+                if not run.steps_done:
+                    raise LoggerError(
+                        f"The logger {name} cannot begin ({_told(error)}). Leave it out of --loggers; see "
+                        "docs/loggers.md."
+                    ) from error
+                say(f"The logger {name} cannot go on and gets nothing of this part of the run ({_told(error)}).")
+                continue
+            opened.append(logger)
+            say(f"logging to {name}: {logger.begun.where}")
+        with writing(run.folder):
+            ids = known | {logger.kind: logger.version for logger in opened}
+            write_file(run.folder / IDS, json.dumps(ids, indent=1))
+    except Exception:
+        for each in opened:
+            each.finalize("failed")
+        raise
     return [*opened]
 
 

@@ -824,7 +824,7 @@ for what, text, kind, said in (
     ("a list", "- a\n- b\n", "malformed-file", "no keys"),
     ("torn", "names: [cat", "malformed-file", ""),
     ("zeros", bytes(100), "malformed-file", ""),
-    ("nested 1,000 deep", "names: " + "[" * 1000, "malformed-file", "nested too deeply"),
+    ("nested 1,000 deep", "names: " + "[" * 1000 + "]" * 1000, "malformed-file", "nested too deeply"),
     ("of a megabyte", "# " + "x" * 2**20, "malformed-file", "bytes"),
     ("two documents", f"{PLACES}names: [cat]\n---\n{PLACES}", "malformed-file", ""),
     ("a key twice", f"{PLACES}names: [cat, dog]\nnames: [dog, cat]\n", "malformed-file", "stands twice"),

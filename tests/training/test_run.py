@@ -486,5 +486,5 @@ def test_resume_when_an_older_version_began_the_run_then_says_so(config: TrainCo
 def test_train_when_called_as_a_function_then_takes_the_fields(tiny: dict) -> None:
     plain = tiny | {"epochs": 1, "out": str(tiny["out"]), "data": Path(tiny["data"]), "optimizer": {"clip": 0.2}}
     assert oddetr.train(**plain) == tiny["out"]
-    with pytest.raises(TypeError, match="epoch"):
+    with pytest.raises(ValueError, match=r"There is no option epoch\. Did you mean epochs\?"):
         oddetr.train(epoch=3)

@@ -8,6 +8,7 @@ is sampled from outside (/proc: Linux only), stopped by Ctrl-C at the end, and m
 what follows the warm-up. The slope of memory is by least squares through the means of `BLOCKS` parts of equal length,
 whose scatter gives its standard error. A step's CPU seconds are those of whole epochs, validation and checkpoints
 included, of the training and its workers: other programs on the machine move them less than the clock's.
+Handles are judged by their medians: a file that is open just when a sample is taken is no growth.
 Exit status 1: a promise is broken (`LIMITS`), or the training ended by itself.
 """
 
@@ -294,7 +295,7 @@ def kept(found: dict[str, Any]) -> dict[str, bool]:
     growth = 100 * found["own"]["per_hour"] / found["own"]["mean"]
     measured = {
         "memory, % per hour": growth,
-        "handles": found["handles"]["last_most"] - found["handles"]["first_most"],
+        "handles": found["handles"]["last"] - found["handles"]["first"],
         "slowdown, %": 100 * (found["cpu_seconds_per_step"]["ratio"] - 1),
     }
     return {name: measured[name] <= most for name, most in LIMITS.items()}

@@ -143,10 +143,13 @@ def _distillation(record: Record) -> tuple[str, str]:
     if not record.distilled:
         return "-", "it was off: this is the baseline, whose teacher only averages its weights"
     measured = record.beginning.get("forecast") or {}
-    if not measured.get("baseline_batch") or "batch" not in measured:
+    if not {"cost", "cost_low", "cost_high"} <= measured.keys():
         return "-", "it was on; what a step costs was not measured in this run"
-    ratio = measured["batch"] / measured["baseline_batch"]
-    return f"{ratio:.2f}", "time of a step over the baseline's, both timed before the run began"
+    spread = f"half of the pairs lay from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}"
+    return (
+        f"{measured['cost']:.2f}",
+        f"time of a step over the baseline's on the same images, timed before the run began; {spread}",
+    )
 
 
 def drawings(record: Record) -> list[Drawing]:

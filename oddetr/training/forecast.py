@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -24,21 +25,26 @@ from oddetr.training.precision import computing_in
 from oddetr.training.validation import Validation
 
 WARM, TIMED, SECONDS = 2, 8, 20.0
-"""Batches that are not timed, batches that are, and the time after which no further one is."""
+"""Batches that are not timed, batches that are, and the time after which no further one is (of each of the timings)."""
 LEAST = 100
 """Batches of a run that is worth a forecast, and a report of its own accord."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of a batch and of a validation, and how many there will be; `baseline_batch`: of a batch without
-    distillation, None where that is off."""
+    """Seconds of a batch and of a validation, and how many there will be.
+
+    `cost`: a distilled step's time over the baseline's on the same images, the median of some pairs; `cost_low` and
+    `cost_high`: their quartiles. None where distillation is off.
+    """
 
     batch: float
     batches: int
     validation: float
     validations: int
-    baseline_batch: float | None = None
+    cost: float | None = None
+    cost_low: float | None = None
+    cost_high: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -69,8 +75,8 @@ def forecast(
 ) -> Forecast:
     """Times a few batches with a copy of the task, which changes nothing in the run: its randomness has keys.
 
-    What fades over the run makes it a little faster than it begins. The baseline's step is timed likewise, so that a
-    report can say what distillation cost.
+    What fades over the run makes it a little faster than it begins. Then distilled steps and the baseline's are timed
+    in turns, so that a report can say what distillation cost.
 
     Args:
         source: what is validated on.
@@ -92,11 +98,14 @@ def forecast(
         optimizer.step()
         copy.update_teacher()
 
+    def baseline_step(batch: Batch) -> None:
+        copy.distillation = replace(task.distillation, enabled=False)
+        step(batch)
+        copy.distillation = task.distillation
+
     each = _timed(training, step, device)
-    baseline = None
-    if config.distillation.enabled:
-        copy.distillation = replace(config.distillation, enabled=False)
-        baseline = _timed(training, step, device)
+    ratios = _ratios(training, step, baseline_step, device) if task.distillation.enabled else []
+    cost = [float(value) for value in np.quantile(ratios, [0.5, 0.25, 0.75])] if ratios else []
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     trial = Validation(source, detectors, task.matching)
@@ -109,18 +118,41 @@ def forecast(
 
     validated = limited(len(validation), flags, "val")
     times = math.ceil(epochs / chosen(config.validate_every))
-    return Forecast(each, batches, _timed(validation, look, device) * validated, times, baseline)
+    return Forecast(each, batches, _timed(validation, look, device) * validated, times, *cost)
 
 
 def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch.device) -> float:
     """Seconds of a batch, loading included."""
-    marks = [time.perf_counter()]
+    marks = [_now(device)]
     for batch in islice(loader, WARM + TIMED):
         work(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
+        marks.append(_now(device))
         if len(marks) > WARM + 1 and marks[-1] - marks[0] > SECONDS:
             break
     warm = min(WARM, len(marks) - 2)
     return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
+
+
+def _ratios(
+    loader: Iterable[Batch], work: Callable[[Batch], None], other: Callable[[Batch], None], device: torch.device
+) -> list[float]:
+    """Seconds of `work` on a batch over those of `other` on the same, without loading; each is the first in turns."""
+    ratios: list[float] = []
+    begun = _now(device)
+    for number, batch in enumerate(islice(loader, WARM + TIMED)):
+        seconds: dict[Callable[[Batch], None], float] = {}
+        for timed in (work, other) if number % 2 else (other, work):
+            start = _now(device)
+            timed(batch)
+            seconds[timed] = _now(device) - start
+        ratios.append(seconds[work] / seconds[other])
+        if len(ratios) > WARM and _now(device) - begun > SECONDS:
+            break
+    return ratios[min(WARM, len(ratios) - 1) :]
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, with all that the device was given to do done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -267,9 +268,11 @@ def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothin
     folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
     assert (folder / "report.html").is_file()
     assert f"report: {folder / 'report.html'}" in console.file.getvalue()
-    beginning = json.loads((folder / "beginning.json").read_text())
-    assert beginning["forecast"]["baseline_batch"] > 0
-    assert "cost of OD-DETR" in (folder / "report.html").read_text()
+    told = json.loads((folder / "beginning.json").read_text())["forecast"]
+    assert 0 < told["cost_low"] <= told["cost"] <= told["cost_high"]
+    page = (folder / "report.html").read_text()
+    assert re.search(rf"cost of OD-DETR.{{,200}}{told['cost']:.2f}", page, re.DOTALL)
+    assert f"from {told['cost_low']:.2f} to {told['cost_high']:.2f}" in page
 
     monkeypatch.setattr("oddetr.reporting.report.Record.read", lambda _: 1 / 0)
     console = Console(file=io.StringIO(), width=300)

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from oddetr.distillation.config import DistillationConfig
+from oddetr.distillation.task import DistillationTask
+from oddetr.structures import Batch
 from oddetr.training import forecast as room
 from oddetr.training.config import TrainConfig
 from oddetr.training.forecast import Forecast
@@ -41,3 +45,39 @@ def test_run_when_it_is_forecast_then_says_how_long_and_its_weights_are_the_same
 )
 def test_forecast_when_shown_then_in_minutes_or_hours(forecast: Forecast, text: str) -> None:
     assert str(forecast) == text
+
+
+def test_forecast_when_other_programs_slow_some_steps_then_the_cost_is_that_of_the_others(
+    tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock of its own: a distilled step takes 3, the baseline's 2; the second step and the sixth take 10 longer."""
+    now, steps = 0.0, 0
+    forward = DistillationTask.forward
+
+    def slow(self: DistillationTask, batch: Batch) -> dict[str, torch.Tensor]:
+        nonlocal now, steps
+        steps += 1
+        now += (3.0 if self.distillation.enabled else 2.0) + 10.0 * (steps in (2, 6))
+        return forward(self, batch)
+
+    monkeypatch.setattr(DistillationTask, "forward", slow)
+    monkeypatch.setattr(room, "LEAST", 1)
+    monkeypatch.setattr(room, "WARM", 0)
+    monkeypatch.setattr(room, "SECONDS", 1e9)
+    monkeypatch.setattr(room, "_now", lambda _: now)
+    folder = run(TrainConfig(**tiny | {"epochs": 1, "batch_size": 2}), Console(file=io.StringIO()))
+
+    told = json.loads((folder / "beginning.json").read_text())["forecast"]
+    assert told["cost_low"] == told["cost"] == 1.5  # of 1.5, 1.5, 1.5 and 13 / 2
+    assert told["cost_high"] == 2.75
+    assert told["batch"] == (4 * 3 + 10) / 4
+
+
+def test_forecast_when_nothing_is_distilled_then_no_cost_is_told(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LEAST", 1)
+    folder = run(
+        TrainConfig(**tiny | {"epochs": 1, "distillation": DistillationConfig(enabled=False)}),
+        Console(file=io.StringIO()),
+    )
+
+    assert json.loads((folder / "beginning.json").read_text())["forecast"]["cost"] is None

@@ -4,12 +4,14 @@ What is drawn for (seed, epoch, index) does not depend on the number of workers,
 run was resumed: every item seeds torch's generator from its key.
 """
 
+import gc
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -240,6 +242,21 @@ def make_loader(
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
+
+
+@contextmanager
+def shared_with_workers() -> Generator[None]:
+    """Python's garbage collection leaves alone what exists on entry, until the exit.
+
+    Loading processes that begin inside share the memory of this one as far as neither writes to it, and a collection
+    writes to every object that it visits: each of theirs or of this one's would copy all of Python's objects once more.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:

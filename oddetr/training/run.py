@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader
+from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader, shared_with_workers
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
@@ -80,7 +80,7 @@ def run(
     task = DistillationTask(it.detector, 1, config.distillation, config.loss, config.matching, config.groups)
     watch = StepWatch(task, config.non_finite, partial(_keep, it, task), partial(_files, it.sources["train"]), say)
     module = TrainingModule(task, config.optimizer, it.sources["val"], config.seed, watch)
-    with quiet():
+    with quiet(), shared_with_workers():
         same = Agreement(agreed(config, it.sources, it.steps_done))
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         check_lightnings(config.precision, trainer.precision)

@@ -1,16 +1,27 @@
 """Items depend on their key alone, orders on the epoch alone, and padding is marked."""
 
+import gc
 import math
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, collate, make_loader
+from oddetr.data.batches import (
+    AccumulatedLoader,
+    EpochSampler,
+    TransformedDataset,
+    collate,
+    make_loader,
+    shared_with_workers,
+)
 from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import Example, TrainTransform
 from oddetr.structures import Batch
@@ -209,3 +220,37 @@ def test_loader_when_its_process_ends_within_an_epoch_then_does_not_wait_for_wor
     """They ignore the signal by which multiprocessing would end them."""
     done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (3, "")
+
+
+def copied_by_a_collection(within: Any) -> int:
+    """Bytes of this process that it had shared with a loading process, and a collection of its garbage copied."""
+    rollup = Path("/proc/self/smaps_rollup")
+    objects = [[number] for number in range(300_000)]  # 17 MB
+    with within:
+        batches = iter(make_loader(digits(), EpochSampler(22), batch_size=4, workers=1))
+        next(batches)
+        private = [int(rollup.read_text().split("\nPrivate_Dirty:")[1].split()[0])]
+        gc.collect()
+        private.append(int(rollup.read_text().split("\nPrivate_Dirty:")[1].split()[0]))
+    assert len(objects) == 300_000
+    return (private[1] - private[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what processes share")
+def test_loader_when_begun_within_shared_then_a_collection_copies_nothing_that_workers_share() -> None:
+    assert copied_by_a_collection(nullcontext()) > 10e6
+    assert copied_by_a_collection(shared_with_workers()) < 3e6
+
+
+def test_shared_with_workers_when_left_by_an_error_then_nothing_is_kept_from_collection() -> None:
+    kept = []
+
+    def interrupted() -> None:
+        with shared_with_workers():
+            kept.append(gc.get_freeze_count())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert kept[0] > 10_000
+    assert gc.get_freeze_count() == 0

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import gc
 import io
 import json
 import signal
@@ -122,6 +123,23 @@ class GradientNorms(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+
+class Kept(Callback):
+    """How many objects Python's garbage collection leaves alone, by step."""
+
+    def __init__(self) -> None:
+        self.objects: list[int] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.objects.append(gc.get_freeze_count())
+
+
+def test_run_when_it_trains_then_its_collections_leave_alone_what_it_shares_with_its_workers(tiny: dict) -> None:
+    kept = Kept()
+    run(TrainConfig(**tiny | {"epochs": 1, "trainer": tiny["trainer"] | {"callbacks": [kept]}}), quiet())
+    assert min(kept.objects) > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_run_when_accumulating_then_has_the_gradients_and_losses_of_one_large_batch(frozen: dict) -> None:

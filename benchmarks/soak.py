@@ -316,7 +316,7 @@ def draw(samples: Sequence[Sample], epochs: Epochs, found: dict[str, Any], file:
     memory, handles, times = figure.subplots(1, 3)
     minutes = [sample.seconds / 60 for sample in samples]
     for name, label, colour in (
-        ("own", "all processes, what they share once", "#0072B2"),
+        ("own", "all, the shared counted once", "#0072B2"),
         ("training", "training", "#D55E00"),
         ("workers", "loading processes", "#009E73"),
     ):

@@ -3,11 +3,12 @@
 python benchmarks/soak.py runs/soak --minutes 120     # samples.csv as it goes, then soak.json, soak.png and a table
 python benchmarks/soak.py --evaluate runs/soak        # the latter from what was sampled, also of one that goes on
 
-The training is the quickstart's, through `oddetr.train`, in a process of its own with one worker that loads images. It
-is sampled from outside (/proc: Linux only), stopped by Ctrl-C at the end, and must have saved then. All figures are of
-what follows the warm-up. The slope of memory is by least squares through the means of `BLOCKS` parts of equal length,
-whose scatter gives its standard error. A step's CPU seconds are those of whole epochs, validation and checkpoints
-included, of the training and its workers: other programs on the machine move them less than the clock's.
+The training is the quickstart's, through `oddetr.train`, in a process of its own with one worker each that loads images
+for training and for validation. It is sampled from outside (/proc: Linux only), stopped by Ctrl-C at the end, and must
+have saved then. All figures are of what follows the warm-up. The slope of memory is by least squares through the means
+of `BLOCKS` parts of equal length, whose scatter gives its standard error. A step's CPU seconds are those of whole
+epochs, validation and checkpoints included, of the training and its workers: other programs on the machine move them
+less than the clock's.
 Handles are judged by their medians: a file that is open just when a sample is taken is no growth.
 Exit status 1: a promise is broken (`LIMITS`), or the training ended by itself.
 """
@@ -37,6 +38,7 @@ EPOCHS = 2000
 """More than fit into any soak: the clock ends it."""
 BLOCKS = 20
 MEMORIES = ("own", "training", "workers")
+"""Fields of `Sample`, each of which must be flat."""
 LIMITS = {"memory, % per hour": 1.0, "handles": 0.0, "slowdown, %": 5.0}
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -94,10 +96,6 @@ def _status(process: int) -> list[str]:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
-def _rollup(process: int, *names: str) -> float:
-    return _mebibytes(f"/proc/{process}/smaps_rollup", *names)
-
-
 def _not_files(process: int) -> float:
     return _mebibytes(f"/proc/{process}/status", "RssAnon", "RssShmem")
 
@@ -122,7 +120,7 @@ def take(process: int, run: Path, begun: float) -> Sample:
         len(all_of_them),
         _not_files(process),
         sum(_not_files(one) for one in all_of_them if one != process),
-        sum(_rollup(one, "Pss_Anon", "Pss_Shmem") for one in all_of_them),
+        sum(_mebibytes(f"/proc/{one}/smaps_rollup", "Pss_Anon", "Pss_Shmem") for one in all_of_them),
         sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in all_of_them),
         sum(int(parts[17]) for parts in status),
         (sum(int(part) for parts in status for part in parts[11:13]) + ended) / _TICK,
@@ -362,7 +360,12 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=10, help="minutes that do not count; default: %(default)s")
     parser.add_argument("--every", type=float, default=10, help="seconds between samples; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=1, help="processes that load images; default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that load images; default: %(default)s",
+    )
     parser.add_argument("--images", type=int, default=1280, help="scenes of an epoch; default: %(default)s")
     parser.add_argument("--evaluate", type=Path, metavar="FOLDER", help="no training: from samples.csv in FOLDER")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)

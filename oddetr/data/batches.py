@@ -246,7 +246,7 @@ def make_loader(
 
 @contextmanager
 def shared_with_workers() -> Generator[None]:
-    """Python's garbage collection leaves alone what exists on entry, until the exit.
+    """Python's garbage collection leaves alone what exists on entry, until the exit (then also what was frozen before).
 
     Loading processes that begin inside share the memory of this one as far as neither writes to it, and a collection
     writes to every object that it visits: each of theirs or of this one's would copy all of Python's objects once more.

@@ -5,9 +5,8 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import Example, TrainTransform
 from oddetr.structures import Batch
 
+ROLLUP = Path("/proc/self/smaps_rollup")
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
@@ -222,21 +222,25 @@ def test_loader_when_its_process_ends_within_an_epoch_then_does_not_wait_for_wor
     assert (done.returncode, done.stderr) == (3, "")
 
 
-def copied_by_a_collection(within: Any) -> int:
+def private_bytes() -> int:
+    """What this process has written and shares with none."""
+    return int(ROLLUP.read_text().split("\nPrivate_Dirty:")[1].split()[0]) * 1024
+
+
+def copied_by_a_collection(within: AbstractContextManager[None]) -> int:
     """Bytes of this process that it had shared with a loading process, and a collection of its garbage copied."""
-    rollup = Path("/proc/self/smaps_rollup")
     objects = [[number] for number in range(300_000)]  # 17 MB
     with within:
         batches = iter(make_loader(digits(), EpochSampler(22), batch_size=4, workers=1))
         next(batches)
-        private = [int(rollup.read_text().split("\nPrivate_Dirty:")[1].split()[0])]
+        before = private_bytes()
         gc.collect()
-        private.append(int(rollup.read_text().split("\nPrivate_Dirty:")[1].split()[0]))
+        after = private_bytes()
     assert len(objects) == 300_000
-    return (private[1] - private[0]) * 1024
+    return after - before
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what processes share")
+@pytest.mark.skipif(not ROLLUP.exists(), reason="only Linux tells what processes share")
 def test_loader_when_begun_within_shared_then_a_collection_copies_nothing_that_workers_share() -> None:
     assert copied_by_a_collection(nullcontext()) > 10e6
     assert copied_by_a_collection(shared_with_workers()) < 3e6

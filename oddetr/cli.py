@@ -221,7 +221,7 @@ def check(arguments: Sequence[str], console: Console) -> int:
 
 def digits(arguments: Sequence[str], console: Console) -> int:
     """Write the built-in digit scenes as files in COCO's layout: oddetr digits --out DIR."""
-    from oddetr.data.digits import DigitScenes, Split
+    from oddetr.data.digits import MAX_HEIGHT, MAX_OBJECTS, MIN_HEIGHT, DigitScenes, Split
     from oddetr.data.writer import write_coco
 
     parser = make_parser(
@@ -230,8 +230,15 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--split", type=Split, default="val", help="train, val or test")
     parser.add_argument("--count", type=int | None, default=None, help="the first so many scenes; default: all")
+    parser.add_argument("--objects", type=tuple[int, int], default=(1, MAX_OBJECTS), help="fewest and most of a scene")
+    parser.add_argument(
+        "--heights", type=tuple[float, float], default=(MIN_HEIGHT, MAX_HEIGHT), help="of digits, in pixels of 128"
+    )
     values = parsed_values(parser, arguments)
-    folder = write_coco(DigitScenes(values["split"]), values["out"], values["split"], values["count"])
+    split, count = values["split"], values["count"]
+    length = count if split == "train" else None
+    source = DigitScenes(split, length, objects=tuple(values["objects"]), heights=tuple(values["heights"]))
+    folder = write_coco(source, values["out"], split, count)
     console.print(f"{len(list(folder.iterdir()))} scenes in {folder}", highlight=False, soft_wrap=True)
     return 0
 

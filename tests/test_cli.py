@@ -85,8 +85,15 @@ def test_check_when_data_is_sound_or_broken_then_exits_0_or_1(
 
 
 def test_digits_when_written_then_can_be_checked(tmp_path: Path) -> None:
-    assert main(["digits", "--out", str(tmp_path), "--split", "train", "--count", "5"]) == 0
+    words = ["digits", "--out", str(tmp_path), "--split", "train", "--count", "5"]
+    assert main([*words, "--objects", "[2,2]", "--heights", "[8,12.5]"]) == 0
     assert main(["check", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "annotations" / "instances_train.json").read_text())
+    assert len(written["images"]) == 5
+    expected = DigitScenes("train", 5, objects=(2, 2), heights=(8.0, 12.5)).annotations()
+    assert [each["bbox"][3] for each in written["annotations"]] == (
+        expected.boxes[:, 3] - expected.boxes[:, 1]
+    ).tolist()
 
 
 @pytest.mark.parametrize(

@@ -176,21 +176,29 @@ def _clutter(scene: Scene, bank: DigitBank, members: Int64[np.ndarray, " _"]) ->
         scene.paint(patch, top, left, scene.contrasting(patch, top, left, 30, 90))
 
 
-def compose(dice: Dice, split: Split, size: int) -> Scene:
+def compose(
+    dice: Dice,
+    split: Split,
+    size: int,
+    objects: tuple[int, int] = (1, MAX_OBJECTS),
+    heights: tuple[float, float] = (MIN_HEIGHT, MAX_HEIGHT),
+) -> Scene:
     """Paints a scene, all but the camera.
 
     Args:
         dice: all randomness.
         split: whose handwriting.
         size: height and width, in pixels.
+        objects: the fewest and the most digits that are to find a place.
+        heights: of the smallest and the largest digit, in pixels; at most half the scene.
     """
     bank, scene = digit_bank(), Scene(dice, size)
     members = bank.splits[split]
     _clutter(scene, bank, members)
-    tallest = min(MAX_HEIGHT, size / 2)
-    for _ in range(dice.integer(1, MAX_OBJECTS)):
+    least, tallest = heights[0], min(heights[1], size / 2)
+    for _ in range(dice.integer(*objects)):
         digit, share = members[dice.integer(0, len(members) - 1)], dice.uniform()
-        height = MIN_HEIGHT + (tallest - MIN_HEIGHT) * share * math.sqrt(share)
+        height = least + (tallest - least) * share * math.sqrt(share)
         scene.place(int(bank.labels[digit]), _draw(dice, bank.ink[digit], height), _ATTEMPTS)
     for _ in range(dice.integer(0, 2)):
         shape = stroke(dice, size)
@@ -208,13 +216,22 @@ class DigitScenes:
         seed: which training scenes, >= 0.
         fresh: draw other training scenes in every epoch.
         size: height and width in pixels, at least 64. The published hashes are for 128.
+        objects: the fewest and the most digits of a scene; a few find no place where they are many.
+        heights: of the smallest and the largest digit before it is turned, in pixels.
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
     def __init__(
-        self, split: Split = "train", length: int | None = None, seed: int = 0, fresh: bool = False, size: int = 128
+        self,
+        split: Split = "train",
+        length: int | None = None,
+        seed: int = 0,
+        fresh: bool = False,
+        size: int = 128,
+        objects: tuple[int, int] = (1, MAX_OBJECTS),
+        heights: tuple[float, float] = (MIN_HEIGHT, MAX_HEIGHT),
     ) -> None:
         if split not in get_args(Split):
             raise ValueError(f"Digit scenes have the splits train, val and test, not {split!r}.")
@@ -222,8 +239,14 @@ class DigitScenes:
             raise ValueError(f"The {split} scenes are fixed: {FIXED_LENGTH}, never fresh. Leave out length and fresh.")
         if size < 64 or seed < 0 or (length is not None and length < 1):
             raise ValueError(f"Need size >= 64, seed >= 0, length >= 1; got size={size}, seed={seed}, length={length}.")
+        if not 1 <= objects[0] <= objects[1] or not 4 <= heights[0] <= heights[1] or heights[0] > size / 2:
+            raise ValueError(
+                f"Need 1 <= fewest <= most objects, and heights from 4 pixels to half the scene ({size / 2:g}), the "
+                f"smaller first; got objects={objects}, heights={heights}."
+            )
         self.split: Split = split
         self.size = size
+        self.objects, self.heights = objects, heights
         self.fresh = fresh
         self._length = length or (2000 if split == "train" else FIXED_LENGTH)
         self._seed = seed if split == "train" else 0
@@ -251,7 +274,8 @@ class DigitScenes:
         if not 0 <= index < self._length:
             raise IndexError(f"Scene {index} of {self._length} {self.split} scenes does not exist.")
         key = (self._seed, get_args(Split).index(self.split))
-        scene = compose(Dice(key, position=(index, epoch if self.fresh else 0)), self.split, self.size)
+        dice = Dice(key, position=(index, epoch if self.fresh else 0))
+        scene = compose(dice, self.split, self.size, self.objects, self.heights)
         return Sample(
             image=scene.photograph(),
             boxes=np.array(scene.boxes, dtype=np.float32).reshape(-1, 4),

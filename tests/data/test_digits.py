@@ -159,6 +159,27 @@ def test_sample_when_other_size_then_fits(size: int) -> None:
         assert not sample.crowd.any()
 
 
+def test_scenes_when_objects_and_heights_are_given_then_are_of_these() -> None:
+    """16 to 20 digits, of which some may find no place, 8 to 16 pixels high before they are turned."""
+    source = DigitScenes("train", 12, objects=(16, 20), heights=(8.0, 16.0))
+    samples = [source.sample(index) for index in range(12)]
+    counts, boxes = [len(each.labels) for each in samples], np.concatenate([each.boxes for each in samples])
+    assert 14 <= min(counts) < 18 < max(counts) <= 20
+    heights = boxes[:, 3] - boxes[:, 1]
+    assert 6 <= heights.min() < 10 < 14 < heights.max() < 20
+    three = DigitScenes("val", objects=(3, 3), heights=(4.0, 4.0))
+    assert {len(three.sample(index).labels) for index in range(8)} == {3}
+
+
+def test_scenes_when_objects_and_heights_are_the_defaults_or_too_tall_then_are_the_usual_ones() -> None:
+    """The tallest digit is half the scene, whatever more is asked for."""
+    usual, same_as_usual = DigitScenes("val"), DigitScenes("val", objects=(1, 12), heights=(10.0, 60.0))
+    assert same(usual.sample(3), same_as_usual.sample(3))
+    half, taller, less = (DigitScenes("train", 1, heights=(10.0, most)) for most in (64.0, 500.0, 50.0))
+    assert same(half.sample(0), taller.sample(0))
+    assert not same(half.sample(0), less.sample(0))
+
+
 def test_source_when_asked_then_tells_classes() -> None:
     source = DigitScenes()
     assert source.classes.names == tuple("0123456789")
@@ -174,7 +195,13 @@ def test_source_when_asked_then_tells_classes() -> None:
         {"size": 32},
         {"length": 0},
         {"seed": -1},
+        {"objects": (0, 3)},
+        {"objects": (4, 3)},
+        {"heights": (3.0, 20.0)},
+        {"heights": (20.0, 10.0)},
+        {"heights": (65.0, 80.0)},
     ],
+    ids=str,
 )
 def test_source_when_arguments_are_wrong_then_says_so(arguments: dict) -> None:
     with pytest.raises(ValueError, match=r"fixed|Need"):

@@ -50,6 +50,14 @@ class Detections:
         """The `count` best, best first; of equal scores the earlier one first."""
         return self.take(np.argsort(-self.scores, kind="stable")[:count])
 
+    def without_duplicates(self, iou: float) -> "Detections":
+        """Of detections of one class whose boxes overlap by more than `iou`, in [0, 1], only the best; best first."""
+        import torch
+        from torchvision.ops import batched_nms
+
+        boxes, scores, labels = (torch.from_numpy(part) for part in (self.boxes, self.scores, self.labels))
+        return self.take(batched_nms(boxes, scores, labels, iou).numpy())
+
     def clipped(self, height: int, width: int) -> "Detections":
         """The same with boxes cut at the edges of an image of this size, in pixels."""
         extent = np.array([width, height, width, height], np.float32)

@@ -6,7 +6,7 @@ dicts that the evaluator wants; everything else stays in flat arrays.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.detections import Detections
 
+DUPLICATE_IOU = 0.6
+"""Of two detections of a class with a greater IoU, the worse counts as a duplicate."""
 _THRESHOLDS = 10
 _RECALLS = 101
 _SIZES = 4
@@ -36,6 +38,8 @@ class Metrics:
         ap_large: AP of objects from 96² square pixels.
         ar: average recall, mean over the same IoUs and classes.
         per_class: AP of each class by its name.
+        ap_without_duplicates: AP after suppression of duplicates (`duplicates_suppressed`); None where not computed. No
+            score of COCO: what it has above `ap` is what duplicate detections cost.
     """
 
     ap: float
@@ -46,9 +50,12 @@ class Metrics:
     ap_large: float
     ar: float
     per_class: dict[str, float]
+    ap_without_duplicates: float | None = None
 
     def to_json(self) -> dict[str, float | dict[str, float | None] | None]:
-        """Under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None where not defined."""
+        """Under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None where not defined; and
+        AP_without_duplicates where it was computed."""
+        duplicates = self.ap_without_duplicates
         return {
             "AP": _or_none(self.ap),
             "AP50": _or_none(self.ap50),
@@ -58,7 +65,7 @@ class Metrics:
             "APl": _or_none(self.ap_large),
             "AR": _or_none(self.ar),
             "per_class": {name: _or_none(value) for name, value in self.per_class.items()},
-        }
+        } | ({} if duplicates is None else {"AP_without_duplicates": _or_none(duplicates)})
 
 
 def evaluate_detections(
@@ -98,6 +105,15 @@ def scores_and_curves(
     precision, recall = (np.stack(values) for values in zip(*curves, strict=True))
     at_50 = precision[:, _IOU_50, :, _ALL]
     return _metrics(precision, recall, classes), np.where(at_50 < 0, np.nan, at_50)
+
+
+def duplicates_suppressed(
+    metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
+) -> Metrics:
+    """The same metrics with `ap_without_duplicates`: AP of the detections that remain when, of those of one class with
+    an IoU above 0.6 (`DUPLICATE_IOU`), only the best stays. So duplicates and finding can be told apart."""
+    kept = {image: found.without_duplicates(DUPLICATE_IOU) for image, found in detections.items()}
+    return replace(metrics, ap_without_duplicates=evaluate_detections(truth, classes, kept).ap)
 
 
 def _metrics(

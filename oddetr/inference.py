@@ -19,7 +19,7 @@ from oddetr.data.dataset import ClassTable, Sample, Source
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
 from oddetr.detections import Detections
-from oddetr.evaluation import Metrics, evaluate_detections
+from oddetr.evaluation import Metrics, duplicates_suppressed, evaluate_detections
 from oddetr.models.detector import Detector
 from oddetr.pretrained import Pretrained
 from oddetr.structures import Batch, Predictions
@@ -235,7 +235,8 @@ def evaluate(
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]
     detections = dict(predictor.detect_source(source, batch_size, console))
-    metrics = evaluate_detections(source.annotations(), source.classes, detections)
+    truth, classes = source.annotations(), source.classes
+    metrics = duplicates_suppressed(evaluate_detections(truth, classes, detections), truth, classes, detections)
     if json is not None:
         Path(json).write_text(jsonlib.dumps(metrics.to_json(), indent=1))
     return metrics

@@ -14,6 +14,18 @@ def detections(count: int = 3) -> Detections:
     return Detections(boxes, np.array([0.9, 0.5, 0.25], np.float32), np.array([1, 0, 1])).take(np.arange(count))
 
 
+def test_duplicates_when_boxes_of_a_class_overlap_by_more_then_only_the_best_of_them_stays() -> None:
+    """IoU with the first box, which is 10 x 10, and the next best of its class: 0.6 and 0.7; another class has the same
+    box. Of a chain, each with IoU 0.7 of the one before, the middle one goes, and so the last one stays."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 6, 10], [0, 0, 7, 10], [0, 0, 10, 10], [0, 0, 4.9, 10]], np.float32)
+    found = Detections(boxes[:4], np.array([0.75, 0.5, 0.25, 1.0], np.float32), np.array([1, 1, 1, 0]))
+    kept = found.without_duplicates(0.65)
+    assert [kept.scores.tolist(), kept.labels.tolist()] == [[1.0, 0.75, 0.5], [0, 1, 1]]
+    chain = Detections(boxes[[0, 2, 4]], np.array([0.75, 0.5, 0.25], np.float32), np.array([1, 1, 1]))
+    assert chain.without_duplicates(0.65).boxes.tolist() == boxes[[0, 4]].tolist()
+    assert len(found.take(np.arange(0)).without_duplicates(0.65)) == 0
+
+
 def test_supervision_when_there_and_back_then_is_the_same() -> None:
     pytest.importorskip("supervision", reason="supervision is not installed (the supervision extra)")
     found = detections().to_supervision(CLASSES)

@@ -6,7 +6,7 @@ import pytest
 
 from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.detections import Detections
-from oddetr.evaluation import evaluate_detections
+from oddetr.evaluation import duplicates_suppressed, evaluate_detections
 
 CLASSES = ClassTable(names=("cell", "worm", "dust"), ids=(7, 1, 4))
 CELL, WORM, DUST = range(3)
@@ -122,6 +122,27 @@ def test_ap_when_more_detections_than_allowed_then_the_best_count() -> None:
     detections = {5: found((CELL, BOX, 0.5), (CELL, ELSEWHERE, 0.9), (WORM, BOX, 0.95))}
     assert evaluate_detections(truth, CLASSES, detections, max_detections=1).ap == 0
     assert evaluate_detections(truth, CLASSES, detections, max_detections=2).ap == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("right", "kept"), [(23.0, False), (21.0, True)], ids=["IoU 0.65", "IoU 0.55"])
+def test_ap_without_duplicates_when_computed_by_hand_then_counts_only_those_below_the_limit(
+    right: float, kept: bool
+) -> None:
+    """Two objects. Of three detections the second best is a worse box of the first object: up to recall 1/2 precision
+    is 1, beyond that 2/3, at 51 and 50 of COCO's 101 recalls."""
+    truth = annotations((5, [(CELL, BOX), (CELL, ELSEWHERE)]))
+    detections = {5: found((CELL, BOX, 0.9), (CELL, (10, 10, right, 30), 0.8), (CELL, ELSEWHERE, 0.7))}
+    metrics = evaluate_detections(truth, CLASSES, detections)
+    assert metrics.ap == pytest.approx((51 + 50 * 2 / 3) / 101)
+    suppressed = duplicates_suppressed(metrics, truth, CLASSES, detections)
+    without = metrics.ap if kept else 1.0
+    assert suppressed.to_json() == metrics.to_json() | {"AP_without_duplicates": pytest.approx(without)}
+
+
+def test_ap_without_duplicates_when_truth_has_no_object_then_null() -> None:
+    truth, detections = annotations((5, [])), {5: found((CELL, BOX, 0.9))}
+    metrics = duplicates_suppressed(evaluate_detections(truth, CLASSES, detections), truth, CLASSES, detections)
+    assert metrics.to_json()["AP_without_duplicates"] is None
 
 
 def test_metrics_when_annotation_id_is_zero_then_object_counts() -> None:

@@ -71,9 +71,9 @@ def test_predictor_when_images_of_one_size_are_batched_then_finds_what_it_finds_
 def test_evaluate_when_run_on_a_trained_split_then_writes_scores_in_0_to_1(trained: Path, tmp_path: Path) -> None:
     metrics = oddetr.evaluate(trained, split="test", json=tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores.keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "per_class"}
+    assert scores.keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "per_class", "AP_without_duplicates"}
     assert set(scores["per_class"]) == set("0123456789")
-    assert scores["AP"] == metrics.ap
+    assert (scores["AP"], scores["AP_without_duplicates"]) == (metrics.ap, metrics.ap_without_duplicates)
     assert 0 <= scores["AP"] <= 1
 
 

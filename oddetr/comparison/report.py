@@ -19,6 +19,7 @@ _COLUMNS = (
     "AP teacher",
     "AP student",
     "AP50 teacher",
+    "without duplicates",
     "instability student",
     "instability teacher",
     "training minutes",
@@ -98,6 +99,7 @@ def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: in
             each.teacher_ap.text(),
             each.student_ap.text(),
             each.teacher_ap50.text(),
+            each.without_duplicates.text(),
             each.student_instability.text(),
             each.teacher_instability.text(),
             each.minutes.text(1),
@@ -112,8 +114,9 @@ def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: in
 def _explanation(split: str | None, carried: bool) -> str:
     told = (
         f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
-        f"split `{split}`; the teacher is the student's EMA. Instability: normalised, last decoder layer, between "
-        "validations, mean over the run. Minutes: wall-clock time of training, without validation."
+        f"split `{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after suppression at "
+        "IoU 0.6, class by class. Instability: normalised, last decoder layer, between validations, mean over the run. "
+        "Minutes: wall-clock time of training, without validation."
     )
     if carried:
         told += " Carried: share of objects whose teacher's query the student has too, mean over the run."

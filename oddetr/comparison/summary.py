@@ -45,6 +45,7 @@ class ArmSummary:
     Attributes:
         seeds: that are finished.
         teacher_ap, student_ap, teacher_ap50: of the last checkpoint.
+        without_duplicates: the teacher's AP after suppression of duplicates; not of runs of oddetr 0.1.
         teacher_instability, student_instability: normalised, last layer, between validations, mean over the run.
         carried: share of objects whose teacher's query the student has too, mean over the run's epochs that tell it.
         minutes: of training, without validation.
@@ -56,6 +57,7 @@ class ArmSummary:
     teacher_ap: Spread
     student_ap: Spread
     teacher_ap50: Spread
+    without_duplicates: Spread
     teacher_instability: Spread
     student_instability: Spread
     carried: Spread
@@ -93,6 +95,7 @@ def summarise(arm: str, results: Sequence[RunResult], reference: Sequence[RunRes
         teacher_ap=Spread.of(run.scores["teacher"]["AP"] for run in results),
         student_ap=Spread.of(run.scores["student"]["AP"] for run in results),
         teacher_ap50=Spread.of(run.scores["teacher"]["AP50"] for run in results),
+        without_duplicates=Spread.of(run.scores["teacher"].get("AP_without_duplicates") for run in results),
         teacher_instability=Spread.of(_mean_instability(run, "teacher") for run in results),
         student_instability=Spread.of(_mean_instability(run, "student") for run in results),
         carried=Spread.of(_mean_carried(run) for run in results),

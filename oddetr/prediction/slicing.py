@@ -10,9 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, UInt8
-from torchvision.ops import batched_nms
 
 from oddetr.detections import Detections
 from oddetr.inference import Predictor
@@ -109,10 +107,7 @@ def without_doubles(detections: Detections, cut: Bool[np.ndarray, " detections"]
             [np.maximum(boxes[larger, :2], boxes[row, :2]), np.minimum(boxes[larger, 2:], boxes[row, 2:])], axis=1
         )
         part[row] = (_areas(shared) > _COVERED * areas[row]).any()
-    rest = detections.take(~part)
-    tensors = (torch.from_numpy(rest.boxes), torch.from_numpy(rest.scores), torch.from_numpy(rest.labels))
-    kept = batched_nms(*tensors, _DOUBLE)
-    return rest.take(kept.numpy())
+    return detections.take(~part).without_duplicates(_DOUBLE)
 
 
 def _areas(boxes: Float64[np.ndarray, "boxes 4"]) -> Float64[np.ndarray, " boxes"]:

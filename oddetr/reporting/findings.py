@@ -11,7 +11,7 @@ from oddetr.data.dataset import Annotations, ClassTable, Sample, Source
 from oddetr.data.sources import open_sources
 from oddetr.data.statistics import LARGE, SMALL
 from oddetr.detections import Detections
-from oddetr.evaluation import Metrics, scores_and_curves
+from oddetr.evaluation import Metrics, duplicates_suppressed, scores_and_curves
 from oddetr.inference import Predictor
 from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
 
@@ -117,6 +117,7 @@ def findings(run: Path, most: int, allow_outside: bool = False, console: Console
     truth = source.annotations()
     detections = dict(predictor.detect_source(source, console=console))
     metrics, precision = scores_and_curves(truth, source.classes, detections)
+    metrics = duplicates_suppressed(metrics, truth, source.classes, detections)
     pairs = [(detections[int(image)], Objects.of(truth, index)) for index, image in enumerate(truth.image_ids)]
     verdicts = tuple(judged(found, there) for found, there in pairs)
     threshold, f1 = best_threshold(verdicts)

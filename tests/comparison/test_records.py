@@ -9,9 +9,10 @@ from unittest.mock import Mock
 import pytest
 
 from oddetr.comparison.records import Job
-from oddetr.distillation.config import DistillationConfig, MatchingConfig
+from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig
 from oddetr.durable import WriteError
 from tests.comparison.synthetic import finish, made_job, made_result
+from tests.helpers import as_of_0_1
 
 
 def test_job_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
@@ -72,6 +73,18 @@ def test_result_when_the_run_is_older_than_a_field_then_the_field_had_its_defaul
     assert job.result() == made_result()
     with pytest.raises(ValueError, match="accumulate was 1, now it is 2"):
         made_job(tmp_path, accumulate=2).result()
+
+
+def test_result_when_oddetr_0_1_trained_the_run_then_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
+    job = made_job(tmp_path, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
+    finish(job, made_result())
+    file = job.folder / "job.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"config": as_of_0_1(content["config"])}))
+    assert job.result() == made_result()
+    assert Job.read(file) == job
+    with pytest.raises(ValueError, match=r"distillation\.auxiliary\.rivals was 0, now it is 3"):
+        made_job(tmp_path).result()
 
 
 def test_result_when_distillation_is_off_then_what_it_would_be_does_not_matter(tmp_path: Path) -> None:

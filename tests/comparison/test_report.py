@@ -14,7 +14,10 @@ from oddetr.comparison.report import write_report
 from tests.comparison.synthetic import made_result
 
 ARMS = {"qfl": (0.3, 0.4, 0.5), "mine": (0.45, 0.35, 0.6)}
-RUNS = {arm: [made_result(arm, seed, (0.1, ap)) for seed, ap in enumerate(values)] for arm, values in ARMS.items()}
+RUNS = {
+    arm: [made_result(arm, seed, (0.1, ap), without_duplicates=ap + 0.05) for seed, ap in enumerate(values)]
+    for arm, values in ARMS.items()
+}
 
 
 @pytest.fixture
@@ -36,8 +39,9 @@ def rows(text: str) -> list[list[str]]:
 @pytest.mark.usefixtures("no_figures")
 def test_table_when_written_then_has_means_spreads_and_paired_differences(config: ComparisonConfig) -> None:
     found = rows(write_report(config, RUNS, 3, "oddetr compare c.yaml"))
-    shared = ["0.200 ± 0.000", "0.800 ± 0.200", "0.250 ± 0.000", "0.250 ± 0.000", "2.0 ± 0.0"]
+    shared = ["0.200 ± 0.000", "0.800 ± 0.200", "0.450 ± 0.100", "0.250 ± 0.000", "0.250 ± 0.000", "2.0 ± 0.0"]
     assert found[2] == ["QFL baseline", "3", "0.400 ± 0.100", *shared]
+    assert found[0][5] == "without duplicates"
     assert found[3][:3] == ["mine", "3", "0.467 ± 0.126"]
     assert found[-1] == ["mine", "+0.067 ± 0.104", "2 of 3", "0: +0.150, 1: -0.050, 2: +0.100"]
     assert len({len(line) for line in (config.out / "results.md").read_text().splitlines() if "± 0.126" in line}) == 1
@@ -61,7 +65,7 @@ def test_table_when_seeds_are_missing_then_says_how_many_are_there(config: Compa
     text = write_report(config, {"qfl": RUNS["qfl"][:1], "mine": []}, 3, "")
     found = rows(text)
     assert found[2][:3] == ["QFL baseline", "1 of 3", "0.300 ± -"]
-    assert found[3] == ["mine", "0 of 3", *["-"] * 6]
+    assert found[3] == ["mine", "0 of 3", *["-"] * 7]
     assert "Difference" not in text
 
 
@@ -110,7 +114,7 @@ def test_results_when_written_for_machines_then_hold_curves_scores_and_summary(c
 
 
 def test_figures_when_drawn_then_tell_arms_apart_without_colour_and_in_grey(tmp_path: Path) -> None:
-    runs = {arm: [made_result(arm, seed) for seed in range(2)] for arm in (*STANDARD, "mine", "yours")}
+    runs = {arm: [made_result(arm, seed) for seed in range(2)] for arm in (*STANDARD, "mine")}
     figure = comparison_figure(runs, FIGURES["ap_epoch.png"])
     for panel, title in zip(figure.axes, ("student", "teacher (EMA)"), strict=True):
         assert panel.get_title() == title

@@ -35,7 +35,8 @@ def test_summary_when_seeds_are_missing_then_differences_are_of_pairs_only() -> 
 
 
 def test_summary_when_scores_are_not_defined_then_leaves_them_out() -> None:
-    runs = [made_result(seed=0, teacher=(None, None)), made_result(seed=1, teacher=(0.1, 0.4))]
+    runs = [made_result(seed=0, teacher=(None, None)), made_result(seed=1, teacher=(0.1, 0.4), without_duplicates=0.5)]
+    assert summarise("qfl", runs, []).without_duplicates.values == (0.5,)
     assert summarise("qfl", runs, runs).differences == {1: 0.0}
     assert summarise("qfl", runs, []).teacher_ap.values == (0.4,)
 

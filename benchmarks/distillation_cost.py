@@ -23,23 +23,30 @@ from oddetr.structures import Batch, Queries
 
 
 def arm(
-    matching: float, prediction: float, auxiliary: float, memory: Literal["teacher", "student"] = "student"
+    matching: float,
+    prediction: float,
+    auxiliary: float,
+    rivals: int = AuxiliaryConfig.rivals,
+    memory: Literal["teacher", "student"] = "student",
 ) -> DistillationConfig:
     return DistillationConfig(
         memory=memory,
         matching=MatchingConfig(matching),
         prediction=PredictionConfig(prediction),
-        auxiliary=AuxiliaryConfig(auxiliary),
+        auxiliary=AuxiliaryConfig(auxiliary, rivals=rivals),
     )
 
 
 ARMS = {
     "baseline": DistillationConfig(enabled=False),
+    "full": DistillationConfig(),
     "matching": arm(1.0, 0.0, 0.0),
     "prediction": arm(0.0, 0.3, 0.0),
     "auxiliary": arm(0.0, 0.0, 1.0),
-    "full": arm(1.0, 0.3, 1.0),
-    "full_teacher_encodes": arm(1.0, 0.3, 1.0, "teacher"),
+    "auxiliary_no_rivals": arm(0.0, 0.0, 1.0, 0),
+    "no_rivals": arm(1.0, 0.3, 1.0, 0),
+    "no_prediction": arm(1.0, 0.0, 1.0),
+    "paper": arm(1.0, 1.0, 1.0, 0, "teacher"),
 }
 
 
@@ -93,17 +100,10 @@ def main() -> None:
 
 def parts(task: DistillationTask, batch: Batch) -> dict[str, Callable[[], object]]:
     """The teacher's forward pass, and the decoder's forward and backward with the own group alone and with all."""
-    config = task.distillation
     with torch.no_grad():
         memory = task.student.encode(batch.images, batch.padding_mask)
-        own = task.student.initial_queries(memory).queries
-    read = memory if config.memory == "student" else None
-    view = task.view(batch, read)
-    groups: dict[str, Queries] = {"own": own}
-    if config.prediction.weight:
-        groups["teacher"] = view.queries
-    if config.auxiliary.weight:
-        groups["auxiliary"] = task.auxiliary(view, batch.truth).queries
+        groups, _ = task.groups(batch, memory)
+    queries = {group.name: group.queries for group in groups if group.queries}
 
     def decode(decoded: dict[str, Queries]) -> None:
         tokens = memory.tokens.detach().requires_grad_()
@@ -111,9 +111,9 @@ def parts(task: DistillationTask, batch: Batch) -> dict[str, Callable[[], object
         torch.stack([each.logits.square().sum() + each.boxes.sum() for each in found.values()]).sum().backward()
 
     return {
-        "teacher": lambda: task.view(batch, read),
-        "own": lambda: decode({"own": own}),
-        "all": lambda: decode(groups),
+        "teacher": lambda: task.view(batch, memory),
+        "own": lambda: decode({"own": queries["own"]}),
+        "all": lambda: decode(queries),
     }
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.groups import GroupsConfig
+from oddetr.distillation.extra import GroupsConfig
 from oddetr.models.presets import PRESETS, build_detector
 from oddetr.structures import Batch, GroundTruth
 

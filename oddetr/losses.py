@@ -75,6 +75,11 @@ class DetectionLoss:
         """The weighted sum over parts and layers."""
         return (config.class_weight * self.classes + config.l1 * self.l1 + config.giou * self.giou).sum()
 
+    def log(self, name: str) -> dict[str, Float[Tensor, ""]]:
+        """The parts, not weighted, summed over layers, as the log names them; `name` is the term's prefix."""
+        parts = (("classes", self.classes), ("l1", self.l1), ("giou", self.giou))
+        return {f"loss_{name}{part}": value.detach().sum() for part, value in parts}
+
     def mixed(self, other: "DetectionLoss", weight: float) -> "DetectionLoss":
         """(1 - weight) of this and `weight` of the other."""
         pairs = ((self.classes, other.classes), (self.l1, other.l1), (self.giou, other.giou))
@@ -212,19 +217,18 @@ def box_shares(
     predictions: Predictions,
     truth: GroundTruth,
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
-    power: float,
 ) -> list[Float[Tensor, "layers batch queries"]]:
     """The weights, summing to 1, with which a query regresses to its object under each assignment (ours).
 
-    In proportion to IoU(box_i, object a_i)^power, without gradient; in equal shares where all are 0; 0 for an
-    assignment that gives the query no object.
+    In proportion to IoU(box_i, object a_i), without gradient, so that the nearer object draws more; in equal shares
+    where all are 0; 0 for an assignment that gives the query no object.
     """
     exists = torch.stack([(assignment >= 0).float() for assignment in assignments])
     if len(assignments) == 1:
         return [exists[0]]
     boxes = predictions.boxes.detach()
     overlaps = torch.stack([iou(boxes, assigned_boxes(assignment, truth)) for assignment in assignments])
-    quality = exists * overlaps**power
+    quality = exists * overlaps
     quality = torch.where(quality.sum(dim=0) > 0, quality, exists)
     return list(quality / quality.sum(dim=0).clamp(min=torch.finfo(quality.dtype).tiny))
 
@@ -235,7 +239,6 @@ def detection_loss(
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
     objects: Float[Tensor, ""] | float,
     classification: Classification,
-    box_power: float | None = 1.0,
     padding: Bool[Tensor, "batch queries"] | None = None,
 ) -> DetectionLoss:
     """Classification over all queries (but for `padding`) and classes; L1 and 1 - GIoU over the queries with an object.
@@ -243,16 +246,14 @@ def detection_loss(
     Args:
         assignments: one, or several at the same time (`class_targets`, `box_shares`).
         objects: what the sums are divided by: the number of objects that the step learns from.
-        box_power: of `box_shares`; None: boxes learn from the first assignment only.
     """
     targets, positive = class_targets(predictions, truth, assignments, classification)
-    taught = assignments[:1] if box_power is None else assignments
     classes = classification_loss(predictions.logits, targets, positive, classification).sum(dim=-1)
     if padding is not None:
         classes = classes * ~padding
     predicted = predictions.boxes.float()
     l1 = giou = torch.zeros_like(predicted[..., 0])
-    for assignment, share in zip(taught, box_shares(predictions, truth, taught, box_power or 0.0), strict=True):
+    for assignment, share in zip(assignments, box_shares(predictions, truth, assignments), strict=True):
         boxes = assigned_boxes(assignment, truth)
         l1 = l1 + (predicted - boxes).abs().sum(dim=-1) * share
         giou = giou + (1 - generalized_iou(predicted, boxes)) * share

@@ -1,5 +1,6 @@
 """Which query learns which object: a cost for every pair, and the cheapest assignment (DETR, arXiv 2005.12872)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,40 +89,61 @@ def matching_cost(
         return cost.masked_fill(~finite[..., None], torch.nan)
 
 
-def hungarian(
-    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...], bad: set[int] | None = None
-) -> tuple[Int64[Tensor, "_ batch _"], ...]:
-    """The cheapest assignment for each layer and image of each cost tensor; all tensors cross to the host in one copy.
+@dataclass(frozen=True)
+class Solved:
+    """Solutions of several matchings.
+
+    Attributes:
+        assignments: for each cost tensor its `Assignment` [layers, batch, queries]. An image with more objects than
+            queries leaves the objects without a query that cost the most.
+        bad: the images with a cost that is NaN or infinite, which get no object.
+    """
+
+    assignments: tuple[Int64[Tensor, "_ batch _"], ...]
+    bad: tuple[int, ...]
+
+
+def solve(
+    costs: Sequence[Float[Tensor, "_ batch _ objects"]], counts: tuple[int, ...], repeats: Sequence[int] | None = None
+) -> Solved:
+    """Solves all Hungarian assignments of a step; all cost tensors cross to the host in one copy.
 
     Args:
         costs: as `matching_cost` gives them; layers and queries may differ between them.
         counts: how many objects each image has.
-        bad: takes the images whose cost is not finite, which get no object; None: these are an error.
-
-    Returns:
-        For each cost tensor the `Assignment` [layers, batch, queries]. An image with more objects than queries leaves
-        the objects without a query that cost the most.
-
-    Raises:
-        NonFiniteCostError: a cost is NaN or infinite, and `bad` is None.
+        repeats: for each cost tensor, how many queries an object gets, or as many as there are: K of H-DETR (arXiv
+            2207.13080); default: 1.
     """
     host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
     assignments: list[Tensor] = []
-    for cost, part in zip(costs, parts, strict=True):
+    bad: set[int] = set()
+    for cost, part, times in zip(costs, parts, repeats or [1] * len(costs), strict=True):
         values = part.reshape(cost.shape)
         found = {i for i in range(len(counts)) if not np.isfinite(values[:, i]).all()}
-        if found and bad is None:
-            raise NonFiniteCostError(tuple(sorted(found)))
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
         for layer, image in np.ndindex(*cost.shape[:2]):
             if counts[image] and image not in found:
-                queries, objects = linear_sum_assignment(values[layer, image, :, : counts[image]])
-                assignment[layer, image, queries] = objects
+                wanted = values[layer, image, :, : counts[image]].repeat(times, axis=1)
+                queries, objects = linear_sum_assignment(wanted)
+                assignment[layer, image, queries] = objects // times
         assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
-        if bad is not None:
-            bad |= found
-    return tuple(assignments)
+        bad |= found
+    return Solved(tuple(assignments), tuple(sorted(bad)))
+
+
+def hungarian(
+    *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...]
+) -> tuple[Int64[Tensor, "_ batch _"], ...]:
+    """The assignments of `solve`, where each object gets one query.
+
+    Raises:
+        NonFiniteCostError: a cost is NaN or infinite.
+    """
+    solved = solve(costs, counts)
+    if solved.bad:
+        raise NonFiniteCostError(solved.bad)
+    return solved.assignments
 
 
 def cheapest(cost: Float[Tensor, "batch candidates objects"], count: int) -> Int64[Tensor, "batch chosen objects"]:

@@ -2,15 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from oddetr.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
 from oddetr.distillation import DistillationTask
 from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.nested import merged
 from oddetr.training.config import TrainConfig
 from oddetr.training.nonfinite import Accident, Place
 from oddetr.training.replay import save_replay
 from tests.models.helpers import small_batch
+
+ONLY_IN_0_1: dict[str, dict[str, Any]] = {
+    "matching": {"layers": "same", "box_power": 1.0, "boxes": "both", "carry_by": "token"},
+    "prediction": {"confidence_power": 1.0, "min_confidence": 0.0, "divide_by": "objects"},
+    "auxiliary": {"apart": False, "pool": "layers", "distinct": False, "anchors": "initial"},
+}
+"""Fields of the lessons that oddetr 0.1 recorded, with their defaults."""
+
+
+def as_of_0_1(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What oddetr 0.1 recorded of the same run, which it trained without rivals."""
+    old = merged(configuration, {"distillation": ONLY_IN_0_1})
+    del old["distillation"]["auxiliary"]["rivals"]
+    return old
 
 
 def without_checksums(checkpoint: Path) -> None:

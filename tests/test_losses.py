@@ -150,10 +150,6 @@ def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() 
     assert loss.l1.item() == pytest.approx(0.08 + 1.2)
     far = (2 + 0.2525 / 0.4225 + 0.2525 / 0.3025) / 2
     assert loss.giou.item() == pytest.approx(0.15 + far)
-    equal = detection_loss(predictions, truth, both, 1.0, "quality_focal", box_power=0.0)
-    assert equal.l1.item() == pytest.approx(0.2 + 1.2)
-    own = detection_loss(predictions, truth, both, 1.0, "quality_focal", box_power=None)
-    assert own.l1.item() == pytest.approx(0.0 + 1.0)
     focal, _ = class_targets(predictions, truth, both, "focal")
     assert focal.tolist() == [[[[1, 1], [1, 1]]]]
 
@@ -179,29 +175,25 @@ def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_a
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    power=st.sampled_from([0.0, 1.0, 2.0]),
-    classification=st.sampled_from(["focal", "quality_focal"]),
-)
+@given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
 def test_detection_loss_when_assignments_are_equal_then_is_that_of_one_to_the_bit(
-    seed: int, power: float, classification: str
+    seed: int, classification: str
 ) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
-    once = detection_loss(predictions, truth, (own,), 5.0, classification, power)
-    twice = detection_loss(predictions, truth, (own, own), 5.0, classification, power)
+    once = detection_loss(predictions, truth, (own,), 5.0, classification)
+    twice = detection_loss(predictions, truth, (own, own), 5.0, classification)
     for part in ("classes", "l1", "giou"):
         assert getattr(once, part).equal(getattr(twice, part))
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), power=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
-def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int, power: float) -> None:
+@given(seed=st.integers(0, 10**6))
+def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
     other = own.roll(1, dims=-1)
-    total = sum(box_shares(predictions, truth, (own, other), power))
+    total = sum(box_shares(predictions, truth, (own, other)))
     has = (own >= 0) | (other >= 0)
     torch.testing.assert_close(total, has.float())
 
@@ -314,19 +306,18 @@ def test_assigned_loss_when_each_object_has_two_queries_then_is_half_of_the_dete
         torch.testing.assert_close(getattr(found, part), getattr(expected, part))
 
 
-def test_box_shares_when_computed_by_hand_then_follow_the_overlap_and_its_power() -> None:
-    """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5;
-    squared 16/17 and 1/17. C and no object: C alone. C twice: halves. None at all: nothing."""
+def test_box_shares_when_computed_by_hand_then_follow_the_overlap() -> None:
+    """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5.
+    C and no object: C alone. C twice: halves. None at all: nothing."""
     objects = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
     truth = GroundTruth.stack([torch.tensor([0, 0, 0])], [objects])
     boxes = objects[:1].expand(1, 1, 5, 4).clone().requires_grad_()
     predictions = Predictions(torch.zeros(1, 1, 5, 1), boxes, torch.zeros(1, 1, 5, 1))
     first, second = torch.tensor([[[0, 2, 2, -1, -1]]]), torch.tensor([[[1, -1, 2, 0, -1]]])
-    for power, near in ((1.0, 4 / 5), (2.0, 16 / 17), (0.0, 1 / 2)):
-        shares = box_shares(predictions, truth, (first, second), power)
-        assert shares[0].flatten().tolist() == pytest.approx([near, 1, 0.5, 0, 0], rel=1e-4)
-        assert shares[1].flatten().tolist() == pytest.approx([1 - near, 0, 0.5, 1, 0], rel=1e-4)
-        assert not shares[0].requires_grad
+    shares = box_shares(predictions, truth, (first, second))
+    assert shares[0].flatten().tolist() == pytest.approx([0.8, 1, 0.5, 0, 0], rel=1e-4)
+    assert shares[1].flatten().tolist() == pytest.approx([0.2, 0, 0.5, 1, 0], rel=1e-4)
+    assert not shares[0].requires_grad
 
 
 def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oddetr.matching import MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost
+from oddetr.matching import MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost, solve
 from oddetr.structures import GroundTruth, Predictions
 
 
@@ -107,18 +107,32 @@ def test_hungarian_when_a_cost_is_not_finite_then_names_the_image(value: float) 
     assert caught.value.images == (1,)
 
 
-def test_hungarian_when_asked_to_go_on_then_names_all_bad_images_and_solves_the_others() -> None:
+def test_solve_when_some_costs_are_not_finite_then_names_all_bad_images_and_solves_the_others() -> None:
     predictions, truth = random_case(0, (2, 2, 1))
     cost = matching_cost(predictions, truth, MatchingWeights())
     (expected,) = hungarian(cost, counts=truth.counts)
-    first, second, bad = cost.clone(), cost.clone(), set[int]()
+    first, second = cost.clone(), cost.clone()
     first[0, 0, 0, 0], second[1, 1, 0, 0] = float("nan"), float("inf")
-    found = hungarian(first, second, counts=truth.counts, bad=bad)
-    assert bad == {0, 1}
-    for assignment, image in zip(found, (0, 1), strict=True):
+    found = solve([first, second], truth.counts)
+    assert found.bad == (0, 1)
+    for assignment, image in zip(found.assignments, (0, 1), strict=True):
         assert (assignment[:, image] == -1).all()
         others = [index for index in range(3) if index != image]
         assert assignment[:, others].equal(expected[:, others])
+
+
+def test_solve_when_objects_are_repeated_by_hand_then_each_has_its_cheapest_queries() -> None:
+    """Five queries, two repeats of two objects: the cheapest four places are taken, query 4 has none. The second image
+    has one object (two of the five), the third none; the fourth's costs are NaN. The same costs once: one query each.
+    Three queries for two objects six times: all have one."""
+    cost = torch.tensor([[3.0, 9], [1, 9], [2, 1], [9, 2], [9, 9]]).repeat(1, 4, 1, 1)
+    cost[0, 3, 1, 1] = math.nan
+    few = torch.tensor([[1.0, 5], [2, 6], [9, 3]]).expand(2, 4, 3, 2)
+    twice, once, sixfold = solve([cost, cost, few], (2, 1, 0, 2), [2, 1, 6]).assignments
+    assert twice.tolist() == [[[0, 0, 1, 1, -1], [-1, 0, 0, -1, -1], [-1] * 5, [-1] * 5]]
+    assert once.tolist() == [[[-1, 0, 1, -1, -1], [-1, 0, -1, -1, -1], [-1] * 5, [-1] * 5]]
+    assert sixfold.tolist() == [[[0, 0, 1], [0, 0, 0], [-1] * 3, [0, 0, 1]]] * 2
+    assert solve([few, cost], (2, 1, 0, 2), [6, 2]).bad == (3,)
 
 
 @pytest.mark.parametrize("part", ["logits", "boxes"])

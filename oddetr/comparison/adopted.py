@@ -7,6 +7,7 @@ from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.records import JOB, RunResult, write_json
 from oddetr.training.config import TrainConfig
 from oddetr.training.resume import differences
+from oddetr.training.upgrades import upgraded
 from oddetr.untrusted import read_json
 
 _A_RUNS_OWN = ("out", "seed", "resume")
@@ -48,7 +49,7 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
             continue
         if terms["data"] == _name(ours["data"]):
             terms = terms | {"data": ours["data"]}
-        before = TrainConfig().to_json() | terms | {name: ours[name] for name in _A_RUNS_OWN}
+        before = TrainConfig().to_json() | upgraded(terms) | {name: ours[name] for name in _A_RUNS_OWN}
         different = differences(before, ours)
         if different:
             raise ValueError(

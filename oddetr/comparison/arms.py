@@ -22,12 +22,14 @@ def _baseline(classification: str) -> dict[str, Any]:
     return {"loss": {"classification": classification}, "distillation": {"enabled": False}}
 
 
-def _distilled(*lessons: str, fading: Collection[str] = (), memory: str = "student") -> dict[str, Any]:
+def _distilled(*lessons: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0) -> dict[str, Any]:
     """The lessons named, whose weights are constant but for those that fade; `memory` is what the teacher reads."""
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         name: {"weight": weight if name in lessons else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
         for name, weight in _WEIGHTS.items()
     }
+    parts["matching"] |= {"queries": "own"}
+    parts["auxiliary"] |= {"candidates": 2, "rivals": rivals}
     return {"loss": {"classification": "quality_focal"}, "distillation": {"enabled": True, "memory": memory, **parts}}
 
 
@@ -39,6 +41,7 @@ STANDARD: dict[str, StandardArm] = {
     "qfl_auxiliary": StandardArm("QFL + auxiliary", _distilled("auxiliary")),
     "oddetr_own_memory": StandardArm("OD-DETR, constant, own memory", _distilled(*_WEIGHTS, memory="teacher")),
     "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_WEIGHTS)),
+    "oddetr": StandardArm("OD-DETR with rivals", _distilled(*_WEIGHTS, rivals=3)),
     "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_WEIGHTS, fading=("prediction", "auxiliary"))),
 }
 """By the name that a comparison's file uses. The EMA teacher runs in all of them, the baselines included."""

@@ -44,31 +44,20 @@ class MatchingConfig(Lesson):
     """Matching distillation: queries learn from the teacher's assignment beside their own.
 
     Attributes:
-        weight: w_m, in [0, 1]: L_own = (1 - w_m) L_det(own; s) + w_m L_det(own; s and t).
-        layers: `same`: the teacher's layer l assigns for the student's layer l, whose predictions it resembles most;
-            `last`: its last layer, its best, assigns for all.
-        box_power: a query with two objects regresses to each in proportion to IoU^box_power, so that the nearer one
-            draws more; 0: in equal shares.
-        boxes: `both`: boxes learn under both assignments, as classes do; `own`: under the student's only.
-        carry_by: what makes a query of the teacher and one of the student the same where queries are chosen from the
-            encoder: `token`, that they come from the same; or `slot`, the place among them, to which in DINO the
-            content belongs. Where queries are learned both are the same.
+        weight: w_m, in [0, 1].
+        queries: which queries learn it. `own`, the default: the student's own (the paper), to which the teacher's
+            assignment is carried over by slot or encoder token. `teacher`: the teacher's initial queries, which the
+            student decodes, and whose identity is exact whatever the detector (ours): fewer duplicates on two-stage
+            detectors, but less calm, and far behind on DINO at its best learning rate (docs/method.md).
     """
 
-    layers: Literal["same", "last"] = "same"
-    box_power: float = 1.0
-    boxes: Literal["both", "own"] = "both"
-    carry_by: Literal["token", "slot"] = "token"
+    queries: Literal["own", "teacher"] = "own"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weight <= 1:
             raise ValueError(f"distillation.matching.weight is {self.weight}; it is a share, in [0, 1].")
-        if not self.box_power >= 0:
-            raise ValueError(f"distillation.matching.box_power is {self.box_power}; it must be at least 0.")
-        _check_choice("matching.layers", self.layers, Literal["same", "last"])
-        _check_choice("matching.boxes", self.boxes, Literal["both", "own"])
-        _check_choice("matching.carry_by", self.carry_by, Literal["token", "slot"])
+        _check_choice("matching.queries", self.queries, Literal["own", "teacher"])
 
 
 @dataclass(frozen=True)
@@ -78,29 +67,9 @@ class PredictionConfig(Lesson):
     Attributes:
         weight: w_p. At 1 the student is held to its past: calm, but late and low (docs/method.md); 0.3 keeps most of
             the calm at no cost.
-        confidence_power: a query's box counts by its teacher's confidence (best class score) to this power: what the
-            teacher takes for background says nothing about boxes.
-        divide_by: what the sum over boxes is divided by. `objects`, the default: a young teacher, confident of nothing,
-            hardly holds boxes where they are; `confidence`: the sum of the confidences, so that it always holds them
-            alike, which kept the student from learning for hundreds of steps (docs/method.md).
-        min_confidence: queries whose teacher is less confident than this teach nothing, classes included; in [0, 1). By
-            default all teach: that a query is background is knowledge too.
     """
 
     weight: float = 0.3
-    confidence_power: float = 1.0
-    min_confidence: float = 0.0
-    divide_by: Literal["objects", "confidence"] = "objects"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.confidence_power >= 0:
-            raise ValueError(
-                f"distillation.prediction.confidence_power is {self.confidence_power}; it must be at least 0."
-            )
-        if not 0 <= self.min_confidence < 1:
-            raise ValueError(f"distillation.prediction.min_confidence is {self.min_confidence}; it lies in [0, 1).")
-        _check_choice("prediction.divide_by", self.divide_by, Literal["objects", "confidence"])
 
 
 @dataclass(frozen=True)
@@ -109,32 +78,22 @@ class AuxiliaryConfig(Lesson):
 
     Attributes:
         weight: w_a.
-        candidates: queries for each object; the paper's 2.
-        apart: the first candidates of all objects make a group, the second another, and so on: blind to one another,
-            so that an object has one query in each, as in the student's own group. Off: all make one group, the plain
-            reading of the paper, where two queries of an object see each other and both are right.
-        pool: `layers`: the cheapest of all decoder layers together, the plain reading of the paper's abstract;
-            `per_layer`: the cheapest of every layer, so layers x candidates for each object.
-        distinct: a query is chosen once at most for an object, at its cheapest layer. Off: the same query at two
-            layers is two candidates.
-        anchors: `initial`: of the kind that the detector's own queries start from, a point being the chosen box's
-            centre, so that the group resembles them; `box`: the chosen box whatever the detector.
+        candidates: queries that are to find each object; the paper's 2.
+        rivals: for each object, how many of the next cheapest queries are decoded beside its candidate and are to find
+            nothing, so that the decoder learns which of several near queries has the object. 0: none, and all
+            candidates see each other, the plain reading of the paper, after which the decoder bears duplicates.
     """
 
     candidates: int = 2
-    apart: bool = False
-    pool: Literal["layers", "per_layer"] = "layers"
-    distinct: bool = False
-    anchors: Literal["initial", "box"] = "initial"
+    rivals: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.candidates < 1:
-            raise ValueError(f"distillation.auxiliary.candidates is {self.candidates}; it must be at least 1.")
-        if self.distinct and self.pool == "per_layer":
-            raise ValueError("distillation.auxiliary: candidates of every layer (pool per_layer) cannot be distinct.")
-        _check_choice("auxiliary.pool", self.pool, Literal["layers", "per_layer"])
-        _check_choice("auxiliary.anchors", self.anchors, Literal["initial", "box"])
+        for name, least in (("candidates", 1), ("rivals", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"distillation.auxiliary.{name} is {getattr(self, name)}; it must be at least {least}."
+                )
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,6 @@ def objects_per_process(batch: Batch) -> Float[Tensor, ""]:
     return objects.clamp(min=1) / processes
 
 
-def step_total(value: Float[Tensor, " layers"], batch: Batch) -> Float[Tensor, " layers"]:
-    """A sum over this batch -> the divisor: the sum over all processes / processes, as above.
-
-    Where a step has several parts, those to come cannot be known: they are taken to be like this one, image for image.
-    """
-    total, processes = _over_processes(value.detach().clone())
-    part = 1.0 if batch.step_images is None else len(batch.image_ids) / batch.step_images
-    return total / processes / part
-
-
 def _over_processes(value: Tensor) -> tuple[Tensor, int]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return value, 1

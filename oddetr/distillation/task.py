@@ -9,44 +9,26 @@ for batch in loader:
     task.update_teacher()
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from oddetr.distillation.auxiliary import auxiliary_group
 from oddetr.distillation.config import DistillationConfig
-from oddetr.distillation.matching import agreement, carried_over, own_loss
-from oddetr.distillation.normalisation import objects_per_process, step_total
-from oddetr.distillation.prediction import prediction_loss
+from oddetr.distillation.denoising import denoising_group
+from oddetr.distillation.extra import ExtraGroups, GroupsConfig
+from oddetr.distillation.group import Group, Solution, Term
+from oddetr.distillation.imitation import teacher_group
+from oddetr.distillation.normalisation import objects_per_process
+from oddetr.distillation.own import own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
-from oddetr.groups import ONE_TO_MANY, ExtraGroups, GroupsConfig, one_to_many_assignment
-from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
-from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.losses import LossConfig
+from oddetr.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
 from oddetr.models.detector import Detector
-from oddetr.structures import AssignedQueries, Batch, GroundTruth, InitialQueries, Memory, Predictions, Queries
-
-
-@dataclass(frozen=True)
-class Term:
-    """A term of the loss: its name in the log, its weight now, its parts and their weights."""
-
-    name: str
-    weight: float
-    loss: DetectionLoss
-    config: LossConfig
-
-    def weighted(self) -> Float[Tensor, ""]:
-        """What it adds to the loss."""
-        return self.weight * self.loss.weighted(self.config)
-
-    def parts(self) -> dict[str, Float[Tensor, ""]]:
-        """For the log: its parts, unweighted, summed over layers."""
-        parts = (("classes", self.loss.classes), ("l1", self.loss.l1), ("giou", self.loss.giou))
-        return {f"loss_{self.name}{part}": value.detach().sum() for part, value in parts}
+from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
 
 
 @dataclass(frozen=True)
@@ -66,14 +48,14 @@ class DistillationTask(nn.Module):
     Attributes:
         student: the detector that the optimizer trains.
         teacher: its average, which `update_teacher` moves on after each optimizer step; no gradient reaches it.
-        extra: queries of further groups, which the optimizer trains too; None without any.
+        extra: the queries of extra groups, which the optimizer trains too.
         steps: optimizer steps of the run: what fading weights and the default horizon are fractions of.
 
     Args:
         distillation: what is distilled; `DistillationConfig(enabled=False)` is the baseline.
         loss: classification loss and weights; the method's own groups always learn by quality focal loss.
         matching: weights of the matching cost.
-        groups: further groups of queries in training; default: none.
+        groups: extra groups of queries in training; default: none.
     """
 
     def __init__(
@@ -94,14 +76,12 @@ class DistillationTask(nn.Module):
         own_weight = self.loss.classes if self.loss.classification == "quality_focal" else None
         self.group_loss = replace(self.loss, classification="quality_focal", classes=own_weight)
         self.matching = matching or MatchingWeights()
-        self.groups = groups or GroupsConfig()
-        self.extra = ExtraGroups(student, self.groups) if self.groups.one_to_one or self.groups.one_to_many else None
+        self.extra = ExtraGroups(student, groups or GroupsConfig())
 
     def learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What the optimizer trains, by name."""
         yield from self.student.named_parameters()
-        if self.extra:
-            yield from self.extra.named_parameters()
+        yield from self.extra.named_parameters()
 
     @property
     def progress(self) -> float:
@@ -129,14 +109,40 @@ class DistillationTask(nn.Module):
         """In the place of `update_teacher` where the optimizer has left its step out: what fades by the run goes on."""
         self.teacher.steps += 1
 
-    def view(self, batch: Batch, memory: Memory | None = None) -> TeacherView:
-        """What the teacher makes of a batch, over its own memory, or that of the student if it is given."""
+    def view(self, batch: Batch, memory: Memory) -> TeacherView:
+        """What the teacher makes of a batch, over its own memory, or that of the student (`config.memory`)."""
         with torch.no_grad():
             teacher = self.teacher.detector
-            memory = teacher.encode(batch.images, batch.padding_mask) if memory is None else memory
+            if self.distillation.memory == "teacher":
+                memory = teacher.encode(batch.images, batch.padding_mask)
             queries = teacher.initial_queries(memory).queries
             predictions = teacher.decode(memory, {"own": queries})["own"]
             return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
+
+    def groups(self, batch: Batch, memory: Memory) -> tuple[list[Group], TeacherView | None]:
+        """The groups that this step learns from, and the teacher's view of the batch if a lesson needs it."""
+        truth, loss, share = batch.truth, self.loss, self.extra.config.share
+        w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
+        w_own, w_teacher = (
+            w_matching if self.distillation.matching.queries == name else 0.0 for name in ("own", "teacher")
+        )
+        initial = self.student.initial_queries(memory)
+        view = self.view(batch, memory) if w_matching or w_prediction or w_auxiliary else None
+        own = own_group(initial, truth, loss, share, view.queries if view and w_own else None, w_own)
+        groups = [replace(own, terms=own.terms + self.extra.own_terms(self.student, truth, loss))]
+        groups += self.extra(memory, truth, loss)
+        if initial.proposals:
+            groups.append(proposal_group("proposal", initial, truth, loss, share))
+        if self.student.denoising:
+            groups.append(denoising_group(self.student.denoising(truth), truth, loss))
+        if view and (w_prediction or w_teacher):
+            taught = (view.queries, view.predictions, truth, self.group_loss)
+            groups.append(teacher_group(*taught, w_prediction * share, w_teacher * share))
+        if view and w_auxiliary:
+            config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share
+            best = (view.queries, view.predictions, view.cost)
+            groups.append(auxiliary_group(teacher, *best, truth, config, self.group_loss, weight))
+        return groups, view
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The loss to minimise, `loss`, and for the log its unweighted parts summed over layers.
@@ -144,129 +150,38 @@ class DistillationTask(nn.Module):
         Raises:
             NonFiniteCostError: the student, or its teacher, predicts NaN or infinity; it has the loss all the same.
         """
-        w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
         memory = self.student.encode(batch.images, batch.padding_mask)
-        initial = self.student.initial_queries(memory)
-        read = memory if self.distillation.memory == "student" else None
-        view = self.view(batch, read) if w_matching or w_prediction or w_auxiliary else None
-        auxiliary = self.auxiliary(view, batch.truth) if view and w_auxiliary else None
-        groups = {"own": initial.queries}
-        if view and w_prediction:
-            groups["teacher"] = view.queries
-        if auxiliary:
-            groups["auxiliary"] = auxiliary.queries
-        denoising: AssignedQueries | None = self.student.denoising and self.student.denoising(batch.truth)
-        if denoising:
-            groups["denoising"] = denoising.queries
-        extra: dict[str, Queries] = self.extra(memory) if self.extra else {}
-        predictions = self.student.decode(memory, groups | extra)
-
-        truth, objects, own, bad = batch.truth, objects_per_process(batch), predictions["own"], set[int]()
-        further = {name: predictions[name] for name in extra}
+        groups, view = self.groups(batch, memory)
+        decoded = self.student.decode(memory, {group.name: group.queries for group in groups if group.queries})
         with torch.autocast(batch.images.device.type, enabled=False):
-            assigned, many = self.assignments({"own": own} | further, initial, view, truth, bad)
-            first, log = self.own_term(own, truth, assigned, objects, initial, view, w_matching)
-            terms = [first, *self.extra_terms(further, assigned, many, truth, objects, bad)]
-            if initial.proposals:
-                proposed = self.detection(initial.proposals, _sought(initial, truth), assigned["proposals"], objects)
-                terms.append(Term("proposal_", 1.0, proposed, self.loss))
-            if denoising:
-                found = assigned_loss(predictions["denoising"], truth, denoising, objects, self.loss.classification)
-                terms.append(Term("denoising_", 1.0, found, self.loss.for_denoising))
-            if view and w_prediction:
-                config, total = self.distillation.prediction, partial(step_total, batch=batch)
-                answers = prediction_loss(predictions["teacher"], view.predictions, objects, config, total)
-                terms.append(Term("prediction_", w_prediction, answers, self.group_loss))
-            if auxiliary:
-                found = assigned_loss(predictions["auxiliary"], truth, auxiliary, objects, "quality_focal")
-                terms.append(Term("auxiliary_", w_auxiliary, found, self.group_loss))
-            loss = torch.stack([term.weighted() for term in terms]).sum()
-        for term in terms:
-            log |= term.parts()
+            terms = [(term, group.predictions or decoded[group.name]) for group in groups for term in group.terms]
+            solutions, bad = self.solutions(terms, view, batch.truth)
+            objects = objects_per_process(batch)
+            weighted: list[Tensor] = []
+            log: dict[str, Tensor] = {}
+            for (term, found), solution in zip(terms, solutions, strict=True):
+                parts = term.supervision.loss(found, solution, objects, term.config.classification)
+                weighted.append(term.weight * parts.weighted(term.config))
+                log |= parts.log(term.name) | term.supervision.log(solution)
+            loss = torch.stack(weighted).sum()
         if bad:
-            raise NonFiniteCostError(tuple(sorted(bad)), {"loss": loss * torch.nan, **log})
+            raise NonFiniteCostError(bad, {"loss": loss * torch.nan, **log})
         return {"loss": loss, **log}
 
-    def assignments(
-        self,
-        found: Mapping[str, Predictions],
-        initial: InitialQueries,
-        view: TeacherView | None,
-        truth: GroundTruth,
-        bad: set[int],
-    ) -> tuple[dict[str, Int64[Tensor, "layers batch _"]], Float[Tensor, "layers batch queries objects"] | None]:
-        """Who has which object, of the own and further groups, proposals and the teacher, solved together; and the cost
-        of the one-to-many group, which is matched otherwise. The teacher's is solved without matching distillation,
-        too: that finds a teacher that predicts NaN. `bad` takes the images with a cost that is not finite."""
-        costs = {name: matching_cost(each, truth, self.matching) for name, each in found.items()}
-        many = costs.pop(ONE_TO_MANY, None)
-        if initial.proposals:
-            costs["proposals"] = matching_cost(initial.proposals, _sought(initial, truth), self.matching)
-        if view:
-            costs["teacher"] = view.cost
-        return dict(zip(costs, hungarian(*costs.values(), counts=truth.counts, bad=bad), strict=True)), many
+    def solutions(
+        self, terms: Sequence[tuple[Term, Predictions]], view: TeacherView | None, truth: GroundTruth
+    ) -> tuple[list[Solution], tuple[int, ...]]:
+        """The assignments of each term, solved together; and the images of the batch with a cost that is not finite.
 
-    def own_term(
-        self,
-        own: Predictions,
-        truth: GroundTruth,
-        assigned: Mapping[str, Int64[Tensor, "layers batch _"]],
-        objects: Float[Tensor, ""],
-        initial: InitialQueries,
-        view: TeacherView | None,
-        w_matching: float,
-    ) -> tuple[Term, dict[str, Tensor]]:
-        """L_own, with matching distillation while its weight is above 0; and how far teacher and student agree."""
-        if not (view and w_matching):
-            return Term("", self.groups.share, self.detection(own, truth, assigned["own"], objects), self.loss), {}
-        taught = self.taught(assigned["teacher"], view.queries, initial.queries)
-        config = self.distillation.matching
-        mixed = own_loss(own, truth, assigned["own"], taught, objects, self.loss, config, w_matching)
-        return Term("", self.groups.share, mixed, self.loss), agreement(assigned["own"], taught, assigned["teacher"])
-
-    def extra_terms(
-        self,
-        found: Mapping[str, Predictions],
-        assigned: Mapping[str, Int64[Tensor, "layers batch _"]],
-        many: Float[Tensor, "layers batch queries objects"] | None,
-        truth: GroundTruth,
-        objects: Float[Tensor, ""],
-        bad: set[int],
-    ) -> list[Term]:
-        """Of further groups. A one-to-one group's loss is as the own group's; `many`: the one-to-many group's cost."""
-        terms: list[Term] = []
-        for name, predictions in found.items():
-            if name != ONE_TO_MANY:
-                each = self.detection(predictions, truth, assigned[name], objects)
-                terms.append(Term(f"{name}_", self.groups.share, each, self.loss))
-        if many is not None:
-            assignment = one_to_many_assignment(many, truth, self.groups.repeats, bad)
-            each = self.detection(found[ONE_TO_MANY], truth, assignment, objects * self.groups.repeats)
-            terms.append(Term(f"{ONE_TO_MANY}_", 1.0, each, self.loss))
-        return terms
-
-    def taught(
-        self, assignment: Int64[Tensor, "layers batch _"], teacher: Queries, student: Queries
-    ) -> Int64[Tensor, "layers batch queries"]:
-        """The teacher's assignment for the student's queries."""
-        if self.distillation.matching.layers == "last":
-            assignment = assignment[-1:].expand_as(assignment)
-        if self.distillation.matching.carry_by == "slot":
-            return assignment
-        return carried_over(assignment, teacher.identity, student.identity)
-
-    def auxiliary(self, view: TeacherView, truth: GroundTruth) -> AssignedQueries:
-        """The auxiliary group of the teacher's best queries."""
-        config = self.distillation.auxiliary
-        return auxiliary_group(self.teacher.detector, view.queries, view.predictions, view.cost, truth, config)
-
-    def detection(
-        self, found: Predictions, truth: GroundTruth, assignment: Int64[Tensor, "layers batch _"], objects: Tensor
-    ) -> DetectionLoss:
-        """The baseline's loss."""
-        return detection_loss(found, truth, (assignment,), objects, self.loss.classification)
-
-
-def _sought(initial: InitialQueries, truth: GroundTruth) -> GroundTruth:
-    """What proposals are to find: where they know no classes, objects of any."""
-    return GroundTruth(truth.labels.clamp(max=0), truth.boxes, truth.counts) if initial.class_agnostic else truth
+        The teacher's is solved without matching distillation, too: that finds a teacher that predicts NaN.
+        """
+        costs = [term.supervision.cost(found, self.matching) for term, found in terms]
+        known = [
+            (cost, term.supervision.repeats) for cost, (term, _) in zip(costs, terms, strict=True) if cost is not None
+        ]
+        known += [(view.cost, 1)] if view else []
+        solved = solve([cost for cost, _ in known], truth.counts, [repeats for _, repeats in known])
+        assignments = iter(solved.assignments)
+        own = [None if cost is None else next(assignments) for cost in costs]
+        teacher = next(assignments, None)
+        return [Solution(assignment, teacher) for assignment in own], solved.bad

@@ -1,5 +1,7 @@
 """Where the decoder's queries come from: learned slots or anchors, or the encoder's best proposals."""
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -8,6 +10,20 @@ from oddetr.models.encoder import token_centres
 from oddetr.models.heads import PredictionHead
 from oddetr.models.position import sine_box_embedding
 from oddetr.structures import InitialQueries, Memory, Predictions, Queries
+
+
+class QuerySource(Protocol):
+    """Where queries come from."""
+
+    num_queries: int
+
+    def __call__(self, memory: Memory) -> InitialQueries:
+        """The queries of each image."""
+        ...
+
+    def another(self, num_queries: int) -> nn.Module:
+        """A source of the same kind and width with this number of queries, and weights of its own."""
+        ...
 
 
 class LearnedQueries(nn.Module):
@@ -34,6 +50,10 @@ class LearnedQueries(nn.Module):
                 identity=_slots(self.num_queries, memory),
             )
         )
+
+    def another(self, num_queries: int) -> "LearnedQueries":
+        """See `QuerySource`."""
+        return LearnedQueries(num_queries, self.width)
 
     def position(
         self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
@@ -64,6 +84,10 @@ class LearnedAnchors(nn.Module):
             )
         )
 
+    def another(self, num_queries: int) -> "LearnedAnchors":
+        """See `QuerySource`."""
+        return LearnedAnchors(num_queries, self.width)
+
 
 class ProposedQueries(nn.Module):
     """What two-stage detectors share: the encoder predicts an object at each token, and the best become anchors.
@@ -78,6 +102,11 @@ class ProposedQueries(nn.Module):
         self.head = head
         self.token_projection = nn.Linear(width, width)
         self.token_norm = nn.LayerNorm(width)
+
+    def another(self, num_queries: int) -> "ProposedQueries":
+        """See `QuerySource`; with a head of its own, which starts anew."""
+        width, classes = self.head.classes.in_features, self.head.classes.out_features
+        return type(self)(num_queries, width, PredictionHead(width, classes))
 
     def proposals(self, memory: Memory) -> Predictions:
         """The prediction of each token, as one layer."""

@@ -13,12 +13,13 @@ from oddetr.checkpoint import find_checkpoint, read_info
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
-from oddetr.groups import GroupsConfig
+from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses import LossConfig
 from oddetr.matching import MatchingWeights
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.presets import PRESETS, DetectorConfig
 from oddetr.nested import flat
+from oddetr.training.upgrades import upgraded
 from oddetr.untrusted import refuse_imports
 from oddetr.words import unknown_option
 
@@ -259,9 +260,7 @@ class TrainConfig:
         Raises:
             ValueError: a field that does not exist, with similar ones; or see the class.
         """
-        values = dict(values)
-        if "tensorboard" in values:  # What an older oddetr wrote.
-            values.setdefault("loggers", ["tensorboard"] if values.pop("tensorboard") else [])
+        values = upgraded(values)
         _refuse_unknown(values)
         if isinstance(values.get("distillation"), dict):
             values["distillation"] = _made(values["distillation"], _LESSONS)

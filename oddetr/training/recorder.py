@@ -20,7 +20,7 @@ from oddetr.training.resume import restore
 EVERY = 20
 """Steps between two events of kind `train`: to read the losses waits for the device."""
 AGREEMENT = ("matching_carried", "matching_disagreement")
-"""What an epoch's event tells of its steps, too: see `oddetr.distillation.matching.agreement`."""
+"""What an epoch's event tells of its steps, too: see `oddetr.distillation.group.agreement`."""
 SAVE_EVERY = 300.0
 """Seconds after which `last` is written within an epoch, too."""
 

@@ -12,6 +12,7 @@ from oddetr.durable import sync, write_file, writing
 from oddetr.nested import flat
 from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
+from oddetr.training.upgrades import upgraded
 from oddetr.untrusted import read_json, read_weights_only
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
@@ -129,7 +130,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     What would be distilled does not matter where both switch distillation off.
     """
     default = flat(TrainConfig().to_json())
-    old = default | flat(json.loads(json.dumps(before)))
+    old = default | upgraded(flat(json.loads(json.dumps(before))))
     new = default | flat(json.loads(json.dumps(now)))
     off = not (old[_SWITCH] or new[_SWITCH])
     ignored = (*_SAYS_NOTHING, *(name for name in default if off and name.startswith(_IDLE)))

@@ -1,6 +1,7 @@
 """The verb: what is trained, what is not trained again, and what is left behind."""
 
 import io
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -23,6 +24,7 @@ from oddetr.training.run import run
 from tests.comparison.ctrl_c import ctrl_c_when
 from tests.comparison.synthetic import finish, made_result
 from tests.conftest import tiny_arguments
+from tests.helpers import as_of_0_1
 
 
 def quiet() -> Console:
@@ -85,7 +87,11 @@ def test_compare_when_stopped_and_called_again_then_goes_on_and_reports_all(tiny
         for each in arm["seeds"].values():
             assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2, 3, 4, 5]
             assert 0 < each["epochs"][0]["training_seconds"] < each["epochs"][1]["training_seconds"]
-            assert all(0 <= each["scores"][model]["AP"] <= 1 for model in ("teacher", "student"))
+            for model, name in itertools.product(("teacher", "student"), ("AP", "AP_without_duplicates")):
+                assert 0 <= each["scores"][model][name] <= 1
+        assert arm["summary"]["without_duplicates"]["values"] == [
+            each["scores"]["teacher"]["AP_without_duplicates"] for each in arm["seeds"].values()
+        ]
     assert (out / "instability.png").stat().st_size > 10_000
 
 
@@ -129,6 +135,30 @@ def test_compare_when_another_comparison_is_adopted_then_trains_only_what_it_lac
     console = quiet()
     compare(more, adopted=file, console=console)
     assert ": 0 runs" in console.file.getvalue()
+
+
+def test_compare_when_runs_of_oddetr_0_1_are_adopted_then_are_of_arms_without_rivals(
+    tmp_path: Path, trained: list
+) -> None:
+    arms = {"qfl": None, "oddetr_constant": None, "mine": {"like": "oddetr_constant"}}
+    before = ComparisonConfig(arms=arms, seeds=(0,), out=tmp_path / "before")
+    for arm, seed in before.pairs():
+        finish(job_of(before, arm, seed), made_result(arm, seed))
+    compare(before, console=quiet())
+    content = json.loads((before.out / "results.json").read_text())
+    for arm in content["arms"].values():
+        arm["terms"] = as_of_0_1(arm["terms"])
+    (tmp_path / "published.json").write_text(json.dumps(content))
+    now, console = replace(before, out=tmp_path / "now"), quiet()
+    compare(now, adopted=tmp_path / "published.json", console=console)
+    assert ": 3 runs" in console.file.getvalue()
+    assert compare(now, console=quiet()).results["mine"] == [made_result("mine", 0)]
+    assert trained == []
+    kept = json.loads((now.out / "mine" / "seed_0" / "job.json").read_text())["config"]
+    assert kept == json.loads(json.dumps(now.train_config("mine", 0).to_json()))
+    with_rivals = replace(before, arms=arms | {"mine": {"like": "oddetr"}}, out=tmp_path / "other")
+    with pytest.raises(ValueError, match=r"runs of mine in .*: distillation\.auxiliary\.rivals was 0, now it is 3\. N"):
+        compare(with_rivals, adopted=tmp_path / "published.json", console=quiet())
 
 
 def test_compare_when_what_is_adopted_is_of_another_configuration_then_says_how(

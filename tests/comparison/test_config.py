@@ -27,6 +27,9 @@ def test_arms_when_not_given_then_are_the_standard_ones_and_differ_as_their_name
     assert runs["oddetr_fading"].distillation.weights(0.9) == (1, 0, 0)
     assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.15, 0.5))
     assert runs["oddetr_own_memory"].distillation.weights(0.9) == (1, 0.3, 1)
+    assert runs["oddetr"].distillation.weights(0.9) == (1, 0.3, 1)
+    rivals = {arm: run.distillation.auxiliary.rivals for arm, run in runs.items() if run.distillation.enabled}
+    assert {arm: number for arm, number in rivals.items() if number} == {"oddetr": 3}
     reads = {arm: run.distillation.memory for arm, run in runs.items() if run.distillation.enabled}
     assert {arm for arm, memory in reads.items() if memory == "teacher"} == {"oddetr_own_memory"}
     assert label_of("oddetr_fading") == "OD-DETR, fading weights"
@@ -79,9 +82,9 @@ def test_base_when_a_standard_arm_contradicts_it_then_is_refused(arms: dict, mes
 
 
 def test_base_when_standard_arms_say_the_same_or_nothing_or_are_changed_then_is_taken() -> None:
-    base = {"distillation": {"prediction": {"weight": 0.3, "confidence_power": 2.0}}, "loss": {"giou": 1.0}}
+    base = {"distillation": {"prediction": {"weight": 0.3}, "horizon": 9.0}, "loss": {"giou": 1.0}}
     config = ComparisonConfig(base=base, arms={"qfl": None, "oddetr_constant": None})
-    assert config.train_config("oddetr_constant", 0).distillation.prediction.confidence_power == 2.0
+    assert config.train_config("oddetr_constant", 0).distillation.horizon == 9.0
     own = {"like": "oddetr_constant", "distillation": {"prediction": {"weight": 0.9}}}
     config = ComparisonConfig(base={"distillation": {"prediction": {"weight": 0.7}}}, arms={"mine": own, "other": {}})
     weights = [config.train_config(arm, 0).distillation.prediction.weight for arm in config.arms]

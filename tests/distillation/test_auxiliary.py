@@ -1,6 +1,6 @@
 import dataclasses
-import itertools
-from typing import Literal
+import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,109 +8,148 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.auxiliary import auxiliary_group, select
+from oddetr.distillation.auxiliary import Chosen, auxiliary_group, candidates, candidates_and_rivals
 from oddetr.distillation.config import AuxiliaryConfig
-from oddetr.losses import LossConfig, assigned_loss
-from oddetr.structures import GroundTruth, Predictions, Queries
+from oddetr.distillation.group import Assigned, Group, Solution
+from oddetr.distillation.task import TeacherView
+from oddetr.losses import LossConfig
+from oddetr.structures import AssignedQueries, Batch, GroundTruth, Predictions, Queries
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
-COST = torch.tensor([[[[3.0, 9.0], [1.0, 5.0]]], [[[2.0, 4.0], [4.0, 6.0]]]])
-"""2 layers, 1 image, 2 queries, 2 objects: in layer 0 query 0 costs 3 and 9, query 1 1 and 5."""
+COST = torch.tensor(
+    [
+        [[[1.0, 9.0], [6.0, 8.0], [4.0, 2.0], [5.0, 6.0], [9.0, 7.0]]],
+        [[[2.0, 3.0], [3.0, 9.5], [8.0, 5.0], [7.0, 1.0], [9.5, 4.0]]],
+    ]
+)
+"""2 layers, 1 image, 5 queries, 2 objects A and B: in layer 0 query 0 costs A 1 and B 9."""
+
+
+def listed(chosen: Chosen, item: int, image: int = 0) -> list[tuple[int, int] | None]:
+    """(layer, query) of each rank, None where it only fills up."""
+    parts = (chosen.layer, chosen.query, chosen.present)
+    ranks = zip(*(part[image, :, item].tolist() for part in parts), strict=True)
+    return [(layer, query) if present else None for layer, query, present in ranks]
+
+
+def viewed(task: DistillationTask, batch: Batch) -> TeacherView:
+    return task.view(batch, task.student.encode(batch.images, batch.padding_mask))
+
+
+def group_of(task: DistillationTask, view: TeacherView, truth: GroundTruth, config: AuxiliaryConfig) -> Group:
+    teacher, loss = task.teacher.detector, LossConfig()
+    return auxiliary_group(teacher, view.queries, view.predictions, view.cost, truth, config, loss, 1.0)
+
+
+def assigned(group: Group) -> AssignedQueries:
+    (term,) = group.terms
+    assert isinstance(term.supervision, Assigned)
+    return term.supervision.group
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("count", "expected"),
     [
-        (AuxiliaryConfig(), [{(0, 1), (1, 0)}, {(1, 0), (0, 1)}]),
-        (AuxiliaryConfig(candidates=3), [{(0, 1), (1, 0), (0, 0)}, {(1, 0), (0, 1), (1, 1)}]),
-        (AuxiliaryConfig(candidates=9), [{(0, 0), (0, 1), (1, 0), (1, 1)}] * 2),
-        (AuxiliaryConfig(candidates=1, pool="per_layer"), [{(0, 1), (1, 0)}, {(0, 1), (1, 0)}]),
-        (AuxiliaryConfig(distinct=True), [{(0, 1), (1, 0)}, {(1, 0), (0, 1)}]),
-        (AuxiliaryConfig(candidates=3, distinct=True), [{(0, 1), (1, 0)}, {(1, 0), (0, 1)}]),
+        (2, [[(0, 0), (1, 0)], [(1, 3), (0, 2)]]),
+        (3, [[(0, 0), (1, 0), (1, 1)], [(1, 3), (0, 2), (1, 0)]]),
+        (11, [[(0, 0), (1, 0), (1, 1), (0, 2), (0, 3), (0, 1), (1, 3), (1, 2), (0, 4), (1, 4)]]),
     ],
-    ids=["2", "3", "more than there are", "per layer", "distinct", "distinct, more than queries"],
+    ids=["2", "3", "more than there are"],
 )
-def test_select_when_done_by_hand_then_agrees(config: AuxiliaryConfig, expected: list[set[tuple[int, int]]]) -> None:
-    """(layer, query) of each object's candidates."""
-    layer, query = select(COST, config)
-    for index, chosen in enumerate(expected):
-        found = list(zip(layer[0, :, index].tolist(), query[0, :, index].tolist(), strict=True))
-        assert set(found) == chosen
-        assert len(found) == len(chosen)
+def test_candidates_when_chosen_by_hand_then_are_the_cheapest_of_all_layers(count: int, expected: list) -> None:
+    """A query that is cheap at two layers, as query 0 is for A, is chosen twice."""
+    chosen = candidates(COST, torch.tensor([[True, True]]), count)
+    assert [listed(chosen, item) for item in range(len(expected))] == expected
 
 
-def test_select_when_one_query_is_best_at_two_layers_then_counts_twice_unless_distinct() -> None:
-    """Query 1 costs 1 at layer 0 and 1.5 at layer 1; query 0 costs 3 and 2."""
-    cost = torch.tensor([[[[3.0], [1.0]]], [[[2.0], [1.5]]]])
-    twice, once = (select(cost, AuxiliaryConfig(distinct=distinct)) for distinct in (False, True))
-    assert twice[1].flatten().tolist() == [1, 1]
-    assert sorted(twice[0].flatten().tolist()) == [0, 1]
-    assert list(zip(*(part.flatten().tolist() for part in once), strict=True)) == [(0, 1), (1, 0)]
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), candidates=st.integers(1, 4))
-def test_select_when_queries_are_permuted_then_selects_the_same(seed: int, candidates: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    cost = torch.rand(2, 2, 5, 3, generator=generator)
-    order = torch.randperm(5, generator=generator)
-    config = AuxiliaryConfig(candidates=candidates)
-    layer, query = select(cost, config)
-    other_layer, other_query = select(cost[:, :, order], config)
-    assert other_layer.equal(layer)
-    assert order[other_query].equal(query)
-
-
-@pytest.mark.parametrize(("pool", "distinct"), [("layers", False), ("layers", True), ("per_layer", False)])
-@pytest.mark.parametrize("candidates", [1, 2, 3])
-def test_select_when_compared_with_sorting_then_gives_the_same_in_the_same_order(
-    candidates: int, pool: Literal["layers", "per_layer"], distinct: bool
+@pytest.mark.parametrize(
+    ("count", "rivals", "valid", "expected"),
+    [
+        (1, 3, (True, True), [([(0, 0)], [(1, 1), (0, 2), (0, 4)]), ([(1, 3)], [(0, 2), (1, 4), (0, 1)])]),
+        (2, 3, (True, True), [([(0, 0), (1, 1)], [(0, 4), None, None]), ([(1, 3), (0, 2)], [(1, 4), None, None])]),
+        (1, 3, (True, False), [([(0, 0)], [(1, 1), (0, 2), (0, 3)]), ([None], [None] * 3)]),
+        (1, 9, (True, True), [([(0, 0)], [(1, 1), (0, 2), (0, 4), None, None])]),
+        (9, 1, (True, True), [([(0, 0), (1, 1), (0, 2), (0, 3), (0, 4)], [None])]),
+    ],
+    ids=["one", "two", "B is padding", "more rivals than queries", "more candidates than queries"],
+)
+def test_rivals_when_chosen_by_hand_then_are_the_next_cheapest_that_are_nobodys_candidate(
+    count: int, rivals: int, valid: tuple[bool, ...], expected: list
 ) -> None:
-    """Three layers of two images, with four queries and two objects."""
-    cost = torch.rand(3, 2, 4, 2, generator=torch.Generator().manual_seed(candidates))
-    layer, query = select(cost, AuxiliaryConfig(candidates=candidates, pool=pool, distinct=distinct))
-    count = candidates * (3 if pool == "per_layer" else 1)
-    assert layer.shape == query.shape == (2, count, 2)
-    for image, item in itertools.product(range(2), range(2)):
-        by_cost = sorted(itertools.product(range(3), range(4)), key=lambda at: cost[at[0], image, at[1], item].item())
-        if distinct:
-            by_cost = [at for at in by_cost if at == next(each for each in by_cost if each[1] == at[1])]
-        if pool == "per_layer":
-            expected = [at for each in range(3) for at in [at for at in by_cost if at[0] == each][:candidates]]
-        else:
-            expected = by_cost[:candidates]
-        found = zip(layer[image, :, item].tolist(), query[image, :, item].tolist(), strict=True)
-        assert list(found) == expected
+    """The least costs of queries 0 to 4, and their layers: for A 1 (0), 3 (1), 4 (0), 5 (0), 9 (0); for B 3 (1), 8 (0),
+    2 (0), 1 (1), 4 (1)."""
+    first, others = candidates_and_rivals(COST, torch.tensor([valid]), count, rivals)
+    assert [(listed(first, item), listed(others, item)) for item in range(len(expected))] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 4)),
+    count=st.integers(1, 3),
+    rivals=st.integers(1, 4),
+)
+def test_rivals_when_compared_with_sorting_then_agree(
+    seed: int, sizes: tuple[int, int, int], count: int, rivals: int
+) -> None:
+    """Of two images, some of whose objects are padding, which takes no query from the others."""
+    layers, queries, objects = sizes
+    generator = torch.Generator().manual_seed(seed)
+    cost = torch.rand(layers, 2, queries, objects, generator=generator)
+    valid = torch.rand(2, objects, generator=generator) < 0.7
+    first, others = candidates_and_rivals(cost, valid, count, rivals)
+    for image in range(2):
+        real = valid[image].nonzero().flatten().tolist()
+        best = {
+            item: sorted(
+                (min((cost[at, image, q, item].item(), at) for at in range(layers)), q) for q in range(queries)
+            )
+            for item in real
+        }
+        order = {item: [(layer, query) for (_, layer), query in best[item]] for item in real}
+        taken = {query for item in real for _, query in order[item][:count]}
+        for item in range(objects):
+            mine = order.get(item, [])
+            wanted = [at for at in mine if at[1] not in taken][:rivals]
+            assert [at for at in listed(first, item, image) if at] == mine[:count]
+            assert listed(others, item, image) == wanted + [None] * (min(rivals, queries) - len(wanted))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("anchors", ["initial", "box"])
-def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant: str, anchors: str) -> None:
-    """Each query is what its candidate was; queries of padded objects are padding and have no object."""
+@pytest.mark.parametrize("rivals", [0, 2])
+def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant: str, rivals: int) -> None:
+    """Each query is what its candidate or rival was, the first candidates of both objects with all rivals before the
+    second ones with all rivals; queries of padded objects are padding and have no object."""
     student, batch = small_detector(variant), small_batch((2, 0))
     for head in student.decoder.heads:  # or every box would be its anchor, as it is at first
         torch.nn.init.normal_(head.boxes.layers[-1].weight, std=0.5)
     task = DistillationTask(student, 10)
-    view = task.view(batch)
-    config = AuxiliaryConfig(anchors=anchors)
-    detector = task.teacher.detector
-    group = auxiliary_group(detector, view.queries, view.predictions, view.cost, batch.truth, config)
-    queries = group.queries
+    view, detector = viewed(task, batch), task.teacher.detector
+    group = assigned(group_of(task, view, batch.truth, AuxiliaryConfig(rivals=rivals)))
+    queries, count = group.queries, 4 * (1 + rivals)
     assert group.repeats == 2
-    assert group.assignment.tolist() == [[0, 1, 0, 1], [-1, -1, -1, -1]]
-    assert queries.padding.tolist() == [[False] * 4, [True] * 4]
-    layer, query = select(view.cost, config)
-    for place in range(4):
-        candidate, item = divmod(place, 2)
-        at = (layer[0, candidate, item], 0, query[0, candidate, item])
+    assert group.assignment.tolist() == [[0, 1, *[-1] * 2 * rivals] * 2, [-1] * count]
+    assert queries.padding.tolist() == [[False] * count, [True] * count]
+    if rivals:
+        first, others = candidates_and_rivals(view.cost, batch.truth.valid, 2, rivals)
+        rows = [row for rank in range(2) for row in ((first, rank), *((others, rival) for rival in range(rivals)))]
+        half = torch.arange(count) < count // 2
+        assert queries.blind.equal(half[:, None] != half)
+    else:
+        rows = [(candidates(view.cost, batch.truth.valid, 2), rank) for rank in range(2)]
+        assert queries.blind is None
+    for place in range(count):
+        (chosen, rank), item = rows[place // 2], place % 2
+        query = chosen.query[0, rank, item]
+        at = (chosen.layer[0, rank, item], 0, query)
         assert queries.content[0, place].equal(view.predictions.content[at])
         box = view.predictions.boxes[at]
-        points = variant in ("plain", "refine") and anchors == "initial"
-        assert queries.anchors[0, place].equal(box[:2] if points else box)
+        assert queries.anchors[0, place].equal(box[:2] if variant in ("plain", "refine") else box)
+        assert queries.identity[0, place] == view.queries.identity[0, query]
         if variant in ("dab", "dino"):
             assert queries.position is None
             continue
-        learned = view.queries.position[0, query[0, candidate, item]]
+        learned = view.queries.position[0, query]
         if variant == "two_stage":
             expected = detector.query_source.position(queries.anchors, queries.position)[0, place]
             torch.testing.assert_close(queries.position[0, place], expected)
@@ -120,48 +159,71 @@ def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant
     assert not queries.content.requires_grad
 
 
-def test_loss_when_computed_by_hand_then_divides_by_the_groups_number() -> None:
-    """One object (.5 .5 .4 .4) of one class, two candidates, all logits 0 and boxes (.5 .5 .2 .2): IoU 1/4, L1 0.4,
-    1 - GIoU 3/4; QFL (1/4)^2 ln 2. Both the same, divided by 2; the second image has
-    only padding, which adds nothing."""
-    task = DistillationTask(small_detector(), 10)
-    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    truth = GroundTruth.stack([torch.tensor([0]), nothing[0]], [torch.tensor([[0.5, 0.5, 0.4, 0.4]]), nothing[1]])
-    view = task.view(small_batch((1, 0)))
-    group = auxiliary_group(task.teacher.detector, view.queries, view.predictions, view.cost, truth, AuxiliaryConfig())
-    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(3, 2, 2, 4)
-    found = Predictions(torch.zeros(3, 2, 2, 1), boxes, torch.zeros(3, 2, 2, 1))
-    loss = assigned_loss(found, truth, group, torch.tensor(1.0), "quality_focal")
+def test_group_when_queries_are_fewer_than_candidates_and_rivals_then_the_missing_are_padding() -> None:
+    """Two queries. One object: two candidates, no rival left. With one candidate: one rival."""
+    task, batch = DistillationTask(small_detector("refine", num_queries=2), 10), small_batch((1, 1))
+    view = viewed(task, batch)
+    for config, padding, objects in (
+        (AuxiliaryConfig(candidates=2, rivals=1), [False, True] * 2, [0, -1] * 2),
+        (AuxiliaryConfig(candidates=1, rivals=3), [False, False, True], [0, -1, -1]),
+    ):
+        group = assigned(group_of(task, view, batch.truth, config))
+        assert group.queries.padding.tolist() == [padding] * 2
+        assert group.assignment.tolist() == [objects] * 2
+
+
+@pytest.mark.parametrize(("count", "rivals"), [(1, 0), (2, 0), (1, 1), (2, 1), (2, 3)])
+def test_loss_when_computed_by_hand_then_rivals_are_background_and_candidates_divide_it(
+    count: int, rivals: int
+) -> None:
+    """One object (.5 .5 .4 .4) of one class, all logits 0 and boxes (.5 .5 .2 .2): IoU 1/4, L1 0.4, 1 - GIoU 3/4. A
+    candidate's QFL is (1/4)^2 ln 2, a rival's, whose target is 0, (1/2)^2 ln 2; each candidate has all rivals beside
+    it. The second image has only padding, which adds nothing."""
+    task, batch = DistillationTask(small_detector(), 10), small_batch((1, 0))
+    truth = dataclasses.replace(
+        batch.truth, labels=batch.truth.labels.clamp(max=0), boxes=torch.tensor([[[0.5, 0.5, 0.4, 0.4]], [[0.0] * 4]])
+    )
+    group = group_of(task, viewed(task, batch), truth, AuxiliaryConfig(candidates=count, rivals=rivals))
+    number = count * (1 + rivals)
+    assert group.queries.content.shape[1] == number
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(3, 2, number, 4)
+    found = Predictions(torch.zeros(3, 2, number, 1), boxes, torch.zeros(3, 2, number, 1))
+    loss = group.terms[0].supervision.loss(found, Solution(None, None), torch.tensor(1.0), "quality_focal")
     assert loss.l1.tolist() == pytest.approx([0.4] * 3)
     assert loss.giou.tolist() == pytest.approx([0.75] * 3)
-    assert loss.classes.tolist() == pytest.approx([0.0625 * 0.6931472] * 3)
+    assert loss.classes.tolist() == pytest.approx([(1 / 16 + rivals / 4) * math.log(2)] * 3)
 
 
-def test_group_when_apart_then_an_objects_two_queries_are_decoded_as_if_alone() -> None:
-    task, batch = DistillationTask(small_detector("refine"), 10), small_batch((2, 1))
-    view, memory = task.view(batch), task.student.encode(batch.images, batch.padding_mask)
-    group = auxiliary_group(
-        task.teacher.detector, view.queries, view.predictions, view.cost, batch.truth, AuxiliaryConfig(apart=True)
-    )
-    found = task.student.decode(memory, {"auxiliary": group.queries})["auxiliary"]
-    queries = group.queries
-    for rank in (slice(0, 2), slice(2, 4)):
-        parts = (queries.content, queries.anchors, queries.position, queries.identity, queries.padding)
-        alone = task.student.decode(memory, {"one": Queries(*(part[:, rank] for part in parts))})["one"]
-        torch.testing.assert_close(found.logits[:, :, rank], alone.logits, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(found.boxes[:, :, rank], alone.boxes, atol=1e-6, rtol=1e-6)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_group_when_decoded_then_each_candidate_sees_its_rivals_but_no_other_candidates_group(variant: str) -> None:
+    task, batch = DistillationTask(small_detector(variant, num_queries=9), 10), small_batch((2, 1))
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    queries = group_of(task, task.view(batch, memory), batch.truth, AuxiliaryConfig()).queries
+
+    def part(start: int, stop: int) -> Queries:
+        names = ("content", "anchors", "position", "identity", "padding")
+        whole = (getattr(queries, name) for name in names)
+        return Queries(*(None if each is None else each[:, start:stop] for each in whole))
+
+    parts = {f"{start}": part(start, stop) for start, stop in pairwise((0, 8, 16))} | {"bare": part(0, 2)}
+    found = task.student.decode(memory, {"auxiliary": queries} | parts)
+    real = ~queries.padding
+    for name in ("logits", "boxes"):
+        together = getattr(found["auxiliary"], name)
+        alone = torch.cat([getattr(found["0"], name), getattr(found["8"], name)], dim=2)
+        torch.testing.assert_close(together[:, real], alone[:, real], atol=1e-6, rtol=1e-6)
+    assert not found["bare"].logits[:, 0].allclose(found["0"].logits[:, 0, :2], atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_when_objects_are_padded_further_then_is_the_same(variant: str) -> None:
-    config = DistillationConfig()
     batch = small_batch((2, 1))
     truth = GroundTruth(
         torch.nn.functional.pad(batch.truth.labels, (0, 3), value=-1),
         torch.nn.functional.pad(batch.truth.boxes, (0, 0, 0, 3)),
         batch.truth.counts,
     )
-    task = DistillationTask(small_detector(variant), 10, config, LossConfig())
+    task = DistillationTask(small_detector(variant), 10, DistillationConfig())
     found: list[dict[str, torch.Tensor]] = []
     for each in (batch, dataclasses.replace(batch, truth=truth)):
         torch.manual_seed(0)

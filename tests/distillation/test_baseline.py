@@ -20,7 +20,7 @@ def gradients(task: DistillationTask, batches: list[Batch]) -> dict[str, torch.T
     task.zero_grad()
     for batch in batches:
         task(batch)["loss"].backward()
-    return {name: p.grad.clone() for name, p in task.student.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in task.learned() if p.grad is not None}
 
 
 def one_image(batch: Batch, index: int, objects: int) -> Batch:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed
 
-from oddetr.distillation.normalisation import objects_per_process, step_total
+from oddetr.distillation.normalisation import objects_per_process
 from oddetr.structures import Batch
 from tests.models.helpers import small_batch
 
@@ -18,13 +18,13 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "all_reduce", lambda value: value.add_(5))
 
 
-def part_of(images: int | None, objects: int | None, counts: tuple[int, ...] = (2, 1)) -> Batch:
-    return dataclasses.replace(small_batch(counts), step_images=images, step_objects=objects)
+def part_of(objects: int | None, counts: tuple[int, ...] = (2, 1)) -> Batch:
+    return dataclasses.replace(small_batch(counts), step_objects=objects)
 
 
 @pytest.mark.parametrize(
     ("batch", "expected"),
-    [(part_of(None, None), 3.0), (part_of(4, 7), 7.0), (part_of(2, 0, (0, 0)), 1.0), (part_of(None, None, (0,)), 1.0)],
+    [(part_of(None), 3.0), (part_of(7), 7.0), (part_of(0, (0, 0)), 1.0), (part_of(None, (0,)), 1.0)],
     ids=["whole step", "part of a step", "nothing in the step", "nothing in the batch"],
 )
 def test_objects_when_there_is_one_process_then_are_those_of_the_step_or_one(batch: Batch, expected: float) -> None:
@@ -36,31 +36,14 @@ def test_objects_when_there_is_one_process_then_are_those_of_the_step_or_one(bat
 @pytest.mark.usefixtures("another_process")
 def test_objects_when_there_are_two_processes_then_are_the_mean_of_both() -> None:
     """3 here and 5 there: 4 for each. None here, 5 there: 2.5."""
-    assert objects_per_process(part_of(None, None)).item() == 4
-    assert objects_per_process(part_of(2, 0)).item() == 2.5
+    assert objects_per_process(part_of(None)).item() == 4
+    assert objects_per_process(part_of(0)).item() == 2.5
 
 
 @pytest.mark.usefixtures("another_process")
 def test_objects_when_no_process_has_any_then_both_together_count_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "all_reduce", lambda value: None)
-    assert objects_per_process(part_of(None, None, (0, 0))).item() == 0.5
-
-
-def test_total_when_there_is_one_process_then_is_scaled_from_the_part_to_the_step() -> None:
-    """2 of 2 images; 2 of 8: four parts like this one."""
-    value = torch.tensor([1.0, 3.0], requires_grad=True)
-    for batch, expected in ((part_of(None, None), [1, 3]), (part_of(2, 3), [1, 3]), (part_of(8, 12), [4, 12])):
-        found = step_total(value, batch)
-        assert found.tolist() == expected
-        assert not found.requires_grad
-
-
-@pytest.mark.usefixtures("another_process")
-def test_total_when_there_are_two_processes_then_is_the_mean_and_the_sum_given_stays() -> None:
-    value = torch.tensor([1.0, 3.0])
-    assert step_total(value, part_of(None, None)).tolist() == [3, 4]
-    assert step_total(value, part_of(4, 3)).tolist() == [6, 8]
-    assert value.tolist() == [1, 3]
+    assert objects_per_process(part_of(None, (0, 0))).item() == 0.5
 
 
 @pytest.mark.parametrize(("available", "initialized"), [(False, True), (True, False)])
@@ -70,4 +53,4 @@ def test_sums_when_torch_has_no_processes_then_stay_here(
     monkeypatch.setattr(distributed, "is_available", lambda: available)
     monkeypatch.setattr(distributed, "is_initialized", lambda: initialized)
     monkeypatch.setattr(distributed, "all_reduce", lambda value: pytest.fail("there is nobody to sum with"))
-    assert objects_per_process(part_of(None, None)).item() == 3
+    assert objects_per_process(part_of(None)).item() == 3

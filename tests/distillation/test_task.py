@@ -1,7 +1,5 @@
 """OD-DETR's step as a whole."""
 
-import dataclasses
-import math
 import warnings
 from itertools import count
 from typing import Literal
@@ -13,22 +11,27 @@ from oddetr.data.batches import EpochSampler, TransformedDataset, make_loader
 from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import EvalTransform
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.config import AuxiliaryConfig, Lesson, MatchingConfig, PredictionConfig
+from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
+from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.task import TeacherView
 from oddetr.evaluation import evaluate_detections
 from oddetr.inference import postprocess
 from oddetr.losses import LossConfig
 from oddetr.matching import NonFiniteCostError, hungarian
-from oddetr.structures import Batch, Memory, Queries
-from oddetr.training.config import TrainConfig
+from oddetr.structures import Memory, Queries
+from tests.distillation.test_baseline import gradients, one_image
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
 def apart(
-    variant: str, config: DistillationConfig | None = None, distance: float = 0.02, **changes: object
+    variant: str,
+    config: DistillationConfig | None = None,
+    distance: float = 0.02,
+    groups: GroupsConfig | None = None,
+    **changes: object,
 ) -> DistillationTask:
     """A task whose teacher differs from its student, and far enough away matches otherwise."""
-    task = DistillationTask(small_detector(variant, **changes), 10, config)
+    task = DistillationTask(small_detector(variant, **changes), 10, config, groups=groups)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in task.student.parameters():
@@ -74,19 +77,29 @@ def test_training_when_on_a_few_fixed_scenes_then_over_fits() -> None:
     assert evaluate_detections(source.annotations(), source.classes, found).ap50 > 0.8
 
 
+@pytest.mark.parametrize("groups", [GroupsConfig(), GroupsConfig(one_to_one=3, one_to_many=8, repeats=2)], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str) -> None:
+def test_loss_when_computed_then_is_the_weighted_sum_of_its_parts(variant: str, groups: GroupsConfig) -> None:
+    """Group DETR's mean is over its groups, the own one included; what is distilled beside them has the same share."""
     config = DistillationConfig(
-        matching=MatchingConfig(),
+        matching=MatchingConfig(weight=0.5, queries="teacher"),
         prediction=PredictionConfig(weight=0.5, fade_until=0.8),
         auxiliary=AuxiliaryConfig(weight=2.0),
     )
-    task = apart(variant, config)
+    task = apart(variant, config, groups=groups)
     task.teacher.steps = 4
     found = task(small_batch((2, 1)))
-    weights = {"": 1.0, "prediction_": 0.25, "auxiliary_": 2.0}
-    weights |= {"proposal_": 1.0} if variant in ("two_stage", "dino") else {}
+    own = 0.25 if groups.one_to_one else 1.0
+    weights = {"": own, "prediction_": own * 0.25, "matching_": own * 0.5, "auxiliary_": own * 2.0}
+    weights |= {f"one_to_one_{index}_": own for index in range(groups.one_to_one)}
+    weights |= {"one_to_many_": 1.0} if groups.one_to_many else {}
+    if variant in ("two_stage", "dino"):
+        proposing = {name: weight for name, weight in weights.items() if name.startswith("one_to")}
+        weights |= {"proposal_": own} | {f"{name}proposal_": weight for name, weight in proposing.items()}
     weights |= {"denoising_": 1.0} if variant == "dino" else {}
+    assert found.keys() == {"loss", "matching_carried", "matching_disagreement"} | {
+        f"loss_{name}{part}" for name in weights for part in ("classes", "l1", "giou")
+    }
     expected = sum(
         weight * (found[f"loss_{name}classes"] + 5 * found[f"loss_{name}l1"] + 2 * found[f"loss_{name}giou"])
         for name, weight in weights.items()
@@ -203,11 +216,6 @@ def test_step_when_lessons_fade_out_then_their_work_is_no_longer_done(monkeypatc
     ]
 
 
-def test_weight_when_fading_then_falls_linearly_to_zero_and_stays() -> None:
-    assert [Lesson(2.0, 0.5).at(progress) for progress in (0.0, 0.25, 0.5, 0.9)] == [2.0, 1.0, 0.0, 0.0]
-    assert [Lesson(2.0).at(progress) for progress in (0.0, 1.0)] == [2.0, 2.0]
-
-
 def test_student_when_distilled_then_has_the_baselines_parameters_names_and_outputs() -> None:
     plain = small_detector("refine")
     task = DistillationTask(small_detector("refine"), 10)
@@ -262,15 +270,17 @@ def test_teacher_when_it_reads_its_own_memory_then_sees_what_it_sees_alone(
 def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_token() -> None:
     """The student is near enough to its teacher to choose some of its tokens, but not all, in other places."""
     config = DistillationConfig(
-        prediction=PredictionConfig(weight=0.0), auxiliary=AuxiliaryConfig(weight=0.0), matching=MatchingConfig()
+        matching=MatchingConfig(),
+        prediction=PredictionConfig(weight=0.0),
+        auxiliary=AuxiliaryConfig(weight=0.0),
     )
     task, batch = DistillationTask(small_detector("two_stage", num_queries=20), 10, config), small_batch((9, 9))
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         weight = task.student.query_source.head.classes.weight
         weight.add_(torch.randn(weight.shape, generator=generator) * weight.std())
-    view, own = task.view(batch), task.student
-    queries = own.initial_queries(own.encode(batch.images, batch.padding_mask)).queries
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    view, queries = task.view(batch, memory), task.student.initial_queries(memory).queries
     assert not queries.identity.equal(view.queries.identity)
     shared = {
         (image, token)
@@ -289,16 +299,6 @@ def test_matching_when_two_stage_then_some_objects_are_carried_over_by_their_tok
     )
     found = task(batch)["matching_carried"].item() * assignment.shape[0] * batch.truth.total
     assert found == pytest.approx(expected)
-    task.distillation = dataclasses.replace(config, matching=MatchingConfig(carry_by="slot"))
-    assert task(batch)["matching_carried"].item() == pytest.approx(1)
-
-
-def test_loss_when_carried_by_slot_and_queries_are_learned_then_is_the_same() -> None:
-    first, second = (
-        apart("dab", DistillationConfig(matching=MatchingConfig(carry_by=way)), distance=0.2)(small_batch((3, 2)))
-        for way in ("token", "slot")
-    )
-    assert first["loss"].equal(second["loss"])
 
 
 def test_own_loss_when_the_matching_weight_fades_then_is_mixed_by_it() -> None:
@@ -316,34 +316,6 @@ def test_own_loss_when_the_matching_weight_fades_then_is_mixed_by_it() -> None:
     assert loss(0.5, 2) == pytest.approx(0.6 * both + 0.4 * own, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"auxiliary": AuxiliaryConfig(candidates=1)},
-        {"auxiliary": AuxiliaryConfig(apart=True)},
-        {"prediction": PredictionConfig(confidence_power=3.0)},
-        {"matching": MatchingConfig(box_power=0.0)},
-        {"matching": MatchingConfig(boxes="own")},
-    ],
-    ids=str,
-)
-def test_loss_when_a_lessons_field_is_changed_then_changes(changed: dict) -> None:
-    batch = small_batch((3, 2))
-    usual, other = (
-        apart("refine", DistillationConfig(**fields), distance=0.2)(batch)["loss"] for fields in ({}, changed)
-    )
-    assert not usual.allclose(other, rtol=1e-5)
-
-
-def test_matching_when_layers_is_last_then_all_layers_learn_the_last_layers_assignment() -> None:
-    config = DistillationConfig(matching=MatchingConfig(layers="last"))
-    task = apart("refine", config)
-    slots = torch.arange(3)[None]
-    queries = Queries(torch.zeros(1, 3, 1), torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), slots)
-    assignment = torch.tensor([[[0, 1, -1]], [[1, 0, -1]], [[-1, 0, 1]]])
-    assert task.taught(assignment, queries, queries).tolist() == [[[-1, 0, 1]]] * 3
-
-
 def test_step_when_only_the_other_lessons_are_taught_then_no_agreement_is_told() -> None:
     config = DistillationConfig(matching=MatchingConfig(weight=0.0))
     found = apart("refine", config)(small_batch((2, 1)))
@@ -355,13 +327,13 @@ def test_loss_when_in_bfloat16_then_costs_and_losses_are_computed_outside_of_aut
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task, inside = apart("refine"), []
-    assignments = task.assignments
+    solutions = task.solutions
 
-    def assigning(*arguments: object) -> object:
+    def solving(*arguments: object) -> object:
         inside.append(torch.is_autocast_enabled("cpu"))
-        return assignments(*arguments)
+        return solutions(*arguments)
 
-    monkeypatch.setattr(task, "assignments", assigning)
+    monkeypatch.setattr(task, "solutions", solving)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         task(small_batch((2, 1)))
     task(small_batch((2, 1)))
@@ -370,37 +342,13 @@ def test_loss_when_in_bfloat16_then_costs_and_losses_are_computed_outside_of_aut
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
-    def gradients(batches: list[Batch]) -> dict[str, torch.Tensor]:
-        task = apart(variant, denoising=0)
-        for batch in batches:
-            task(batch)["loss"].backward()
-        return {name: parameter.grad for name, parameter in task.student.named_parameters()}
-
-    batch = small_batch((3, 1), size=128)
-    whole = gradients([batch])
-    parts = gradients([_image(batch, index) for index in (0, 1)])
+    groups = GroupsConfig(one_to_one=1, one_to_many=8, repeats=2)
+    task, batch = apart(variant, groups=groups, denoising=0), small_batch((3, 1), size=128)
+    whole = gradients(task, [batch])
+    parts = gradients(task, [one_image(batch, index, batch.truth.total) for index in (0, 1)])
+    assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=2e-5, rtol=1e-3)
-
-
-def _image(batch: Batch, index: int) -> Batch:
-    chosen = slice(index, index + 1)
-    truth = dataclasses.replace(
-        batch.truth,
-        labels=batch.truth.labels[chosen],
-        boxes=batch.truth.boxes[chosen],
-        counts=batch.truth.counts[chosen],
-    )
-    return dataclasses.replace(
-        batch,
-        images=batch.images[chosen],
-        padding_mask=batch.padding_mask[chosen],
-        truth=truth,
-        image_ids=batch.image_ids[chosen],
-        original_sizes=batch.original_sizes[chosen],
-        step_objects=batch.truth.total,
-        step_images=2,
-    )
 
 
 @pytest.mark.parametrize("lesson", ["matching", "prediction", "auxiliary"])
@@ -431,34 +379,9 @@ def test_groups_when_own_weights_are_given_then_take_them_where_the_loss_is_the_
     assert weights == [1.0, 3.0, 1.0, 1.0]
 
 
-def test_lessons_when_given_in_part_then_keep_their_other_defaults() -> None:
-    """Whichever door they come in by: Python, a file, the command line."""
-    config = DistillationConfig(prediction=PredictionConfig(fade_until=0.5))
-    assert config.prediction.weight == DistillationConfig().prediction.weight != Lesson().weight
-    assert TrainConfig.from_plain({"distillation": {"prediction": {"fade_until": 0.5}}}).distillation == config
-
-
 def test_own_loss_when_it_is_focal_then_the_methods_groups_still_learn_by_quality() -> None:
     task = DistillationTask(small_detector("refine"), 10, loss=LossConfig("focal"))
     other = DistillationTask(small_detector("refine"), 10)
     focal, quality = (each(small_batch((2, 1))) for each in (task, other))
     assert focal["loss_auxiliary_classes"].equal(quality["loss_auxiliary_classes"])
     assert not focal["loss_classes"].equal(quality["loss_classes"])
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: MatchingConfig(weight=1.5), r"distillation.matching.weight is 1.5; it is a share"),
-        (lambda: PredictionConfig(weight=-1.0), r"distillation.prediction.weight is -1.0"),
-        (lambda: AuxiliaryConfig(weight=math.nan), r"distillation.auxiliary.weight is nan"),
-        (lambda: AuxiliaryConfig(fade_until=1.5), r"distillation.auxiliary.fade_until is 1.5; it is a fraction"),
-        (lambda: AuxiliaryConfig(candidates=0), r"distillation.auxiliary.candidates is 0"),
-        (lambda: AuxiliaryConfig(distinct=True, pool="per_layer"), r"cannot be distinct"),
-        (lambda: PredictionConfig(min_confidence=1.0), r"min_confidence is 1.0; it lies in \[0, 1\)"),
-        (lambda: DistillationConfig(horizon=0.5), r"distillation.horizon is 0.5; it must be at least 1 step"),
-    ],
-)
-def test_config_when_a_value_is_wrong_then_says_which(make: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()

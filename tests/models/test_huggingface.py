@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses import LossConfig
 from oddetr.models.huggingface import HuggingFaceConfig
 from oddetr.models.huggingface_detectors import HuggingFaceDetector, adapt
@@ -169,6 +170,12 @@ def test_groups_when_added_then_do_not_leak(name: str) -> None:
         found, expected = getattr(together["other"], part)[:, 0, :2], getattr(shorter, part)[:, 0]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert together["other"].logits.isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [GroupsConfig(one_to_one=1), GroupsConfig(one_to_many=4)], ids=str)
+def test_groups_when_to_be_trained_besides_then_are_refused(groups: GroupsConfig) -> None:
+    with pytest.raises(ValueError, match=r"groups of queries \(--groups\) are not for detectors of transformers"):
+        DistillationTask(adapted("deformable two-stage"), 10, groups=groups)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from oddetr.data.digits import DigitScenes
 from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.teacher import NonFiniteStudentError
-from oddetr.groups import GroupsConfig
 from oddetr.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from rich.console import Console
 
 import oddetr
 from oddetr.checkpoint import CheckpointError, load_checkpoint
+from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig
 from oddetr.training.config import TrainConfig
 from oddetr.training.log import RunLog, read_events
 from oddetr.training.resume import find_state, resumed, steps_done
 from oddetr.training.run import run
-from tests.helpers import without_checksums
+from tests.helpers import as_of_0_1, without_checksums
 
 FILES = ("model.safetensors", "student.safetensors", "checkpoint.json", "resume.ckpt")
 
@@ -142,6 +144,23 @@ def test_resume_when_an_older_oddetr_wrote_the_checkpoint_then_goes_on(two: Path
     load_checkpoint(two / "last", "student")
     harm(two / "last" / "resume.ckpt", "cut")
     assert find_state(two, print) == two / "last.old" / "resume.ckpt"
+
+
+def test_resume_when_oddetr_0_1_began_the_run_then_goes_on_without_rivals(two: Path) -> None:
+    """By the run's own file, and where that is torn by the checkpoint's."""
+    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
+    for file, of in ((two / "config.json", None), (two / "last" / "checkpoint.json", "configuration")):
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {of: as_of_0_1(content[of])} if of else as_of_0_1(content)))
+    without_checksums(two / "last")
+    plain = replace(whole, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
+    assert whole != plain
+    assert resumed(TrainConfig(out=two, resume=True), two, pytest.fail) == (plain, two / "last" / "resume.ckpt")
+    given = TrainConfig(out=two, resume=True, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=2)))
+    with pytest.raises(ValueError, match=r"begun otherwise: distillation\.auxiliary\.rivals was 0, now it is 2\. Res"):
+        resumed(given, two, pytest.fail)
+    harm(two / "config.json", "cut")
+    assert resumed(TrainConfig(out=two, resume=True), two, print)[0] == plain
 
 
 def test_resume_when_the_configuration_is_torn_then_takes_the_checkpoints_aloud(two: Path) -> None:

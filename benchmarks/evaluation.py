@@ -16,8 +16,8 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from oddetr.data.dataset import Annotations, ClassTable
-from oddetr.detections import Detections
-from oddetr.evaluation import evaluate_detections
+from oddetr.evaluation.coco import evaluate_detections
+from oddetr.evaluation.detections import Detections
 
 CLASSES = ClassTable(tuple(f"class {index}" for index in range(80)), tuple(range(1, 81)))
 SIDE, OBJECTS = 640, 7

@@ -20,12 +20,12 @@ import torch
 import transformers
 from steps import random_batch
 
-from oddetr.checkpoint import CheckpointInfo
+from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
-from oddetr.inference import postprocess
+from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
-from oddetr.models.presets import PRESETS, build_detector
-from oddetr.onnx import write_onnx
+from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.prediction.onnx import write_onnx
 
 CLASSES = 10
 

@@ -15,11 +15,12 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import save_model
 
-from oddetr.checkpoint import RESUME, WEIGHT_FILES, CheckpointInfo, Weights, damage, save_of_run
+from oddetr.checkpoints.checkpoint import RESUME, WEIGHT_FILES, CheckpointInfo, damage, save_of_run
 from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
-from oddetr.models.presets import PRESETS, build_detector
-from oddetr.training.state import StateFile
+from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.structures import Weights
+from oddetr.training.safety.state import StateFile
 
 Detectors = dict[Weights, Detector]
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.extra import GroupsConfig
-from oddetr.models.presets import PRESETS, build_detector
+from oddetr.models.families.presets import PRESETS, build_detector
 from oddetr.structures import Batch, GroundTruth
 
 

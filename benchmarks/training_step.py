@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.losses import LossConfig
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.losses.detection import LossConfig
+from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.structures import Batch
 
 CLASSES = 10

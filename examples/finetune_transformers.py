@@ -15,7 +15,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.datasets import CocoDetection
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor, TrainingArguments
 
-from oddetr.training.transformers import DistillationTrainer as Trainer  # before: from transformers import Trainer
+from oddetr.integrations.transformers import DistillationTrainer as Trainer  # before: from transformers import Trainer
 
 
 class Images(torch.utils.data.Dataset):

@@ -9,16 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oddetr.checkpoints.conversion import convert
     from oddetr.comparison.compare import compare
-    from oddetr.conversion import convert
-    from oddetr.data.check import check
-    from oddetr.inference import Predictor, evaluate
-    from oddetr.onnx import export
+    from oddetr.data.doctor.check import check
+    from oddetr.prediction.onnx import export
     from oddetr.prediction.predict import predict
-    from oddetr.pretrained import push
+    from oddetr.prediction.predictor import Predictor, evaluate, push
     from oddetr.reporting.report import report
-    from oddetr.training.replay import replay
-    from oddetr.training.run import train
+    from oddetr.training.safety.replay import replay
+    from oddetr.verbs import train
     from oddetr.web.page import demo
 
 try:
@@ -42,18 +41,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Predictor": "oddetr.inference",
-    "check": "oddetr.data.check",
+    "Predictor": "oddetr.prediction.predictor",
+    "check": "oddetr.data.doctor.check",
     "compare": "oddetr.comparison.compare",
-    "convert": "oddetr.conversion",
+    "convert": "oddetr.checkpoints.conversion",
     "demo": "oddetr.web.page",
-    "evaluate": "oddetr.inference",
-    "export": "oddetr.onnx",
+    "evaluate": "oddetr.prediction.predictor",
+    "export": "oddetr.prediction.onnx",
     "report": "oddetr.reporting.report",
     "predict": "oddetr.prediction.predict",
-    "push": "oddetr.pretrained",
-    "replay": "oddetr.training.replay",
-    "train": "oddetr.training.run",
+    "push": "oddetr.prediction.predictor",
+    "replay": "oddetr.training.safety.replay",
+    "train": "oddetr.verbs",
 }
 
 

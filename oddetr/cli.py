@@ -12,16 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from oddetr import __version__
-from oddetr.parsing import ConfigFile, make_parser, parsed_values, underscored
-from oddetr.terminal import Terminal
+from oddetr.common.parsing import ConfigFile, make_parser, parsed_values, underscored
+from oddetr.common.terminal import Terminal
 
 _CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
-    from oddetr.models.presets import PRESETS, DetectorConfig
-    from oddetr.nested import flat
+    from oddetr.common.nested import flat
+    from oddetr.models.families.presets import PRESETS, DetectorConfig
+    from oddetr.reporting.report import report
     from oddetr.training.config import TrainConfig, logger_names
     from oddetr.training.run import run
 
@@ -48,13 +49,13 @@ def train(arguments: Sequence[str], console: Console) -> int:
     values.pop("config")
     values["loggers"] = logger_names(values["loggers"])
     given = parser.parse_args(list(arguments), defaults=False).as_dict()
-    run(TrainConfig(**values), console, given=frozenset(flat(given)))
+    run(TrainConfig(**values), console, given=frozenset(flat(given)), report=report)
     return 0
 
 
 def evaluate(arguments: Sequence[str], console: Console) -> int:
     """Score a checkpoint on a split: oddetr evaluate CHECKPOINT."""
-    from oddetr.inference import evaluate as verb
+    from oddetr.prediction.predictor import evaluate as verb
 
     parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
@@ -136,9 +137,9 @@ def predict(arguments: Sequence[str], console: Console) -> int:
 
 def convert(arguments: Sequence[str], console: Console) -> int:
     """Read other people's checkpoints: oddetr convert FILE --to DIR."""
-    from oddetr.checkpoint import read_info
-    from oddetr.conversion import convert as verb
-    from oddetr.models.presets import DetectorConfig
+    from oddetr.checkpoints.checkpoint import read_info
+    from oddetr.checkpoints.conversion import convert as verb
+    from oddetr.models.families.presets import DetectorConfig
 
     parser = make_parser(
         "convert",
@@ -162,8 +163,8 @@ def convert(arguments: Sequence[str], console: Console) -> int:
 
 def export(arguments: Sequence[str], console: Console) -> int:
     """Write a detector as ONNX, checked against PyTorch: oddetr export CHECKPOINT --out FILE."""
-    from oddetr.onnx import OPSET
-    from oddetr.onnx import export as verb
+    from oddetr.prediction.onnx import OPSET
+    from oddetr.prediction.onnx import export as verb
 
     parser = make_parser(
         "export",
@@ -188,7 +189,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
 
 def push(arguments: Sequence[str], console: Console) -> int:
     """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
-    from oddetr.pretrained import push as verb
+    from oddetr.prediction.predictor import push as verb
 
     parser = make_parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
@@ -199,8 +200,8 @@ def push(arguments: Sequence[str], console: Console) -> int:
 
 def check(arguments: Sequence[str], console: Console) -> int:
     """Look for faults in a data set: oddetr check DIR."""
-    from oddetr.data.check import check as verb
-    from oddetr.data.check import print_report
+    from oddetr.data.doctor.check import check as verb
+    from oddetr.data.doctor.check import print_report
 
     parser = make_parser(
         "check", "Reads a data set, opens every image, and reports statistics and faults. Exit code 1: errors."
@@ -304,7 +305,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
 def replay(arguments: Sequence[str], console: Console) -> int:
     """Compute a step again whose loss or gradient was not finite: oddetr replay FILE."""
-    from oddetr.training.replay import replay as verb
+    from oddetr.training.safety.replay import replay as verb
 
     parser = make_parser(
         "replay",

@@ -7,11 +7,15 @@ Boxes are (cx, cy, w, h) relative to the *unpadded* image unless a name says oth
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+Weights = Literal["teacher", "student"]
+"""Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
+less; or the student's, as the optimizer left them."""
 Assignment = Int64[Tensor, "*layers batch queries"]
 """For each query the index of its object in `GroundTruth`, or -1. Hungarian matching makes one; DN-DETR calls it V."""
 

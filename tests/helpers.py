@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oddetr.checkpoint import CheckpointInfo
+from oddetr.checkpoints.checkpoint import CheckpointInfo
+from oddetr.common.nested import merged
 from oddetr.data.dataset import ClassTable
 from oddetr.distillation import DistillationTask
-from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.nested import merged
+from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.training.config import TrainConfig
-from oddetr.training.nonfinite import Accident, Place
-from oddetr.training.replay import save_replay
+from oddetr.training.safety.nonfinite import Accident, Place
+from oddetr.training.safety.replay import save_replay
 from tests.models.helpers import small_batch
 
 ONLY_IN_0_1: dict[str, dict[str, Any]] = {
@@ -23,9 +23,9 @@ ONLY_IN_0_1: dict[str, dict[str, Any]] = {
 
 
 def as_of_0_1(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What oddetr 0.1 recorded of the same run, which it trained without rivals."""
+    """What oddetr 0.1 recorded of the same run, whose own queries were taught, and which had no rivals."""
     old = merged(configuration, {"distillation": ONLY_IN_0_1})
-    del old["distillation"]["auxiliary"]["rivals"]
+    del old["distillation"]["auxiliary"]["rivals"], old["distillation"]["matching"]["queries"]
     return old
 
 

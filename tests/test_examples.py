@@ -21,8 +21,8 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import VERBS
-from oddetr.data.faults import KINDS
-from oddetr.parsing import underscored
+from oddetr.common.parsing import underscored
+from oddetr.data.doctor.faults import KINDS
 from tests.conftest import tiny_arguments
 from tests.data.builders import coco_file, coco_image, coco_object, voc_xml, write_image
 
@@ -80,7 +80,7 @@ def workspace(scenes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings and detectors of the examples in sizes of seconds; what they say is understood as it stands."""
-    from oddetr.models import presets
+    from oddetr.models.families import presets
     from oddetr.training.config import TrainConfig
 
     train = oddetr.train
@@ -102,7 +102,7 @@ class Understood(Exception):
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a verb makes of its words, by its own parser; the verb itself does not run. Of a training the configuration
     is made, too, where that needs no network."""
-    from oddetr import parsing
+    from oddetr.common import parsing
     from oddetr.training import run
 
     instantiate = parsing.Parser.instantiate
@@ -130,8 +130,8 @@ def check_oddetr(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The long verbs stop when their words, and the files that these name, are understood; the quick ones run."""
     values = understood(words, monkeypatch)
     if words[0] == "compare" and values:
+        from oddetr.common.nested import merged, nested
         from oddetr.comparison.config import read_config
-        from oddetr.nested import merged, nested
 
         config = read_config(values["config"])
         config = replace(config, base=merged(config.base, nested(values["base"] or {})))
@@ -217,7 +217,7 @@ def check_commands(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_yaml(block: Block, _: pytest.MonkeyPatch) -> None:
     from oddetr.comparison.config import read_config
-    from oddetr.data.check import check
+    from oddetr.data.doctor.check import check
     from oddetr.training.config import TrainConfig
 
     content = yaml.safe_load(block.text)
@@ -292,7 +292,7 @@ def test_commands_when_inside_sentences_then_are_understood(workspace: Path, mon
 def test_options_when_inside_sentences_then_exist(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from oddetr.models.presets import DetectorConfig
+    from oddetr.models.families.presets import DetectorConfig
 
     for verb in VERBS:
         with pytest.raises(SystemExit):
@@ -347,7 +347,7 @@ TREES = [block for block in blocks() if block.page.stem == "train" and block.tex
 
 @pytest.mark.parametrize("block", TREES, ids=str)
 def test_layout_when_as_drawn_then_is_read_as_its_heading_says(block: Block, tmp_path: Path) -> None:
-    from oddetr.data.check import check
+    from oddetr.data.doctor.check import check
 
     tree(block.text, tmp_path)
     report = check(tmp_path / "cells")

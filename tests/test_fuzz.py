@@ -25,28 +25,35 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from oddetr.card import model_card
-from oddetr.checkpoint import DESCRIPTION, WEIGHT_FILES, CheckpointError, CheckpointInfo, load_checkpoint, read_info
-from oddetr.checkpoint import save_checkpoint as save
-from oddetr.data.check import check, print_report
+from oddetr.checkpoints.card import model_card
+from oddetr.checkpoints.checkpoint import (
+    DESCRIPTION,
+    WEIGHT_FILES,
+    CheckpointError,
+    CheckpointInfo,
+    load_checkpoint,
+    read_info,
+)
+from oddetr.checkpoints.checkpoint import save_checkpoint as save
+from oddetr.checkpoints.official import read_foreign
+from oddetr.checkpoints.pretrained import without_paths
 from oddetr.data.dataset import ClassTable
+from oddetr.data.doctor.check import check, print_report
+from oddetr.data.formats.reader import DataFolder
 from oddetr.data.images import decode, read_image, read_size
-from oddetr.data.reader import DataFolder
-from oddetr.models.checkpoints import read_foreign
-from oddetr.models.presets import DetectorConfig, build_detector
-from oddetr.pretrained import without_paths
+from oddetr.evaluation.scores import MODELS
+from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.reporting.page import class_rows, compared_classes, differing, headline, run_page, sizes
 from oddetr.reporting.record import Record
-from oddetr.scores import MODELS
 from oddetr.training.config import TrainConfig
-from oddetr.training.replay import ReplayError, replay
-from oddetr.training.resume import BEGINNING
-from oddetr.training.resume import CONFIGURATION as CONFIG
+from oddetr.training.safety.replay import ReplayError, replay
+from oddetr.training.safety.resume import BEGINNING
+from oddetr.training.safety.resume import CONFIGURATION as CONFIG
+from tests.checkpoints.test_conversion import official, small
 from tests.data.builders import coco, voc, yolo
 from tests.data.corpus import GOOD, LABELS, LISTS, TRAIN, XML, frames, picture, saved
 from tests.data.test_corpus import assert_sound
 from tests.helpers import small_replay
-from tests.test_conversion import official, small
 
 QUICK = 30
 """Examples of each target in ordinary runs."""

@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 
 import oddetr
-from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
+from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.cli import main
+from oddetr.common.untrusted import MOST_JSON, read_json, read_weights_only
 from oddetr.data.dataset import ClassTable
-from oddetr.models.presets import DetectorConfig, build_detector, count_values
+from oddetr.models.families.presets import DetectorConfig, build_detector, count_values
 from oddetr.training.config import TrainConfig
-from oddetr.training.log import MOST_EVENTS, read_events
-from oddetr.untrusted import MOST_JSON, read_json, read_weights_only
+from oddetr.training.records.log import MOST_EVENTS, read_events
 from tests.conftest import tiny_arguments
 from tests.helpers import without_checksums
 
@@ -258,7 +258,7 @@ def files_of_transformers(folder: Path, **content: Any) -> Path:
 def test_folder_of_transformers_when_its_weights_are_pickles_then_refuses_and_says_what_to_do(
     plant: Planter, exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from oddetr.models.huggingface import load_pretrained
+    from oddetr.models.transformers.config import load_pretrained
 
     folder = files_of_transformers(tmp_path / "theirs")
     plant(folder / "pytorch_model.bin", Bomb(exploded))
@@ -272,7 +272,7 @@ def test_folder_of_transformers_when_its_weights_are_pickles_then_refuses_and_sa
 def test_folder_of_transformers_when_it_brings_code_then_none_is_run_or_asked_for(
     kind: str, exploded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oddetr.models.huggingface import HuggingFaceConfig
+    from oddetr.models.transformers.config import HuggingFaceConfig
 
     code = {"AutoConfig": "strange_module.Bomb", "AutoModelForObjectDetection": "strange_module.Bomb"}
     folder = files_of_transformers(tmp_path / "theirs", model_type=kind, auto_map=code)
@@ -299,7 +299,7 @@ def test_checkpoint_when_its_backbone_lies_elsewhere_then_is_refused_without_ask
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     """A checkpoint of a small detector of transformers."""
-    from oddetr.models.huggingface import HuggingFaceConfig
+    from oddetr.models.transformers.config import HuggingFaceConfig
 
     transformers = pytest.importorskip("transformers", reason="the transformers extra is not installed")
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 4, "encoder_ffn_dim": 16}
@@ -333,7 +333,7 @@ def theirs(tmp_path: Path) -> Path:
 def test_folder_of_transformers_when_it_names_what_lies_elsewhere_then_nothing_is_fetched(
     changes: dict[str, Any], told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oddetr.models.huggingface import load_pretrained
+    from oddetr.models.transformers.config import load_pretrained
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
     rewritten(theirs / "config.json", changes)
@@ -350,7 +350,7 @@ def test_folder_of_transformers_when_it_names_what_lies_elsewhere_then_nothing_i
 def test_folder_of_transformers_when_older_then_its_backbone_is_timms_without_asking_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oddetr.models.huggingface import HuggingFaceConfig
+    from oddetr.models.transformers.config import HuggingFaceConfig
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
     older = {"backbone_config": None, "backbone": "resnet18", "use_timm_backbone": True, "num_feature_levels": 1}
@@ -375,7 +375,7 @@ def test_folder_of_transformers_when_older_then_its_backbone_is_timms_without_as
 def test_folder_of_transformers_when_it_cannot_be_understood_then_says_which_and_why(
     file: str, content: Any, told: str, theirs: Path
 ) -> None:
-    from oddetr.models.huggingface import load_pretrained
+    from oddetr.models.transformers.config import load_pretrained
 
     rewritten(theirs / file, content)
     with pytest.raises(ValueError, match=f"{theirs} of transformers cannot be read .*{told}"):
@@ -627,7 +627,7 @@ def test_saving_when_class_names_are_hostile_then_writes_into_its_folder_only(ch
 
 
 def test_revision_when_it_leads_out_of_the_cache_then_is_refused(tmp_path: Path) -> None:
-    from oddetr.hub import HubError, fetch
+    from oddetr.checkpoints.hub import HubError, fetch
 
     for revision in ("../../up", "refs/../../../up", "..\\up"):
         with pytest.raises(HubError, match="is no revision"):

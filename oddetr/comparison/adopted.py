@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from oddetr.common.untrusted import read_json
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.records import JOB, RunResult, write_json
 from oddetr.training.config import TrainConfig
-from oddetr.training.resume import differences
+from oddetr.training.safety.resume import differences
 from oddetr.training.upgrades import upgraded
-from oddetr.untrusted import read_json
 
 _A_RUNS_OWN = ("out", "seed", "resume")
 

@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from oddetr.common.durable import write_file, writing
+from oddetr.common.nested import merged, nested
+from oddetr.common.terminal import Terminal
 from oddetr.comparison.adopted import adopt
 from oddetr.comparison.config import ComparisonConfig, plain, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
@@ -18,9 +21,6 @@ from oddetr.comparison.records import RESULT, Job, RunResult
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.dataset import Source
 from oddetr.data.sources import open_sources
-from oddetr.durable import write_file, writing
-from oddetr.nested import merged, nested
-from oddetr.terminal import Terminal
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
+from oddetr.common.nested import flat, merged, nested
+from oddetr.common.parsing import YAML, Parser, configuration_text, plain_yaml_error, read_yaml
+from oddetr.common.untrusted import refuse_imports
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
-from oddetr.nested import flat, merged, nested
-from oddetr.parsing import YAML, Parser, configuration_text, plain_yaml_error, read_yaml
-from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
-from oddetr.untrusted import refuse_imports
+from oddetr.training.plan.choice import settled
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; the others make the terms equal."""

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from oddetr.comparison.arms import label_of
 from oddetr.comparison.records import RunResult
-from oddetr.drawing import PALETTE
+from oddetr.prediction.drawing import PALETTE
 
 _COLOURS = ((0, 0, 0), *(colour for colour in PALETTE if colour != (240, 228, 66)))
 """Black in the place of yellow, which is too pale for lines on white."""

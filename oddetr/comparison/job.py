@@ -22,8 +22,8 @@ def main(file: Path) -> None:
     """Trains, or goes on with, the run that `file` describes, and writes its result."""
     threading.Thread(target=_end_with_input, daemon=True).start()
 
+    from oddetr.common.terminal import Terminal
     from oddetr.comparison.records import RESULT, Job
-    from oddetr.terminal import Terminal
     from oddetr.training.processes import is_first_process
     from oddetr.training.run import run
 
@@ -40,8 +40,8 @@ def main(file: Path) -> None:
 def scored(job: "Job") -> "RunResult":
     """Scores the last checkpoint of a trained run, student and teacher."""
     from oddetr.comparison.records import RunResult
-    from oddetr.inference import evaluate
-    from oddetr.training.log import read_events
+    from oddetr.prediction.predictor import evaluate
+    from oddetr.training.records.log import read_events
 
     scores = {
         weights: evaluate(job.folder / "last", split=job.split, weights=weights).to_json() for weights in _WEIGHTS

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from oddetr.comparison.job import BUSY
 from oddetr.comparison.records import LOG, RESULT, Job, RunResult
 from oddetr.training.config import chosen
-from oddetr.training.log import read_events
-from oddetr.training.progress import clock
+from oddetr.training.records.log import read_events
+from oddetr.training.records.progress import clock
 
 _POLL = 0.5
 """Seconds between two looks at the processes."""

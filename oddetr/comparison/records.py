@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oddetr.durable import write_file, writing
+from oddetr.common.durable import write_file, writing
+from oddetr.common.untrusted import read_json
 from oddetr.training.config import TrainConfig
-from oddetr.training.resume import differences
-from oddetr.untrusted import read_json
+from oddetr.training.safety.resume import differences
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import yaml
 
+from oddetr.common.durable import write_file, writing
 from oddetr.comparison.adopted import shareable_terms
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.figures import FIGURES, draw_figures
 from oddetr.comparison.records import RunResult, write_json
 from oddetr.comparison.summary import ArmSummary, Spread, summarise
-from oddetr.durable import write_file, writing
 
 TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
 _COLUMNS = (

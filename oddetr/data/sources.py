@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oddetr.data.check import load_data
 from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes
-from oddetr.data.reader import read_data
+from oddetr.data.doctor.check import load_data
+from oddetr.data.formats.reader import read_data
 
 DIGITS = "digits"
 

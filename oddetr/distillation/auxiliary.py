@@ -8,8 +8,8 @@ from torch import Tensor
 
 from oddetr.distillation.config import AuxiliaryConfig
 from oddetr.distillation.group import Assigned, Group, Term
-from oddetr.losses import LossConfig
-from oddetr.matching import cheapest
+from oddetr.losses.detection import LossConfig
+from oddetr.losses.matching import cheapest
 from oddetr.models.detector import Detector
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 

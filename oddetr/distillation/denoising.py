@@ -1,7 +1,7 @@
 """The denoising group of DINO and RT-DETR: the detector disturbs the objects, and finds them again."""
 
 from oddetr.distillation.group import Assigned, Group, Term
-from oddetr.losses import LossConfig
+from oddetr.losses.detection import LossConfig
 from oddetr.structures import AssignedQueries, GroundTruth
 
 

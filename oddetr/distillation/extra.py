@@ -12,7 +12,7 @@ from torch import nn
 from oddetr.distillation.group import Group, Matched, Term
 from oddetr.distillation.mixed import Mixed, OneToManyHeads
 from oddetr.distillation.own import proposal_group
-from oddetr.losses import LossConfig
+from oddetr.losses.detection import LossConfig
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.queries import QuerySource

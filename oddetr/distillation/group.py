@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from oddetr.losses import Classification, DetectionLoss, LossConfig, assigned_loss, detection_loss
-from oddetr.matching import MatchingWeights, matching_cost
+from oddetr.losses.detection import Classification, DetectionLoss, LossConfig, assigned_loss, detection_loss
+from oddetr.losses.matching import MatchingWeights, matching_cost
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oddetr.boxes import generalized_iou
 from oddetr.distillation.group import Group, Matched, Solution, Supervision, Term
-from oddetr.losses import Classification, DetectionLoss, LossConfig, quality_focal_loss
+from oddetr.losses.detection import Classification, DetectionLoss, LossConfig, quality_focal_loss
 from oddetr.structures import GroundTruth, Predictions, Queries
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oddetr.boxes import iou
 from oddetr.distillation.group import Solution, Supervision
-from oddetr.losses import Classification, DetectionLoss, detection_loss
+from oddetr.losses.detection import Classification, DetectionLoss, detection_loss
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.heads import PredictionHead
 from oddetr.structures import GroundTruth, Predictions

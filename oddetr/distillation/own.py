@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from oddetr.distillation.group import Group, Matched, Term
-from oddetr.losses import LossConfig
+from oddetr.losses.detection import LossConfig
 from oddetr.structures import GroundTruth, InitialQueries, Queries
 
 

@@ -25,8 +25,8 @@ from oddetr.distillation.imitation import teacher_group
 from oddetr.distillation.normalisation import objects_per_process
 from oddetr.distillation.own import own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
-from oddetr.losses import LossConfig
-from oddetr.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
+from oddetr.losses.detection import LossConfig
+from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
 

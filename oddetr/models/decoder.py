@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.groups import Sight, sights
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
 from oddetr.models.kernels.dropout import dropout_
 from oddetr.models.levels import level_sizes
 from oddetr.models.position import sine_anchor_embedding
-from oddetr.models.sight import Sight, sights
 from oddetr.structures import Memory, Predictions, Queries
 
 

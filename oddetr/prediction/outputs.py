@@ -14,10 +14,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import yaml
 
+from oddetr.common.durable import replacing, write_file
 from oddetr.data.dataset import ClassTable
-from oddetr.detections import CocoResult, Detections
-from oddetr.drawing import draw_detections
-from oddetr.durable import replacing, write_file
+from oddetr.evaluation.detections import CocoResult, Detections
+from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.inputs import View
 from oddetr.prediction.video import VideoWriter
 

@@ -11,16 +11,16 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from oddetr.checkpoint import Weights
+from oddetr.common.text import shown
 from oddetr.data.transforms import LEAST_SIDE
-from oddetr.detections import Detections
-from oddetr.inference import Predictor
+from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
 from oddetr.prediction.inputs import count_views, find_files, is_video, read_views, unique_names
 from oddetr.prediction.outputs import FORMATS, Format, Pictures, Seen, open_outputs, picture_file
+from oddetr.prediction.predictor import Predictor
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.prediction.video import VideoError, opencv
-from oddetr.words import shown
+from oddetr.structures import Weights
 
 Look = Callable[[list[UInt8[np.ndarray, "_ _ 3"]]], list[Detections]]
 

@@ -3,7 +3,7 @@
 SAHI's way (Akyon et al. 2022, arXiv:2202.06934): overlapping slices and the whole image are looked at, and doubles
 removed. The loop is our own: SAHI's package needs opencv-python (which may not stand beside opencv-python-headless),
 shapely and fire, looks at one slice at a time by default, and hides a machine's GPUs from the whole process where it is
-told `cpu`. Who uses SAHI has `oddetr.sahi`.
+told `cpu`. Who uses SAHI has `oddetr.integrations.sahi`.
 """
 
 import math
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
-from oddetr.detections import Detections
-from oddetr.inference import Predictor
+from oddetr.evaluation.detections import Detections
+from oddetr.prediction.predictor import Predictor
 
 OVERLAP = 0.2
 """The share of a slice's side that neighbours have in common, at least."""

@@ -8,11 +8,11 @@ from jaxtyping import Float64, Int64
 from rich.console import Console
 
 from oddetr.data.dataset import Annotations, ClassTable, Sample, Source
+from oddetr.data.doctor.statistics import LARGE, SMALL
 from oddetr.data.sources import open_sources
-from oddetr.data.statistics import LARGE, SMALL
-from oddetr.detections import Detections
-from oddetr.evaluation import Metrics, duplicates_suppressed, scores_and_curves
-from oddetr.inference import Predictor
+from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
+from oddetr.evaluation.detections import Detections
+from oddetr.prediction.predictor import Predictor
 from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torchvision.ops import box_iou
 
 from oddetr.data.dataset import Annotations
-from oddetr.detections import Detections
+from oddetr.evaluation.detections import Detections
 
 IOU = 0.5
 

@@ -13,15 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from oddetr import __version__
-from oddetr.detections import Detections
-from oddetr.drawing import draw_detections
-from oddetr.nested import flat
+from oddetr.common.nested import flat
+from oddetr.evaluation.detections import Detections
+from oddetr.evaluation.scores import MODELS
+from oddetr.prediction.drawing import draw_detections
 from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
 from oddetr.reporting.matches import Objects
 from oddetr.reporting.record import Record
-from oddetr.scores import MODELS
-from oddetr.training.progress import clock
+from oddetr.training.records.progress import clock
 
 _SIDE, _QUALITY = 480, 80
 _SHOWN = 6

@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from oddetr.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
+from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
+from oddetr.common.untrusted import is_number, read_json
+from oddetr.evaluation.scores import PER_LAYER
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
-from oddetr.scores import PER_LAYER
-from oddetr.training.cautions import baseline_was_better
-from oddetr.training.log import read_events
-from oddetr.training.resume import BEGINNING, CONFIGURATION
-from oddetr.untrusted import is_number, read_json
+from oddetr.training.plan.cautions import baseline_was_better
+from oddetr.training.records.log import read_events
+from oddetr.training.safety.resume import BEGINNING, CONFIGURATION
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oddetr.durable import write_file
+from oddetr.common.durable import write_file
 from oddetr.reporting.findings import Findings, findings
 from oddetr.reporting.page import comparison_page, run_page
 from oddetr.reporting.record import Record

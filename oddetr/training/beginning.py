@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from oddetr.checkpoint import load_checkpoint
+from oddetr.checkpoints.checkpoint import load_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
-from oddetr.models.huggingface import HuggingFaceConfig, configuration_only, load_pretrained
-from oddetr.models.presets import DetectorConfig
+from oddetr.models.families.presets import DetectorConfig
+from oddetr.models.transformers.config import HuggingFaceConfig, configuration_only, load_pretrained
 from oddetr.training.config import TrainConfig
 
 _OUTPUTS = re.compile(r"(^|\.)(heads\.\d+\.classes|head\.classes|class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")

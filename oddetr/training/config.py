@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from oddetr.checkpoint import find_checkpoint, read_info
+from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
+from oddetr.common.nested import flat
+from oddetr.common.text import unknown_option
+from oddetr.common.untrusted import refuse_imports
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
 from oddetr.distillation.extra import GroupsConfig
-from oddetr.losses import LossConfig
-from oddetr.matching import MatchingWeights
-from oddetr.models.huggingface import HuggingFaceConfig
-from oddetr.models.presets import PRESETS, DetectorConfig
-from oddetr.nested import flat
+from oddetr.losses.detection import LossConfig
+from oddetr.losses.matching import MatchingWeights
+from oddetr.models.families.presets import PRESETS, DetectorConfig
+from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.upgrades import upgraded
-from oddetr.untrusted import refuse_imports
-from oddetr.words import unknown_option
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]
@@ -37,7 +37,7 @@ class OptimizerConfig:
     """AdamW and its learning rate over the run; times are fractions of the run.
 
     Attributes:
-        learning_rate: of all but the following (Deformable-DETR: 2e-4); default: see `oddetr.training.choice`.
+        learning_rate: of all but the following (Deformable-DETR: 2e-4); default: see `oddetr.training.plan.choice`.
         backbone_factor: the backbone's rate over the others' (Deformable-DETR: 0.1); default: likewise.
         places_factor: likewise of what moves the places that queries read (Deformable-DETR: 0.1; 1 in the official code
             of DAB-Deformable-DETR and DINO).
@@ -136,7 +136,7 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. `oddetr.training.choice` chooses from the data and the machine what has no default here.
+    """A training run. `oddetr.training.plan.choice` chooses from the data and the machine what has no default here.
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.

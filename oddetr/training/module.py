@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from oddetr.checkpoint import Weights
 from oddetr.data.batches import AccumulatedLoader, mixed_seed
 from oddetr.data.dataset import Source
 from oddetr.distillation.task import DistillationTask
-from oddetr.matching import NonFiniteCostError
+from oddetr.evaluation.validation import Validation
+from oddetr.losses.matching import NonFiniteCostError
 from oddetr.models.detector import Detector
-from oddetr.structures import Batch
+from oddetr.structures import Batch, Weights
 from oddetr.training.config import OptimizerConfig, chosen
-from oddetr.training.nonfinite import Place, StepWatch
-from oddetr.training.validation import Validation
+from oddetr.training.safety.nonfinite import Place, StepWatch
 
 SLOW = ("sampling_offsets", "reference_points")
 """Parameters that move the places that queries read, which officially learn slower."""

@@ -1,6 +1,5 @@
 """`train`: from arguments to a run's folder."""
 
-import inspect
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -12,49 +11,29 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from oddetr.common.terminal import Terminal
 from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader, shared_with_workers
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
-from oddetr.nested import flat
-from oddetr.terminal import Terminal
 from oddetr.training.config import TrainConfig, chosen
-from oddetr.training.forecast import Forecast, forecast, is_long
-from oddetr.training.logged import parameters
-from oddetr.training.logger_kinds import LoggedRun
-from oddetr.training.loggers import open_loggers
 from oddetr.training.module import TrainingModule
-from oddetr.training.nonfinite import Accident, StepWatch
+from oddetr.training.plan.forecast import Forecast, forecast, is_long
+from oddetr.training.plan.preparation import Prepared, prepare
 from oddetr.training.precision import check_lightnings
-from oddetr.training.preparation import Prepared, prepare
 from oddetr.training.processes import is_first_process, several_processes
-from oddetr.training.progress import TOLD, ProgressLine
-from oddetr.training.recorder import Recorder
-from oddetr.training.replay import save_replay
-from oddetr.training.resume import agreed, save_beginning, save_configuration
-from oddetr.training.stopping import Stopping
+from oddetr.training.records.logged import parameters
+from oddetr.training.records.logger_kinds import LoggedRun
+from oddetr.training.records.loggers import open_loggers
+from oddetr.training.records.progress import TOLD, ProgressLine
+from oddetr.training.records.recorder import Recorder
+from oddetr.training.safety.nonfinite import Accident, StepWatch
+from oddetr.training.safety.replay import save_replay
+from oddetr.training.safety.resume import agreed, save_beginning, save_configuration
+from oddetr.training.safety.stopping import Stopping
 from oddetr.training.together import Agreement, end_others, lost_another
 from oddetr.training.trainer import make_trainer, quiet
-
-
-def train(**arguments: Any) -> Path:
-    """Trains a detector and returns the run's folder. The arguments are the fields of `TrainConfig`.
-
-        import oddetr
-        run = oddetr.train(data="cells", model="deformable_detr_refine_tiny", epochs=50)
-
-    Raises:
-        ValueError: a field that is unknown or out of range.
-        DataError: the data set has errors.
-        FileExistsError: the folder holds a run already and `resume` is off.
-        BackboneWeightsError: the backbone's ImageNet weights cannot be had.
-        FloatingPointError: the training has diverged; names the step, the images and what of the loss or the gradient.
-    """
-    return run(TrainConfig.from_plain(arguments), given=frozenset(flat(arguments)))
-
-
-train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def run(
@@ -62,14 +41,15 @@ def run(
     console: Console | None = None,
     compared: bool = False,
     given: frozenset[str] = frozenset(),
+    report: Callable[..., Any] | None = None,
 ) -> Path:
-    """`train`, with a checked configuration.
+    """Trains a detector and returns the run's folder; `oddetr.train` is this with the configuration's fields.
 
     Args:
         console: where progress goes.
-        compared: it is one of runs that are compared: it does not tell how long it will take, and writes no report of
-            its own. (Nor does one that is very short.)
+        compared: whether the run is one of a comparison, which tells its time itself and has a report of its own.
         given: see `prepare`.
+        report: writes the run's report (`oddetr.report`); a very short run has none.
     """
     console = (console or Terminal()) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
@@ -98,8 +78,8 @@ def run(
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: nothing to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
-    if alone and is_first_process():
-        _write_report(out, config.allow_outside, say)
+    if report and alone and is_first_process():
+        _write_report(report, out, config.allow_outside, say)
     return out
 
 
@@ -125,10 +105,8 @@ def _files(source: Source, ids: Sequence[int]) -> list[str]:
     return [source.files[places[image]] for image in ids]
 
 
-def _write_report(out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
-    """The run is done: a report that cannot be written is no reason to call it failed."""
-    from oddetr.reporting.report import report
-
+def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
+    """Writes the report of a run that is done; where it cannot be written, the run has not failed."""
     try:
         say(f"report: {report(out, allow_outside=allow_outside).file}")
     except Exception as error:

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from oddetr.training.config import TrainConfig
 from oddetr.training.precision import LIGHTNINGS
 from oddetr.training.processes import launched, several_processes
-from oddetr.training.state import StateFile
+from oddetr.training.safety.state import StateFile
 
 _ADVICE = (
     ".*GPU available but not used.*",

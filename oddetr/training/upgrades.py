@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from oddetr.nested import flat, nested
+from oddetr.common.nested import flat, nested
 
 GONE: dict[str, Any] = {
     "distillation.matching.layers": "same",

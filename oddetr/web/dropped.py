@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from oddetr.checkpoint import Weights
 from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS, MOST_PIXELS_ALONE, ImageError, read_image, read_size
-from oddetr.detections import Detections
-from oddetr.drawing import draw_detections
-from oddetr.inference import Predictor
+from oddetr.evaluation.detections import Detections
+from oddetr.prediction.drawing import draw_detections
+from oddetr.prediction.predictor import Predictor
+from oddetr.structures import Weights
 
 MOST_FILES = 20
 """Files looked at of one drop."""

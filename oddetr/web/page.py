@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from oddetr.checkpoint import WEIGHT_FILES, Weights, find_checkpoint
+from oddetr.checkpoints.checkpoint import WEIGHT_FILES, find_checkpoint
+from oddetr.checkpoints.hub import on_hub, split_name
+from oddetr.common.terminal import Terminal
 from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
-from oddetr.hub import on_hub, split_name
-from oddetr.inference import Predictor
-from oddetr.terminal import Terminal
+from oddetr.prediction.predictor import Predictor
+from oddetr.structures import Weights
 from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
 from oddetr.web.gate import Gate
 

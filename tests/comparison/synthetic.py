@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from oddetr.comparison.records import Job, RunResult
-from oddetr.training.choice import settled
 from oddetr.training.config import TrainConfig
+from oddetr.training.plan.choice import settled
 
 
 def made_job(folder: Path, arm: str = "qfl", seed: int = 0, split: str = "test", **fields: object) -> Job:

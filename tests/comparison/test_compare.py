@@ -19,7 +19,7 @@ from oddetr.comparison.compare import compare
 from oddetr.comparison.config import ComparisonConfig, read_config
 from oddetr.comparison.job import scored
 from oddetr.comparison.records import Job
-from oddetr.training.log import read_events
+from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.comparison.ctrl_c import ctrl_c_when
 from tests.comparison.synthetic import finish, made_result

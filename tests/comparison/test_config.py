@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import yaml
 
+from oddetr.common.nested import merged, nested
 from oddetr.comparison.arms import STANDARD, label_of
 from oddetr.comparison.config import ComparisonConfig, read_config
-from oddetr.nested import merged, nested
 
 
 def test_arms_when_not_given_then_are_the_standard_ones_and_differ_as_their_names_say() -> None:

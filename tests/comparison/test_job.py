@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from oddetr.comparison.job import scored
-from oddetr.evaluation import Metrics
+from oddetr.evaluation.coco import Metrics
 from tests.comparison.synthetic import made_job, made_result
 
 
@@ -19,7 +19,7 @@ def test_result_when_scored_then_is_of_the_last_checkpoint_with_both_weights(
         ap = {"student": 0.2, "teacher": 0.3}[weights]
         return Metrics(ap, *[0.5] * 6, per_class={})
 
-    monkeypatch.setattr("oddetr.inference.evaluate", evaluate)
+    monkeypatch.setattr("oddetr.prediction.predictor.evaluate", evaluate)
     job = made_job(tmp_path, seed=4)
     job.folder.mkdir(parents=True)
     events: list[dict[str, Any]] = [{"kind": "train", "step": 5}, *made_result().epochs]

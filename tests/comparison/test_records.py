@@ -8,9 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from oddetr.common.durable import WriteError
 from oddetr.comparison.records import Job
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig
-from oddetr.durable import WriteError
 from tests.comparison.synthetic import finish, made_job, made_result
 from tests.helpers import as_of_0_1
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oddetr.data.check import CheckReport
-from oddetr.data.faults import KINDS
+from oddetr.data.doctor.check import CheckReport
+from oddetr.data.doctor.faults import KINDS
 from tests.data.builders import CATS, coco, coco_image, coco_object, voc, voc_xml, write_image, yolo
 
 TRAIN = "annotations/instances_train.json"

@@ -9,12 +9,12 @@ from PIL import Image
 from rich.console import Console
 
 from oddetr.data import images
-from oddetr.data.check import check, load_data
-from oddetr.data.faults import DataError
+from oddetr.data.doctor.check import check, load_data
+from oddetr.data.doctor.faults import DataError
+from oddetr.data.doctor.statistics import Range
+from oddetr.data.formats.reader import read_data, read_folder
 from oddetr.data.images import ImageError, read_image
-from oddetr.data.reader import read_data, read_folder
 from oddetr.data.sources import DigitsConfig, open_sources, open_training_sources
-from oddetr.data.statistics import Range
 from tests.data.builders import coco, coco_file, coco_image, coco_object, found, only, voc, voc_xml, write_image, yolo
 
 

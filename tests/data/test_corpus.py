@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from oddetr.cli import main
-from oddetr.data.check import check
-from oddetr.data.faults import DataError
+from oddetr.data.doctor.check import check
+from oddetr.data.doctor.faults import DataError
+from oddetr.data.formats.reader import DataFolder, read_data
 from oddetr.data.images import ImageError
-from oddetr.data.reader import DataFolder, read_data
 from oddetr.data.sources import DigitsConfig, open_training_sources
 from tests.data.builders import write_image
 from tests.data.corpus import CASES, LABEL, Build, Case, many_coco, moved, with_label, with_lines

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from oddetr.data.check import CheckReport, check
+from oddetr.data.doctor.check import CheckReport, check
 
 COUNTS = {
     "bccd": ("Pascal VOC", 3, {"train": (205, 2804), "val": (87, 1137), "test": (72, 945)}),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oddetr.data.check import CheckReport, check, print_report
-from oddetr.data.faults import KINDS
+from oddetr.data.doctor.check import CheckReport, check, print_report
+from oddetr.data.doctor.faults import KINDS
 from tests.data.builders import coco, coco_object, found, only, voc, write_image, yolo
 
 

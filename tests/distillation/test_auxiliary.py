@@ -12,7 +12,7 @@ from oddetr.distillation.auxiliary import Chosen, auxiliary_group, candidates, c
 from oddetr.distillation.config import AuxiliaryConfig
 from oddetr.distillation.group import Assigned, Group, Solution
 from oddetr.distillation.task import TeacherView
-from oddetr.losses import LossConfig
+from oddetr.losses.detection import LossConfig
 from oddetr.structures import AssignedQueries, Batch, GroundTruth, Predictions, Queries
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
@@ -170,6 +170,22 @@ def test_group_when_queries_are_fewer_than_candidates_and_rivals_then_the_missin
         group = assigned(group_of(task, view, batch.truth, config))
         assert group.queries.padding.tolist() == [padding] * 2
         assert group.assignment.tolist() == [objects] * 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "queries", "rivals"), [(32, 6, 3), (31, 6, 2), (24, 6, 2), (23, 6, 1), (1, 6, 0), (1, 12, 2)]
+)
+def test_group_when_it_would_be_too_large_then_has_fewer_rivals_but_all_candidates(
+    limit: int, queries: int, rivals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two candidates of each of four objects: with r of the three rivals the group has 8 (1 + r) queries, at most the
+    limit or twice the detector's own."""
+    monkeypatch.setattr("oddetr.distillation.auxiliary.MOST_QUERIES", limit)
+    task, batch = DistillationTask(small_detector(num_queries=queries), 10), small_batch((4, 1))
+    group = assigned(group_of(task, viewed(task, batch), batch.truth, AuxiliaryConfig(rivals=3)))
+    assert group.assignment[0].tolist() == [0, 1, 2, 3, *[-1] * 4 * rivals] * 2
+    assert group.assignment[1].tolist() == [0, *[-1] * (3 + 4 * rivals)] * 2
+    assert group.repeats == 2
 
 
 @pytest.mark.parametrize(("count", "rivals"), [(1, 0), (2, 0), (1, 1), (2, 1), (2, 3)])

@@ -5,8 +5,8 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.losses import LossConfig, assigned_loss, detection_loss
-from oddetr.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
+from oddetr.losses.detection import LossConfig, assigned_loss, detection_loss
+from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, hungarian, matching_cost
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch, GroundTruth
 from tests.models.helpers import VARIANTS, small_batch, small_detector

@@ -7,7 +7,7 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.extra import GroupsConfig
-from oddetr.matching import NonFiniteCostError
+from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Memory, Predictions, Queries
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 

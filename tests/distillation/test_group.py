@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddetr.distillation.group import Matched, Solution, agreement
-from oddetr.losses import detection_loss
-from tests.test_losses import assign
-from tests.test_matching import random_case
+from oddetr.losses.detection import detection_loss
+from tests.losses.test_detection import assign
+from tests.losses.test_matching import random_case
 
 PARTS = ("classes", "l1", "giou")
 

@@ -6,7 +6,7 @@ import torch
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.mixed import one_to_many
-from oddetr.losses import LossConfig, detection_loss
+from oddetr.losses.detection import LossConfig, detection_loss
 from oddetr.structures import GroundTruth, Predictions
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 

@@ -14,10 +14,10 @@ from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.task import TeacherView
-from oddetr.evaluation import evaluate_detections
-from oddetr.inference import postprocess
-from oddetr.losses import LossConfig
-from oddetr.matching import NonFiniteCostError, hungarian
+from oddetr.evaluation.coco import evaluate_detections
+from oddetr.evaluation.postprocessing import postprocess
+from oddetr.losses.detection import LossConfig
+from oddetr.losses.matching import NonFiniteCostError, hungarian
 from oddetr.structures import Memory, Queries
 from tests.distillation.test_baseline import gradients, one_image
 from tests.models.helpers import VARIANTS, small_batch, small_detector

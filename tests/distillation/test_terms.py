@@ -12,8 +12,8 @@ from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.group import agreement
 from oddetr.distillation.imitation import imitation_loss
 from oddetr.distillation.own import carried_over
-from oddetr.losses import DetectionLoss, LossConfig, assigned_loss, detection_loss
-from oddetr.matching import MatchingWeights, hungarian, matching_cost, solve
+from oddetr.losses.detection import DetectionLoss, LossConfig, assigned_loss, detection_loss
+from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost, solve
 from oddetr.structures import Batch, GroundTruth, InitialQueries, Predictions
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oddetr.boxes import cxcywh_to_xyxy
-from oddetr.losses import assigned_loss
+from oddetr.losses.detection import assigned_loss
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 from tests.models.helpers import small_batch, small_detector

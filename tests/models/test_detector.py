@@ -6,7 +6,7 @@ import torch
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.encoder import FeaturePyramid
-from oddetr.models.presets import PRESETS, DetectorConfig, build_detector, deformable_detr_tiny
+from oddetr.models.families.presets import PRESETS, DetectorConfig, build_detector, deformable_detr_tiny
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 

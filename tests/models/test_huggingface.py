@@ -11,9 +11,9 @@ import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.extra import GroupsConfig
-from oddetr.losses import LossConfig
-from oddetr.models.huggingface import HuggingFaceConfig
-from oddetr.models.huggingface_detectors import HuggingFaceDetector, adapt
+from oddetr.losses.detection import LossConfig
+from oddetr.models.transformers.adapters import HuggingFaceDetector, adapt
+from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups

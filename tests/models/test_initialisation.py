@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from oddetr.models import decoder, encoder
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.families.presets import DetectorConfig
 from oddetr.models.kernels.dropout import dropout_ as kernel
-from oddetr.models.presets import DetectorConfig
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
 from tests.models.helpers import VARIANTS, small_batch, small_detector

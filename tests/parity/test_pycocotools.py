@@ -8,8 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from oddetr.data.dataset import Annotations, ClassTable
-from oddetr.detections import Detections
-from oddetr.evaluation import evaluate_detections
+from oddetr.evaluation.coco import evaluate_detections
+from oddetr.evaluation.detections import Detections
 
 CLASSES = ClassTable(names=("ant", "bee", "cat", "dog", "never"), ids=(90, 3, 17, 0, 44))
 

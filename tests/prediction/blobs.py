@@ -5,11 +5,11 @@ import torch
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from oddetr.checkpoint import CheckpointInfo
+from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
-from oddetr.detections import Detections
-from oddetr.inference import Predictor
+from oddetr.evaluation.detections import Detections
 from oddetr.models.detector import Detector
+from oddetr.prediction.predictor import Predictor
 from tests.models.helpers import SMALL
 
 CLASSES = ClassTable(("grey", "white"), (3, 7))

@@ -14,13 +14,13 @@ from rich.console import Console
 
 import oddetr
 from oddetr import cli
-from oddetr.data import yolo
 from oddetr.data.dataset import ClassTable
-from oddetr.data.files import Files
-from oddetr.detections import Detections
-from oddetr.inference import Predictor
+from oddetr.data.formats import yolo
+from oddetr.data.formats.files import Files
+from oddetr.evaluation.detections import Detections
 from oddetr.prediction.inputs import View
 from oddetr.prediction.outputs import COLUMNS, CsvTable, Seen
+from oddetr.prediction.predictor import Predictor
 from tests.prediction.blobs import CLASSES, blob_predictor, scattered
 
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from oddetr.detections import Detections
+from oddetr.evaluation.detections import Detections
 from oddetr.prediction.slicing import detect_sliced, slices, without_doubles
 from tests.prediction.blobs import blob_predictor, looks, scattered
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 import oddetr
 from oddetr import cli
-from oddetr.data import yolo
-from oddetr.data.files import Files
-from oddetr.drawing import draw_detections
-from oddetr.inference import Predictor
+from oddetr.data.formats import yolo
+from oddetr.data.formats.files import Files
+from oddetr.prediction.drawing import draw_detections
+from oddetr.prediction.predictor import Predictor
 from oddetr.prediction.video import VideoError, VideoReader, VideoWriter, check_drawable
 from tests.prediction.blobs import CLASSES, blob_predictor
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from oddetr.detections import Detections
+from oddetr.evaluation.detections import Detections
 from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
 
 

@@ -263,7 +263,7 @@ def test_confusion_table_when_there_are_many_classes_then_shows_those_that_are_c
 def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothing(
     tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oddetr.training.forecast.LEAST", 1)
+    monkeypatch.setattr("oddetr.training.plan.forecast.LEAST", 1)
     console = Console(file=io.StringIO(), width=300)
     folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
     assert (folder / "report.html").is_file()

@@ -53,8 +53,8 @@ def ended(process: BaseProcess) -> int:
 
 def train(arguments: dict[str, Any], journal: Path, plan: Plan) -> None:
     """Trains, and saves after every step. The journal tells of each step and each save, with its file operations."""
-    from oddetr.training import recorder
     from oddetr.training.config import TrainConfig
+    from oddetr.training.records import recorder
     from oddetr.training.run import run
 
     stream = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -84,7 +84,7 @@ def command(words: list[str], log: Path, save: int, then: Callable[..., None], *
     What this process and its loading processes print goes to `log`; the exit code is the command's.
     """
     from oddetr.cli import main
-    from oddetr.training import recorder
+    from oddetr.training.records import recorder
 
     multiprocessing.set_start_method(None, force=True)
     os.setsid()
@@ -116,7 +116,7 @@ def forbid_writing(folder: Path) -> None:
 
 def fill_disk(run: Path) -> None:
     """The next state goes where there is no room."""
-    from oddetr.training import state
+    from oddetr.training.safety import state
 
     state.fresh = lambda file: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
 
@@ -140,7 +140,7 @@ class _Operations:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.saves, self.names, self.active = plan, 0, [], False
-        from oddetr import checkpoint
+        from oddetr.checkpoints import checkpoint
 
         fsync, save_model = os.fsync, checkpoint.save_model
 

@@ -11,7 +11,7 @@ import faster_coco_eval  # noqa: F401
 import torch
 
 import oddetr.cli
-import oddetr.inference
+import oddetr.prediction.predictor
 import oddetr.training.run  # noqa: F401
 from oddetr.models.kernels import cpu
 

@@ -15,16 +15,16 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import distributed, multiprocessing
 
-from oddetr.checkpoint import CheckpointInfo, save_checkpoint
+from oddetr.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import AugmentConfig
 from oddetr.distillation.config import DistillationConfig
 from oddetr.models.detector import Detector
-from oddetr.models.presets import build_detector, deformable_detr_refine_tiny
+from oddetr.models.families.presets import build_detector, deformable_detr_refine_tiny
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
-from tests.training.test_validation import write_squares
+from tests.evaluation.test_validation import write_squares
 
 TRAIN, VAL = 11, 7
 """Images: neither can be shared out evenly."""

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 import oddetr
-from oddetr.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.models.presets import DetectorConfig, build_detector
+from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.training.beginning import take_weights
 from oddetr.training.config import TrainConfig
 from oddetr.training.run import run

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from oddetr.training.cautions import cautions
+from oddetr.training.plan.cautions import cautions
 from tests.training.test_choice import annotations
 
 PLENTY = annotations([40.0] * 60)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from oddetr.data.dataset import Annotations
-from oddetr.models.presets import PRESETS
-from oddetr.training.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, settled, steps_of
+from oddetr.models.families.presets import PRESETS
 from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
+from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, settled, steps_of
 
 PHOTOS = Facts(images=300, side=480, smallest=0.1, most=14)
 CPU, GPU = Machine(), Machine(gpu_gib=80.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oddetr.data.reader import read_data
-from oddetr.training.log import read_events
+from oddetr.data.formats.reader import read_data
+from oddetr.training.records.log import read_events
 from tests.conftest import tiny_arguments
 from tests.data.builders import coco, coco_image, voc, yolo
 from tests.training import listing

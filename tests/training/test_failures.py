@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from oddetr.training.resume import find_state, steps_done
+from oddetr.training.safety.resume import find_state, steps_done
 from tests.training.killing import command, ended, fill_disk, forbid_writing, running, start, tell_children
 
 TINY = [

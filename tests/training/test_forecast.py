@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.task import DistillationTask
 from oddetr.structures import Batch
-from oddetr.training import forecast as room
 from oddetr.training.config import TrainConfig
-from oddetr.training.forecast import Forecast
+from oddetr.training.plan import forecast as room
+from oddetr.training.plan.forecast import Forecast
 from oddetr.training.run import run
 
 

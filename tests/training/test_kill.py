@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from oddetr.distillation.config import DistillationConfig
 from oddetr.training.config import OptimizerConfig
-from oddetr.training.log import read_events
+from oddetr.training.records.log import read_events
 from tests.training.killing import Plan, ended, start, train
 
 WEIGHTS = ("student.safetensors", "model.safetensors")

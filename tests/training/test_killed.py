@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from oddetr.checkpoint import load_checkpoint
+from oddetr.checkpoints.checkpoint import load_checkpoint
 from tests.training.several import write_data
 
 LIMIT = 600

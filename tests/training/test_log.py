@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oddetr.training.log import Speed, StepMeans, table_row
+from oddetr.training.records.log import Speed, StepMeans, table_row
 
 
 def test_means_when_a_part_ends_within_the_window_then_are_over_the_steps_that_have_it() -> None:
@@ -28,7 +28,7 @@ def test_means_when_a_step_has_several_batches_then_their_shares_make_one_step()
 def test_speed_when_training_pauses_then_counts_steps_and_waiting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On at 10, steps 13-14 and 15-17, a pause, on at 100, step 101-105: waiting 3 + 1 + 1, working 1 + 2 + 4."""
     times = iter([10.0, 13.0, 14.0, 15.0, 17.0, 100.0, 101.0, 105.0])
-    monkeypatch.setattr("oddetr.training.log.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("oddetr.training.records.log.time.perf_counter", lambda: next(times))
     speed = Speed()
     speed.go_on()
     for _ in range(2):

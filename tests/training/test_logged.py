@@ -1,6 +1,6 @@
 import math
 
-from oddetr.training.logged import best_values, logged_values, parameters, plain_names
+from oddetr.training.records.logged import best_values, logged_values, parameters, plain_names
 
 
 def test_values_when_steps_are_told_then_stand_under_train() -> None:

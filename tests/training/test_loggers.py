@@ -19,14 +19,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from oddetr.cli import main
-from oddetr.durable import WriteError
+from oddetr.common.durable import WriteError
 from oddetr.training.config import TrainConfig
-from oddetr.training.log import read_events
-from oddetr.training.logged import logged_values
-from oddetr.training.logger_kinds import LoggedRun
-from oddetr.training.loggers import LoggerError, check_packages, open_loggers
-from oddetr.training.resume import differences, resumed
+from oddetr.training.records.log import read_events
+from oddetr.training.records.logged import logged_values
+from oddetr.training.records.logger_kinds import LoggedRun
+from oddetr.training.records.loggers import LoggerError, check_packages, open_loggers
 from oddetr.training.run import run
+from oddetr.training.safety.resume import differences, resumed
 from tests.conftest import tiny_arguments
 from tests.training.test_run import StopAfter
 
@@ -302,7 +302,7 @@ def test_training_when_a_logger_fails_midway_then_tells_it_once_and_goes_on(
 def test_logger_when_it_cannot_begin_then_stops_a_new_run_but_not_one_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oddetr.training.logger_kinds.TensorBoardLogger", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oddetr.training.records.logger_kinds.TensorBoardLogger", lambda *_, **__: 1 / 0)
     with pytest.raises(LoggerError, match="The logger tensorboard cannot begin"):
         open_loggers(["tensorboard"], logged_run(tmp_path), print)
     told: list[str] = []

@@ -19,11 +19,11 @@ from oddetr.data.digits import DigitScenes
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.teacher import NonFiniteStudentError
-from oddetr.matching import NonFiniteCostError
+from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import TrainingModule
-from oddetr.training.nonfinite import MOST_IN_A_ROW, Accident, Place, StepWatch
+from oddetr.training.safety.nonfinite import MOST_IN_A_ROW, Accident, Place, StepWatch
 from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch, small_detector
 
@@ -91,7 +91,9 @@ def spoilt_prediction(training: Training, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def spoilt_giou(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oddetr.losses.generalized_iou", lambda first, second: (first - second).sum(dim=-1) * INF)
+    monkeypatch.setattr(
+        "oddetr.losses.detection.generalized_iou", lambda first, second: (first - second).sum(dim=-1) * INF
+    )
 
 
 def spoilt_sum(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:

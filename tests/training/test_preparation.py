@@ -12,7 +12,7 @@ from rich.console import Console
 import oddetr
 from oddetr.cli import main
 from oddetr.training.config import TrainConfig
-from oddetr.training.preparation import prepare
+from oddetr.training.plan.preparation import prepare
 from oddetr.training.run import run
 from oddetr.training.trainer import make_trainer, quiet
 
@@ -71,7 +71,7 @@ def test_trainer_when_there_is_apples_gpu_then_it_is_not_taken_unasked(monkeypat
 def test_prepare_when_the_model_is_a_name_on_the_hub_then_the_folder_is_called_by_its_last_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oddetr.training import preparation
+    from oddetr.training.plan import preparation
 
     monkeypatch.chdir(tmp_path)
     config = TrainConfig(data="cells", model="deformable_detr_tiny")
@@ -143,7 +143,7 @@ def test_main_when_stopped_before_there_is_anything_to_tell_then_says_that_it_is
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oddetr.training.preparation.open_training_sources", stopped)
+    monkeypatch.setattr("oddetr.training.plan.preparation.open_training_sources", stopped)
 
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 130
     assert "oddetr train: stopped." in capsys.readouterr().err

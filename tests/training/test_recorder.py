@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from oddetr.structures import Batch
-from oddetr.training.log import read_events
 from oddetr.training.module import TrainingModule
-from oddetr.training.recorder import Recorder
+from oddetr.training.records.log import read_events
+from oddetr.training.records.recorder import Recorder
 
 
 def test_recorder_when_a_run_goes_on_then_knows_the_teachers_best_ap_and_the_time_passed(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 
 import oddetr
 from oddetr.cli import main
+from oddetr.common.durable import WriteError
 from oddetr.distillation import DistillationTask
 from oddetr.distillation.config import DistillationConfig
-from oddetr.durable import WriteError
-from oddetr.losses import LossConfig
+from oddetr.losses.detection import LossConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
-from oddetr.training.log import read_events
-from oddetr.training.replay import ReplayError
+from oddetr.training.records.log import read_events
 from oddetr.training.run import run
+from oddetr.training.safety.replay import ReplayError
 from tests.conftest import tiny_arguments
 from tests.helpers import small_replay
 from tests.training.test_run import StopAfter, weights, without_times

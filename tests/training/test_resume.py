@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 import oddetr
-from oddetr.checkpoint import CheckpointError, load_checkpoint
+from oddetr.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig
 from oddetr.training.config import TrainConfig
-from oddetr.training.log import RunLog, read_events
-from oddetr.training.resume import find_state, resumed, steps_done
+from oddetr.training.records.log import RunLog, read_events
 from oddetr.training.run import run
+from oddetr.training.safety.resume import find_state, resumed, steps_done
 from tests.helpers import as_of_0_1, without_checksums
 
 FILES = ("model.safetensors", "student.safetensors", "checkpoint.json", "resume.ckpt")

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import oddetr
 from oddetr.data.digits import DigitScenes
-from oddetr.data.faults import DataError
+from oddetr.data.doctor.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
 from oddetr.distillation.config import DistillationConfig, MatchingConfig, PredictionConfig
-from oddetr.matching import NonFiniteCostError
+from oddetr.losses.matching import NonFiniteCostError
 from oddetr.training.config import OptimizerConfig, TrainConfig
-from oddetr.training.log import read_events
+from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.helpers import without_checksums
 from tests.models.helpers import VARIANTS
@@ -279,7 +279,7 @@ def test_run_when_it_was_saved_within_an_epoch_and_killed_then_ends_in_the_same_
 ) -> None:
     tiny |= {"batch_size": 2, "epochs": 2, "optimizer": OptimizerConfig(learning_rate=5e-3)}
     whole = run(TrainConfig(**tiny), quiet())
-    monkeypatch.setattr("oddetr.training.recorder.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("oddetr.training.records.recorder.SAVE_EVERY", 0.0)
 
     class Kill(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -400,7 +400,7 @@ def test_run_when_lightning_would_take_bf16_for_fp16_then_refuses(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the run came to be on a CPU."""
-    monkeypatch.setattr("oddetr.training.preparation.refuse_fp16_on_cpu", lambda *_: None)
+    monkeypatch.setattr("oddetr.training.plan.preparation.refuse_fp16_on_cpu", lambda *_: None)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         run(dataclasses.replace(config, precision="fp16"), quiet())
     assert not (config.out / "last").exists()

@@ -10,11 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
 import oddetr
+from oddetr.common.nested import flat
 from oddetr.distillation.config import DistillationConfig
-from oddetr.nested import flat
-from oddetr.training import module, recorder
+from oddetr.training import module
 from oddetr.training.config import OptimizerConfig, TrainConfig
-from oddetr.training.log import read_events
+from oddetr.training.records import recorder
+from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.training.several import (
     TRAIN,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from oddetr.common.nested import flat, merged
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig
-from oddetr.nested import flat, merged
 from oddetr.training.config import TrainConfig
 from oddetr.training.upgrades import upgraded
 from tests.helpers import ONLY_IN_0_1, as_of_0_1
@@ -53,10 +53,11 @@ def test_configuration_when_of_today_then_stays_as_it_is(record: dict[str, Any])
     assert upgraded(record) == record
 
 
-def test_rivals_when_a_record_has_them_beside_what_is_gone_then_stay() -> None:
-    assert upgraded({"distillation": {"auxiliary": {"distinct": False, "rivals": 2}}}) == {
-        "distillation": {"auxiliary": {"rivals": 2}}
-    }
+def test_fields_when_a_record_has_new_ones_beside_what_is_gone_then_these_stay() -> None:
+    new = {"matching": {"queries": "teacher"}, "auxiliary": {"rivals": 2}}
+    old = merged(new, {"auxiliary": {"distinct": False}})
+    assert upgraded({"distillation": old}) == {"distillation": new}
+    assert upgraded(flat({"distillation": old})) == flat({"distillation": new})
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from PIL import ExifTags, Image
 
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
-from oddetr.detections import Detections
-from oddetr.inference import Predictor
+from oddetr.evaluation.detections import Detections
+from oddetr.prediction.predictor import Predictor
 from oddetr.web import dropped, page
 from oddetr.web.dropped import Drop, Found, Refused, choose, describe, detect, detect_all, draw, open_image, tabulate
 from oddetr.web.page import check_address, is_local

@@ -1,0 +1,1 @@
+"""Checkpoints: ours, other people's, and the Hub."""

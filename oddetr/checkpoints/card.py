@@ -1,0 +1,207 @@
+"""The model card: what a checkpoint knows of itself, as a repository's README.md. What is not known is left out."""
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from oddetr.checkpoints.checkpoint import CheckpointInfo
+from oddetr.common.nested import flat
+from oddetr.common.untrusted import is_number
+from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.structures import Weights
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+LIBRARY = "oddetr"
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
+_VARIANTS = {
+    "plain": "Deformable-DETR",
+    "refine": "Deformable-DETR with iterative box refinement",
+    "two_stage": "two-stage Deformable-DETR",
+    "dab": "DAB-Deformable-DETR",
+    "dino": "DINO",
+}
+_INDEXED = {"AP": "AP at IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP75": "AP at IoU 0.75"}
+
+
+def model_card(
+    info: CheckpointInfo, name: str, weights: Sequence[Weights] = ("teacher",), license: str | None = None
+) -> "ModelCard":
+    """The card of a checkpoint.
+
+    Args:
+        info: its paths are shown as they are: see `pretrained.without_paths`.
+        name: the repository (user/name), or the folder's name.
+        weights: whose are beside the card.
+        license: of the weights; None: the card names none.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    title = PurePosixPath(name).name
+    data = ModelCardData(
+        library_name=LIBRARY,
+        pipeline_tag="object-detection",
+        tags=["object-detection", "detr", _family(info), *(["od-detr"] if _distilled(info) else [])],
+        license=license,
+        model_name=title,
+        eval_results=_index(info) or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        title=in_markdown(title),
+        detector=in_markdown(_detector(info)),
+        code_name=json.dumps(name, ensure_ascii=False),
+        trained=bool(info.configuration),
+        class_rows=_class_rows(info),
+        data=_data(info),
+        recipe=_recipe(info),
+        lessons=_lessons(info),
+        scores=_score_rows(info),
+        epoch=info.epoch,
+        part=_validated_part(info),
+        stability=_stability(info),
+        student="student" in weights,
+        size=info.image_size,
+        images=info.images,
+        versions=", ".join(f"{in_markdown(key)} {in_markdown(value)}" for key, value in info.versions.items()),
+    )
+
+
+def in_markdown(text: object) -> str:
+    """One line that Markdown shows as it is, also in a cell of a table."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
+    return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
+
+
+def _family(info: CheckpointInfo) -> str:
+    if isinstance(info.detector, HuggingFaceConfig):
+        return info.detector.kind
+    return {"dab": "dab-deformable-detr", "dino": "dino"}.get(info.detector.variant, "deformable-detr")
+
+
+def _detector(info: CheckpointInfo) -> str:
+    made_of = info.detector
+    if isinstance(made_of, HuggingFaceConfig):
+        return f"{made_of.kind} of transformers"
+    return (
+        f"{_VARIANTS[made_of.variant]} ({made_of.backbone}, {made_of.encoder_layers} + {made_of.decoder_layers} "
+        f"layers, width {made_of.width}, {made_of.num_queries} queries)"
+    )
+
+
+def _distilled(info: CheckpointInfo) -> bool:
+    return bool(info.configuration.get("distillation", {}).get("enabled"))
+
+
+def _data(info: CheckpointInfo) -> str | None:
+    data = info.configuration.get("data")
+    if data == "digits":
+        fresh = info.configuration.get("digits", {}).get("fresh")
+        return "oddetr's built-in digit scenes" + (", drawn anew in each epoch" if fresh else "")
+    return in_markdown(data) if data else None
+
+
+def _validated_part(info: CheckpointInfo) -> str | None:
+    """What part of the split was seen, where Lightning was told to see less than all."""
+    limit = info.configuration.get("trainer", {}).get("limit_val_batches")
+    if isinstance(limit, int):
+        return f"its first {limit} batches"
+    return f"the first {limit:.0%} of it" if isinstance(limit, float) and limit < 1 else None
+
+
+def _index(info: CheckpointInfo) -> "list[EvalResult]":
+    """The teacher's scores, for the front matter."""
+    from huggingface_hub import EvalResult
+
+    data, scores = info.configuration.get("data"), info.metrics.get("teacher", {})
+    if not data:
+        return []
+    part = _validated_part(info)
+    return [
+        EvalResult(
+            task_type="object-detection",
+            dataset_type=str(data),
+            dataset_name=str(data),
+            dataset_split="val",
+            dataset_args={"part": part} if part else None,
+            metric_type=name,
+            metric_name=meaning,
+            metric_value=round(scores[name], 4),
+        )
+        for name, meaning in _INDEXED.items()
+        if scores.get(name) is not None
+    ]
+
+
+def _score_rows(info: CheckpointInfo) -> list[str]:
+    teacher, student = (info.metrics.get(whose, {}) for whose in ("teacher", "student"))
+    return [
+        _row(name, _score(teacher.get(name)), _score(student.get(name)))
+        for name in _SCORES
+        if teacher.get(name) is not None or student.get(name) is not None
+    ]
+
+
+def _class_rows(info: CheckpointInfo) -> list[str]:
+    """A row for each class: original id, name, the teacher's AP."""
+    scores = info.metrics.get("teacher", {}).get("per_class", {})
+    return [
+        _row(category, in_markdown(name), *([_score(scores.get(name))] if info.metrics else []))
+        for category, name in zip(info.classes.ids, info.classes.names, strict=True)
+    ]
+
+
+def _recipe(info: CheckpointInfo) -> list[str]:
+    run = info.configuration
+    optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate") or 1
+    begun = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
+    pretrained = not isinstance(info.detector, HuggingFaceConfig) and info.detector.pretrained
+    told = {
+        "epochs": run.get("epochs"),
+        "batch size": run.get("batch_size") and f"{run['batch_size']}" + (f" x {accumulate}" if accumulate > 1 else ""),
+        "learning rate": optimizer.get("learning_rate"),
+        "schedule": optimizer.get("schedule"),
+        "weight decay": optimizer.get("weight_decay"),
+        "classification loss": run.get("loss", {}).get("classification"),
+        "precision": run.get("precision"),
+        "seed": run.get("seed"),
+        "begun with": begun or ("ImageNet weights of the backbone" if run and pretrained else None),
+    }
+    return [_row(name, in_markdown(value)) for name, value in told.items() if value is not None]
+
+
+def _lessons(info: CheckpointInfo) -> str | None:
+    """What was distilled; None where no run is known."""
+    if "distillation" not in info.configuration:
+        return None
+    if not _distilled(info):
+        return "Off: a baseline; its teacher is the plain average (EMA) of the student's weights."
+    run = flat(info.configuration)
+    weights = {name: run.get(f"distillation.{name}.weight") for name in ("matching", "prediction", "auxiliary")}
+    told = [f"{name} (weight {weight:g})" for name, weight in weights.items() if weight and is_number(weight)]
+    return f"On: an EMA teacher's {', '.join(told) or 'lessons, all of weight 0'}."
+
+
+def _stability(info: CheckpointInfo) -> str | None:
+    """The last decoder layer's normalised instability at the last validation."""
+    told: list[str] = []
+    for whose in ("teacher", "student"):
+        layers = info.metrics.get(whose, {}).get("normalised_instability")
+        if layers and layers[-1] is not None:
+            told.append(f"{layers[-1]:.3f} ({whose})")
+    return ", ".join(told) or None
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

@@ -1,0 +1,73 @@
+"""`convert`: other people's checkpoints -> ours, which `evaluate`, `predict` and `train --init` read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointInfo, save_checkpoint
+from oddetr.checkpoints.official import Foreign, load_official_state, read_foreign
+from oddetr.data.dataset import ClassTable
+from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
+from oddetr.models.backbone import Backbone
+from oddetr.models.families.presets import build_detector
+
+_COCO: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+"""By COCO's ids, of which some are not used."""
+IMAGE_SIZE = 800
+"""The shorter side, in pixels, that the official detectors were trained for."""
+
+
+def convert(file: Path | str, to: Path | str, classes: Path | str | None = None, image_size: int = IMAGE_SIZE) -> Path:
+    """Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint (.pth), or a folder of transformers'
+    DeformableDetr, and writes a checkpoint folder of ours.
+
+    Files are read as weights only: nothing in them is executed. Where a file holds weights without the official
+    training's arguments, attention is taken to have the official 8 heads, which weights do not tell.
+
+    Args:
+        file: the .pth file, or the folder with config.json and model.safetensors.
+        to: the folder to write; a checkpoint that is there is replaced.
+        classes: a text file with a class name on each line, in the order of the detector's outputs; default: those that
+            the checkpoint knows, and COCO's 80 where it has the official 91 outputs.
+        image_size: the shorter side, in pixels, to which images are resized.
+
+    Raises:
+        ValueError: the file is none of these, its weights do not fit, or its classes are not known; says which.
+        FileExistsError: there is something else than a checkpoint in `to`.
+    """
+    if not LEAST_SIDE <= image_size <= MOST_SIDE:
+        raise ValueError(f"image_size is {image_size}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
+    there = Path(to)
+    if there.exists() and not (there / DESCRIPTION).is_file() and not (there.is_dir() and not any(there.iterdir())):
+        raise FileExistsError(
+            f"{to} holds something else than a checkpoint, which would be replaced. Give a new folder."
+        )
+    foreign = read_foreign(Path(file))
+    names = foreign.classes
+    if classes is not None:
+        names = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
+    table, foreign = _with_classes(foreign, names)
+    detector = build_detector(foreign.config, len(table)).eval()
+    load_official_state(detector, foreign.state)
+    backbone = detector.backbone
+    assert isinstance(backbone, Backbone)
+    info = CheckpointInfo(foreign.config, table, image_size, backbone.mean, backbone.std)
+    save_checkpoint(there, {"teacher": detector}, info)
+    return there
+
+
+def _with_classes(foreign: Foreign, names: Sequence[str]) -> tuple[ClassTable, Foreign]:
+    """The class table, and the checkpoint with outputs for these classes only: of the official 91 outputs, which are
+    numbered by COCO's ids, the 80 that COCO uses."""
+    outputs = foreign.num_classes
+    if not names and outputs == len(_COCO):
+        ids = tuple(index for index, name in enumerate(_COCO) if name not in ("__background__", "N/A"))
+        return ClassTable(tuple(_COCO[index] for index in ids), ids), foreign.take_classes(ids)
+    if len(names) != outputs:
+        found = f"{len(names)} names were given" if names else "its classes are not known"
+        raise ValueError(
+            f"The checkpoint has {outputs} class outputs, and {found}. Give --classes FILE, a text file with "
+            f"{outputs} lines: the classes' names in the order of the outputs."
+        )
+    return ClassTable(tuple(names), tuple(range(outputs))), foreign

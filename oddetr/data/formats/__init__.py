@@ -1,0 +1,1 @@
+"""Readers of COCO, Pascal VOC and YOLO layouts."""

@@ -1,0 +1,53 @@
+"""From predictions to detections."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from oddetr.boxes import cxcywh_to_xyxy
+from oddetr.evaluation.detections import Detections
+from oddetr.structures import Predictions
+
+
+def postprocess(
+    predictions: Predictions,
+    sizes: Int64[Tensor, "batch 2"],
+    top_k: int,
+    labels: Sequence[int] | None = None,
+) -> list[Detections]:
+    """The last layer's best detections of each image, best first.
+
+    The `top_k` best of all queries' scores for all classes: a query may give several detections. As officially, boxes
+    are not cut at the image's edge.
+
+    Args:
+        sizes: (height, width) in pixels of the images that the boxes are wanted for.
+        labels: the classes to look for; default: all.
+    """
+    boxes, scores, found = best_detections(predictions, top_k, labels)
+    table = torch.cat([boxes, scores[..., None], found[..., None].float()], dim=-1).cpu()
+    extent = sizes.flip(-1).repeat(1, 2)[:, None]
+    boxes = table[..., :4] * extent
+    return [
+        Detections(image_boxes.numpy(), image[:, 4].numpy(), image[:, 5].long().numpy())
+        for image, image_boxes in zip(table, boxes, strict=True)
+    ]
+
+
+def best_detections(
+    predictions: Predictions, top_k: int, labels: Sequence[int] | None = None
+) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
+    """The last layer's best boxes (x0, y0, x1, y1) relative to the unpadded image, their scores and labels.
+
+    Args:
+        labels: the classes that compete; default: all.
+    """
+    logits = predictions.logits[-1] if labels is None else predictions.logits[-1][..., list(labels)]
+    scores = logits.float().sigmoid()
+    classes = scores.shape[-1]
+    best, places = scores.flatten(1).topk(min(top_k, scores[0].numel()), dim=1)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, (places // classes)[..., None].expand(-1, -1, 4))
+    found = places % classes
+    return boxes, best, found if labels is None else torch.tensor(labels, device=found.device)[found]

@@ -1,0 +1,141 @@
+"""Validation of teacher and student side by side: COCO's scores, and how much the matching changed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from oddetr.data.dataset import Source
+from oddetr.evaluation.coco import Metrics, evaluate_detections
+from oddetr.evaluation.detections import Detections
+from oddetr.evaluation.instability import Instability, Matching, instability, matched_queries
+from oddetr.evaluation.postprocessing import postprocess
+from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.models.detector import Detector
+from oddetr.structures import Batch, Weights
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a validation says of one detector.
+
+    Attributes:
+        by_slot: its instability where queries are told apart by their slot; None where that is what they always are.
+    """
+
+    metrics: Metrics
+    instability: Instability
+    by_slot: Instability | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All, under the names of `metrics.jsonl`."""
+        found = self.metrics.to_json() | self.instability.to_json()
+        if self.by_slot:
+            found["normalised_instability_by_slot"] = self.by_slot.to_json()["normalised_instability"]
+        return found
+
+
+class Found:
+    """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
+    are matched to (see `matched_queries`), by identity and by slot."""
+
+    def __init__(self) -> None:
+        self.detections: dict[int, Detections] = {}
+        self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
+        self.slots: dict[int, Int64[np.ndarray, "layers _"]] = {}
+
+    def add(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
+        """Adds what was found on some images."""
+        self.detections.update(zip(image_ids, detections, strict=True))
+
+    def merge(self, other: "Found") -> None:
+        """Adds what another process found."""
+        self.detections |= other.detections
+        self.queries |= other.queries
+        self.slots |= other.slots
+
+
+class Validation:
+    """Validations of one run: `begin`, `add` each batch, `finish`.
+
+    Attributes:
+        scores: of the last; empty before the first.
+
+    Args:
+        source: what to validate on.
+        detectors: what is validated.
+        matching: weights of the matching cost.
+    """
+
+    def __init__(self, source: Source, detectors: Mapping[Weights, Detector], matching: MatchingWeights) -> None:
+        self.source, self.detectors, self.matching = source, detectors, matching
+        self.scores: dict[Weights, Scores] = {}
+        self._found: dict[Weights, Found] = {}
+        self._before: dict[str, Matching] = {}
+
+    def begin(self) -> None:
+        """Forgets what the last validation found."""
+        self._found = {name: Found() for name in self.detectors}
+
+    def add(self, batch: Batch) -> None:
+        """Collects detections and matched queries; one copy of the costs to the host for all detectors.
+
+        Raises:
+            NonFiniteCostError: a detector predicts NaN or infinity.
+        """
+        costs: list[Tensor] = []
+        identities: list[Tensor] = []
+        for name, detector in self.detectors.items():
+            memory = detector.encode(batch.images, batch.padding_mask)
+            queries = detector.initial_queries(memory).queries
+            predictions = detector.decode(memory, {"own": queries})["own"]
+            self._found[name].add(batch.image_ids, postprocess(predictions, batch.original_sizes, detector.top_k))
+            with torch.autocast(batch.images.device.type, enabled=False):
+                costs.append(matching_cost(predictions, batch.truth, self.matching))
+            identities.append(queries.identity)
+        assignments = hungarian(*costs, counts=batch.truth.counts)
+        for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
+            slots = torch.arange(identity.shape[1], device=identity.device).expand_as(identity)
+            for kept, names in ((found.queries, identity), (found.slots, slots)):
+                matched = matched_queries(assignment, names, batch.truth.counts)
+                kept.update(zip(batch.image_ids, matched, strict=True))
+
+    def finish(self, processes: int) -> None:
+        """Scores what all processes found, on the images that were added; every process computes the same."""
+        if processes > 1:
+            gathered: list[dict[Weights, Found]] = [{} for _ in range(processes)]
+            torch.distributed.all_gather_object(gathered, self._found)
+            for part in gathered:
+                for name, found in part.items():
+                    self._found[name].merge(found)
+        truth, classes = self.source.annotations(), self.source.classes
+        seen = np.isin(truth.image_ids, [*next(iter(self._found.values())).detections])
+        truth = truth.take(np.flatnonzero(seen))
+        matching: dict[str, Matching] = {}
+        self.scores = {}
+        for name, found in self._found.items():
+            matching[name], slots = Matching.of(found.queries), Matching.of(found.slots)
+            by_slot = None
+            if not np.array_equal(slots.queries, matching[name].queries):
+                matching[_slots(name)] = slots
+                by_slot = instability(slots, self._before.get(_slots(name)))
+            metrics = evaluate_detections(truth, classes, found.detections)
+            self.scores[name] = Scores(metrics, instability(matching[name], self._before.get(name)), by_slot)
+        self._found, self._before = {}, matching
+
+    def state(self) -> dict[str, dict[str, Int64[Tensor, "..."]]]:
+        """The last matching, for a checkpoint: a resumed run's instability is that of a run never stopped."""
+        return {name: matching.state() for name, matching in self._before.items()}
+
+    def load(self, state: Mapping[str, Mapping[str, Int64[Tensor, "..."]]]) -> None:
+        """Takes it back."""
+        self._before = {name: Matching.from_state(matching) for name, matching in state.items()}
+
+
+def _slots(detector: str) -> str:
+    """Under which its matching by slot is kept."""
+    return f"{detector}_slots"

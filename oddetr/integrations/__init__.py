@@ -1,0 +1,1 @@
+"""oddetr inside other people's software."""

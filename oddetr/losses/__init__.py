@@ -1,0 +1,1 @@
+"""Matching costs, assignments, and the losses under them."""

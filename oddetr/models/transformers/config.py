@@ -1,0 +1,264 @@
+"""A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
+
+import importlib.util
+import re
+import reprlib
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oddetr.common.nested import flat
+from oddetr.common.untrusted import read_json, read_normalisation, read_safetensors
+from oddetr.models.backbone import require_own
+from oddetr.models.transformers.adapters import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
+
+_COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
+"""What is in the names of how many parts there are, of which a list's numbers are added."""
+_MOST = {_COUNTS: 100, "size": 16_384, "": 10**6}
+"""The largest number in a configuration, by what its name holds."""
+_LONGEST = 256
+"""Values of a list, those of lists in it too."""
+_PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""Mean and standard deviation where images are not normalised."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceConfig:
+    """What a detector of transformers is made of.
+
+    Attributes:
+        content: of its config.json.
+        mean, std: normalisation of RGB in [0, 1].
+
+    Raises:
+        ValueError: of a kind that is not supported, with a backbone from elsewhere, with quantised weights, or larger
+            numbers than any has.
+    """
+
+    content: dict[str, Any]
+    mean: tuple[float, ...] = IMAGENET[0]
+    std: tuple[float, ...] = IMAGENET[1]
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        if not isinstance(self.content.get("backbone_config"), dict):
+            raise ValueError("there is no backbone_config, without which transformers looks elsewhere for a backbone")
+        _check_fields(self.content)
+
+    @property
+    def kind(self) -> str:
+        """`model_type`."""
+        return str(self.content.get("model_type"))
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the encoder's first output means "is an object"."""
+        return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
+        """From what `dataclasses.asdict` gave, also by way of JSON."""
+        return cls(values["content"], *read_normalisation(values))
+
+    @classmethod
+    def read(cls, name: str) -> "HuggingFaceConfig":
+        """From a folder, or by a name on the hub; normalisation as its image processor has it, else its kind's.
+
+        Nothing but config.json and preprocessor_config.json is read, and nothing that they name elsewhere is fetched.
+
+        Raises:
+            OSError: there is no such model, or transformers is not installed; ValueError: see the class, or what it
+                holds cannot be understood.
+        """
+        _need_transformers()
+        from transformers.utils import cached_file
+
+        try:
+            described = _file_of(name, "config.json")
+        except OSError as error:
+            raise OSError(
+                f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
+            ) from error
+        optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        with _in_words(f"The model {name} of transformers cannot be read"):
+            content = _read_object(described)
+            check_kind(str(content.get("model_type")))
+            _check_fields(content)
+            file = cached_file(name, "preprocessor_config.json", **optional)
+            processor = _read_object(file) if file is not None else {}
+            return cls(_configuration(content).to_dict(), *_normalisation(processor, str(content["model_type"])))
+
+    def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
+        """The same with some fields of its config.json changed.
+
+        Raises:
+            ValueError: no such field.
+        """
+        for name in changes:
+            if name not in self.content:
+                raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
+        return HuggingFaceConfig(self.content | changes, self.mean, self.std)
+
+    def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
+        """The same with outputs for these classes."""
+        labels = {str(index): name for index, name in enumerate(names)}
+        content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
+        return HuggingFaceConfig(content, self.mean, self.std)
+
+    def build(self) -> HuggingFaceDetector:
+        """The detector with random weights, its backbone's too.
+
+        Raises:
+            OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
+        """
+        _need_transformers()
+        from transformers import AutoModelForObjectDetection
+
+        with _in_words(f"transformers cannot make its {self.kind}"):
+            model = AutoModelForObjectDetection.from_config(_configuration(self.content), trust_remote_code=False)
+            return adapt(model, self.mean, self.std)
+
+
+@contextmanager
+def _in_words(what: str) -> Generator[None]:
+    """Whatever goes wrong within, but for OSError, is a ValueError that says what and why."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what} ({type(error).__name__}: {reason}).") from error
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise OSError("A detector of transformers needs transformers: pip install transformers.")
+
+
+def _file_of(name: str, file: str) -> Path:
+    """A file of a folder, or of a name on the hub; raises OSError where there is none, and says why."""
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        if not (Path(name) / file).exists():
+            raise FileNotFoundError(f"there is no {file} in the folder")
+        return Path(name) / file
+    return Path(str(cached_file(name, file)))
+
+
+def _read_object(file: str | Path) -> dict[str, Any]:
+    content = read_json(Path(file))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no JSON object")
+    return content
+
+
+def _normalisation(processor: Mapping[str, Any], kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation as an image processor's configuration has them, else as those of this kind."""
+    if not processor.get("do_normalize", "image_mean" in processor or kind not in REAL_TIME):
+        return _PLAIN
+    mean, std = (processor.get(f"image_{name}", usual) for name, usual in zip(("mean", "std"), IMAGENET, strict=True))
+    return read_normalisation({"mean": mean, "std": std})
+
+
+def _check_fields(content: dict[str, Any]) -> None:
+    """Raises ValueError for a backbone from elsewhere, quantised weights, and larger numbers than any detector has."""
+    if content.get("quantization_config") is not None:
+        raise ValueError("its weights are quantised (quantization_config), from which nothing can learn")
+    for field, value in flat({name: value for name, value in content.items() if name != "label2id"}).items():
+        _check_field(field, value)
+
+
+def _check_field(field: str, value: Any) -> None:
+    name = field.rpartition(".")[2]
+    if name == "backbone" and isinstance(value, str):
+        require_own(value)
+    parts = _parts(value)
+    if len(parts) > _LONGEST:
+        raise ValueError(f"{field} has {len(parts):,} values; it is at most {_LONGEST}.")
+    words, most = next((words, most) for words, most in _MOST.items() if re.search(words, name))
+    numbers = [max(0, part) for part in parts if isinstance(part, int | float)]
+    if (sum(numbers) if words == _COUNTS else max(numbers, default=0)) > most:
+        raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
+
+
+def _parts(value: Any) -> list[Any]:
+    return [part for each in value for part in _parts(each)] if isinstance(value, list) else [value]
+
+
+def _configuration(content: dict[str, Any]) -> Any:
+    """transformers' own, made without asking the Hub for anything.
+
+    Raises:
+        ValueError: its backbone is one of the Hub; whatever transformers raises for values that it does not take.
+    """
+    from transformers import AutoConfig
+
+    local = {name: value for name, value in _local(content).items() if name != "backbone"}
+    if not isinstance(content.get("backbone_config"), dict):
+        local |= _named_backbone(content)
+    return AutoConfig.for_model(**local)
+
+
+def _named_backbone(content: dict[str, Any]) -> dict[str, Any]:
+    """Older Deformable-DETRs name a backbone of timm's, of which transformers makes a backbone_config; of other kinds
+    their usual one is taken where none is named."""
+    name, older = content.get("backbone"), content["model_type"] == "deformable_detr"
+    if older and content.get("use_timm_backbone", True) and not content.get("backbone_kwargs"):
+        require_own(name or "resnet50")
+        return {"backbone": name}
+    if older or name is not None:
+        raise ValueError(f"there is no backbone_config, and the backbone {name!r} would be looked for elsewhere")
+    return {}
+
+
+def _local(content: dict[Any, Any]) -> dict[Any, Any]:
+    """The same without what transformers would ask the Hub for, or make besides the detector; and without a number of
+    classes beside their names."""
+    inner = {name: _local(value) if isinstance(value, dict) else value for name, value in content.items()}
+    return {name: value for name, value in inner.items() if not re.fullmatch(_ELSEWHERE, str(name))}
+
+
+_ELSEWHERE = (
+    r"num_labels|backbone_kwargs|use_timm_backbone|use_pretrained_backbone|use_kernels|\w*_implementation\w*"
+    "|(torch_)?dtype|fusion_config|transformers_weights|anchor_image_size"
+)
+
+
+def configuration_only(name: str) -> bool:
+    """Whether `name` is a folder with a config.json and no weights: a detector that is to begin at random."""
+    folder = Path(name)
+    return (folder / "config.json").is_file() and not any(
+        file.suffix in (".safetensors", ".bin") for file in folder.iterdir()
+    )
+
+
+def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
+    """The detector of a folder or of a name on the hub, with its weights, and its classes' names. Of its files
+    config.json, preprocessor_config.json and model.safetensors are read, and no others.
+
+    Raises:
+        OSError: there is no such model, or it has no safetensors.
+        ValueError: see `HuggingFaceConfig.read`, or its weights do not fit; says why.
+    """
+    known = HuggingFaceConfig.read(name)
+    from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
+
+    try:
+        file = _file_of(name, "model.safetensors")
+    except OSError as error:
+        raise OSError(
+            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
+            "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
+        ) from error
+    with _in_words(f"The model {name} of transformers cannot be read"):
+        config, state = _configuration(known.content), read_safetensors(file)
+        kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
+        model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+        labels = model.config.id2label
+        return adapt(model, known.mean, known.std), tuple(str(labels[index]) for index in sorted(labels))

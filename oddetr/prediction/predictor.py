@@ -1,0 +1,219 @@
+"""From a checkpoint to detections: of images in memory, and of a data set's split with its scores."""
+
+import json as jsonlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.progress import track
+
+from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
+from oddetr.checkpoints.hub import PREFIX
+from oddetr.checkpoints.pretrained import Pretrained
+from oddetr.common.text import listed
+from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
+from oddetr.data.dataset import ClassTable, Sample, Source
+from oddetr.data.sources import open_sources
+from oddetr.data.transforms import EvalTransform
+from oddetr.evaluation.coco import Metrics, duplicates_suppressed, evaluate_detections
+from oddetr.evaluation.detections import Detections
+from oddetr.evaluation.postprocessing import postprocess
+from oddetr.models.detector import Detector
+from oddetr.structures import Batch, Weights
+
+BATCH_SIZE = 8
+"""Where a checkpoint does not tell the run's."""
+MOST_IN_BATCH = 64
+"""Images of a batch, however many the run is said to have had: a checkpoint may be anyone's."""
+
+
+@dataclass(frozen=True)
+class Predictor(Pretrained):
+    """A detector that is ready to look at pictures.
+
+    predictor = Predictor.load("runs/cells")
+    (detections,) = predictor.detect([picture])
+
+    `Pretrained` has from_pretrained, save_pretrained and push_to_hub.
+
+    Attributes:
+        info: what is known of the detector.
+        device: where it computes.
+        weights: whose it has.
+        checkpoint: where it was read from.
+    """
+
+    detector: Detector
+    info: CheckpointInfo
+    device: torch.device
+    weights: Weights = "teacher"
+    checkpoint: Path | None = None
+
+    @classmethod
+    def load(cls, checkpoint: Path | str, weights: Weights = "teacher") -> "Predictor":
+        """Reads a checkpoint (a run's folder: its best; or hf:user/name) onto the first CUDA device, else the CPU.
+
+        Args:
+            weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+
+        Raises:
+            CheckpointError: there is none, it cannot be read, or it does not hold these weights.
+        """
+        detector, info = load_checkpoint(Path(checkpoint), weights)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(detector.to(device), info, device, weights, Path(checkpoint))
+
+    @property
+    def classes(self) -> ClassTable:
+        """Names and original ids of the labels in detections."""
+        return self.info.classes
+
+    @property
+    def transform(self) -> EvalTransform:
+        """How the detector wants to see an image."""
+        return EvalTransform(self.info.image_size, self.info.mean, self.info.std)
+
+    def detect(
+        self, images: list[UInt8[np.ndarray, "_ _ 3"]], top_k: int | None = None, labels: Sequence[int] | None = None
+    ) -> list[Detections]:
+        """Detections of each RGB image, best first.
+
+        Images of different sizes are padded to one; the padding moves scores a little (the pyramid's normalisation sees
+        it), as in the official implementation.
+
+        Args:
+            top_k: at most so many of an image; default: as many as officially (`Detector.top_k`).
+            labels: the classes to look for, 0..K-1; default: all.
+        """
+        if not images:
+            return []
+        nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+        samples = [Sample(image, *nothing, image_id=index, name="") for index, image in enumerate(images)]
+        return self.detect_batch(collate([self.transform(sample) for sample in samples]), top_k, labels)
+
+    @torch.inference_mode()
+    def detect_batch(
+        self, batch: Batch, top_k: int | None = None, labels: Sequence[int] | None = None
+    ) -> list[Detections]:
+        """Detections of each image of a batch, in pixels of the original images; arguments as of `detect`."""
+        moved = batch.to(self.device)
+        found = self.detector(moved.images, moved.padding_mask)
+        return postprocess(found, batch.original_sizes, top_k or self.detector.top_k, labels)
+
+    def detect_source(
+        self, source: Source, batch_size: int | None = None, console: Console | None = None
+    ) -> Iterator[tuple[int, Detections]]:
+        """(image id, detections) of every image of a source whose classes are among the detector's, in the source's
+        labels.
+
+        Args:
+            batch_size: images per batch; default: the run's, at most 64 (`MOST_IN_BATCH`), in which its validation saw
+                them (images of a batch are padded to one size, which moves scores a little).
+            console: shows progress, if it is a terminal; None is silent.
+
+        Raises:
+            ValueError: the source has classes that the detector does not know.
+        """
+        labels = known_labels(self.classes, source.classes)
+        recorded: int = self.info.configuration.get("batch_size") or BATCH_SIZE
+        loader = make_loader(
+            TransformedDataset(source, self.transform),
+            EpochSampler(len(source), shuffle=False),
+            batch_size or min(recorded, MOST_IN_BATCH),
+            workers=0,
+        )
+        mine = np.zeros(len(self.classes), np.int64)
+        mine[labels] = np.arange(len(labels))
+        silent = console is None or not console.is_terminal
+        for batch in track(loader, "Looking at images", len(loader), console=console, transient=True, disable=silent):
+            for image, found in zip(batch.image_ids, self.detect_batch(batch, labels=labels), strict=True):
+                yield image, replace(found, labels=mine[found.labels])
+
+
+def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
+    """The labels in `known` of the classes of `wanted`, by name.
+
+    Raises:
+        ValueError: some are unknown; names them.
+    """
+    unknown = [name for name in wanted.names if name not in known.names]
+    if unknown:
+        raise ValueError(
+            f"The data set has classes that the detector does not know: {listed(unknown, 10)}. It knows "
+            f"{listed(known.names, 10)}. Rename them in the data, or train on it (--init carries known "
+            "classes over)."
+        )
+    return [known.names.index(name) for name in wanted.names]
+
+
+def evaluate(
+    checkpoint: Path | str,
+    data: str | None = None,
+    split: str = "val",
+    json: Path | str | None = None,
+    batch_size: int | None = None,
+    weights: Weights = "teacher",
+    allow_outside: bool = False,
+    console: Console | None = None,
+) -> Metrics:
+    """COCO scores of a checkpoint on a split. Data may lack some of the detector's classes: these are not looked for.
+
+    Args:
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
+        data: a data set's folder, or `digits`; default: the data that the run was trained on.
+        split: train, val or test.
+        json: file to write the scores to, all in 0-1.
+        batch_size: images per batch; default: the run's, at most 64, which gives the scores that its validation gave
+            (of a run in bf16 or fp16 but for rounding: here all is float32).
+        weights: the teacher's, which usually score higher and cost nothing more, or the student's.
+        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
+        console: shows progress, if it is a terminal; None is silent.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
+        DataError: the data set has errors.
+        ValueError: it has no such split, or classes that the detector does not know.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
+    if json is not None and Path(json).is_dir():
+        raise ValueError(f"{json} is a folder. Give the file to write the scores to.")
+    if json is not None:
+        Path(json).parent.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor.load(checkpoint, weights)
+    data = data or predictor.info.configuration.get("data")
+    if data is None:
+        raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
+    sources = open_sources(data, allow_outside=allow_outside)
+    if split not in sources:
+        raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
+    source = sources[split]
+    detections = dict(predictor.detect_source(source, batch_size, console))
+    truth, classes = source.annotations(), source.classes
+    metrics = duplicates_suppressed(evaluate_detections(truth, classes, detections), truth, classes, detections)
+    if json is not None:
+        Path(json).write_text(jsonlib.dumps(metrics.to_json(), indent=1))
+    return metrics
+
+
+def push(
+    checkpoint: Path | str, to: str, private: bool = False, student: bool = False, license: str | None = None
+) -> str:
+    """Uploads a checkpoint and its model card to the Hugging Face Hub; returns the commit's address.
+
+    Args:
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
+        to: the repository, user/name; made if there is none.
+        private: make it a private one.
+        student: the student's weights too.
+        license: of the weights, for example apache-2.0; default: the card names none.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be read; HubError: the repository cannot be written.
+    """
+    predictor = Predictor.load(checkpoint)
+    return predictor.push_to_hub(to.removeprefix(PREFIX), student=student, license=license, private=private or None)

@@ -1,0 +1,1 @@
+"""What is decided, and told, before the first step."""

@@ -1,0 +1,233 @@
+"""A run's records: metrics.jsonl (every event, for machines) and metrics.csv (a row per epoch, for people); and what is
+measured for them."""
+
+import csv
+import io
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oddetr.common.durable import sync, write_file, writing
+from oddetr.common.regular import read_regular
+from oddetr.common.untrusted import read_count, read_number
+from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER, read_scores
+from oddetr.training.processes import is_first_process
+
+MOST_EVENTS = 2**28
+"""Bytes of a metrics.jsonl; 300 epochs of 1,200 classes with their steps take a tenth of that."""
+
+
+class StepMeans:
+    """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
+
+    Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added. A part that
+    only some steps have, of a lesson that ends say, has its mean over these. Steps that were left out do not count.
+    """
+
+    def __init__(self, steps_done: int = 0) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps: Counter[str] = Counter()
+        self._step: dict[str, Tensor] = {}
+        self._since = self._done = steps_done
+
+    def steps(self, steps_done: int) -> int:
+        """How many steps have been added since the last reading."""
+        return steps_done - self._since
+
+    def add(self, shares: Mapping[str, Tensor], steps_done: int, left_out: bool = False) -> None:
+        """Adds one batch; `steps_done` counts the step that it finishes, if it does; `left_out`, if it was."""
+        _add(self._step, shares)
+        if steps_done > self._done:
+            if not left_out:
+                _add(self._sums, self._step)
+                self._steps.update(self._step.keys())
+            self._step, self._done = {}, steps_done
+
+    def read(self, steps_done: int) -> dict[str, float]:
+        """The means since the last reading, which waits for the device; empty where no step was done."""
+        sums, steps = self._sums, self._steps
+        self._sums, self._steps, self._since = {}, Counter(), steps_done
+        values: list[float] = torch.stack(list(sums.values())).tolist() if steps else []
+        return {name: value / steps[name] for name, value in zip(sums, values, strict=False) if steps[name]}
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+
+
+class Speed:
+    """Time that training takes without its pauses, images per second, and the share of time spent waiting for data.
+
+    Waiting is all that passes between a step's end, or the epoch's beginning, and the next step's beginning: loading,
+    and the copy to the device. Clocks of the host: no step waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self.images, self.waiting, self.working = 0, 0.0, 0.0
+        self._mark: float | None = None
+
+    def go_on(self) -> None:
+        """Waiting for the first batch begins."""
+        self._mark = time.perf_counter()
+
+    def step_begins(self) -> None:
+        """A batch is there."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self.waiting += now - self._mark
+        self._mark = now
+
+    def step_ends(self, images: int) -> None:
+        """A batch of `images` is done."""
+        now = time.perf_counter()
+        self.working += now - (self._mark or now)
+        self.images += images
+        self._mark = now
+
+    def pause(self) -> None:
+        """What follows (validation, say) is no part of training."""
+        self._mark = None
+
+    @property
+    def seconds(self) -> float:
+        """Of steps, and of waiting for data."""
+        return self.waiting + self.working
+
+    @property
+    def images_per_second(self) -> float:
+        """Since the beginning, pauses left out."""
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """In [0, 1]."""
+        return self.waiting / max(self.seconds, 1e-9)
+
+
+def peak_memory_gib() -> float:
+    """The most memory held so far: the device's on CUDA, else this process's; NaN where the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class RunLog:
+    """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
+
+    An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
+    last. Both: `epoch`, from 1; `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
+    steps and of waiting for data alone (no validation, no checkpoints). `epoch`: speed and memory; with matching
+    distillation `matching_carried` and `matching_disagreement`, means over the epoch's steps (those since it was
+    resumed, where it was stopped within); where steps that are not finite are skipped `skipped_steps`, of the run so
+    far; and where the epoch was validated, under `teacher` and `student`, COCO's scores in 0-1 and, a number for each
+    decoder layer, `instability` and `normalised_instability` (null in the first validation) and `unstable_score` (from
+    the second layer on); of detectors that choose their queries from tokens also `normalised_instability_by_slot`.
+
+    Args:
+        folder: the run's.
+        steps_done: where the run goes on: later events, of a part of the run that is done again, are dropped.
+    """
+
+    def __init__(self, folder: Path, steps_done: int = 0) -> None:
+        self.file = folder / "metrics.jsonl"
+        self.table = folder / "metrics.csv"
+        kept = [event for event in read_events(folder) if event["step"] <= steps_done]
+        if is_first_process():
+            with writing(folder):
+                write_file(self.file, "".join(json.dumps(event) + "\n" for event in kept))
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Appends one event; an epoch also becomes a row of the table."""
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(event) + "\n")
+        if event["kind"] == "epoch":
+            self._write_table()
+
+    def sync(self) -> None:
+        """Waits until the events are on the disk, so that a checkpoint is not newer than the records beside it."""
+        sync(self.file)
+
+    def _write_table(self) -> None:
+        rows = [table_row(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(self.table, table.getvalue())
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `MOST_EVENTS` bytes.
+    """
+    file = folder / "metrics.jsonl"
+    events: list[dict[str, Any]] = []
+    for line in read_regular(file, MOST_EVENTS).splitlines() if file.exists() else []:
+        with suppress(ValueError, RecursionError):
+            events.append(_event(json.loads(line)))
+    return events
+
+
+def _event(written: Any) -> dict[str, Any]:
+    """What `RunLog.add` wrote, counts as integers and other numbers as floats.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kind = written.get("kind") if isinstance(written, dict) else None
+    if kind not in ("train", "epoch"):
+        raise ValueError("it is no event")
+    event: dict[str, Any] = {}
+    for name, value in written.items():
+        if name == "kind":
+            event[name] = value
+        elif name in _COUNTS:
+            event[name] = read_count(value)
+        else:
+            event[name] = read_scores(value) if name in MODELS else read_number(value)
+    needed = {"step", "epoch"} if kind == "epoch" else {"step"}
+    scores = [event[model] for model in MODELS if model in event]
+    if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
+        raise ValueError("it is not whole")
+    return event
+
+
+def table_row(event: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's numbers by the names of columns: `teacher AP`, `teacher AP CLASS`; instability of the last layer."""
+    row = {name: value for name, value in event.items() if name not in ("kind", *MODELS)}
+    for model in MODELS:
+        if model in event:
+            row |= {f"{model} {name}": value for name, value in _columns(event[model]).items()}
+    return row
+
+
+_COUNTS = ("step", "epoch", "skipped_steps")
+"""Of an event, what is a whole number."""
+_ALWAYS = {"AP", PER_CLASS, "normalised_instability"}
+"""What every validation has."""
+_NESTED = (PER_CLASS, *PER_LAYER)
+
+
+def _columns(scores: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in scores.items() if name not in _NESTED}
+    last = (scores["normalised_instability"] or [None])[-1]
+    classes = {f"AP {name}": value for name, value in scores[PER_CLASS].items()}
+    return plain | {"normalised instability": last} | classes

@@ -1,0 +1,74 @@
+"""What experiment loggers are told of a run, under names that TensorBoard, MLflow and Weights & Biases all accept."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from oddetr.common.nested import flat
+from oddetr.common.untrusted import is_number
+from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER
+
+_LONGEST = 200
+"""Characters of a class's or parameter's name; MLflow takes 250 with what stands before it."""
+
+
+def logged_values(event: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an event of `metrics.jsonl` (see `RunLog`); what is null or not finite is left out.
+
+    train/loss, train/loss_l1, train/learning_rate      of `train`
+    epoch, epoch/seconds, epoch/images_per_second       of `epoch`
+    val/teacher/AP, val/student/AP50                    scores in 0-1
+    val/teacher/AP_per_class/NAME                       see `plain_names`
+    val/teacher/instability                             of the last decoder layer
+    val/teacher/instability_per_layer/1                 of each, from 1
+    """
+    kind = event["kind"]
+    values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", *MODELS)}
+    epoch = values.pop(f"{kind}/epoch", None)
+    values |= {"epoch": epoch} if kind == "epoch" else {}
+    for model in MODELS:
+        values |= {f"val/{model}/{name}": value for name, value in _scores(event.get(model, {})).items()}
+    return _finite(values)
+
+
+def _scores(scores: dict[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in scores.items() if name != PER_CLASS and name not in PER_LAYER}
+    for name, first in PER_LAYER.items():
+        layers = scores.get(name) or []
+        found |= {f"{name}_per_layer/{layer}": value for layer, value in enumerate(layers, start=first)}
+        found |= {name: layers[-1]} if layers else {}
+    classes: dict[str, Any] = scores.get(PER_CLASS, {})
+    return found | {f"AP_per_class/{plain}": classes[name] for name, plain in plain_names(classes).items()}
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """To each class's name one of letters a-z and A-Z, digits, `_`, `-` and spaces.
+
+    Each other character becomes `_`. Where an earlier class has that name already, the class's place in the list, from
+    0, follows: ["a/b", "a:b"] -> ["a_b", "a_b_1"].
+    """
+    found: dict[str, str] = {}
+    for place, name in enumerate(names):
+        plain = re.sub(r"[^a-zA-Z0-9_ -]", "_", name)[:_LONGEST].strip() or "_"
+        while plain in found.values():
+            plain += f"_{place}"
+        found[name] = plain
+    return found
+
+
+def parameters(configuration: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
+    """A run's configuration with dotted names, and its classes' names: `optimizer.learning_rate`, `classes`."""
+    values = flat(configuration) | {"classes": ", ".join(classes)}
+    return {re.sub(r"[^a-zA-Z0-9_. -]", "_", name)[:_LONGEST]: value for name, value in values.items()}
+
+
+def best_values(description: dict[str, Any]) -> dict[str, float]:
+    """`best/epoch`, `best/teacher/AP` and `best/student/AP` of what a checkpoint's `checkpoint.json` says."""
+    scores = {f"best/{model}/AP": told.get("AP") for model, told in description["metrics"].items()}
+    values = {"best/epoch": description["epoch"], **scores}
+    return _finite(values)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if is_number(value) and math.isfinite(value)}

@@ -1,0 +1,209 @@
+"""What a run leaves behind: events, and the checkpoints `last` and `best`."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from oddetr.checkpoints.checkpoint import RESUME, CheckpointInfo, save_of_run
+from oddetr.common.durable import writing
+from oddetr.structures import Batch
+from oddetr.training.module import AGREE_EVERY, TrainingModule
+from oddetr.training.records.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
+from oddetr.training.records.logged import logged_values
+from oddetr.training.safety.resume import restore
+
+EVERY = 20
+"""Steps between two events of kind `train`: to read the losses waits for the device."""
+AGREEMENT = ("matching_carried", "matching_disagreement")
+"""What an epoch's event tells of its steps, too: see `oddetr.distillation.group.agreement`."""
+SAVE_EVERY = 300.0
+"""Seconds after which `last` is written within an epoch, too."""
+
+
+class Recorder(Callback):
+    """Logs losses and scores; writes the checkpoints after each epoch, and `last` every few minutes, too.
+
+    `best` is the epoch with the teacher's highest validation AP; without an AP (no objects in the validation images),
+    the last. It is written before `last`, so that a run killed between the two does the epoch, and its `best`, again.
+
+    Attributes:
+        stopping: whether to write `last` after the step that is being done, and end the training.
+        speed: of the training, in this process.
+        loss: mean over the steps of the last event; NaN before the first.
+        best: the teacher's highest AP; -1 where there is none.
+        trained: seconds of training before this process went on with the run.
+
+    Args:
+        folder: the run's.
+        describe: (epochs trained, scores) -> what to write beside the weights.
+        steps_done: where a resumed run goes on.
+        state: what it goes on from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        describe: Callable[[int, dict[str, Any]], CheckpointInfo],
+        steps_done: int,
+        state: Path | None = None,
+    ) -> None:
+        self.folder, self.describe, self.state = folder, describe, state
+        self.stopping = False
+        self.speed = Speed()
+        self.loss = math.nan
+        self.events = RunLog(folder, steps_done)
+        before = read_events(folder)
+        scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
+        self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
+        self._before: float = before[-1].get("seconds", 0.0) if before else 0.0
+        self._begin = math.nan
+        self.trained: float = before[-1].get("training_seconds", 0.0) if before else 0.0
+        self._saved = time.monotonic()
+        self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on within an epoch does not begin it. What it goes on from has been read by now."""
+        self._begin = time.monotonic()
+        self._restore(trainer)
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was done already trains no step."""
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
+        state, self.state = self.state, None
+        if state:
+            trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                with writing(self.folder):
+                    restore(state.parent, self.folder / "last")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.speed.go_on()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """A step begins."""
+        self.speed.step_begins()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """A step is done: adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
+        left_out = cast(TrainingModule, pl_module).watch.left_out
+        self._means.add(outputs, trainer.global_step, left_out)
+        agreement = {name: outputs[name] for name in AGREEMENT if name in outputs}
+        self._agreement.add(agreement, trainer.global_step, left_out)
+        if self._means.steps(trainer.global_step) >= EVERY:
+            with writing(self.folder):
+                self._log_losses(trainer)
+        self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
+            self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.speed.pause()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the epoch and writes `last`, and `best` where the epoch is the best so far.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop, and this is not the end of the run.
+        """
+        self.speed.pause()
+        module = cast(TrainingModule, pl_module)
+        epoch = trainer.current_epoch + 1
+        found = module.validation.scores if module.scored_epoch == epoch else {}
+        scores = {name: score.to_json() for name, score in found.items()}
+        agreement = self._agreement.read(trainer.global_step)
+        skipped = {"skipped_steps": module.watch.skipped} if module.watch.policy == "skip" else {}
+        with writing(self.folder):
+            self._log_losses(trainer)
+            if trainer.is_global_zero:
+                event = self._event(trainer.global_step, epoch)
+                self._record(trainer, event | agreement | skipped | scores)
+            self._save(trainer, module, epoch, scores)
+        if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
+            raise KeyboardInterrupt
+
+    def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Where it is time. Several processes agree on it every `AGREE_EVERY` steps.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop.
+        """
+        stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
+        if trainer.world_size > 1:
+            if trainer.global_step % AGREE_EVERY:
+                return
+            stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
+        if stopping or due:
+            self.speed.pause()
+            with writing(self.folder):
+                self._log_losses(trainer)
+                self._save(trainer, module, trainer.current_epoch, {})
+            self.speed.go_on()
+        if stopping:
+            raise KeyboardInterrupt
+
+    def _event(self, step: int, epoch: int) -> dict[str, Any]:
+        return {
+            "kind": "epoch",
+            "step": step,
+            "epoch": epoch,
+            **self._times(),
+            "images_per_second": self.speed.images_per_second,
+            "waiting_share": self.speed.waiting_share,
+            "peak_memory_gib": peak_memory_gib(),
+        }
+
+    def _times(self) -> dict[str, float]:
+        seconds = self._before + time.monotonic() - self._begin
+        return {"seconds": seconds, "training_seconds": self.trained + self.speed.seconds}
+
+    def _log_losses(self, trainer: Trainer) -> None:
+        means = self._means.read(trainer.global_step)
+        self.loss = means.get("loss", self.loss)
+        if trainer.is_global_zero and means:
+            event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
+            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch + 1}
+            self._record(trainer, where | self._times() | event)
+
+    def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        self.events.add(event)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged_values(event), event["step"])
+
+    def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
+        self._saved = time.monotonic()
+        info = self.describe(epoch, scores)
+        state = self.folder / RESUME
+        try:
+            trainer.save_checkpoint(state)
+            if trainer.is_global_zero:
+                self._write(module, info, scores, state)
+        except Exception:
+            with suppress(OSError):
+                state.unlink()
+            raise
+        trainer.strategy.barrier("written")  # A process that ends before may have the others killed by who began them.
+
+    def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
+        self.events.sync()
+        ap = scores["teacher"]["AP"] if scores else None
+        if (ap is not None and ap > self.best) or (scores and self.best < 0):
+            self.best = ap if ap is not None else self.best
+            save_of_run(self.folder / "best", module.detectors, info)
+        save_of_run(self.folder / "last", module.detectors, info, state)
+
+
+def _agreed(trainer: Trainer, wanted: bool) -> bool:
+    """Whether any process wants it."""
+    return trainer.strategy.reduce_boolean_decision(wanted, all=False)

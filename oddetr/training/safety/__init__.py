@@ -1,0 +1,1 @@
+"""Runs that stop, break and go on."""

@@ -1,0 +1,227 @@
+"""Beginning a run in a folder, and going on with one that was stopped."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from oddetr.checkpoints.checkpoint import RESUME, WEIGHT_FILES, CheckpointError, damage, read_info
+from oddetr.common.durable import sync, write_file, writing
+from oddetr.common.nested import flat
+from oddetr.common.untrusted import read_json, read_weights_only
+from oddetr.data.dataset import ClassTable, Source
+from oddetr.training.config import TrainConfig
+from oddetr.training.processes import is_first_process
+from oddetr.training.upgrades import upgraded
+
+CONFIGURATION, BEGINNING = "config.json", "beginning.json"
+MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
+"""Fields that a resumed run takes from the command rather than from the run."""
+_UNFINISHED = "last.new"
+_CHECKPOINTS = ("last", _UNFINISHED, "last.old")
+"""What may hold a state, the newest first where all are whole: see `oddetr.common.durable.replace_folder`."""
+_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers", "tensorboard")
+"""Fields of `TrainConfig` that do not say what is learned; the last is an older oddetr's."""
+_SWITCH = "distillation.enabled"
+_IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
+"""What the switch makes idle; not the horizon, which is that of the EMA too."""
+
+
+def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
+    """The state in the newest whole checkpoint of the run in `out`; None where it was killed before its first one.
+
+    `last`; in its place, if it is damaged or gone, what a save left that was cut off between its two renames, or else
+    the one before. Which is taken is said aloud.
+
+    Raises:
+        CheckpointError: none is whole; says which file of which is damaged, and what can be done.
+    """
+    damaged: list[str] = []
+    for name in _CHECKPOINTS:
+        folder = out / name
+        if not folder.exists():
+            continue
+        how = _unusable(folder)
+        if how is None:
+            if name != _CHECKPOINTS[0]:
+                found = "; ".join(damaged) or f"There is no {out / _CHECKPOINTS[0]}"
+                say(f"{found}. The run goes on from {folder}, the newest checkpoint that is whole.")
+            return folder / RESUME
+        if name != _UNFINISHED:
+            damaged.append(f"The checkpoint {folder} cannot be used: {how}")
+    if damaged:
+        best = out / "best"
+        advice = "" if damage(best) else f" with the weights of its best, which is whole: --init {best}"
+        raise CheckpointError(f"{'; '.join(damaged)}. There is no other to go on from. Begin a new run{advice}.")
+    return None
+
+
+def _unusable(checkpoint: Path) -> str | None:
+    """In words, why a run cannot go on from a checkpoint; None where it can."""
+    how, state = damage(checkpoint), checkpoint / RESUME
+    if how:
+        return how
+    try:
+        steps_done(state)
+    except FileNotFoundError:
+        return f"{state.name} is missing"
+    except Exception as error:
+        return f"{state.name} is damaged: {error}"
+    return None
+
+
+def restore(found: Path, last: Path) -> None:
+    """Puts the checkpoint that a run goes on from in the place of `last`; a damaged one becomes `last.damaged`."""
+    if found == last:
+        return
+    if last.exists():
+        aside = last.with_name("last.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        last.rename(aside)
+    found.rename(last)
+    sync(last.parent)
+
+
+def resumed(
+    config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str] = frozenset()
+) -> tuple[TrainConfig, Path | None]:
+    """What to run, and the state to go on from.
+
+    With `config.resume`, the configuration of the run in `out`; where that was killed before it saved anything, also
+    its configuration, with the given arguments, and None; where there is none yet, the given one and None.
+
+    Args:
+        say: is told of damage that is gone round.
+        given: fields, with dotted names, that were given, also where with the default's value.
+
+    Raises:
+        FileExistsError: there is something in `out` that a run can go on from, and `config.resume` is off.
+        CheckpointError: no checkpoint of it is whole.
+        ValueError: arguments contradict the run that is to be resumed, or an older oddetr began it, without a teacher.
+    """
+    if not config.resume:
+        saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
+        if saved or _unusable(out / _UNFINISHED) is None:
+            raise FileExistsError(
+                f"{out} holds a run already. Go on with it by --resume, or give another folder by --out."
+            )
+        return config, None
+    state = find_state(out, say)
+    if state is None:
+        return _begun(config, out, say, given), None
+    if not (state.parent / WEIGHT_FILES["student"]).is_file():
+        raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
+    recorded = _recorded(out, state, say)
+    saved = flat(TrainConfig.from_plain(recorded | {"resume": True}).to_json())
+    changed = differences(saved, saved | _given(config, given))
+    if changed:
+        raise ValueError(
+            f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
+            f"new run (--out NEW_FOLDER, with its weights by --init {out})."
+        )
+    return _with_command(config, recorded), state
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In words, the fields in which two `TrainConfig.to_json`, nested or flat, differ that say what is learned; fields
+    that `before` lacks had their defaults.
+
+    What would be distilled does not matter where both switch distillation off.
+    """
+    default = flat(TrainConfig().to_json())
+    old = default | upgraded(flat(json.loads(json.dumps(before))))
+    new = default | flat(json.loads(json.dumps(now)))
+    off = not (old[_SWITCH] or new[_SWITCH])
+    ignored = (*_SAYS_NOTHING, *(name for name in default if off and name.startswith(_IDLE)))
+    names = (name for name in old | new if name not in ignored and name.partition(".")[0] not in ignored)
+    missing = "not set"
+    return [
+        f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
+        for name in names
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+
+
+def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> dict[str, Any]:
+    """What all processes of a run must have in common, by name; paths may differ from machine to machine."""
+    own = (*MAY_CHANGE, "init", "backbone_weights")
+    facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
+    facts |= {f"{split} images": len(source) for split, source in sources.items()}
+    return facts | {"steps done": steps, "classes": sources["train"].classes.names}
+
+
+def check_classes(state: Path, classes: ClassTable) -> None:
+    """Compares the data's classes with those of the run that goes on from `state`.
+
+    Raises:
+        ValueError: they differ.
+    """
+    known = read_info(state.parent).classes
+    if known.names != classes.names:
+        raise ValueError(
+            f"The run {state.parent.parent} was trained on the classes {', '.join(known.names)}; this data has "
+            f"{', '.join(classes.names)}. Resume it with its own data, or begin a new run."
+        )
+
+
+def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The configuration of a run, from its file; if that is damaged, from the checkpoint."""
+    try:
+        return dict(read_json(out / CONFIGURATION))
+    except (OSError, TypeError, ValueError) as error:
+        say(
+            f"{out / CONFIGURATION} cannot be read ({error}). The run goes on with the configuration in {state.parent}."
+        )
+        return read_info(state.parent).configuration
+
+
+def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
+    """The configuration of a run that was killed before it saved anything, where the command says none."""
+    file = out / CONFIGURATION
+    if not file.is_file():
+        say(f"beginning: there is no run in {out} to go on with")
+    if _given(config, given) or not file.is_file():
+        return config
+    say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
+    return _with_command(config, read_json(file))
+
+
+def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
+    """What a command says of what is to be learned, with dotted names."""
+    default = flat(TrainConfig().to_json())
+    return {
+        name: value
+        for name, value in flat(config.to_json()).items()
+        if name.partition(".")[0] not in MAY_CHANGE and (name in given or value != default.get(name))
+    }
+
+
+def _with_command(config: TrainConfig, recorded: dict[str, Any]) -> TrainConfig:
+    """The run's own configuration, but for what a resumed run takes from the command."""
+    saved = TrainConfig.from_plain(recorded | {"resume": True}).to_json()  # With fields that are newer than the run.
+    wanted, usual = config.to_json(), TrainConfig().to_json()
+    kept = {name: wanted[name] for name in MAY_CHANGE if wanted[name] != usual[name]}
+    return TrainConfig.from_plain(saved | kept | {"trainer": saved["trainer"] | config.trainer})
+
+
+def save_configuration(config: TrainConfig, out: Path) -> None:
+    """Makes the run's folder and writes what `resumed` reads."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            write_file(out / CONFIGURATION, json.dumps(config.to_json() | {"resume": False}, indent=1))
+
+
+def save_beginning(out: Path, **said: Any) -> None:
+    """Keeps what was said before the first step, for the report."""
+    if is_first_process():
+        with writing(out):
+            write_file(out / BEGINNING, json.dumps(said, indent=1))
+
+
+def steps_done(state: Path | None) -> int:
+    """Optimizer steps that the training of `state` has done; 0 without one."""
+    if state is None:
+        return 0
+    return int(read_weights_only(state, mmap=True)["global_step"])

@@ -1,0 +1,305 @@
+"""Official checkpoints and transformers' folders, made here with random weights, become ours."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import oddetr
+from oddetr.checkpoints.checkpoint import load_checkpoint
+from oddetr.checkpoints.official import described
+from oddetr.cli import main
+from oddetr.models.detector import Detector
+from oddetr.models.families.presets import DetectorConfig, build_detector
+from tests.checkpoints.test_official import official_state
+from tests.models.helpers import VARIANTS, small_batch
+
+SIZES = {
+    "backbone": "resnet18",
+    "width": 32,
+    "heads": 4,
+    "ffn_width": 48,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_queries": 6,
+    "points": 2,
+    "dropout": 0.0,
+}
+ARGUMENTS = argparse.Namespace(nheads=4, num_queries=6, dropout=0.0, lr=1e-4)
+
+
+def small(variant: str, classes: int, **changes: Any) -> Detector:
+    torch.manual_seed(1)
+    denoising = 100 if variant == "dino" else 0
+    detector = build_detector(DetectorConfig(variant=variant, denoising=denoising, **SIZES | changes), classes).eval()
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    return detector
+
+
+def official(detector: Detector, variant: str) -> dict[str, Tensor]:
+    """Its weights under the official names; frozen norms count no batches."""
+    body = {f"backbone.0.{name.removeprefix('backbone.')}": value for name, value in detector.state_dict().items()}
+    body = {name: value for name, value in body.items() if name.startswith("backbone.0.body.")}
+    return official_state(detector, variant) | {n: v for n, v in body.items() if not n.endswith("num_batches_tracked")}
+
+
+def saved(folder: Path, state: dict[str, Tensor], **more: Any) -> Path:
+    file = folder / "checkpoint.pth"
+    torch.save({"model": state, "args": ARGUMENTS, "epoch": 49, "optimizer": {"state": {}}} | more, file)
+    return file
+
+
+def names_file(folder: Path, count: int) -> Path:
+    file = folder / "classes.txt"
+    file.write_text("\n".join(f"thing {index}" for index in range(count)) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_official_file_when_converted_then_detects_the_same(variant: str, tmp_path: Path) -> None:
+    detector, batch = small(variant, 4), small_batch((2, 1), size=96)
+    file = saved(tmp_path, official(detector, variant))
+    oddetr.convert(file, tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert info.classes.names == tuple(f"thing {index}" for index in range(4))
+    assert info.image_size == 800
+    denoising = 100 if variant == "dino" else 0
+    top_k = 300 if variant == "dino" else 100
+    assert info.detector == DetectorConfig(variant=variant, denoising=denoising, top_k=top_k, **SIZES)
+    assert converted.top_k == top_k
+    with torch.no_grad():
+        expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_official_file_when_of_coco_then_has_its_80_classes_and_scores_them_the_same(
+    variant: str, tmp_path: Path
+) -> None:
+    """The 91 outputs are numbered by COCO's ids; two-stage proposals are ranked by output 0, which is no class."""
+    detector, batch = small(variant, 91), small_batch((2, 1), size=96)
+    oddetr.convert(saved(tmp_path, official(detector, variant)), tmp_path / "ours")
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert len(info.classes) == 80
+    assert (info.classes.names[0], info.classes.ids[0]) == ("person", 1)
+    assert (info.classes.names[-1], info.classes.ids[-1]) == ("toothbrush", 90)
+    assert info.classes.ids[11] == 13
+    with torch.no_grad():
+        expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
+        if variant != "dino":  # whose queries are ranked by the best class: without unused ones they may be others
+            torch.testing.assert_close(found.logits, expected.logits[..., list(info.classes.ids)])
+            torch.testing.assert_close(found.boxes, expected.boxes)
+    if variant == "dino":
+        rows = list(info.classes.ids)
+        for mine, theirs in zip(converted.decoder.heads, detector.decoder.heads, strict=True):
+            assert mine.classes.weight.equal(theirs.classes.weight[rows])
+        head, official_head = converted.query_source.head, detector.query_source.head
+        assert head.classes.bias.equal(official_head.classes.bias[rows])
+        labels = converted.denoising.labels.weight
+        assert labels[:-1].equal(detector.denoising.labels.weight[list(info.classes.ids)])
+        assert labels[-1].equal(detector.denoising.labels.weight[-1])
+
+
+def test_backbone_when_under_torchvisions_names_then_gives_torchvisions_maps(tmp_path: Path) -> None:
+    detector = small("refine", 4, backbone="resnet50")
+    state = {name: v for name, v in official(detector, "refine").items() if not name.startswith("backbone.")}
+    theirs = torchvision.models.resnet50(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    body = {f"backbone.0.body.{name}": value for name, value in theirs.state_dict().items()}
+    state |= {n: v for n, v in body.items() if ".fc." not in n and not n.endswith("num_batches_tracked")}
+    oddetr.convert(saved(tmp_path, state), tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert info.detector.backbone == "resnet50"
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps = converted.backbone(images)
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+        for index, layer in enumerate((theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)):
+            x = layer(x)
+            if index:
+                torch.testing.assert_close(maps[index - 1], x, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["plain", "refine", "two_stage"])
+def test_transformers_folder_when_converted_then_detects_the_same(variant: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    torch.manual_seed(0)
+    sizes = {"layers": 2, "ffn_dim": 48, "attention_heads": 4, "n_points": 2}
+    config = transformers.DeformableDetrConfig(
+        backbone_config=transformers.TimmBackboneConfig(
+            backbone="resnet18", out_indices=[2, 3, 4], use_pretrained_backbone=False
+        ),
+        id2label={0: "cat", 1: "dog", 2: "cow"},
+        label2id={"cat": 0, "dog": 1, "cow": 2},
+        num_queries=6,
+        two_stage_num_proposals=6,
+        d_model=32,
+        with_box_refine=variant != "plain",
+        two_stage=variant == "two_stage",
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()},
+    )
+    theirs = transformers.DeformableDetrForObjectDetection(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    theirs.save_pretrained(tmp_path / "theirs")
+    theirs = transformers.DeformableDetrForObjectDetection.from_pretrained(tmp_path / "theirs").eval()
+    oddetr.convert(tmp_path / "theirs", tmp_path / "ours")
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert info.classes.names == ("cat", "dog", "cow")
+    batch = small_batch((2, 1), size=96)
+    with torch.no_grad():
+        found = converted(batch.images, batch.padding_mask)
+        expected = theirs(batch.images, (~batch.padding_mask).long())
+    torch.testing.assert_close(found.logits[-1], expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=1e-4)
+
+
+def test_file_when_it_holds_code_then_is_refused_and_not_executed(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "executed",)
+
+    file = saved(tmp_path, {}, scheduler=Evil())
+    with pytest.raises(ValueError, match="weights only"):
+        oddetr.convert(file, tmp_path / "ours")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_verb_when_typed_then_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path, official(small("dab", 4), "dab"))
+    words = ["convert", str(file), "--to", str(tmp_path / "ours"), "--classes", str(names_file(tmp_path, 4))]
+    assert main(words) == 0
+    assert "dab, resnet18, 4 heads of 2 points on 4 levels, 6 queries, 4 classes" in capsys.readouterr().out
+
+
+def refused(tmp_path: Path, state: dict[str, Tensor], match: str, **options: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        oddetr.convert(saved(tmp_path, state), tmp_path / "ours", **options)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_file_when_wrong_then_says_what_was_found(tmp_path: Path) -> None:
+    state = official(small("refine", 4), "refine")
+    refused(tmp_path, {"conv.weight": torch.zeros(1)}, "level_embed is missing; conv.weight")
+    refused(tmp_path, {n: v for n, v in state.items() if "backbone" not in n}, "Only ResNet backbones")
+    refused(tmp_path, state, "4 class outputs, and its classes are not known")
+    refused(tmp_path, state, "3 names were given", classes=names_file(tmp_path, 3))
+    refused(tmp_path, state | {"transformer.more": torch.zeros(1)}, "left over", classes=names_file(tmp_path, 4))
+    with pytest.raises(ValueError, match="There is no"):
+        oddetr.convert(tmp_path / "nothing.pth", tmp_path / "ours")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds a bert"):
+        oddetr.convert(tmp_path, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ([1], "holds no state dict.*found list"),
+        (
+            {"weights": {}, "epoch": 1},
+            "nor under model, state_dict, ema_model; found the keys weights, ep",
+        ),
+        ({"model": {7: torch.zeros(1)}}, "holds no state dict"),
+        ({"args": {"nheads": 0}}, "nheads is 0"),
+        ({"args": {"nheads": None}}, "nheads is None"),
+        ({"args": {"nheads": 3}}, "3 heads.* of 4 levels cannot share"),
+        ({"args": argparse.Namespace(dilation=True, nheads=4)}, "DC5"),
+        ({"transformer.level_embed": torch.zeros(4)}, "level_embed has 1 axes"),
+        (
+            {"transformer.decoder.layers.0.cross_attn.attention_weights.weight": None},
+            "attention_weights.weight is missing",
+        ),
+        ({"backbone.0.body.layer3.0.conv1.weight": None}, "does not fit"),
+        ({"input_proj.0.0.weight": torch.tensor(0.0)}, "IndexError"),
+        ({"transformer.level_embed": torch.zeros(0, 32)}, "ZeroDivisionError"),
+        ({"args": {"nheads": 4, "dropout": None}}, "TypeError"),
+    ],
+    ids=str,
+)
+def test_file_when_malformed_then_says_how(content: Any, match: str, tmp_path: Path) -> None:
+    state: dict[str, Any] = official(small("refine", 4), "refine")
+    if isinstance(content, dict) and "args" in content:
+        content = {"model": state} | content
+    elif isinstance(content, dict) and not {"model", "weights"} & content.keys():
+        content = {name: value for name, value in (state | content).items() if value is not None}
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=match):
+        oddetr.convert(tmp_path / "bad.pth", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    assert not (tmp_path / "ours").exists()
+
+
+def test_file_when_empty_or_the_folder_is_malformed_then_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match="cannot be read as weights only"):
+        oddetr.convert(tmp_path / "empty.pth", tmp_path / "ours")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="no folder of transformers"):
+        oddetr.convert(tmp_path, tmp_path / "ours")
+    for size in (0, 4097):
+        with pytest.raises(ValueError, match=f"image_size is {size}; it must lie in 32-4,096"):
+            oddetr.convert(tmp_path, tmp_path / "ours", image_size=size)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "ema_model"])
+def test_file_when_it_holds_its_state_elsewhere_or_from_parallel_training_then_converts(
+    key: str | None, tmp_path: Path
+) -> None:
+    detector = small("refine", 4)
+    state = {f"module.{name}": value for name, value in official(detector, "refine").items()}
+    state["module.backbone.0.body.bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save({key: state, "args": ARGUMENTS} if key else {**state}, tmp_path / "c.pth")
+    oddetr.convert(tmp_path / "c.pth", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert converted.decoder.heads[0].classes.weight.equal(detector.decoder.heads[0].classes.weight)
+    # Weights alone do not tell the number of heads: 8, as officially.
+    assert (info.detector.heads, info.detector.points) == ((4, 2) if key else (8, 1))
+
+
+@pytest.mark.parametrize(("variant", "maps", "levels"), [("plain", 1, 1), ("dino", 4, 5)])
+def test_file_when_of_one_scale_or_of_five_then_detects_the_same(
+    variant: str, maps: int, levels: int, tmp_path: Path
+) -> None:
+    detector, batch = small(variant, 4, maps=maps, levels=levels, points=4), small_batch((2, 1), size=96)
+    oddetr.convert(saved(tmp_path, official(detector, variant)), tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert (info.detector.maps, info.detector.levels) == (maps, levels)
+    with torch.no_grad():
+        expected, found = (each(batch.images, batch.padding_mask) for each in (detector, converted))
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+def test_checkpoint_when_converted_then_is_scored_on_data_that_is_named(tmp_path: Path) -> None:
+    oddetr.convert(
+        saved(tmp_path, official(small("dab", 4), "dab")), tmp_path / "ours", classes=names_file(tmp_path, 4)
+    )
+    with pytest.raises(ValueError, match="--data"):
+        oddetr.evaluate(tmp_path / "ours")
+
+
+def test_description_when_denoising_has_labels_to_spare_then_keeps_the_last_as_unknown() -> None:
+    state = official(small("dino", 4), "dino")
+    state["label_enc.weight"] = torch.arange(12.0)[:, None].expand(12, 32)
+    assert described(state, vars(ARGUMENTS)).state["label_enc.weight"][:, 0].tolist() == [0, 1, 2, 3, 11]
+
+
+def test_folder_when_it_holds_something_else_then_is_left_alone(tmp_path: Path) -> None:
+    file, names = saved(tmp_path, official(small("dab", 4), "dab")), names_file(tmp_path, 4)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="something else"):
+        oddetr.convert(file, tmp_path / "mine", classes=names)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    for _ in range(2):  # a checkpoint is replaced
+        oddetr.convert(file, tmp_path / "ours", classes=names)

@@ -1,0 +1,472 @@
+"""Save, card, upload and download by the Hub's conventions. There is no network: the hub is a folder."""
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from PIL import Image
+
+import oddetr
+import oddetr.prediction.onnx
+from oddetr import Predictor, cli
+from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint, read_info
+from oddetr.checkpoints.hub import HubError
+from oddetr.data.dataset import ClassTable
+from oddetr.models.transformers.config import HuggingFaceConfig
+from tests.helpers import without_checksums
+from tests.models.helpers import SMALL, small_detector
+
+CPU = torch.device("cpu")
+SAVED = {"README.md", "checkpoint.json", "model.safetensors"}
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def images() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(2)]
+
+
+def assert_same_detections(found: Predictor, expected: Predictor) -> None:
+    for ours, theirs in zip(found.detect(images()), expected.detect(images()), strict=True):
+        for part in ("boxes", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
+        assert len(np.unique(ours.scores)) > 10, "equal scores would tell nothing"
+
+
+@pytest.fixture(scope="module")
+def saved(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "saved"
+    Predictor.load(trained).save_pretrained(folder, student=True)
+    return folder
+
+
+@pytest.fixture
+def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Makes a folder the repository user/cells; what was asked for is listed in what it returns."""
+
+    def serve(repository: Path = saved) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+
+        def snapshot_download(repo_id: str, *, allow_patterns: list[str], **more: Any) -> str:
+            asked.append({"repo_id": repo_id, "allow_patterns": allow_patterns, **more})
+            folder = tmp_path / "snapshot"
+            folder.mkdir(exist_ok=True)
+            for file in huggingface_hub.utils.filter_repo_objects(
+                sorted(names(repository)), allow_patterns=allow_patterns
+            ):
+                shutil.copy(repository / file, folder / file)
+            return str(folder)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return asked
+
+    return serve
+
+
+def test_detections_when_saved_and_read_again_then_are_the_same_bits(
+    saved: Path, trained: Path, tmp_path: Path
+) -> None:
+    assert names(saved) == SAVED | {"student.safetensors"}
+    for weights in ("teacher", "student"):
+        again = Predictor.from_pretrained(saved, weights=weights)
+        assert_same_detections(again, Predictor.load(trained, weights))
+    Predictor.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    assert names(tmp_path / "again") == SAVED
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+
+
+def test_detections_when_a_detector_of_transformers_is_saved_then_are_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", minversion="5.23")
+    from tests.models.test_huggingface import adapted
+
+    detector = adapted("RT-DETR v2")
+    detector.config._name_or_path = str(tmp_path)
+    made_of = HuggingFaceConfig(detector.config.to_dict() | {"_name_or_path": str(tmp_path)})
+    info = CheckpointInfo(made_of, ClassTable(("/m/01", "b", "c"), (1, 2, 3)), 64, detector.mean, detector.std)
+    info = replace(info, configuration={"data": str(tmp_path), "detector": {"_name_or_path": str(tmp_path)}})
+    predictor = Predictor(detector, info, CPU)
+    predictor.save_pretrained(tmp_path / "saved")
+    assert names(tmp_path / "saved") == SAVED | {"config.json"}
+    assert_same_detections(Predictor.from_pretrained(tmp_path / "saved"), predictor)
+    assert read_info(tmp_path / "saved").classes.names == ("/m/01", "b", "c")
+    for file in ("README.md", "checkpoint.json", "config.json"):
+        assert str(tmp_path) not in (tmp_path / "saved" / file).read_text()
+
+
+def test_verbs_when_given_the_saved_folder_then_read_it(
+    saved: Path, scenes: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    metrics = oddetr.evaluate(saved, data=str(scenes), batch_size=4)
+    assert metrics.ap == pytest.approx(read_info(saved).metrics["teacher"]["AP"], abs=1e-9)
+    assert len(oddetr.predict(saved, str(scenes / "test"), tmp_path / "found").pictures) == 4
+    begun = {name: value for name, value in tiny.items() if name not in ("model", "detector")}
+    run = oddetr.train(**begun | {"init": saved, "epochs": 1})
+    assert read_info(find_checkpoint(run)).detector == read_info(saved).detector
+
+
+def test_export_when_given_the_saved_folder_or_a_name_then_reads_it(
+    saved: Path, hub: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written of a detector is tested in test_onnx."""
+    hub()
+    written: list[tuple[Any, ...]] = []
+    report = oddetr.prediction.onnx.ExportReport(tmp_path / "model.onnx", {}, {}, 0.0)
+    monkeypatch.setattr(oddetr.prediction.onnx, "write_onnx", lambda *given: (written.append(given), report)[1])
+    expected, _ = load_checkpoint(saved)
+    for checkpoint in (saved, "hf:user/cells"):
+        assert oddetr.export(checkpoint, tmp_path / "model.onnx") == report
+    for detector, *_ in written:
+        torch.testing.assert_close(detector.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+def test_folder_when_saved_then_tells_no_path_of_this_machine(saved: Path, trained: Path, scenes: Path) -> None:
+    assert str(scenes) in (trained / "best" / "checkpoint.json").read_text()
+    for file in ("README.md", "checkpoint.json"):
+        told = (saved / file).read_text()
+        assert scenes.name in told
+        assert str(scenes.parent) not in told
+        assert str(trained.parent) not in told
+
+
+@pytest.mark.parametrize("path", ["/home/me/cells", "C:\\data\\cells", "../../cells/", "~/cells"])
+def test_paths_when_of_any_kind_then_keep_their_last_part(path: str, tmp_path: Path) -> None:
+    information = info(data=path, init=path, model=f"hf:{path}", trainer={"plugins": [path], "devices": 2})
+    Predictor(small_detector("plain"), information, CPU).save_pretrained(tmp_path / "saved")
+    found = read_info(tmp_path / "saved").configuration
+    assert found["data"] == found["init"] == "cells"
+    if not path.startswith(".."):
+        assert found["trainer"] == {"plugins": ["cells"], "devices": 2}
+        assert found["model"] == "hf:cells"
+
+
+def test_paths_when_names_on_the_hub_then_stay(tmp_path: Path) -> None:
+    information = info(init="hf:user/cells", model="hf:PekingU/rtdetr_v2_r18vd")
+    Predictor(small_detector("plain"), information, CPU).save_pretrained(tmp_path / "saved")
+    found = read_info(tmp_path / "saved").configuration
+    assert (found["init"], found["model"]) == ("hf:user/cells", "hf:PekingU/rtdetr_v2_r18vd")
+
+
+def info(
+    classes: tuple[str, ...] = ("a", "b", "c"), scores: dict[str, Any] | None = None, **run: Any
+) -> CheckpointInfo:
+    table = ClassTable(classes, tuple(range(7, 7 + len(classes))))
+    return CheckpointInfo(SMALL, table, 64, (0.5,) * 3, (0.2,) * 3, metrics=scores or {}, configuration=run)
+
+
+def test_card_when_saved_then_holds_the_checkpoints_scores(saved: Path, scenes: Path) -> None:
+    card = huggingface_hub.ModelCard.load(saved / "README.md")
+    metrics = read_info(saved).metrics
+    assert card.data.library_name == "oddetr"
+    assert card.data.pipeline_tag == "object-detection"
+    assert card.data.get("license") is None
+    assert {"od-detr", "deformable-detr"} <= set(card.data.tags)
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert set(results) == {"AP", "AP50", "AP75"}
+    for name, result in results.items():
+        assert result.metric_value == round(metrics["teacher"][name], 4)
+        assert (result.dataset_name, result.dataset_split) == (scenes.name, "val")
+    for name in ("AP", "AP50", "AR"):
+        scores = " | ".join(f"{metrics[whose][name]:.3f}" for whose in ("teacher", "student"))
+        assert f"| {name} | {scores} |" in card.text
+    for name, score in metrics["teacher"]["per_class"].items():
+        assert f"| {name} | {name} | {'-' if score is None else f'{score:.3f}'} |" in card.text
+    assert "Training images: 8.\nValidation images: 4." in card.text
+    assert "matching (weight 1), prediction (weight 0.3)" in card.text
+
+
+def test_card_when_its_python_is_run_then_prints_detections(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (saved / "README.md").read_text(), re.DOTALL)
+    assert 'from_pretrained("saved")' in program
+    Image.fromarray(images()[0]).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(program.replace('"saved"', repr(str(saved))), {})
+    assert len(capsys.readouterr().out.splitlines()) == 100
+
+
+HOSTILE = ("a|b", "new\nline", "<script>alert(1)</script>", "--- {x}: [y] # 'z' \"", "{{ 7 * 7 }} `code` *b* \\")
+
+
+def test_card_when_class_names_are_hostile_then_the_table_stays_a_table(tmp_path: Path) -> None:
+    per_class = {name: 0.1 * index for index, name in enumerate(HOSTILE)}
+    scores = {"AP": 0.2, "AP50": 0.3, "AP75": None, "per_class": per_class}
+    information = info(
+        HOSTILE, {"teacher": scores, "student": scores}, data="---\nname: {x}", trainer={"limit_val_batches": 3}
+    )
+    detector = small_detector("plain", num_classes=len(HOSTILE))
+    Predictor(detector, information, CPU).save_pretrained(tmp_path / "sa'v\"ed", license="other: [x]")
+    card = huggingface_hub.ModelCard.load(tmp_path / "sa'v\"ed" / "README.md")
+    assert card.data.license == "other: [x]"
+    assert card.data.eval_results[0].dataset_name == "---\nname: {x}"
+    assert {result.metric_type for result in card.data.eval_results} == {"AP", "AP50"}
+    rows = [row for row in card.text.splitlines() if re.match(r"\| \d+ \| ", row)]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {number}" for number in range(7, 12)]
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows] == [4] * 5
+    assert "<script>" not in card.text
+    assert "{{ 7 \\* 7 }} \\`code\\`" in rows[4]
+    assert "on the validation split (its first 3 batches)" in card.text
+    assert "AP75" not in card.text
+
+
+def test_card_when_nothing_is_known_of_a_run_then_invents_nothing(tmp_path: Path) -> None:
+    Predictor(small_detector("plain"), info(), CPU).save_pretrained(tmp_path / "saved")
+    card = huggingface_hub.ModelCard.load(tmp_path / "saved" / "README.md")
+    assert card.data.eval_results is None
+    assert "od-detr" not in card.data.tags
+    headings = re.findall(r"^## (.*)", card.text, re.MULTILINE)
+    assert headings == ["What it detects", "How to use it", "Limits", "Versions"]
+    assert "| 7 | a |\n" in card.text
+    assert not re.search(r"None|teacher|trained (with|on)", card.text)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ((1, 0, 0.5), "On: an EMA teacher's matching (weight 1), auxiliary (weight 0.5)."),
+        ((0, 0, 0), "On: an EMA teacher's lessons, all of weight 0."),
+    ],
+)
+def test_card_when_a_run_was_distilled_then_tells_the_lessons_that_had_weight(
+    weights: tuple[float, float, float], told: str, tmp_path: Path
+) -> None:
+    lessons = dict(zip(("matching", "prediction", "auxiliary"), ({"weight": each} for each in weights), strict=True))
+    run = info(epochs=12, distillation={"enabled": True, **lessons}, data="digits", digits={"fresh": True})
+    Predictor(small_detector("plain"), run, CPU).save_pretrained(tmp_path / "saved")
+    card = huggingface_hub.ModelCard.load(tmp_path / "saved" / "README.md")
+    assert told in card.text
+    assert "oddetr's built-in digit scenes, drawn anew in each epoch" in card.text
+
+
+def test_saving_when_the_folder_is_of_another_origin_then_refuses(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained)
+    before = names(trained / "last")
+    with pytest.raises(ValueError, match="not written by save_pretrained"):
+        predictor.save_pretrained(trained / "last")
+    assert names(trained / "last") == before
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(ValueError, match=r"holds README\.md"):
+        predictor.save_pretrained(tmp_path)
+
+
+def test_saving_when_repeated_then_replaces_its_own_files_only(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained)
+    predictor.save_pretrained(tmp_path, student=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    predictor.save_pretrained(tmp_path)
+    assert names(tmp_path) == SAVED | {"notes.txt"}
+
+
+def test_saving_when_the_predictor_has_the_students_weights_then_both_are_saved(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained, "student")
+    predictor.save_pretrained(tmp_path / "saved")
+    assert_same_detections(Predictor.from_pretrained(tmp_path / "saved"), Predictor.load(trained))
+    assert_same_detections(Predictor.from_pretrained(tmp_path / "saved", weights="student"), predictor)
+    with pytest.raises(ValueError, match="teacher's weights are not at hand"):
+        replace(predictor, checkpoint=None).save_pretrained(tmp_path / "other")
+
+
+def test_name_when_on_the_hub_then_fetches_only_what_is_read(hub: Callable[..., Any], trained: Path) -> None:
+    asked = hub()
+    found = Predictor.from_pretrained("user/cells", revision="v1", token="hf_x", cache_dir="cache")
+    assert_same_detections(found, Predictor.load(trained))
+    (call,) = asked
+    assert call["allow_patterns"] == ["checkpoint.json", "config.json", "model.safetensors"]
+    assert (call["repo_id"], call["revision"], call["token"], call["cache_dir"]) == (
+        "user/cells",
+        "v1",
+        "hf_x",
+        "cache",
+    )
+    load_checkpoint(Path("hf:user/cells@v2"), "student")
+    assert asked[1]["revision"] == "v2"
+    assert "student.safetensors" in asked[1]["allow_patterns"]
+
+
+def test_verbs_when_given_a_name_on_the_hub_then_read_it(
+    hub: Callable[..., Any], scenes: Path, tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = hub()
+    assert cli.main(["evaluate", "hf:user/cells", "--data", str(scenes), "--split", "val"]) == 0
+    pictures = ["predict", "hf:user/cells", str(scenes / "test"), "--out", str(tmp_path / "found")]
+    assert cli.main(pictures) == 0, capsys.readouterr().err
+    begun = {name: value for name, value in tiny.items() if name not in ("model", "detector")}
+    run = oddetr.train(**begun | {"init": "hf:user/cells", "epochs": 1})
+    assert read_info(find_checkpoint(run)).configuration["init"] == "hf:user/cells"
+    assert {call["repo_id"] for call in asked} == {"user/cells"}
+
+
+class Bomb:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_repository_when_it_holds_pickles_then_they_are_neither_fetched_nor_opened(
+    hub: Callable[..., Any], saved: Path, tmp_path: Path
+) -> None:
+    repository, exploded = tmp_path / "repository", tmp_path / "exploded"
+    shutil.copytree(saved, repository)
+    pickles = ("resume.ckpt", "pytorch_model.bin", "model.pth", "model.pkl", "checkpoint.pt")
+    for name in pickles:
+        (repository / name).write_bytes(pickle.dumps(Bomb(exploded)))
+    hub(repository)
+    Predictor.from_pretrained("user/cells")
+    assert not set(pickles) & names(tmp_path / "snapshot")
+    Predictor.from_pretrained(repository)
+    (repository / "model.safetensors").write_bytes(pickle.dumps(Bomb(exploded)))
+    for name in (repository, "user/cells"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            Predictor.from_pretrained(name)
+    assert not exploded.exists()
+    pickle.loads((repository / "resume.ckpt").read_bytes())
+    assert exploded.exists(), "the pickle was harmless: nothing was tested"
+
+
+def test_repository_when_it_is_no_checkpoint_then_says_so(hub: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "config.json").write_text("{}")
+    hub(tmp_path / "repository")
+    with pytest.raises(CheckpointError, match=r"user/cells on the Hub has no checkpoint\.json and no model\.safetens"):
+        Predictor.from_pretrained("user/cells")
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("nothing"), OfflineModeIsEnabled("offline")])
+def test_name_when_there_is_no_network_then_says_what_was_tried_and_what_to_do(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError) as caught:
+        Predictor.from_pretrained("user/cells", cache_dir=tmp_path)
+    for told in ("no folder user/cells", str(tmp_path), "huggingface.co", "give its path"):
+        assert told in str(caught.value)
+
+
+def test_name_when_not_in_the_cache_and_only_that_is_allowed_then_says_so(tmp_path: Path) -> None:
+    """huggingface_hub itself, without a network."""
+    with pytest.raises(HubError, match="nor from its cache"):
+        Predictor.from_pretrained("user/cells", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (RevisionNotFoundError, "The repository user/cells on the Hub has no revision 'v2'."),
+        (GatedRepoError, "no repository user/cells on the Hub that you may read. If it is private or gated, log in"),
+    ],
+)
+def test_name_when_the_hub_refuses_it_then_says_what_is_missing(
+    kind: type[HfHubHTTPError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise kind("refused", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError, match=re.escape(message)):
+        Predictor.from_pretrained("user/cells", revision="v2")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "hf:"])
+def test_name_when_neither_a_folder_nor_a_name_then_says_so(name: str) -> None:
+    with pytest.raises(HubError, match=r"There is no folder .* no name on the Hub"):
+        Predictor.from_pretrained(name)
+
+
+class FakeApi:
+    """Takes what is uploaded."""
+
+    calls: list[tuple[str, Any]]
+
+    def __init__(self, token: Any = None) -> None:
+        self.calls.append(("token", token))
+
+    def create_repo(self, repo_id: str, **more: Any) -> Any:
+        self.calls.append(("create", {"repo_id": repo_id, **more}))
+        return type("Made", (), {"repo_id": repo_id})
+
+    def upload_folder(self, folder_path: Path, allow_patterns: list[str], **more: Any) -> str:
+        files = set(huggingface_hub.utils.filter_repo_objects(names(folder_path), allow_patterns=allow_patterns))
+        card = (folder_path / "README.md").read_text()
+        self.calls.append(("upload", {"files": files, "card": card, **more}))
+        assert not {*more["delete_patterns"]} & files
+        return f"https://huggingface.co/{more['repo_id']}/commit/1"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    FakeApi.calls = []
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    return FakeApi.calls
+
+
+def test_push_when_done_then_uploads_the_checkpoint_and_its_card(trained: Path, api: list[tuple[str, Any]]) -> None:
+    address = Predictor.load(trained / "last").push_to_hub("user/cells", private=True, token="hf_x", branch="new")
+    assert address == "https://huggingface.co/user/cells/commit/1"
+    told = dict(api)
+    assert told["token"] == "hf_x"
+    assert told["create"] == {"repo_id": "user/cells", "private": True, "exist_ok": True}
+    assert told["upload"]["files"] == SAVED
+    assert {*told["upload"]["delete_patterns"]} == {"student.safetensors", "config.json"}
+    assert told["upload"]["revision"] == "new"
+    assert 'Predictor.from_pretrained("user/cells")' in told["upload"]["card"]
+
+
+def test_push_when_typed_then_prints_the_address(
+    trained: Path, api: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["push", str(trained), "--to", "user/cells", "--private", "true", "--student", "true", "--license", "mit"]
+    assert cli.main(typed) == 0
+    assert capsys.readouterr().out == "https://huggingface.co/user/cells/commit/1\n"
+    told = dict(api)
+    assert told["create"]["private"] is True
+    assert told["upload"]["files"] == SAVED | {"student.safetensors"}
+    assert "license: mit" in told["upload"]["card"]
+
+
+def test_push_when_the_hub_refuses_then_says_what_to_do(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    assert cli.main(["push", str(trained), "--to", "user/cells"]) == 1
+    told = capsys.readouterr().err
+    assert "user/cells" in told
+    assert "no route" in told
+    assert "hf auth login" in told
+
+
+def test_description_when_written_before_images_were_counted_then_is_read(saved: Path, tmp_path: Path) -> None:
+    content = json.loads((saved / "checkpoint.json").read_text())
+    assert content.pop("images") == {"train": 8, "val": 4}
+    (tmp_path / "checkpoint.json").write_text(json.dumps(content))
+    without_checksums(tmp_path)
+    assert read_info(tmp_path).images == {}

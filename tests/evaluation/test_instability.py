@@ -1,0 +1,175 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oddetr.evaluation.instability import Instability, Matching, changed_queries, instability, matched_queries
+from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.structures import GroundTruth, Predictions
+
+QUERIES, LAYERS = 5, 3
+COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=4)
+"""Objects of each image: none, few, more than queries."""
+SEEDS = st.integers(0, 10**6)
+
+
+def one_image(*layers: list[int]) -> Matching:
+    """The queries of an image's objects, layer by layer."""
+    return Matching.of({1: np.array(layers, np.int64)})
+
+
+def random_matching(seed: int, counts: list[int]) -> Matching:
+    """Each object of an image gets another query, as long as there are any."""
+    generator = np.random.default_rng(seed)
+    images: dict[int, np.ndarray] = {}
+    for image, count in enumerate(counts):
+        images[image] = np.full((LAYERS, count), -1)
+        for layer in images[image]:
+            matched = min(count, QUERIES)
+            layer[generator.permutation(count)[:matched]] = generator.permutation(QUERIES)[:matched]
+    return Matching.of(images)
+
+
+def dense(matching: Matching) -> np.ndarray:
+    """DN-DETR's V [layers, images, queries], as the paper defines it: the object of each query, or -1."""
+    v = np.full((LAYERS, len(matching.counts), QUERIES), -1)
+    starts = np.cumsum(matching.counts) - matching.counts
+    for layer in range(LAYERS):
+        for image, (start, count) in enumerate(zip(starts, matching.counts, strict=True)):
+            for item in range(count):
+                query = matching.queries[layer, start + item]
+                if query >= 0:
+                    v[layer, image, query] = item
+    return v
+
+
+@pytest.mark.parametrize(
+    ("now", "changed"),
+    [([0, 1], 0), ([2, 1], 2), ([1, 0], 2), ([1, 2], 3), ([2, 3], 4), ([0, -1], 1), ([-1, 0], 2), ([-1, -1], 2)],
+)
+def test_changed_queries_when_two_objects_had_queries_0_and_1_then_counts_each_query_once(
+    now: list[int], changed: int
+) -> None:
+    assert changed_queries(one_image([0, 1]), one_image(now)).tolist() == [changed]
+    assert changed_queries(one_image(now), one_image([0, 1])).tolist() == [changed]
+
+
+def test_changed_queries_when_both_objects_had_none_then_nothing_changes() -> None:
+    assert changed_queries(one_image([-1, -1]), one_image([-1, -1])).tolist() == [0]
+
+
+def test_instability_when_computed_by_hand_then_agrees() -> None:
+    """Three images with 2, 0 and 1 objects, two layers.
+
+    First layer: 0, 1 -> 1, 0 changes 2 queries, 4 -> 4 none: IS 2 / 3 images, of 2 * 3 objects. Second layer: 0, 1 ->
+    2, 3 changes 4, 4 -> 5 two: 6 / 3 images. Between the layers all 3 objects of `now` change their query.
+    """
+    before = Matching.of(
+        {7: np.array([[0, 1], [0, 1]]), 3: np.zeros((2, 0), np.int64), 5: np.array([[4], [4]], np.int64)}
+    )
+    now = Matching.of({7: np.array([[1, 0], [2, 3]]), 3: np.zeros((2, 0), np.int64), 5: np.array([[4], [5]], np.int64)})
+    assert now.image_ids.tolist() == [3, 5, 7]
+    assert now.counts.tolist() == [0, 1, 2]
+    assert now.queries.tolist() == [[4, 1, 0], [5, 2, 3]]
+    found = instability(now, before)
+    assert found == Instability(raw=(2 / 3, 2.0), normalised=(2 / 6, 1.0), unstable_score=(1.0,))
+
+
+def test_unstable_score_when_one_of_two_objects_changes_its_query_then_is_a_half() -> None:
+    found = instability(one_image([0, 1], [0, 2], [0, 2]), None)
+    assert found == Instability(raw=None, normalised=None, unstable_score=(0.5, 0.0))
+    assert found.to_json() == {"instability": None, "normalised_instability": None, "unstable_score": [0.5, 0.0]}
+
+
+def test_instability_when_images_or_objects_are_others_then_is_not_told() -> None:
+    now = one_image([0, 1])
+    for before in (Matching.of({2: np.array([[0, 1]])}), one_image([0]), one_image([0, 1], [0, 1])):
+        assert instability(now, before).raw is None
+
+
+def test_instability_when_there_is_no_object_then_is_none_in_json() -> None:
+    nothing = Matching.of({1: np.zeros((2, 0), np.int64), 2: np.zeros((2, 0), np.int64)})
+    found = instability(nothing, nothing)
+    assert found.raw is not None
+    assert found.normalised is not None
+    assert all(map(math.isnan, found.raw + found.normalised + found.unstable_score))
+    assert json.dumps(found.to_json()) == (
+        '{"instability": [null, null], "normalised_instability": [null, null], "unstable_score": [null]}'
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, counts=COUNTS)
+def test_changed_queries_when_compared_with_the_dense_definition_then_are_equal(seed: int, counts: list[int]) -> None:
+    before, now = random_matching(seed, counts), random_matching(seed + 1, counts)
+    expected = (dense(before) != dense(now)).sum(axis=(1, 2))
+    assert changed_queries(before, now).tolist() == expected.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, counts=COUNTS)
+def test_instability_when_measured_on_random_matchings_then_keeps_its_laws(seed: int, counts: list[int]) -> None:
+    """0 for equal ones, symmetric, at most 2 x objects, and the same whatever the queries are called."""
+    before, now = random_matching(seed, counts), random_matching(seed + 1, counts)
+    changed = changed_queries(before, now)
+    assert (changed_queries(now, now) == 0).all()
+    assert (changed_queries(now, before) == changed).all()
+    assert (changed <= 2 * sum(counts)).all()
+    names = np.append(np.random.default_rng(seed).permutation(10**6)[:QUERIES], -1)
+    renamed = [Matching(each.image_ids, each.counts, names[each.queries]) for each in (before, now)]
+    assert (changed_queries(*renamed) == changed).all()
+    raw = instability(now, before).raw
+    assert raw is not None
+    np.testing.assert_allclose(np.array(raw) * len(counts), changed if sum(counts) else math.nan)
+
+
+def test_instability_when_no_query_is_kept_then_is_1() -> None:
+    assert instability(one_image([2, 3]), one_image([0, 1])).normalised == (1.0,)
+
+
+def test_matched_queries_when_computed_by_hand_then_are_the_identities_by_object() -> None:
+    """Two layers, three queries, images with 2, 0 and 1 objects; each image's queries have identities of their own."""
+    assignment = torch.tensor([[[1, -1, 0], [-1, -1, -1], [-1, 0, -1]], [[-1, 0, 1], [-1, -1, -1], [0, -1, -1]]])
+    identity = torch.tensor([[50, 60, 70], [51, 61, 71], [52, 62, 72]])
+    found = matched_queries(assignment, identity, (2, 0, 1))
+    assert [each.tolist() for each in found] == [[[70, 50], [60, 70]], [[], []], [[62], [52]]]
+
+
+def test_matched_queries_when_there_are_more_objects_than_queries_then_some_have_none() -> None:
+    (found,) = matched_queries(torch.tensor([[[3, 1]]]), torch.tensor([[8, 9]]), (4,))
+    assert found.tolist() == [[-1, 9, -1, 8]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, counts=COUNTS)
+def test_matched_queries_when_slots_are_permuted_with_their_identities_then_are_the_same(
+    seed: int, counts: list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    truth = GroundTruth.stack(
+        [torch.randint(3, (count,), generator=generator) for count in counts],
+        [torch.rand(count, 4, generator=generator) * 0.4 + 0.1 for count in counts],
+    )
+    shape = (LAYERS, len(counts), QUERIES)
+    logits, boxes = torch.randn(*shape, 3, generator=generator), torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1
+    identity = torch.randperm(len(counts) * QUERIES, generator=generator).view(len(counts), QUERIES)
+    order = torch.randperm(QUERIES, generator=generator)
+    found: list[Matching] = []
+    for slots in (torch.arange(QUERIES), order):
+        predictions = Predictions(logits[:, :, slots], boxes[:, :, slots], torch.zeros(*shape, 1))
+        (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+        found.append(Matching.of(dict(enumerate(matched_queries(assignment, identity[:, slots], truth.counts)))))
+    assert found[0].queries.tolist() == found[1].queries.tolist()
+    assert (changed_queries(*found) == 0).all()
+
+
+def test_matching_when_saved_and_loaded_then_is_the_same(tmp_path) -> None:
+    matching = random_matching(0, [3, 0, 7])
+    torch.save(matching.state(), tmp_path / "state.pt")
+    again = Matching.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    for name, value in vars(matching).items():
+        np.testing.assert_array_equal(value, getattr(again, name))

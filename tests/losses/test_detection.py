@@ -1,0 +1,418 @@
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import sigmoid_focal_loss
+
+from oddetr.losses.detection import (
+    Classification,
+    LossConfig,
+    assigned_boxes,
+    assigned_loss,
+    box_shares,
+    class_targets,
+    classification_loss,
+    detection_loss,
+    focal_loss,
+    matchability_aware_loss,
+    one_hot_targets,
+    position_supervised_loss,
+    quality_focal_loss,
+)
+from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
+from tests.losses.test_matching import random_case
+
+
+def assign(predictions: Predictions, truth: GroundTruth) -> torch.Tensor:
+    return hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_focal_loss_when_targets_are_hard_then_is_torchvisions(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, generator=generator) * 4
+    targets = (torch.rand(40, generator=generator) < 0.5).float()
+    torch.testing.assert_close(focal_loss(logits, targets), sigmoid_focal_loss(logits, targets))
+
+
+def test_detection_loss_when_computed_by_hand_then_agrees() -> None:
+    """Two queries, one object of class 1 at (.5 .5 .4 .4); query 0 has it, predicts (.5 .5 .2 .2): L1 0.4, GIoU 1/4.
+
+    All logits are 0, p = 1/2: focal = .25 * .25 * ln 2 at the object's class, .75 * .25 * ln 2 at the other three.
+    """
+    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
+    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    loss = detection_loss(predictions, truth, (torch.tensor([[[0, -1]]]),), 1.0, "focal")
+    assert loss.classes.item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
+    assert loss.l1.item() == pytest.approx(0.4)
+    assert loss.giou.item() == pytest.approx(0.75)
+    assert loss.weighted(LossConfig("focal")).item() == pytest.approx(2 * loss.classes.item() + 5 * 0.4 + 2 * 0.75)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
+def test_detection_loss_when_queries_are_permuted_then_is_the_same(seed: int, classification: str) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
+    for part in ("classes", "l1", "giou"):
+        first, second = (
+            getattr(detection_loss(each, truth, (assign(each, truth),), 5.0, classification), part)
+            for each in (predictions, permuted)
+        )
+        torch.testing.assert_close(first, second)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), more=st.integers(1, 4), classification=st.sampled_from(["focal", "quality_focal"]))
+def test_detection_loss_when_objects_are_padded_further_then_is_the_same(
+    seed: int, more: int, classification: str
+) -> None:
+    predictions, truth = random_case(seed, (2, 1))
+    padded = GroundTruth(
+        torch.nn.functional.pad(truth.labels, (0, more), value=-1),
+        torch.nn.functional.pad(truth.boxes, (0, 0, 0, more)),
+        truth.counts,
+    )
+    first, second = (
+        detection_loss(predictions, t, (assign(predictions, t),), 3.0, classification) for t in (truth, padded)
+    )
+    assert first.classes.equal(second.classes)
+    assert first.l1.equal(second.l1)
+    assert first.giou.equal(second.giou)
+
+
+def test_detection_loss_when_nothing_is_there_then_only_background_is_learned() -> None:
+    predictions, truth = random_case(0, (0, 0))
+    logits, boxes = predictions.logits.requires_grad_(), predictions.boxes.requires_grad_()
+    found = Predictions(logits, boxes, predictions.content)
+    loss = detection_loss(found, truth, (assign(predictions, truth),), 1.0, "focal")
+    loss.weighted(LossConfig("focal")).backward()
+    assert loss.l1.tolist() == loss.giou.tolist() == [0, 0]
+    assert (logits.grad > 0).all()
+    assert boxes.grad.count_nonzero() == 0
+
+
+def test_targets_when_assigned_then_hold_class_and_box_of_each_querys_object() -> None:
+    truth = GroundTruth.stack(
+        [torch.tensor([2, 0]), torch.tensor([], dtype=torch.int64)], [torch.rand(2, 4), torch.zeros(0, 4)]
+    )
+    assignment = torch.tensor([[[1, -1, 0], [-1, -1, -1]]])
+    targets = one_hot_targets(assignment, truth, 3)
+    assert targets[0, 0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert targets[0, 1].count_nonzero() == 0
+    boxes = assigned_boxes(assignment, truth)
+    assert boxes[0, 0, 0].equal(truth.boxes[0, 1])
+    assert boxes[0, 0, 2].equal(truth.boxes[0, 0])
+
+
+def test_targets_when_a_label_is_too_large_then_raises() -> None:
+    truth = GroundTruth.stack([torch.tensor([7])], [torch.rand(1, 4)])
+    with pytest.raises(RuntimeError):
+        one_hot_targets(torch.tensor([[[0]]]), truth, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_quality_focal_loss_when_targets_are_hard_then_is_focal_loss_without_balance(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, generator=generator) * 4
+    targets = (torch.rand(40, generator=generator) < 0.5).float()
+    torch.testing.assert_close(quality_focal_loss(logits, targets), sigmoid_focal_loss(logits, targets, alpha=-1))
+
+
+def test_quality_focal_loss_when_the_score_is_the_quality_then_is_zero() -> None:
+    targets = torch.tensor([0.0, 0.3, 0.9, 1.0])
+    assert quality_focal_loss(torch.logit(targets), targets)[1:3].abs().max() < 1e-12
+
+
+def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() -> None:
+    """Objects A: class 0, (.5 .5 .4 .4), and B: class 1, (.5 .5 .2 .2). Query 0 predicts A's box: IoU 1 with A, 1/4
+    with B; query 1 predicts (.1 .1 .1 .1): IoU 0 with both. All logits 0: BCE = ln 2. Student: 0 -> A, 1 -> B; teacher:
+    the other way round.
+
+    Classes: targets of query 0 are (1, 1/4), of query 1 (0, 0): (1/4 + 1/16 + 1/4 + 1/4) ln 2.
+    Boxes: query 0 learns A by 4/5 and B by 1/5: L1 0.4 / 5, 1 - GIoU 0.75 / 5. Query 1 learns both by half:
+    L1 (1.4 + 1.0) / 2, 1 - GIoU (1 + .2525/.4225 + 1 + .2525/.3025) / 2.
+    """
+    truth = GroundTruth.stack([torch.tensor([0, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
+    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    both = (torch.tensor([[[0, 1]]]), torch.tensor([[[1, 0]]]))
+    loss = detection_loss(predictions, truth, both, 1.0, "quality_focal")
+    assert loss.classes.item() == pytest.approx(0.8125 * math.log(2))
+    assert loss.l1.item() == pytest.approx(0.08 + 1.2)
+    far = (2 + 0.2525 / 0.4225 + 0.2525 / 0.3025) / 2
+    assert loss.giou.item() == pytest.approx(0.15 + far)
+    focal, _ = class_targets(predictions, truth, both, "focal")
+    assert focal.tolist() == [[[[1, 1], [1, 1]]]]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_class_targets_when_both_objects_are_of_one_class_then_is_the_better_ones(order: tuple[int, int]) -> None:
+    """The query's box is object 0's; object 1 is of the same class, IoU 1/4. Either assignment may give either."""
+    truth = GroundTruth.stack([torch.tensor([1, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
+    predictions = Predictions(torch.zeros(1, 1, 1, 2), truth.boxes[:, :1][None], torch.zeros(1, 1, 1, 1))
+    targets, _ = class_targets(predictions, truth, [torch.tensor([[[each]]]) for each in order], "quality_focal")
+    assert targets.flatten().tolist() == pytest.approx([0, 1])
+
+
+def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_all() -> None:
+    predictions, truth = random_case(0, (2, 1))
+    own = assign(predictions, truth)
+    none = torch.full_like(own, -1)
+    alone = detection_loss(predictions, truth, (own,), 3.0, "quality_focal")
+    for assignments in ((own, none), (none, own)):
+        found = detection_loss(predictions, truth, assignments, 3.0, "quality_focal")
+        for part in ("classes", "l1", "giou"):
+            torch.testing.assert_close(getattr(found, part), getattr(alone, part))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
+def test_detection_loss_when_assignments_are_equal_then_is_that_of_one_to_the_bit(
+    seed: int, classification: str
+) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    own = assign(predictions, truth)
+    once = detection_loss(predictions, truth, (own,), 5.0, classification)
+    twice = detection_loss(predictions, truth, (own, own), 5.0, classification)
+    for part in ("classes", "l1", "giou"):
+        assert getattr(once, part).equal(getattr(twice, part))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    own = assign(predictions, truth)
+    other = own.roll(1, dims=-1)
+    total = sum(box_shares(predictions, truth, (own, other)))
+    has = (own >= 0) | (other >= 0)
+    torch.testing.assert_close(total, has.float())
+
+
+def test_detection_loss_when_queries_are_padding_then_they_learn_nothing() -> None:
+    predictions, truth = random_case(0, (2, 1))
+    logits = predictions.logits.requires_grad_()
+    padding = torch.tensor([[False, False, True, False, True], [True] * 5])
+    assignment = torch.full((2, 2, 5), -1)
+    found = Predictions(logits, predictions.boxes, predictions.content)
+    detection_loss(found, truth, (assignment,), 3.0, "quality_focal", padding=padding).classes.sum().backward()
+    learned = logits.grad.abs().sum(dim=(0, 3)) > 0
+    assert learned.equal(~padding)
+
+
+def test_config_when_weights_are_not_given_then_are_those_of_the_loss() -> None:
+    configs = (LossConfig("focal"), LossConfig(), LossConfig(classes=0.5))
+    assert [config.class_weight for config in configs] == [2, 1, 0.5]
+
+
+@pytest.mark.parametrize("name", ["classes", "l1", "giou"])
+def test_config_when_a_weight_is_negative_then_says_which_and_zero_is_none(name: str) -> None:
+    assert getattr(LossConfig(**{name: 0.0}), name) == 0
+    for wrong in (-0.5, math.nan):
+        with pytest.raises(ValueError, match=rf"^loss\.{name} is {wrong}; it must be at least 0\.$"):
+            LossConfig(**{name: wrong})
+
+
+def test_config_when_the_loss_is_unknown_then_says_which_are_known() -> None:
+    config = LossConfig()
+    object.__setattr__(config, "classification", "cross_entropy")  # as without the type checks of these tests
+    expected = (
+        "loss.classification is 'cross_entropy'; it must be one of focal, quality_focal, mal, position_supervised."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        config.__post_init__()
+
+
+def test_classification_loss_when_named_then_is_the_function_of_that_name() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, positive = torch.randn(2, 2, 3, 4, generator=generator), torch.zeros(2, 2, 3, 4)
+    positive[..., 0, 1] = 1
+    targets = positive * torch.rand(2, 2, 3, 4, generator=generator)
+    for name, expected in {
+        "focal": focal_loss(logits, targets),
+        "quality_focal": quality_focal_loss(logits, targets),
+        "mal": matchability_aware_loss(logits, targets, positive),
+        "position_supervised": position_supervised_loss(logits, targets, positive),
+    }.items():
+        assert classification_loss(logits, targets, positive, name).equal(expected)
+
+
+def test_losses_when_logits_are_half_precision_then_are_float32() -> None:
+    logits = torch.linspace(-4, 4, 8, dtype=torch.bfloat16).view(1, 1, 2, 4)
+    targets = torch.rand(1, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+    positive = (targets > 0.5).float()
+    for name in ("focal", "quality_focal", "mal", "position_supervised"):
+        found = classification_loss(logits, targets, positive, name)
+        assert found.dtype == torch.float32
+        assert found.equal(classification_loss(logits.float(), targets, positive, name))
+
+
+def test_focal_losses_when_given_their_own_constants_then_use_them() -> None:
+    """p = 3/4 and y = 1: BCE = ln 4/3; alpha 0.1 and gamma 3: 0.1 (1/4)^3; beta 3: (1/4)^3. Of quality 1/2, positive:
+    matchability-aware, gamma 3: BCE(3/4, 1/8). Position-supervised, alpha 0.1, gamma 3: the best match has target 1."""
+    logit, one, half = torch.tensor([math.log(3)]), torch.ones(1), torch.full((1,), 0.5)
+    ln = math.log(4 / 3)
+    assert focal_loss(logit, one, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
+    assert quality_focal_loss(logit, one, beta=3.0).item() == pytest.approx(ln / 64, rel=1e-4)
+    expected = ln / 8 + 7 / 8 * math.log(4)
+    assert matchability_aware_loss(logit, half, one, gamma=3.0).item() == pytest.approx(expected, rel=1e-4)
+    four = (each.view(1, 1, 1, 1) for each in (logit, half, one))
+    assert position_supervised_loss(*four, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
+
+
+def test_detection_loss_when_several_layers_and_images_then_each_layer_sums_over_its_own() -> None:
+    """Layer by layer and image by image, the parts add up; the objects divide all three."""
+    predictions, truth = random_case(5, (3, 1))
+    own = assign(predictions, truth)
+    padding = torch.tensor([[False] * 4 + [True], [True] + [False] * 4])
+    whole = detection_loss(predictions, truth, (own,), 4.0, "quality_focal", padding=padding)
+    for part in ("classes", "l1", "giou"):
+        assert getattr(whole, part).shape == (2,)
+        for layer in range(2):
+            total = 0.0
+            for image, count in enumerate(truth.counts):
+                here = (slice(layer, layer + 1), slice(image, image + 1))
+                alone = Predictions(predictions.logits[here], predictions.boxes[here], predictions.content[here])
+                objects = GroundTruth.stack([truth.labels[image, :count]], [truth.boxes[image, :count]])
+                one = (own[here],)
+                found = detection_loss(alone, objects, one, 1.0, "quality_focal", padding=padding[here[1]])
+                total += getattr(found, part).item()
+            assert getattr(whole, part)[layer].item() == pytest.approx(total / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("classification", ["focal", "quality_focal", "mal", "position_supervised"])
+def test_assigned_loss_when_each_object_has_two_queries_then_is_half_of_the_detection_loss(
+    classification: Classification,
+) -> None:
+    """The same assignment in all layers; padding learns nothing."""
+    predictions, truth = random_case(1, (2, 1), queries=4)
+    assignment = torch.tensor([[0, 1, 0, 1], [0, -1, 0, -1]])
+    padding = torch.tensor([[False] * 4, [False, True, False, True]])
+    nothing = torch.zeros(2, 4, 1)
+    group = AssignedQueries(Queries(nothing, torch.zeros(2, 4, 2), None, assignment, padding), assignment, 2)
+    found = assigned_loss(predictions, truth, group, 3.0, classification)
+    everywhere = (assignment.expand(2, -1, -1),)
+    expected = detection_loss(predictions, truth, everywhere, 6.0, classification, padding=padding)
+    for part in ("classes", "l1", "giou"):
+        torch.testing.assert_close(getattr(found, part), getattr(expected, part))
+
+
+def test_box_shares_when_computed_by_hand_then_follow_the_overlap() -> None:
+    """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5.
+    C and no object: C alone. C twice: halves. None at all: nothing."""
+    objects = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
+    truth = GroundTruth.stack([torch.tensor([0, 0, 0])], [objects])
+    boxes = objects[:1].expand(1, 1, 5, 4).clone().requires_grad_()
+    predictions = Predictions(torch.zeros(1, 1, 5, 1), boxes, torch.zeros(1, 1, 5, 1))
+    first, second = torch.tensor([[[0, 2, 2, -1, -1]]]), torch.tensor([[[1, -1, 2, 0, -1]]])
+    shares = box_shares(predictions, truth, (first, second))
+    assert shares[0].flatten().tolist() == pytest.approx([0.8, 1, 0.5, 0, 0], rel=1e-4)
+    assert shares[1].flatten().tolist() == pytest.approx([0.2, 0, 0.5, 1, 0], rel=1e-4)
+    assert not shares[0].requires_grad
+
+
+def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:
+    """Logits 0 (p = 1/2), gamma 1.5. At the object's class q = 1/4: BCE(1/2, 1/8) = ln 2. Elsewhere: (1/2)^1.5 ln 2. An
+    object that is missed wholly (q = 0) still counts fully: ln 2."""
+    targets, positive = torch.tensor([0.25, 0.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
+    found = matchability_aware_loss(torch.zeros(3), targets, positive)
+    assert found.tolist() == pytest.approx([0.6931472, 0.5**1.5 * 0.6931472, 0.6931472])
+    (certain,) = matchability_aware_loss(torch.tensor([2.0]), torch.tensor([0.25]), torch.tensor([1.0])).tolist()
+    p = 1 / (1 + math.exp(-2))
+    assert certain == pytest.approx(-(0.125 * math.log(p) + 0.875 * math.log(1 - p)))
+
+
+def test_matchability_aware_loss_when_background_then_its_weight_has_no_gradient() -> None:
+    logits = torch.tensor([1.0], requires_grad=True)
+    matchability_aware_loss(logits, torch.zeros(1), torch.zeros(1)).sum().backward()
+    p = torch.tensor(1.0).sigmoid()
+    torch.testing.assert_close(logits.grad, (p**1.5 * p)[None])
+
+
+def test_position_supervised_loss_when_computed_by_hand_then_agrees() -> None:
+    """One layer, two images of two queries, one class, logits 0. Image 0: IoUs 1/2 and 1/4, squared 1/4 and 1/16, over
+    the image's best: targets 1 and 1/4; alpha (t - 1/2)^2 ln 2. Image 1: background: (1 - alpha) (1/2)^2 ln 2, and a
+    missed object: alpha (1/2)^2 ln 2."""
+    targets = torch.tensor([[[0.5], [0.25]], [[0.0], [0.0]]])[None]
+    positive = torch.tensor([[[1.0], [1.0]], [[0.0], [1.0]]])[None]
+    found = position_supervised_loss(torch.zeros(1, 2, 2, 1), targets, positive).flatten().tolist()
+    expected = [0.25 * 0.25, 0.25 * 0.0625, 0.75 * 0.25, 0.25 * 0.25]
+    assert found == pytest.approx([each * 0.6931472 for each in expected])
+
+
+def test_matchability_aware_loss_when_written_out_number_by_number_then_agrees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(12, generator=generator), torch.rand(12, generator=generator)
+    positive = (torch.arange(12) % 3 == 0).float()
+    found = matchability_aware_loss(logits, targets * positive, positive).tolist()
+    for x, q, is_object, value in zip(logits.tolist(), targets.tolist(), positive.tolist(), found, strict=True):
+        p = 1 / (1 + math.exp(-x))
+        expected = (
+            -(q**1.5 * math.log(p) + (1 - q**1.5) * math.log(1 - p)) if is_object else -(p**1.5) * math.log(1 - p)
+        )
+        assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_position_supervised_loss_when_there_are_layers_and_images_then_each_has_its_own_best_match() -> None:
+    """As if each image of each layer were alone."""
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = (torch.rand(2, 3, 4, 2, generator=generator) for _ in range(2))
+    positive = (torch.rand(2, 3, 4, 2, generator=generator) < 0.5).float()
+    whole = position_supervised_loss(logits, targets * positive, positive)
+    for layer in range(2):
+        for image in range(3):
+            here = (slice(layer, layer + 1), slice(image, image + 1))
+            alone = position_supervised_loss(logits[here], (targets * positive)[here], positive[here])
+            torch.testing.assert_close(whole[here], alone)
+
+
+def test_position_supervised_loss_when_the_best_match_hardly_overlaps_then_its_target_is_below_one() -> None:
+    """q = 1e-4: t = 1e-8 / (1e-8 + 1e-8) = 1/2, which a score of 1/2 meets. Nothing overlaps: t = 0."""
+    one = torch.ones(1, 1, 1, 1)
+    assert position_supervised_loss(0 * one, 1e-4 * one, one).item() == pytest.approx(0, abs=1e-9)
+    assert position_supervised_loss(0 * one, 0 * one, one).item() == pytest.approx(0.25 * 0.25 * math.log(2))
+
+
+def test_class_targets_when_an_object_is_missed_then_it_is_positive_all_the_same() -> None:
+    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.2, 0.2, 0.1, 0.1]])])
+    boxes = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])[None, None]
+    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    targets, positive = class_targets(predictions, truth, (torch.tensor([[[0, -1]]]),), "mal")
+    assert targets.flatten().tolist() == [0, 0, 0, 0]
+    assert positive.flatten().tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("classification", ["mal", "position_supervised"])
+def test_detection_loss_when_of_any_classification_then_learns_from_both_assignments(classification: str) -> None:
+    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.3, 0.3]])[None, None]
+    logits = torch.zeros(1, 1, 2, 1, requires_grad=True)
+    predictions = Predictions(logits, boxes, torch.zeros(1, 1, 2, 1))
+    one, two = torch.tensor([[[0, -1]]]), torch.tensor([[[-1, 0]]])
+    (alone,) = torch.autograd.grad(
+        detection_loss(predictions, truth, (one,), 1.0, classification).classes.sum(), logits
+    )
+    (both,) = torch.autograd.grad(
+        detection_loss(predictions, truth, (one, two), 1.0, classification).classes.sum(), logits
+    )
+    assert alone[0, 0, 1] > 0
+    assert both[0, 0, 1] < alone[0, 0, 1]
+
+
+def test_loss_when_of_denoising_then_classes_weigh_as_officially() -> None:
+    configs = (
+        LossConfig(),
+        LossConfig("focal"),
+        LossConfig("position_supervised"),
+        LossConfig("position_supervised", 3.0),
+    )
+    assert [each.for_denoising.class_weight for each in configs] == [1, 2, 1, 3]

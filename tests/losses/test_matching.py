@@ -1,0 +1,241 @@
+import itertools
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost, solve
+from oddetr.structures import GroundTruth, Predictions
+
+
+def random_case(
+    seed: int, counts: tuple[int, ...], queries: int = 5, layers: int = 2
+) -> tuple[Predictions, GroundTruth]:
+    generator = torch.Generator().manual_seed(seed)
+    truth = GroundTruth.stack(
+        [torch.randint(4, (count,), generator=generator) for count in counts],
+        [torch.rand(count, 4, generator=generator) * 0.4 + 0.1 for count in counts],
+    )
+    shape = (layers, len(counts), queries)
+    predictions = Predictions(
+        torch.randn(*shape, 4, generator=generator),
+        torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1,
+        torch.zeros(*shape, 1),
+    )
+    return predictions, truth
+
+
+def test_cost_when_computed_by_hand_then_agrees() -> None:
+    """p = 0.5 for the class; boxes (.5 .5 .2 .2) and (.5 .5 .4 .4): IoU = GIoU = 1/4, L1 = 0.4.
+
+    f+ = .25 * .25 * ln 2 = 0.04332, f- = .75 * .25 * ln 2 = 0.12996: 2 * (f+ - f-) + 5 * 0.4 - 2 * 0.25 = 1.32671.
+    """
+    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
+    predictions = Predictions(
+        torch.zeros(1, 1, 1, 2), torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
+    )
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    assert cost.item() == pytest.approx(1.32671, abs=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 4), min_size=1, max_size=3))
+def test_hungarian_when_compared_with_all_permutations_then_is_the_cheapest(seed: int, counts: list[int]) -> None:
+    predictions, truth = random_case(seed, tuple(counts))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    (assignment,) = hungarian(cost, counts=truth.counts)
+    for layer, image in np.ndindex(2, len(counts)):
+        chosen = assignment[layer, image]
+        matched = chosen[chosen >= 0]
+        assert sorted(matched.tolist()) == list(range(counts[image]))
+        total = sum(cost[layer, image, query, chosen[query]].item() for query in range(5) if chosen[query] >= 0)
+        best = min(
+            (
+                sum(cost[layer, image, query, item].item() for item, query in enumerate(order))
+                for order in itertools.permutations(range(5), counts[image])
+            ),
+            default=0.0,
+        )
+        assert total == pytest.approx(best, abs=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_hungarian_when_queries_are_permuted_then_the_assignment_is_permuted(seed: int) -> None:
+    predictions, truth = random_case(seed, (3, 0, 2))
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
+    (first,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    (second,) = hungarian(matching_cost(permuted, truth, MatchingWeights()), counts=truth.counts)
+    assert first[:, :, order].equal(second)
+
+
+def test_hungarian_when_there_are_more_objects_than_queries_then_every_query_has_one() -> None:
+    predictions, truth = random_case(0, (9,))
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert (assignment >= 0).all()
+    assert all(len(set(row.tolist())) == 5 for row in assignment.flatten(0, 1))
+
+
+def test_hungarian_when_no_image_has_an_object_then_nothing_is_assigned() -> None:
+    predictions, truth = random_case(0, (0, 0))
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert (assignment == -1).all()
+
+
+def test_hungarian_when_given_several_costs_then_matches_each_as_if_alone() -> None:
+    predictions, truth = random_case(3, (3, 1))
+    more, _ = random_case(4, (3, 1), queries=8, layers=1)
+    costs = [matching_cost(each, truth, MatchingWeights()) for each in (predictions, more)]
+    together = hungarian(*costs, counts=truth.counts)
+    for cost, assignment in zip(costs, together, strict=True):
+        assert hungarian(cost, counts=truth.counts)[0].equal(assignment)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_hungarian_when_a_cost_is_not_finite_then_names_the_image(value: float) -> None:
+    predictions, truth = random_case(0, (2, 2, 0))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    cost[1, 1, 0, 0] = value
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch") as caught:
+        hungarian(cost, counts=truth.counts)
+    assert caught.value.images == (1,)
+
+
+def test_solve_when_some_costs_are_not_finite_then_names_all_bad_images_and_solves_the_others() -> None:
+    predictions, truth = random_case(0, (2, 2, 1))
+    cost = matching_cost(predictions, truth, MatchingWeights())
+    (expected,) = hungarian(cost, counts=truth.counts)
+    first, second = cost.clone(), cost.clone()
+    first[0, 0, 0, 0], second[1, 1, 0, 0] = float("nan"), float("inf")
+    found = solve([first, second], truth.counts)
+    assert found.bad == (0, 1)
+    for assignment, image in zip(found.assignments, (0, 1), strict=True):
+        assert (assignment[:, image] == -1).all()
+        others = [index for index in range(3) if index != image]
+        assert assignment[:, others].equal(expected[:, others])
+
+
+def test_solve_when_objects_are_repeated_by_hand_then_each_has_its_cheapest_queries() -> None:
+    """Five queries, two repeats of two objects: the cheapest four places are taken, query 4 has none. The second image
+    has one object (two of the five), the third none; the fourth's costs are NaN. The same costs once: one query each.
+    Three queries for two objects six times: all have one."""
+    cost = torch.tensor([[3.0, 9], [1, 9], [2, 1], [9, 2], [9, 9]]).repeat(1, 4, 1, 1)
+    cost[0, 3, 1, 1] = math.nan
+    few = torch.tensor([[1.0, 5], [2, 6], [9, 3]]).expand(2, 4, 3, 2)
+    twice, once, sixfold = solve([cost, cost, few], (2, 1, 0, 2), [2, 1, 6]).assignments
+    assert twice.tolist() == [[[0, 0, 1, 1, -1], [-1, 0, 0, -1, -1], [-1] * 5, [-1] * 5]]
+    assert once.tolist() == [[[-1, 0, 1, -1, -1], [-1, 0, -1, -1, -1], [-1] * 5, [-1] * 5]]
+    assert sixfold.tolist() == [[[0, 0, 1], [0, 0, 0], [-1] * 3, [0, 0, 1]]] * 2
+    assert solve([few, cost], (2, 1, 0, 2), [6, 2]).bad == (3,)
+
+
+@pytest.mark.parametrize("part", ["logits", "boxes"])
+def test_cost_when_an_image_without_objects_has_a_nan_then_is_caught_too(part: str) -> None:
+    predictions, truth = random_case(0, (2, 0))
+    getattr(predictions, part)[1, 1, 3, 2] = float("nan")
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch"):
+        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
+def test_cheapest_when_compared_with_sorting_then_agrees(seed: int, count: int) -> None:
+    cost = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(seed))
+    assert cheapest(cost, count).equal(cost.argsort(dim=1)[:, :count])
+
+
+def test_cost_when_position_modulated_then_a_far_query_counts_as_less_confident() -> None:
+    """Probability 1/2. The box is the object: GIoU 1, as without. Apart, side by side, as wide as the gap: intersection
+    0, union 2 of 3 parts: GIoU -1/3, (GIoU + 1) / 2 = 1/3, so that the probability is 1/2 sqrt(1/3). Where that is the
+    nearest, it counts as without; one twice as far off (2 of 4 parts, GIoU -1/2: 1/4) as 1/2 sqrt(3/4)."""
+    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.2, 0.5, 0.2, 0.2]])])
+    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]])[None, None]
+    predictions = Predictions(torch.zeros(1, 1, 2, 1), boxes, torch.zeros(1, 1, 2, 1))
+
+    def class_cost(p: float) -> float:
+        return 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+
+    weights = MatchingWeights(classes=1.0, l1=0.0, giou=0.0, position_modulated=True)
+    found = matching_cost(predictions, truth, weights).flatten().tolist()
+    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(1 / 3))], abs=1e-5)
+    farther = torch.tensor([[0.6, 0.5, 0.2, 0.2], [0.8, 0.5, 0.2, 0.2]])[None, None]
+    found = matching_cost(replace(predictions, boxes=farther), truth, weights).flatten().tolist()
+    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(3 / 4))], abs=1e-5)
+
+
+def giou_of(first: list[float], second: list[float]) -> float:
+    """GIoU of two boxes, in numbers."""
+    (left, top, right, bottom), other = ((x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in (first, second))
+    inner = max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
+    outer = (max(right, other[2]) - min(left, other[0])) * (max(bottom, other[3]) - min(top, other[1]))
+    union = first[2] * first[3] + second[2] * second[3] - inner
+    return inner / union - (outer - union) / outer
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), modulated=st.booleans())
+def test_cost_when_written_out_number_by_number_then_agrees(seed: int, modulated: bool) -> None:
+    """Of every layer, image, query and object, with weights that tell the parts apart."""
+    predictions, truth = random_case(seed, (3, 0, 2))
+    cost = matching_cost(predictions, truth, MatchingWeights(3.0, 0.5, 7.0, modulated))
+    assert cost.dtype == torch.float32
+    assert cost.shape == (2, 3, 5, 3)
+    for layer, image in np.ndindex(2, 3):
+        boxes, objects = predictions.boxes[layer, image].tolist(), truth.boxes[image, : truth.counts[image]].tolist()
+        giou = [[giou_of(box, item) for item in objects] for box in boxes]
+        nearest = max((value + 1) / 2 for row in giou for value in row) if objects else 1.0
+        for query, item in itertools.product(range(5), range(len(objects))):
+            p = 1 / (1 + math.exp(-predictions.logits[layer, image, query, truth.labels[image, item]].item()))
+            if modulated:
+                p *= math.sqrt((giou[query][item] + 1) / 2 / nearest)
+            classes = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+            l1 = sum(abs(a - b) for a, b in zip(boxes[query], objects[item], strict=True))
+            expected = 3 * classes + 0.5 * l1 - 7 * giou[query][item]
+            assert cost[layer, image, query, item].item() == pytest.approx(expected, abs=2e-4)
+
+
+def test_cost_when_a_score_is_certain_then_is_finite() -> None:
+    """p rounds to 0 and to 1: its logarithm, or that of 1 - p, would be infinite."""
+    predictions, truth = random_case(0, (2,))
+    logits = torch.full_like(predictions.logits, 200.0)
+    for certain in (logits, -logits):
+        assert matching_cost(replace(predictions, logits=certain), truth, MatchingWeights()).isfinite().all()
+
+
+def test_cost_when_predictions_have_gradients_then_has_none() -> None:
+    predictions, truth = random_case(0, (2,))
+    predictions.logits.requires_grad_()
+    assert not matching_cost(predictions, truth, MatchingWeights()).requires_grad
+
+
+def test_error_when_costs_of_several_images_are_not_finite_then_names_them_all() -> None:
+    predictions, truth = random_case(0, (2, 1, 0))
+    for image in (0, 2):
+        predictions.boxes[0, image, 0] = math.inf
+    expected = (
+        "The matching cost is not finite for image 0, 2 of the batch: the detector predicts NaN or infinity. The "
+        "training has diverged (try a lower learning rate, or float32)."
+    )
+    with pytest.raises(NonFiniteCostError, match=f"^{re.escape(expected)}$") as caught:
+        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assert caught.value.images == (0, 2)
+    assert caught.value.found == {}
+
+
+def test_error_when_what_a_step_found_is_given_then_keeps_it() -> None:
+    found = {"loss": torch.tensor(math.nan)}
+    assert NonFiniteCostError((1,), found).found is found
+
+
+@pytest.mark.parametrize("name", ["classes", "l1", "giou"])
+def test_weights_when_negative_then_says_which_and_zero_is_none(name: str) -> None:
+    assert getattr(MatchingWeights(**{name: 0.0}), name) == 0
+    for wrong in (-0.5, math.nan):
+        with pytest.raises(ValueError, match=rf"^matching\.{name} is {wrong}; it must be at least 0\.$"):
+            MatchingWeights(**{name: wrong})

@@ -1,0 +1,240 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import oddetr
+from oddetr import cli
+from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
+from oddetr.data.dataset import ClassTable
+from oddetr.models.detector import Detector
+from oddetr.prediction import onnx as export
+from oddetr.prediction.predictor import Predictor
+from oddetr.structures import Predictions
+from tests.models.helpers import SMALL, VARIANTS, small_detector
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "detect_with_onnxruntime.py"
+NAMES = ("cat", "dog", "Katze ä")
+INFO = CheckpointInfo(SMALL, ClassTable(NAMES, (1, 7, 9)), 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def decided(variant: str) -> Detector:
+    """A small detector whose queries differ clearly."""
+    detector = small_detector(variant).eval()
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if "heads" in name:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return detector
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run as an ONNX file for images of 96 x 160 pixels."""
+    file = tmp_path_factory.mktemp("exported") / "new" / "model.onnx"
+    report = oddetr.export(trained, file, height=96, width=160)
+    assert report.file == file
+    assert report.difference <= export.TOLERANCE
+    assert report.inputs == {"images": "uint8 ['batch', 96, 160, 3]", "sizes": "int64 ['batch', 2]"}
+    assert list(report.outputs) == ["boxes", "scores", "labels"]
+    return file
+
+
+def test_export_when_done_then_the_file_has_standard_operators_and_names_its_classes(exported: Path) -> None:
+    model = onnx.load(exported)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", export.OPSET)]
+    told = {each.key: each.value for each in model.metadata_props}
+    assert json.loads(told["classes"]) == list("0123456789")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(
+    exported: Path, trained: Path, count: int
+) -> None:
+    """Images of the size of evaluation (the shorter side is 96): nothing is resized; one is narrower, so padded."""
+    generator = np.random.default_rng(count)
+    sizes = [(96, 160)] * (count - 1) + [(96, 128)]
+    images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    canvas = np.zeros((count, 96, 160, 3), np.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    predictor = Predictor.load(trained)
+    assert predictor.info.image_size == 96
+    padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
+    expected = predictor.detect(padded)[1:]
+    session = onnxruntime.InferenceSession(exported)
+    boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
+    assert boxes.dtype == scores.dtype == np.float32
+    assert labels.dtype == np.int64
+    for index, (found, (height, width)) in enumerate(zip(expected, sizes, strict=True)):
+        np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
+        clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
+        clear = clear[np.isin(clear - 1, [-1, *clear])]
+        assert len(clear)
+        np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
+        assert labels[index][clear].tolist() == found.labels[clear].tolist()
+
+
+def test_example_when_run_without_torch_then_prints_what_predict_finds(
+    exported: Path, trained: Path, tmp_path: Path
+) -> None:
+    """A photo stored on its side, twice as large as the file's images and narrower: turned, resized, padded."""
+    picture = tmp_path / "a photo.png"
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    shown = Image.fromarray(small).resize((256, 192), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
+    script = EXAMPLE.read_text().replace("score > 0.3", "score > 0.0")
+    assert "torch" not in script.partition('"""\n\n')[2]
+    call = [sys.executable, "-c", script, exported, picture]
+    lines = subprocess.run(call, check=True, capture_output=True, text=True).stdout.splitlines()
+    predictor = Predictor.load(trained)
+    resized = np.asarray(shown.resize((128, 96), Image.Resampling.BILINEAR))
+    found = predictor.detect([np.zeros((96, 160, 3), np.uint8), resized])[1]
+    assert len(lines) == len(found.scores)
+    words = [line.replace(",", "").split() for line in lines]
+    np.testing.assert_allclose([float(word[1]) for word in words], found.scores, atol=1e-3)
+    names = [str(label) for label in found.labels]
+    expected = [(name, *np.round(box * 2)) for name, box in zip(names, found.boxes, strict=True)]
+    printed = [(word[0], *map(float, word[3:])) for word in words]
+    alike = [
+        any(name == other[0] and np.allclose(box, other[1:], atol=1.01) for other in expected) for name, *box in printed
+    ]
+    assert np.mean(alike) > 0.9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path, count: int) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images, sizes = export.WithProcessing.examples(count, (96, 160))
+    results = compiled({"images": images.numpy(), "sizes": sizes.numpy()})
+    found = [results[name] for name in export.WithProcessing.outputs]
+    detector, info = load_checkpoint(trained)
+    with torch.no_grad():
+        ours = [each.numpy() for each in export.WithProcessing(detector, info, 500)(images, sizes)]
+    for image in zip(*ours, *found, strict=True):
+        assert export.WithProcessing.difference(image[:3], image[3:]) < 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, tmp_path: Path) -> None:
+    report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+    assert report.difference <= export.TOLERANCE
+    assert report.inputs == {"images": "float ['batch', 3, 64, 96]", "padding_mask": "bool ['batch', 64, 96]"}
+    assert report.outputs["logits"] == "float ['batch', 6, 3]"
+    model = onnx.load(tmp_path / "model.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("processing", [True, False])
+def test_write_onnx_when_the_file_says_something_else_then_is_refused_and_not_left(
+    processing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is made of one detector and compared with another; an earlier file stays."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"an earlier one")
+    detector = decided("plain")
+    other = small_detector(seed=5).eval()
+    compare = export._compare
+
+    def compare_with_another(module: torch.nn.Module, *rest: Any) -> float:
+        module.detector = other
+        return compare(module, *rest)
+
+    monkeypatch.setattr(export, "_compare", compare_with_another)
+    with pytest.raises(export.ExportError, match=r"differ by .* more than 1e-04: .*model.onnx is not written"):
+        export.write_onnx(detector, INFO, file, (64, 96), processing, top_k=1)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    assert file.read_bytes() == b"an earlier one"
+
+
+def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is_seen() -> None:
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]], np.float32)
+    scores, labels = np.array([0.9, 0.9, 0.3, 0.1], np.float32), np.array([0, 1, 1, 0])
+    ours = (boxes, scores, labels)
+    kept = (boxes[:3], scores[:3], labels[:3])
+
+    def difference(order: list[int], **changes: np.ndarray) -> float:
+        found = dict(zip(("boxes", "scores", "labels"), (part[order] for part in kept), strict=True)) | changes
+        return export.WithProcessing.difference(ours, tuple(found.values()))
+
+    assert difference([0, 1, 2]) == difference([1, 0, 2]) == 0
+    assert difference([2, 1, 0]) == pytest.approx(0.6)
+    assert difference([0, 1, 2], boxes=boxes[:3] + np.float32(0.01)) == pytest.approx(0.01)
+    assert difference([0, 1, 2], labels=np.array([1, 1, 1])) == pytest.approx(0.5)  # from the second's box
+    assert difference([0, 1, 2], scores=np.array([0.9, np.nan, 0.3])) == np.inf
+    one = tuple(part[:1] for part in ours)
+    assert export.WithProcessing.difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
+
+
+def test_difference_when_of_queries_then_both_sides_need_each_row() -> None:
+    logits, boxes = np.array([[0.0], [8.0]], np.float32), np.zeros((2, 4), np.float32)
+    assert export.Bare.difference((logits, boxes), (logits[::-1], boxes)) == 0
+    assert export.Bare.difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export.Bare.difference((logits[[0, 0]], boxes), (logits, boxes)) == pytest.approx(0.5, abs=1e-3)
+    assert export.Bare.difference((logits, boxes), (logits + np.float32([[0], [1e-3]]), boxes)) < 1e-6
+
+
+def test_export_when_asked_for_the_impossible_then_says_what(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="16 x 96 pixels are too small: a side needs 32"):
+        oddetr.export(trained, tmp_path / "a.onnx", height=16)
+    with pytest.raises(ValueError, match="0 x 96 pixels are too small"):
+        oddetr.export(trained, tmp_path / "a.onnx", height=0)
+    with pytest.raises(ValueError, match=r"is a folder. Give the file to write: .*model.onnx"):
+        oddetr.export(trained, tmp_path)
+    with pytest.raises(ValueError, match="top_k is 0"):
+        oddetr.export(trained, tmp_path / "a.onnx", top_k=0)
+    assert cli.main(["export", str(tmp_path / "nothing")]) == 1
+    assert "There is no" in capsys.readouterr().err
+
+    class Stubborn(Detector):
+        def forward(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Predictions:
+            raise NotImplementedError("not today")
+
+    with pytest.raises(export.ExportError, match=r"cannot export this detector .*not today"):
+        export.write_onnx(Stubborn(*[torch.nn.Identity()] * 5), INFO, tmp_path / "a.onnx", (64, 64), processing=False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx")]) == 1
+    assert "Export needs onnxscript: pip install onnx onnxscript onnxruntime." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_when_called_from_the_shell_then_tells_what_goes_in_and_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx"), "--top-k", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "opset 18   differs from PyTorch by at most" in told
+    assert "images       uint8 ['batch', 96, 96, 3]" in told
+    assert "labels       int64 ['batch', 7]" in told
+
+
+@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
+def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", minversion="5.23")
+    from tests.models.test_huggingface import adapted
+
+    monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "0")
+    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+    assert report.difference <= export.TOLERANCE
+    assert report.inputs["images"] == "float ['batch', 3, 64, 96]"
+    assert os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] == "0"

@@ -97,8 +97,8 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 def test_evaluate_when_given_either_weights_then_gives_their_own_last_validation(learned: Path, weights: str) -> None:
     last = epochs(learned)[-1]
     found = oddetr.evaluate(learned / "last", split="val", batch_size=8, weights=weights).to_json()
-    expected = {name: last[weights][name] for name in found}
-    assert found == expected
+    assert found.pop("AP_without_duplicates") >= 0  # which only evaluation computes
+    assert found == {name: last[weights][name] for name in found}
     assert found["AP"] > 0
     assert last["teacher"] != last["student"]
 

@@ -12,10 +12,30 @@ from rich.console import Console
 from rich.table import Table
 
 from oddetr import __version__
-from oddetr.common.parsing import ConfigFile, make_parser, parsed_values, underscored
+from oddetr.common.parsing import ConfigFile, Parser, make_parser, parsed_values, underscored
 from oddetr.common.terminal import Terminal
 
-_CHECKPOINT = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
+
+def _checkpoint_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
+    parser = make_parser(verb, description, epilog)
+    meaning = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=meaning)
+    return parser
+
+
+def _say(console: Console, text: object, style: str | None = None) -> None:
+    console.print(text, style=style, highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -33,8 +53,8 @@ def train(arguments: Sequence[str], console: Console) -> int:
         "--config", action=ConfigFile, help="a YAML file with any of these arguments (see --print-config)"
     )
     parser.add_class_arguments(TrainConfig, skip={"resume", "loggers"}, fail_untyped=True)
-    parser.say_more("model", f"Presets: {', '.join(PRESETS)}.")
-    parser.say_more("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
+    parser.extend_help("model", f"Presets: {', '.join(PRESETS)}.")
+    parser.extend_help("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
     parser.add_argument(
         "--loggers",
@@ -57,16 +77,12 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     """Score a checkpoint on a split: oddetr evaluate CHECKPOINT."""
     from oddetr.prediction.predictor import evaluate as verb
 
-    parser = make_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser = _checkpoint_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     values = parsed_values(parser, arguments)
     metrics = verb(**values, console=console)
-    told = f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1"
-    console.print(told, highlight=False, soft_wrap=True)
-    table = Table()
-    for column in ("score", "value"):
-        table.add_column(column, justify="left" if column == "score" else "right")
+    _say(console, f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1")
+    table = _table("score", "value")
     for name, value in metrics.to_json().items():
         for part, score in value.items() if isinstance(value, dict) else (("", value),):
             table.add_row(f"AP {part}" if part else name, _score(score))
@@ -87,12 +103,12 @@ def report(arguments: Sequence[str], console: Console) -> int:
     parser.add_function_arguments(verb, as_group=False, skip={"runs", "console"})
     written = verb(**parsed_values(parser, arguments), console=console)
     if written.missing:
-        console.print(written.missing, style="yellow", highlight=False, soft_wrap=True)
-    console.print(f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB", highlight=False, soft_wrap=True)
+        _say(console, written.missing, "yellow")
+    _say(console, f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB")
     return 0
 
 
-_WRITTEN = """\
+_OUTPUTS = """\
 what is written to OUT, by --formats:
   pictures: NAME.png of each image, small ones enlarged; NAME.mp4 of each video, without sound
   coco: detections.json, with original class ids; a frame of a video is an image with `frame` and `seconds`
@@ -107,10 +123,9 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
     from oddetr.prediction.predict import predict as verb
 
-    parser = make_parser(
-        "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _WRITTEN
+    parser = _checkpoint_parser(
+        "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _OUTPUTS
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_argument(
         "paths", nargs="+", type=str, metavar="PATH", help="images, videos, folders (all below) and globs"
     )
@@ -124,14 +139,11 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     values = parsed_values(parser, arguments)
     report = verb(**values, console=console)
     for reason in report.unreadable.values():
-        console.print(f"skipped: {reason}", style="yellow", highlight=False, soft_wrap=True)
-    seen = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
+        _say(console, f"skipped: {reason}", "yellow")
+    read = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
     skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
-    console.print(
-        f"{report.objects} objects in {seen}{skipped}: {values['formats'].replace(',', ', ')} in {values['out']}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    written = f"{values['formats'].replace(',', ', ')} in {values['out']}"
+    _say(console, f"{report.objects} objects in {read}{skipped}: {written}")
     return 0 if report.images or report.frames else 1
 
 
@@ -150,13 +162,12 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     parser.add_function_arguments(verb, as_group=False, skip={"file"})
     folder = verb(**parsed_values(parser, arguments))
     info = read_info(folder)
-    made_of = info.detector
-    assert isinstance(made_of, DetectorConfig)
-    console.print(
-        f"{made_of.variant}, {made_of.backbone}, {made_of.heads} heads of {made_of.points} points on {made_of.levels} "
-        f"levels, {made_of.num_queries} queries, {len(info.classes)} classes: {folder}",
-        highlight=False,
-        soft_wrap=True,
+    config = info.detector
+    assert isinstance(config, DetectorConfig)
+    _say(
+        console,
+        f"{config.variant}, {config.backbone}, {config.heads} heads of {config.points} points on {config.levels} "
+        f"levels, {config.num_queries} queries, {len(info.classes)} classes: {folder}",
     )
     return 0
 
@@ -166,24 +177,19 @@ def export(arguments: Sequence[str], console: Console) -> int:
     from oddetr.prediction.onnx import OPSET
     from oddetr.prediction.onnx import export as verb
 
-    parser = make_parser(
+    parser = _checkpoint_parser(
         "export",
         "Writes a detector as an ONNX file with standard operators only, and compares it with PyTorch in ONNX Runtime.",
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
         "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
     report = verb(**parsed_values(parser, arguments))
-    console.print(
-        f"{report.file}   {report.file.stat().st_size / 2**20:.1f} MB   opset {OPSET}   "
-        f"differs from PyTorch by at most {report.difference:.0e}",
-        markup=False,
-        highlight=False,
-    )
+    size = f"{report.file.stat().st_size / 2**20:.1f} MB"
+    _say(console, f"{report.file}   {size}   opset {OPSET}   differs from PyTorch by at most {report.difference:.0e}")
     for side, tensors in (("in", report.inputs), ("out", report.outputs)):
         for name, kind in tensors.items():
-            console.print(f"  {side:<4}{name:<13}{kind}", markup=False, highlight=False)
+            _say(console, f"  {side:<4}{name:<13}{kind}")
     return 0
 
 
@@ -191,10 +197,11 @@ def push(arguments: Sequence[str], console: Console) -> int:
     """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
     from oddetr.prediction.predictor import push as verb
 
-    parser = make_parser("push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub.")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser = _checkpoint_parser(
+        "push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub."
+    )
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    console.print(verb(**parsed_values(parser, arguments)), highlight=False, soft_wrap=True)
+    _say(console, verb(**parsed_values(parser, arguments)))
     return 0
 
 
@@ -240,7 +247,7 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     length = count if split == "train" else None
     source = DigitScenes(split, length, objects=tuple(values["objects"]), heights=tuple(values["heights"]))
     folder = write_coco(source, values["out"], split, count)
-    console.print(f"{len(list(folder.iterdir()))} scenes in {folder}", highlight=False, soft_wrap=True)
+    _say(console, f"{len(list(folder.iterdir()))} scenes in {folder}")
     return 0
 
 
@@ -248,16 +255,15 @@ def demo(arguments: Sequence[str], console: Console) -> int:
     """Serve a local web page to try a detector on: oddetr demo CHECKPOINT."""
     from oddetr.web.page import demo as verb
 
-    parser = make_parser(
+    parser = _checkpoint_parser(
         "demo", "Serves a web page on this machine: drop images on it and see what the detector finds. Ctrl-C ends it."
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
     verb(**parsed_values(parser, arguments), console=console)
     return 0
 
 
-_FILE = """\
+_CONFIG_FIELDS = """\
 fields of CONFIG, all optional (examples: recipes/compare):
   base: what all arms share, by the names of `oddetr train --print-config`
   arms: a name each, and what it changes: {changeable}; null: the standard arm of that name; `like: NAME` begins with \
@@ -283,7 +289,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
         "compare",
         "Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them. "
         "The same command goes on where it was stopped. Exit code 1: a run failed.",
-        _FILE.format(standard=", ".join(STANDARD), changeable=", ".join(CHANGEABLE)),
+        _CONFIG_FIELDS.format(standard=", ".join(STANDARD), changeable=", ".join(CHANGEABLE)),
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; its fields: see below")
     parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"}, as_group=False)
@@ -315,10 +321,8 @@ def replay(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("file", type=Path, metavar="FILE", help="replay_step_N.pt in the run's folder")
     parser.add_function_arguments(verb, as_group=False, skip={"file"})
     found = verb(**parsed_values(parser, arguments))
-    console.print("\n".join(found.lines()), highlight=False, soft_wrap=True)
-    table = Table()
-    for column in ("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials)):
-        table.add_column(column, justify="left" if column == "part of the loss" else "right")
+    _say(console, "\n".join(found.lines()))
+    table = _table("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials))
     for name, value in found.recorded.items():
         if name.startswith("loss"):
             again = (trial.parts.get(name) for trial in found.trials)
@@ -334,14 +338,10 @@ VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
 }
 
 
-_SPIN = "30000"
-"""How often OpenMP's threads look whether there is work before they sleep; read when torch is imported. OpenMP's own
-300,000 makes a step 2.6 times slower beside other busy processes, and 3,000 a twentieth slower without (on a CPU;
+_SPIN_COUNT = "30000"
+"""How often an idle OpenMP thread polls for work before it sleeps; OpenMP reads it when torch is imported. Its default,
+300,000, makes a step 2.6 times slower beside other busy processes; 3,000 makes it 5 % slower on an idle machine (CPU;
 docs/performance.md)."""
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _usage() -> str:
@@ -350,37 +350,36 @@ def _usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point; returns the exit code: 0, 1 for a failure that its message explains, 2 for a wrong command."""
+    """Run a verb and return the exit code: 0, 1 for a failure that its message explains, 2 for a wrong command."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN)
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console, aloud = Terminal(), Terminal(stderr=True)
+    console, errors = Terminal(), Terminal(stderr=True)
     if words[:1] == ["--version"]:
-        console.print(__version__, highlight=False)
+        _say(console, __version__)
         return 0
     if not words or words[0] in ("-h", "--help"):
-        console.print(_usage(), highlight=False, soft_wrap=True)
+        _say(console, _usage())
         return 0 if words else 2
     if words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        aloud.print(f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}", highlight=False, soft_wrap=True)
+        _say(errors, f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}")
         return 2
     undecoded = next((word for word in words if re.search("[\ud800-\udfff]", word)), None)
     if undecoded:
-        told = f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name."
-        aloud.print(told, highlight=False, soft_wrap=True)
+        _say(errors, f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name.")
         return 2
     try:
         return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
     except KeyboardInterrupt as stopped:
         if not stopped.args:
-            aloud.print(f"oddetr {words[0]}: stopped.", highlight=False)
+            _say(errors, f"oddetr {words[0]}: stopped.")
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:
             raise
-        aloud.print(f"oddetr {words[0]}: {error}", style="red", highlight=False, soft_wrap=True)
+        _say(errors, f"oddetr {words[0]}: {error}", "red")
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Verbs that join rooms: the functions that `import oddetr` gives and no single room has."""
+"""Verbs that join several rooms, and so have their place in none of them."""
 
 import inspect
 from pathlib import Path
@@ -11,17 +11,17 @@ from oddetr.training.run import run
 
 
 def train(**arguments: Any) -> Path:
-    """Trains a detector and returns the run's folder. The arguments are the fields of `TrainConfig`.
+    """Train a detector and return the run's folder. The arguments are the fields of `TrainConfig`.
 
         import oddetr
         run = oddetr.train(data="cells", model="deformable_detr_refine_tiny", epochs=50)
 
     Raises:
-        ValueError: a field that is unknown or out of range.
+        ValueError: a field is unknown or out of range.
         DataError: the data set has errors.
-        FileExistsError: the folder holds a run already and `resume` is off.
-        BackboneWeightsError: the backbone's ImageNet weights cannot be had.
-        FloatingPointError: the training has diverged; names the step, the images and what of the loss or the gradient.
+        FileExistsError: the folder already holds a run and `resume` is off.
+        BackboneWeightsError: the backbone's ImageNet weights are not available.
+        FloatingPointError: the training diverged; names the step, the images, and which loss or gradient.
     """
     return run(TrainConfig.from_plain(arguments), given=frozenset(flat(arguments)), report=report)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oddetr import __version__
+import oddetr
 from oddetr.cli import main
 from oddetr.comparison.arms import STANDARD
 from oddetr.comparison.config import ComparisonConfig
@@ -26,7 +26,7 @@ TINY = [
 ]
 
 
-def test_commands_when_typed_one_after_the_other_then_train_evaluate_predict_and_resume(
+def test_train_resume_evaluate_and_predict_work_one_after_the_other(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")
@@ -46,22 +46,9 @@ def test_commands_when_typed_one_after_the_other_then_train_evaluate_predict_and
     assert len(list(Path(pictures).glob("*.png"))) == 8
 
 
-def test_config_when_printed_and_read_again_then_is_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_printed_configuration_when_read_again_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(
-            [
-                "train",
-                "--epochs",
-                "7",
-                "--optimizer.learning-rate",
-                "0.001",
-                "--detector.num-queries",
-                "9",
-                "--print-config",
-            ]
-        )
+        main(["train", "--epochs", "7", "--detector.num-queries", "9", "--print-config"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["epochs"] == 7
@@ -74,9 +61,7 @@ def test_config_when_printed_and_read_again_then_is_the_same(
     assert again["detector"] == {"num_queries": 9}
 
 
-def test_check_when_data_is_sound_or_broken_then_exits_0_or_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_exits_with_0_for_sound_and_1_for_broken_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(DigitScenes("train", 4), tmp_path, "train")
     assert main(["check", str(tmp_path)]) == 0
     next((tmp_path / "train").iterdir()).unlink()
@@ -84,7 +69,7 @@ def test_check_when_data_is_sound_or_broken_then_exits_0_or_1(
     assert "1 error" in capsys.readouterr().out
 
 
-def test_digits_when_written_then_can_be_checked(tmp_path: Path) -> None:
+def test_digits_writes_scenes_that_pass_the_check(tmp_path: Path) -> None:
     words = ["digits", "--out", str(tmp_path), "--split", "train", "--count", "5"]
     assert main([*words, "--objects", "[2,2]", "--heights", "[8,12.5]"]) == 0
     assert main(["check", str(tmp_path)]) == 0
@@ -99,20 +84,16 @@ def test_digits_when_written_then_can_be_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["evaluate", "nowhere"], 1, "There is no nowhere"),
-        (["evaluate", "nowhere", "--weights", "ema"], 2, "teacher"),
-        (["predict", "nowhere", "nothing.jpg", "--out", "x"], 1, "No image at nothing.jpg"),
-        (["check", "nowhere"], 1, "nowhere"),
-        (["trian"], 2, "no verb 'trian'"),
-        (["train", "--data", "nowhere"], 1, "nowhere"),
-        (["train", "--epochs", "many"], 2, "epochs"),
-        (["train", "--epochs", "0"], 1, "epochs is 0; it must be a whole number"),
-        (["train", "--model", "yolo"], 1, "deformable_detr_tiny"),
-        (["train", "--detector.num-querys", "3"], 1, "num_queries"),
+        ("evaluate nowhere", 1, "There is no nowhere"),
+        ("evaluate nowhere --weights ema", 2, "teacher"),
+        ("predict nowhere nothing.jpg --out x", 1, "No image at nothing.jpg"),
+        ("check nowhere", 1, "nowhere"),
+        ("trian", 2, "no verb 'trian'"),
+        ("train --data nowhere", 1, "nowhere"),
     ],
 )
-def test_command_when_wrong_then_says_what(
-    words: list[str],
+def test_command_when_wrong_then_says_why_and_writes_nothing(
+    words: str,
     code: int,
     message: str,
     tmp_path: Path,
@@ -121,26 +102,26 @@ def test_command_when_wrong_then_says_what(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     try:
-        found = main(words)
+        found = main(words.split())
     except SystemExit as stopped:
         found = stopped.code
     assert found == code
-    told = capsys.readouterr()
-    assert message in told.out + told.err
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_when_wrong_then_leaves_no_traceback_and_no_warning(tmp_path: Path) -> None:
+def test_command_when_wrong_then_prints_no_traceback_and_no_warning(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "oddetr.cli", "train", "--detector.variant", "three_stage"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    known = "plain, refine, two_stage, dab, dino"
-    assert done.stderr == f"oddetr train: variant is 'three_stage'; it must be one of {known}.\n"
+    assert done.stderr.startswith("oddetr train: variant is 'three_stage'; it must be one of plain, ")
+    assert done.stderr.count("\n") == 1
 
 
-def test_version_and_help_when_asked_for_then_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert __version__ in capsys.readouterr().out
+    assert oddetr.__version__ in capsys.readouterr().out
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(verb in told for verb in ("train", "evaluate", "predict", "check"))
@@ -153,7 +134,7 @@ def helped(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_help_when_of_training_then_options_have_dashes_and_choices_are_what_is_understood(
+def test_help_of_train_shows_dashes_choices_presets_and_fields(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = helped("train", capsys)
@@ -164,18 +145,14 @@ def test_help_when_of_training_then_options_have_dashes_and_choices_are_what_is_
     assert {part.name for part in dataclasses.fields(DetectorConfig)} <= words
 
 
-def test_help_when_a_checkpoint_is_to_be_given_then_says_so_alike_for_every_verb(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    told = [" ".join(helped(verb, capsys).split()) for verb in ("evaluate", "predict", "export", "push", "demo")]
-
-    assert all(
-        "CHECKPOINT a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub" in each for each in told
-    )
-    assert not any("on the Hub (required)" in each for each in told)
+def test_help_explains_checkpoint_alike_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("evaluate", "predict", "export", "push", "demo"):
+        text = " ".join(helped(verb, capsys).split())
+        assert "CHECKPOINT a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub" in text
+        assert "on the Hub (required)" not in text
 
 
-def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arms(
+def test_help_of_compare_shows_fields_and_standard_arms(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = helped("compare", capsys)
@@ -190,9 +167,7 @@ def test_help_when_of_comparing_then_tells_the_files_fields_and_the_standard_arm
     ("chosen", "expected"),
     [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
-def test_threads_when_a_command_runs_then_do_not_spin_for_long_unless_the_user_chose(
-    chosen: dict[str, str], expected: str
-) -> None:
+def test_openmp_threads_spin_briefly_unless_the_user_chose_otherwise(chosen: dict[str, str], expected: str) -> None:
     """OpenMP reads the variable when torch loads it, so it must be there before."""
     program = (
         "import os, sys; from oddetr.cli import main; main(['--version']); "
@@ -204,30 +179,25 @@ def test_threads_when_a_command_runs_then_do_not_spin_for_long_unless_the_user_c
     assert told.splitlines()[-1] == expected
 
 
-def test_import_when_done_then_brings_nothing_optional_and_nothing_heavy() -> None:
-    optional = (
-        "tensorboard",
-        "mlflow",
-        "wandb",
-        "transformers",
-        "triton",
-        "pycocotools",
-        "torch",
-        "lightning",
-        "numba",
-    )
-    code = f"import sys, oddetr; print([name for name in {optional!r} if name in sys.modules])"
+def test_import_loads_nothing_heavy_or_optional() -> None:
+    heavy = ("tensorboard", "mlflow", "wandb", "transformers", "triton", "pycocotools", "torch", "lightning", "numba")
+    code = f"import sys, oddetr; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_help_when_asked_for_then_names_what_must_be_given_and_shows_no_python(
+def test_public_names_are_all_there() -> None:
+    assert sorted(oddetr._MODULES) == sorted(oddetr.__all__)
+    assert {*oddetr.__all__} <= {*dir(oddetr)}
+    assert all(callable(getattr(oddetr, name)) for name in oddetr.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        oddetr.nothing  # noqa: B018
+
+
+def test_help_shows_required_options_and_no_python(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["predict", "--help"])
-
-    told = " ".join(capsys.readouterr().out.split())
+    told = " ".join(helped("predict", capsys).split())
     assert told.startswith("usage: oddetr predict CHECKPOINT PATH [PATH ...] --out OUT [options] Finds objects")
     assert "--batch-size BATCH_SIZE" in told
     assert "(default: 0.3)" in told
@@ -236,7 +206,7 @@ def test_help_when_asked_for_then_names_what_must_be_given_and_shows_no_python(
         assert word not in told
 
 
-def test_arguments_when_some_are_missing_then_they_are_named_as_in_the_usage(
+def test_missing_arguments_are_named_as_in_the_usage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):

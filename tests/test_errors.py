@@ -1,7 +1,6 @@
-"""The likeliest errors, word for word: each says what was found, where, and what to do.
+"""The likeliest errors, as users read them: each says what was found, where, and what to do.
 
-tests/errors.txt is what a user reads. After a change of words, and read what has changed:
-ODDETR_SNAPSHOT=write python -m pytest tests/test_errors.py
+Update tests/errors.txt, and read the difference: ODDETR_SNAPSHOT=write python -m pytest tests/test_errors.py
 """
 
 import json
@@ -124,9 +123,7 @@ def told(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return f"$ {command}\n{lines.strip()}\n[exit code {code}]\n"
 
 
-def test_error_when_a_command_is_wrong_then_its_words_are_these(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_messages_of_wrong_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = "\n".join(told(command, place, capsys) for command in COMMANDS)
 
     assert "Traceback" not in found

@@ -1,7 +1,7 @@
-"""Readers and loaders are given damaged files: only their documented errors come out, and what is read is sound.
+"""Damaged files raise only the documented errors, and whatever is read is sound.
 
-Some seconds of it always; `python -m pytest -m slow tests/test_fuzz.py` takes ten minutes (ODDETR_FUZZ_MINUTES says
-otherwise). What it found stands in tests/data/corpus.py.
+`python -m pytest -m slow tests/test_fuzz.py` searches for ten minutes (ODDETR_FUZZ_MINUTES), ordinary runs for seconds.
+tests/data/corpus.py holds what was found.
 """
 
 import io
@@ -33,8 +33,8 @@ from oddetr.checkpoints.checkpoint import (
     CheckpointInfo,
     load_checkpoint,
     read_info,
+    save_checkpoint,
 )
-from oddetr.checkpoints.checkpoint import save_checkpoint as save
 from oddetr.checkpoints.official import read_foreign
 from oddetr.checkpoints.pretrained import without_paths
 from oddetr.data.dataset import ClassTable
@@ -61,25 +61,8 @@ MINUTES = float(os.environ.get("ODDETR_FUZZ_MINUTES", "10"))
 """Of all targets together."""
 CALM = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 WORDS = (
-    "",
-    " ",
-    "\0",
-    "\n",
-    "nan",
-    "-inf",
-    "1e999",
-    "-0",
-    "1_0",
-    "9" * 30,
-    "0.5",
-    "-7",
-    "<",
-    "&x;",
-    "é",
-    "\ud800",
-    "~",
-    "../..",
-    "/etc",
+    *("", " ", "\0", "\n", "nan", "-inf", "1e999", "-0", "1_0", "9" * 30, "0.5", "-7"),
+    *("<", "&x;", "é", "\ud800", "~", "../..", "/etc"),
 )
 ODD = st.sampled_from(
     (None, True, 0, -1, 2**63, 10**400, 1e308, float("nan"), float("inf"), [], {}, "", "../a", "\ud800", "\0")
@@ -237,7 +220,7 @@ def build_checkpoint(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     config = DetectorConfig(backbone="test_efficientnet", pretrained=False, **sizes)
     info = CheckpointInfo(config, ClassTable(("cat", "dog"), (3, 7)), 64, (0.5,) * 3, (0.5,) * 3)
     info = replace(info, metrics={"teacher": SCORES, "student": SCORES}, configuration=CONFIGURATION, images={"val": 3})
-    save(place / "best", {"teacher": build_detector(config, 2)}, info)
+    save_checkpoint(place / "best", {"teacher": build_detector(config, 2)}, info)
     content = json.loads((place / "best" / DESCRIPTION).read_text())
     content = {key: value for key, value in content.items() if not key.startswith("checksum")} | {"format": 1}
     plain = json.dumps(content).encode()
@@ -374,7 +357,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_reader_when_files_are_damaged_then_only_its_own_errors_come_out(name: str, tmp_path: Path) -> None:
+def test_reader_of_damaged_files_raises_only_its_own_errors(name: str, tmp_path: Path) -> None:
     damage, read = TARGETS[name](tmp_path)
 
     @settings(CALM, max_examples=QUICK, derandomize=True)
@@ -387,7 +370,7 @@ def test_reader_when_files_are_damaged_then_only_its_own_errors_come_out(name: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_reader_when_files_are_damaged_for_minutes_then_only_its_own_errors_come_out(name: str, tmp_path: Path) -> None:
+def test_reader_of_damaged_files_raises_only_its_own_errors_for_minutes(name: str, tmp_path: Path) -> None:
     damage, read = TARGETS[name](tmp_path)
     count, end = 0, time.monotonic() + 60 * MINUTES / len(TARGETS)
 

@@ -1,1 +1,1 @@
-"""Checkpoints: ours, other people's, and the Hub."""
+"""oddetr's checkpoints, official ones and transformers', the model card, and the Hugging Face Hub."""

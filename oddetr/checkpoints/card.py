@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint knows of itself, as a repository's README.md. What is not known is left out."""
+"""Write a model card (README.md of a repository) from a checkpoint's description. Unknown facts are left out."""
 
 import json
 import re
@@ -33,12 +33,12 @@ _INDEXED = {"AP": "AP at IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP75": "AP a
 def model_card(
     info: CheckpointInfo, name: str, weights: Sequence[Weights] = ("teacher",), license: str | None = None
 ) -> "ModelCard":
-    """The card of a checkpoint.
+    """Make the card of a checkpoint.
 
     Args:
-        info: its paths are shown as they are: see `pretrained.without_paths`.
+        info: paths in it are shown in full; remove them with `pretrained.without_paths`.
         name: the repository (user/name), or the folder's name.
-        weights: whose are beside the card.
+        weights: which weights are beside the card.
         license: of the weights; None: the card names none.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -75,7 +75,7 @@ def model_card(
 
 
 def in_markdown(text: object) -> str:
-    """One line that Markdown shows as it is, also in a cell of a table."""
+    """Escape text to one line that Markdown shows literally, also in a table."""
     line = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
     return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
 
@@ -87,12 +87,12 @@ def _family(info: CheckpointInfo) -> str:
 
 
 def _detector(info: CheckpointInfo) -> str:
-    made_of = info.detector
-    if isinstance(made_of, HuggingFaceConfig):
-        return f"{made_of.kind} of transformers"
+    config = info.detector
+    if isinstance(config, HuggingFaceConfig):
+        return f"{config.kind} of transformers"
     return (
-        f"{_VARIANTS[made_of.variant]} ({made_of.backbone}, {made_of.encoder_layers} + {made_of.decoder_layers} "
-        f"layers, width {made_of.width}, {made_of.num_queries} queries)"
+        f"{_VARIANTS[config.variant]} ({config.backbone}, {config.encoder_layers} + {config.decoder_layers} layers, "
+        f"width {config.width}, {config.num_queries} queries)"
     )
 
 
@@ -109,7 +109,7 @@ def _data(info: CheckpointInfo) -> str | None:
 
 
 def _validated_part(info: CheckpointInfo) -> str | None:
-    """What part of the split was seen, where Lightning was told to see less than all."""
+    """Which part of the split was validated on, if Lightning was told to limit it."""
     limit = info.configuration.get("trainer", {}).get("limit_val_batches")
     if isinstance(limit, int):
         return f"its first {limit} batches"
@@ -117,7 +117,7 @@ def _validated_part(info: CheckpointInfo) -> str | None:
 
 
 def _index(info: CheckpointInfo) -> "list[EvalResult]":
-    """The teacher's scores, for the front matter."""
+    """The teacher's scores for the front matter."""
     from huggingface_hub import EvalResult
 
     data, scores = info.configuration.get("data"), info.metrics.get("teacher", {})
@@ -141,7 +141,7 @@ def _index(info: CheckpointInfo) -> "list[EvalResult]":
 
 
 def _score_rows(info: CheckpointInfo) -> list[str]:
-    teacher, student = (info.metrics.get(whose, {}) for whose in ("teacher", "student"))
+    teacher, student = (info.metrics.get(weights, {}) for weights in ("teacher", "student"))
     return [
         _row(name, _score(teacher.get(name)), _score(student.get(name)))
         for name in _SCORES
@@ -150,7 +150,7 @@ def _score_rows(info: CheckpointInfo) -> list[str]:
 
 
 def _class_rows(info: CheckpointInfo) -> list[str]:
-    """A row for each class: original id, name, the teacher's AP."""
+    """One row per class: original id, name, the teacher's AP."""
     scores = info.metrics.get("teacher", {}).get("per_class", {})
     return [
         _row(category, in_markdown(name), *([_score(scores.get(name))] if info.metrics else []))
@@ -161,9 +161,9 @@ def _class_rows(info: CheckpointInfo) -> list[str]:
 def _recipe(info: CheckpointInfo) -> list[str]:
     run = info.configuration
     optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate") or 1
-    begun = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
+    start = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
     pretrained = not isinstance(info.detector, HuggingFaceConfig) and info.detector.pretrained
-    told = {
+    facts = {
         "epochs": run.get("epochs"),
         "batch size": run.get("batch_size") and f"{run['batch_size']}" + (f" x {accumulate}" if accumulate > 1 else ""),
         "learning rate": optimizer.get("learning_rate"),
@@ -172,31 +172,28 @@ def _recipe(info: CheckpointInfo) -> list[str]:
         "classification loss": run.get("loss", {}).get("classification"),
         "precision": run.get("precision"),
         "seed": run.get("seed"),
-        "begun with": begun or ("ImageNet weights of the backbone" if run and pretrained else None),
+        "initial weights": start or ("ImageNet weights of the backbone" if run and pretrained else None),
     }
-    return [_row(name, in_markdown(value)) for name, value in told.items() if value is not None]
+    return [_row(name, in_markdown(value)) for name, value in facts.items() if value is not None]
 
 
 def _lessons(info: CheckpointInfo) -> str | None:
-    """What was distilled; None where no run is known."""
+    """What was distilled; None if the run is unknown."""
     if "distillation" not in info.configuration:
         return None
     if not _distilled(info):
         return "Off: a baseline; its teacher is the plain average (EMA) of the student's weights."
     run = flat(info.configuration)
     weights = {name: run.get(f"distillation.{name}.weight") for name in ("matching", "prediction", "auxiliary")}
-    told = [f"{name} (weight {weight:g})" for name, weight in weights.items() if weight and is_number(weight)]
-    return f"On: an EMA teacher's {', '.join(told) or 'lessons, all of weight 0'}."
+    active = [f"{name} (weight {weight:g})" for name, weight in weights.items() if weight and is_number(weight)]
+    return f"On: an EMA teacher's {', '.join(active) or 'lessons, all of weight 0'}."
 
 
 def _stability(info: CheckpointInfo) -> str | None:
-    """The last decoder layer's normalised instability at the last validation."""
-    told: list[str] = []
-    for whose in ("teacher", "student"):
-        layers = info.metrics.get(whose, {}).get("normalised_instability")
-        if layers and layers[-1] is not None:
-            told.append(f"{layers[-1]:.3f} ({whose})")
-    return ", ".join(told) or None
+    """Normalised instability of the last decoder layer at the last validation."""
+    layers = {model: info.metrics.get(model, {}).get("normalised_instability") for model in ("teacher", "student")}
+    values = [f"{each[-1]:.3f} ({model})" for model, each in layers.items() if each and each[-1] is not None]
+    return ", ".join(values) or None
 
 
 def _score(value: float | None) -> str:

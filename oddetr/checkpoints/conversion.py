@@ -1,4 +1,4 @@
-"""`convert`: other people's checkpoints -> ours, which `evaluate`, `predict` and `train --init` read."""
+"""Convert official and transformers' checkpoints to oddetr's, which `evaluate`, `predict` and `train --init` read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,33 +13,34 @@ from oddetr.models.backbone import Backbone
 from oddetr.models.families.presets import build_detector
 
 _COCO: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-"""By COCO's ids, of which some are not used."""
+"""COCO's class names by id; some ids are unused."""
 IMAGE_SIZE = 800
-"""The shorter side, in pixels, that the official detectors were trained for."""
+"""Shorter side of the official detectors' images, in pixels."""
 
 
 def convert(file: Path | str, to: Path | str, classes: Path | str | None = None, image_size: int = IMAGE_SIZE) -> Path:
-    """Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint (.pth), or a folder of transformers'
-    DeformableDetr, and writes a checkpoint folder of ours.
+    """Convert an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint (.pth), or a folder of transformers'
+    DeformableDetr, to a checkpoint of oddetr.
 
-    Files are read as weights only: nothing in them is executed. Where a file holds weights without the official
-    training's arguments, attention is taken to have the official 8 heads, which weights do not tell.
+    Files are read as weights only: nothing in them is run. The number of attention heads cannot be seen from weights;
+    if the file lacks the official training's arguments, it is taken to be the official 8.
 
     Args:
         file: the .pth file, or the folder with config.json and model.safetensors.
-        to: the folder to write; a checkpoint that is there is replaced.
-        classes: a text file with a class name on each line, in the order of the detector's outputs; default: those that
-            the checkpoint knows, and COCO's 80 where it has the official 91 outputs.
+        to: the folder to write; a checkpoint there is replaced.
+        classes: a text file with a class name on each line, in the order of the detector's outputs; default: those in
+            the checkpoint, or COCO's 80 if it has the official 91 outputs.
         image_size: the shorter side, in pixels, to which images are resized.
 
     Raises:
-        ValueError: the file is none of these, its weights do not fit, or its classes are not known; says which.
-        FileExistsError: there is something else than a checkpoint in `to`.
+        ValueError: the file is none of these, its weights do not fit, or its classes are unknown; says which.
+        FileExistsError: `to` holds something other than a checkpoint.
     """
     if not LEAST_SIDE <= image_size <= MOST_SIDE:
         raise ValueError(f"image_size is {image_size}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
-    there = Path(to)
-    if there.exists() and not (there / DESCRIPTION).is_file() and not (there.is_dir() and not any(there.iterdir())):
+    folder = Path(to)
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not (folder / DESCRIPTION).is_file():
         raise FileExistsError(
             f"{to} holds something else than a checkpoint, which would be replaced. Give a new folder."
         )
@@ -53,13 +54,13 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
     backbone = detector.backbone
     assert isinstance(backbone, Backbone)
     info = CheckpointInfo(foreign.config, table, image_size, backbone.mean, backbone.std)
-    save_checkpoint(there, {"teacher": detector}, info)
-    return there
+    save_checkpoint(folder, {"teacher": detector}, info)
+    return folder
 
 
 def _with_classes(foreign: Foreign, names: Sequence[str]) -> tuple[ClassTable, Foreign]:
-    """The class table, and the checkpoint with outputs for these classes only: of the official 91 outputs, which are
-    numbered by COCO's ids, the 80 that COCO uses."""
+    """Give the class table, and the checkpoint with only these outputs: the official 91 outputs are numbered by COCO's
+    ids, of which 80 are used."""
     outputs = foreign.num_classes
     if not names and outputs == len(_COCO):
         ids = tuple(index for index, name in enumerate(_COCO) if name not in ("__background__", "N/A"))

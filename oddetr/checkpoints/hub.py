@@ -1,23 +1,23 @@
-"""The Hugging Face Hub: named files of a repository come down, a folder goes up. No other file is read."""
+"""Download named files of a repository on the Hugging Face Hub, and upload a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 PREFIX = "hf:"
-"""Marks a name on the hub where a path is expected: hf:user/name, or hf:user/name@revision."""
+"""Marks a name on the Hub where a path is expected: hf:user/name or hf:user/name@revision."""
 
 
 class HubError(OSError):
-    """A repository cannot be had or written; the message says what was tried and what to do."""
+    """A repository is not available or cannot be written; the message says what was tried and what to do."""
 
 
 def on_hub(path: Path | str) -> bool:
-    """Whether it is marked as a name on the hub."""
+    """Whether a path is marked as a name on the Hub."""
     return str(path).startswith(PREFIX)
 
 
 def split_name(path: Path | str) -> tuple[str, str | None]:
-    """The repository and the revision, if one is given, that a name on the hub means; with the mark or without."""
+    """Split a name on the Hub, with or without `hf:`, into repository and revision (None: not given)."""
     text = path.as_posix() if isinstance(path, Path) else path
     repository, _, revision = text.removeprefix(PREFIX).partition("@")
     return repository, revision or None
@@ -33,16 +33,16 @@ def fetch(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder in the hub's cache that holds these files of a repository, as far as the repository has them.
+    """Download files of a repository, as far as it has them, and return their folder in the cache.
 
     Args:
         repo_id: user/name.
-        files: paths in the repository; nothing else is downloaded.
+        files: paths in the repository; no others are downloaded.
         revision: a branch, a tag or a commit; default: main.
-        token: of a private repository; default: the one that `hf auth login` stored.
-        cache_dir: default: the hub's own (HF_HOME).
-        force_download: download what the cache already holds.
-        local_files_only: use the cache alone.
+        token: default: the one that `hf auth login` stored.
+        cache_dir: default: the Hub's own (HF_HOME).
+        force_download: download files again that are in the cache.
+        local_files_only: use only the cache.
 
     Raises:
         HubError: there is no such repository or revision, it may not be read, or it cannot be reached.
@@ -75,7 +75,7 @@ def fetch(
     except OSError as error:
         raise HubError(
             f"There is no folder {repo_id} here, and {what} could not be had from the Hub ({constants.ENDPOINT}) nor "
-            f"from its cache ({cache_dir or constants.HF_HUB_CACHE}): {type(error).__name__}. Look at the network; "
+            f"from its cache ({cache_dir or constants.HF_HUB_CACHE}): {type(error).__name__}. Check the network; "
             "without one, copy a folder that save_pretrained wrote, and give its path."
         ) from error
     return Path(folder)
@@ -92,11 +92,12 @@ def upload(
     branch: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Uploads these files of a folder in one commit, and makes the repository if there is none; the commit's address.
-    Those of `files` that the folder has not are deleted there: an earlier upload's student is not this one's.
+    """Upload files of a folder in one commit, create the repository if needed, and return the commit's address.
+
+    Those of `files` that the folder lacks are deleted from the repository: they belong to an earlier upload.
 
     Raises:
-        HubError: the name is none, you may not write there, or the hub cannot be reached.
+        HubError: the name is invalid, you may not write there, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi, constants
 

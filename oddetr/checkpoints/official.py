@@ -1,10 +1,12 @@
-"""Other people's checkpoints: files of the official Deformable-DETR, DAB-Deformable-DETR and DINO, and folders of
-transformers' DeformableDetr. All become a state of the official key names, which is loaded."""
+"""Read checkpoints of the official Deformable-DETR, DAB-Deformable-DETR and DINO, and of transformers' DeformableDetr.
+
+All are converted to a state dict with the official names, which is loaded into a detector.
+"""
 
 import argparse
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from oddetr.common.text import listed
 from oddetr.common.untrusted import read_json, read_safetensors, read_weights_only
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
@@ -38,22 +41,20 @@ _RENAMES = (
     (r"^transformer\.enc_out_bbox_embed\.", "query_source.head.boxes."),
     (r"^label_enc\.", "denoising.labels."),
 )
+"""Official names, and ours."""
 _HEAD = re.compile(r"^(?:transformer\.decoder\.)?(class|bbox)_embed\.(\d+)\.(.*)$")
-
-
 _COUNTER = ".num_batches_tracked"
-"""Of batch norms; frozen ones of newer torchvisions have it, older ones have not."""
+"""A buffer of batch norms; frozen ones have it only in newer versions of torchvision."""
 
 
 def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
-    """Loads an official Deformable-DETR state dict (its key names, any float precision) into `detector`.
+    """Load a state dict with the official names, in any float precision, into `detector`.
 
-    Every tensor must find its place, and every place its tensor; only a detector whose backbone has no weights of its
-    own in `state` keeps them.
+    Names must match one to one; only if `state` has no backbone at all, the detector keeps its own.
 
     Raises:
-        ValueError: tensors that are missing, left over or of another shape, or heads that the official model shares
-            between layers but `state` holds with different values.
+        ValueError: a tensor is missing, left over or of another shape, or a head that layers share has different
+            weights in them.
     """
     decoder = cast(DeformableDecoder, detector.decoder)
     layers, heads = len(decoder.layers), len(decoder.heads)
@@ -66,7 +67,7 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
     wanted = detector.state_dict()
     has_backbone = any(name.startswith("backbone.") for name in renamed)
     problems = [
-        *(f"missing {name}" for name in wanted if name not in renamed and _must_come(name, has_backbone)),
+        *(f"missing {name}" for name in wanted if name not in renamed and not _is_optional(name, has_backbone)),
         *(f"left over {name}" for name in renamed if name not in wanted and not name.endswith(_COUNTER)),
         *(
             f"{name} is {tuple(value.shape)}, the detector's is {tuple(wanted[name].shape)}"
@@ -75,13 +76,12 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
         ),
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError("The checkpoint does not fit this detector: " + "; ".join(problems[:5]) + more + ".")
+        raise ValueError(f"The checkpoint does not fit this detector: {listed(problems, 5)}.")
     detector.load_state_dict(renamed, strict=False)
 
 
-def _must_come(name: str, has_backbone: bool) -> bool:
-    return not name.endswith(_COUNTER) and (has_backbone or not name.startswith("backbone."))
+def _is_optional(name: str, has_backbone: bool) -> bool:
+    return name.endswith(_COUNTER) or (name.startswith("backbone.") and not has_backbone)
 
 
 def _our_name(key: str, layers: int, heads: int, two_stage: bool) -> str:
@@ -99,13 +99,13 @@ def _our_name(key: str, layers: int, heads: int, two_stage: bool) -> str:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A checkpoint of someone else's.
+    """A checkpoint that oddetr did not write.
 
     Attributes:
-        state: weights under the official key names.
-        config: the detector that they are of.
-        num_classes: its outputs.
-        classes: their names, where the checkpoint knows them; else empty.
+        state: weights with the official names.
+        config: the detector's configuration.
+        num_classes: number of class outputs.
+        classes: their names; empty if the checkpoint has none.
     """
 
     state: dict[str, Tensor]
@@ -114,10 +114,10 @@ class Foreign:
     classes: tuple[str, ...] = ()
 
     def take_classes(self, outputs: Sequence[int]) -> "Foreign":
-        """The same with these class outputs only, in this order.
+        """Keep only these class outputs, in this order.
 
-        Two-stage Deformable-DETR ranks proposals by the first output of the encoder's head, whatever its class: that
-        stays the first there.
+        Two-stage Deformable-DETR ranks proposals by the first output of the encoder's head, whatever its class, so
+        there the first one stays the first.
         """
         state: dict[str, Tensor] = {}
         chosen = torch.tensor(outputs)
@@ -133,46 +133,14 @@ class Foreign:
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Reads an official checkpoint file, or a folder of transformers' DeformableDetr: weights only, executing nothing.
+    """Read an official checkpoint file, or a folder of transformers' DeformableDetr, as weights only.
 
     Raises:
-        OSError: it, or a file in it, cannot be read, or is no regular file.
-        ValueError: it is neither, or of a detector that is not built here; says what was found.
+        OSError: a file cannot be read, or is no regular file.
+        ValueError: it is neither, or an unsupported detector; says what was found.
     """
-    if path.is_dir():
-        return _understood(path, lambda: _read_transformers(path))
-    if not path.exists():
-        raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = read_weights_only(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
-        ) from error
-    state = next((content[key] for key in _STATES if key in content), content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        found = (
-            f"the keys {', '.join(map(str, list(content)[:6]))}"
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
-        raise ValueError(
-            f"{path} holds no state dict, neither by itself nor under {', '.join(_STATES)}; found {found}."
-        )
-    arguments = content.get("args")
-    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
-    told = cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
-    return _understood(path, lambda: described(plain, told))
-
-
-def _understood(path: Path, read: Callable[[], Foreign]) -> Foreign:
-    """What `read` reads; whatever it trips over where a file is not what it looks like becomes a ValueError."""
-    try:
-        return read()
+        return _read_transformers(path) if path.is_dir() else _read_official(path)
     except (OSError, ValueError):
         raise
     except Exception as error:
@@ -182,19 +150,45 @@ def _understood(path: Path, read: Callable[[], Foreign]) -> Foreign:
         ) from error
 
 
+def _read_official(path: Path) -> Foreign:
+    if not path.exists():
+        raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Any = read_weights_only(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
+        ) from error
+    keys: dict[Any, Any] = content if isinstance(content, dict) else {}
+    state = next((keys[name] for name in _STATES if name in keys), content)
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        found = f"the keys {', '.join(map(str, list(keys)[:6]))}" if keys else type(content).__name__
+        raise ValueError(
+            f"{path} holds no state dict, neither by itself nor under {', '.join(_STATES)}; found {found}."
+        )
+    arguments = keys.get("args")
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    given = cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None
+    weights = {key.removeprefix("module."): value for key, value in state.items()}
+    return describe_state(weights, given)
+
+
 _STATES = ("model", "state_dict", "ema_model")
-"""Where a file may have its state dict, else it is one; the first that is there."""
+"""Where a file may have its state dict, the first one counts; otherwise the file is the state dict."""
 
 
-def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = None) -> Foreign:
-    """What an official state is of: sizes are read off the weights' shapes.
+def describe_state(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = None) -> Foreign:
+    """Find the detector's configuration for an official state dict, from the shapes of the weights.
 
     Args:
-        arguments: of the official training, where the file has them: heads, queries and dropout are not seen in every
-            state. Default: the official 8 heads, and 300 queries where the encoder chooses them.
+        arguments: of the official training, if known: heads, queries and dropout cannot be seen from every state.
+            Default: the official 8 heads, and 300 queries if the encoder selects them.
 
     Raises:
-        ValueError: keys are missing that every such detector has, or sizes that do not go together.
+        ValueError: keys are missing that every such detector has, or sizes contradict one another.
     """
     arguments = arguments or {}
     for key in _NEEDED:
@@ -209,14 +203,14 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
     if arguments.get("dilation"):
         raise ValueError("The checkpoint is of a dilated backbone (DC5), which is not built here.")
     levels, width = state["transformer.level_embed"].shape
-    heads = _whole(arguments, "nheads", 8)
-    weighed = state[_WEIGHED].shape[0]
-    if weighed % (heads * levels):
+    heads = _positive(arguments, "nheads", 8)
+    rows = state[_ATTENTION_WEIGHTS].shape[0]
+    if rows % (heads * levels):
         raise ValueError(
-            f"{_WEIGHED} has {weighed} rows, which {heads} heads of {levels} levels cannot share (nheads)."
+            f"{_ATTENTION_WEIGHTS} has {rows} rows, which {heads} heads of {levels} levels cannot share (nheads)."
         )
-    slots = next((state[key] for key in _SLOTS if key in state), None)
-    denoised = "label_enc.weight" in state
+    queries = next((state[key] for key in _QUERIES if key in state), None)
+    denoising = "label_enc.weight" in state
     config = DetectorConfig(
         variant=_variant(state),
         backbone=_backbone(state),
@@ -227,20 +221,20 @@ def described(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = No
         decoder_layers=_count(state, r"transformer\.decoder\.layers\.(\d+)\."),
         maps=sum(value.shape[-1] == 1 for key, value in state.items() if re.match(r"input_proj\.\d+\.0\.weight$", key)),
         levels=levels,
-        points=weighed // (heads * levels),
-        num_queries=len(slots) if slots is not None else _whole(arguments, "num_queries", 300),
-        dropout=float(arguments.get("dropout", 0.0 if denoised or "refpoint_embed.weight" in state else 0.1)),
-        denoising=100 if denoised else 0,
-        top_k=_whole(arguments, "num_select", 300 if denoised else 100),
+        points=rows // (heads * levels),
+        num_queries=len(queries) if queries is not None else _positive(arguments, "num_queries", 300),
+        dropout=float(arguments.get("dropout", 0.0 if denoising or "refpoint_embed.weight" in state else 0.1)),
+        denoising=100 if denoising else 0,
+        top_k=_positive(arguments, "num_select", 300 if denoising else 100),
     )
     outputs = state["class_embed.0.weight"].shape[0]
-    if denoised and len(state["label_enc.weight"]) != outputs + 1:
+    if denoising and len(state["label_enc.weight"]) != outputs + 1:
         labels = state["label_enc.weight"]
         state = state | {"label_enc.weight": torch.cat([labels[:outputs], labels[-1:]])}
     return Foreign(state, config, outputs)
 
 
-def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
+def _positive(arguments: Mapping[str, Any], name: str, default: int) -> int:
     value = arguments.get(name, default)
     if not isinstance(value, int) or value < 1:
         raise ValueError(
@@ -249,19 +243,19 @@ def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-_WEIGHED = "transformer.decoder.layers.0.cross_attn.attention_weights.weight"
+_ATTENTION_WEIGHTS = "transformer.decoder.layers.0.cross_attn.attention_weights.weight"
 _NEEDED = (
     "transformer.level_embed",
     "class_embed.0.weight",
     "transformer.encoder.layers.0.linear1.weight",
-    _WEIGHED,
+    _ATTENTION_WEIGHTS,
 )
-_SLOTS = ("query_embed.weight", "tgt_embed.weight", "transformer.tgt_embed.weight")
+_QUERIES = ("query_embed.weight", "tgt_embed.weight", "transformer.tgt_embed.weight")
 _BODY = "backbone.0.body."
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many are numbered so; 0 where there are none."""
+    """Count layers: one more than the highest number that the pattern captures; 0 without any."""
     return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in state) if found), default=-1)
 
 
@@ -276,7 +270,7 @@ def _variant(state: Mapping[str, Tensor]) -> Variant:
 
 
 def _backbone(state: Mapping[str, Tensor]) -> str:
-    """The ResNet that the keys are of."""
+    """Find the ResNet that has these keys."""
     if f"{_BODY}layer1.0.conv1.weight" not in state:
         found = next((key for key in state if key.startswith("backbone.")), "no key of a backbone")
         raise ValueError(f"Only ResNet backbones can be converted (keys {_BODY}layer1...); found {found}.")
@@ -304,12 +298,14 @@ _TRANSFORMERS = (
     (r"\.mlp\.fc([12])\.", r".linear\1."),
     (r"(layers\.\d+)\.fc([12])\.", r"\1.linear\2."),
 )
-"""Key names of transformers, of now and before version 5, and the official ones."""
+"""Names in transformers, before and since version 5, and official ones."""
 
 
 def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of transformers' DeformableDetrForObjectDetection under official names: query, key and value
-    projections become one, and heads that are tied, of which a file holds one, as many as there are layers."""
+    """Rename a state dict of transformers' DeformableDetrForObjectDetection to the official names.
+
+    Query, key and value projections are joined; a head that layers share, stored once, is repeated for each layer.
+    """
     state: dict[str, Tensor] = {}
     for name, value in tensors.items():
         for pattern, replacement in _TRANSFORMERS:
@@ -353,6 +349,6 @@ def _read_transformers(folder: Path) -> Foreign:
     }
     names = content.get("id2label") or {}
     classes = tuple(names[key] for key in sorted(names, key=int))
-    found = described(state, arguments)
+    found = describe_state(state, arguments)
     placeholder = classes == tuple(f"LABEL_{index}" for index in range(len(classes)))
     return replace(found, classes=() if placeholder or "N/A" in classes else classes)

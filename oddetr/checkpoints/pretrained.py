@@ -1,7 +1,6 @@
-"""Checkpoints by the Hub's conventions: a folder with a model card that anyone may have, on the disk or on the Hub."""
+"""Share checkpoints by the conventions of the Hugging Face Hub: save, load and upload them with a model card."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -11,11 +10,10 @@ from oddetr.checkpoints.card import LIBRARY, model_card
 from oddetr.checkpoints.checkpoint import (
     FILES,
     CheckpointInfo,
-    checked,
     files_of,
     load_checkpoint,
-    move_files,
-    written_aside,
+    require_checkpoint,
+    save_checkpoint,
 )
 from oddetr.checkpoints.hub import PREFIX, fetch, on_hub, split_name, upload
 from oddetr.models.detector import Detector
@@ -28,10 +26,10 @@ _PATHS = ("data", "out", "init", "backbone_weights")
 
 
 class Pretrained(ABC):
-    """The three methods that the Hub's users know, for a `Predictor`.
+    """The Hub's three usual methods, for a `Predictor`.
 
-    huggingface_hub's ModelHubMixin has them too, but writes a config.json of its own, sets attributes on the instance
-    (`Predictor` is frozen), and reads config.json before a class can say what it wants.
+    huggingface_hub's ModelHubMixin does not fit: it writes its own config.json, reads it before the class is asked, and
+    sets attributes on the instance, but `Predictor` is frozen.
     """
 
     detector: Detector
@@ -42,7 +40,7 @@ class Pretrained(ABC):
     @classmethod
     @abstractmethod
     def load(cls: type[Self], checkpoint: Path | str, weights: Weights = "teacher") -> Self:
-        """From a folder."""
+        """Load from a folder."""
 
     @classmethod
     def from_pretrained(
@@ -56,9 +54,9 @@ class Pretrained(ABC):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> Self:
-        """Reads a folder, as `load` does, or where there is none of that name, a repository on the Hub.
+        """Load from a folder or, if there is none of that name, from a repository on the Hub.
 
-        Of a repository only safetensors and JSON are fetched and read.
+        Only safetensors and JSON files of a repository are fetched and read.
 
         Args:
             pretrained_model_name_or_path: the folder, or user/name on the Hub.
@@ -66,11 +64,11 @@ class Pretrained(ABC):
             revision: a branch, a tag or a commit; default: main.
             token: default: the one that `hf auth login` stored.
             cache_dir: default: the Hub's own (`HF_HOME`).
-            force_download: fetch what is in the cache, too.
-            local_files_only: look into the cache alone.
+            force_download: fetch files again that are in the cache.
+            local_files_only: use only the cache.
 
         Raises:
-            CheckpointError: it is no checkpoint, or does not hold these weights; HubError: it cannot be had.
+            CheckpointError: it is no checkpoint, or lacks these weights; HubError: it is not available.
         """
         path = Path(pretrained_model_name_or_path)
         if path.exists():
@@ -85,7 +83,7 @@ class Pretrained(ABC):
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        return cls.load(checked(path, repository), weights)
+        return cls.load(require_checkpoint(path, repository), weights)
 
     def save_pretrained(
         self,
@@ -95,13 +93,15 @@ class Pretrained(ABC):
         repo_id: str | None = None,
         license: str | None = None,
     ) -> None:
-        """Writes the checkpoint and its model card (README.md) into a folder that every verb reads.
+        """Write the checkpoint and its model card (README.md) into a folder that every verb reads.
+
+        Paths in the run's configuration are cut to their last part, since others need not know where the data lie.
 
         Args:
-            save_directory: the folder; what else is in it stays.
-            student: the student's weights too, from the folder that this was read from. (Of a repository only those
-                weights are fetched that were asked for: `hf download` it whole, and read that folder.)
-            repo_id: the name that the card calls it by; default: the folder's.
+            save_directory: the folder; other files in it stay.
+            student: save the student's weights too, from the folder that this was loaded from. (From a repository only
+                the requested weights are fetched: `hf download` all of it first, and load that folder.)
+            repo_id: the name in the card; default: the folder's.
             license: of the weights, for example apache-2.0; default: the card names none.
 
         Raises:
@@ -109,12 +109,16 @@ class Pretrained(ABC):
         """
         detectors: dict[Weights, Detector] = {self.weights: self.detector}
         wanted: tuple[Weights, ...] = ("teacher", "student") if student else ("teacher",)
-        for whose in wanted:
-            if whose not in detectors:
+        for weights in wanted:
+            if weights not in detectors:
                 if self.checkpoint is None:
-                    raise ValueError(f"The {whose}'s weights are not at hand: this was not read from a checkpoint.")
-                detectors[whose], _ = load_checkpoint(self.checkpoint, whose)
-        save(Path(save_directory), detectors, self.info, repo_id, license)
+                    raise ValueError(f"The {weights}'s weights are not at hand: this was not read from a checkpoint.")
+                detectors[weights], _ = load_checkpoint(self.checkpoint, weights)
+        folder = Path(save_directory)
+        _check_free(folder)
+        info = without_paths(self.info)
+        card = model_card(info, repo_id or folder.resolve().name, tuple(detectors), license)
+        save_checkpoint(folder, detectors, info, {CARD: str(card)})
 
     def push_to_hub(
         self,
@@ -128,16 +132,16 @@ class Pretrained(ABC):
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes in one commit, and returns its address.
+        """Upload what `save_pretrained` writes in one commit, and return its address.
 
         Args:
-            repo_id: user/name; made if there is none.
-            student: the student's weights too.
+            repo_id: user/name; created if there is none.
+            student: upload the student's weights too.
             license: of the weights, for example apache-2.0; default: the card names none.
-            private: whether a repository that is made is private; default: as the user's or organization's are.
+            private: whether a new repository is private; default: the user's or organization's setting.
             token: default: the one that `hf auth login` stored.
             branch: default: main.
-            create_pr: as a pull request.
+            create_pr: open a pull request.
 
         Raises:
             HubError: it cannot be written; ValueError: see `save_pretrained`.
@@ -156,36 +160,8 @@ class Pretrained(ABC):
             )
 
 
-def save(
-    folder: Path,
-    detectors: Mapping[Weights, Detector],
-    info: CheckpointInfo,
-    repo_id: str | None = None,
-    license: str | None = None,
-) -> None:
-    """Writes a checkpoint and its model card into `folder`, beside whatever else is there.
-
-    Of paths in the run's configuration only the last part is kept: who may have the detector need not know where its
-    data lie.
-
-    Args:
-        detectors: at least the teacher.
-        repo_id: the name that the card calls it by; default: the folder's.
-        license: of the weights, for example apache-2.0; default: the card names none.
-
-    Raises:
-        ValueError: `folder` holds a checkpoint or a README.md that was not written by this.
-    """
-    _check_free(folder)
-    info = without_paths(info)
-    card = model_card(info, repo_id or folder.resolve().name, tuple(detectors), license)
-    with written_aside(folder, detectors, info) as aside:
-        card.save(aside / CARD)
-        move_files(aside, folder, (*FILES, CARD))
-
-
 def without_paths(info: CheckpointInfo) -> CheckpointInfo:
-    """The same where each path of this machine is only its last part."""
+    """Shorten each path on this machine to its last part."""
     configuration = _anonymous(info.configuration)
     for name in _PATHS:
         value = configuration.get(name)
@@ -195,28 +171,23 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
     if on_hub(model) and (_absolute(model.removeprefix(PREFIX)) or Path(model.removeprefix(PREFIX)).exists()):
         configuration["model"] = PREFIX + _last_part(model.removeprefix(PREFIX))
     if "trainer" in configuration:
-        configuration["trainer"] = _shortened(configuration["trainer"])
+        configuration["trainer"] = _anonymous(configuration["trainer"], shorten=True)
     detector = info.detector
     if isinstance(detector, HuggingFaceConfig):
         detector = replace(detector, content=_anonymous(detector.content))
     return replace(info, detector=detector, configuration=configuration)
 
 
-def _anonymous(values: dict[Any, Any]) -> dict[Any, Any]:
-    """Without transformers' record of a model's folder. (Class names that look like paths stay.)"""
-    return {
-        name: _anonymous(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name != "_name_or_path"
-    }
+def _anonymous(value: Any, shorten: bool = False) -> Any:
+    """Remove transformers' record of a model's folder; `shorten` reduces absolute paths to their last part.
 
-
-def _shortened(value: Any) -> Any:
+    (Not everywhere: there are class names that look like paths.)
+    """
     if isinstance(value, dict):
-        return {name: _shortened(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_shortened(each) for each in value]
-    return _last_part(value) if isinstance(value, str | Path) and _absolute(str(value)) else value
+        return {name: _anonymous(each, shorten) for name, each in value.items() if name != "_name_or_path"}
+    if shorten and isinstance(value, list | tuple):
+        return [_anonymous(each, shorten) for each in value]
+    return _last_part(value) if shorten and isinstance(value, str | Path) and _absolute(str(value)) else value
 
 
 def _absolute(path: str) -> bool:
@@ -224,7 +195,7 @@ def _absolute(path: str) -> bool:
 
 
 def _last_part(path: Path | str) -> str:
-    """`cells` of /data/cells, C:\\data\\cells or ../cells/."""
+    """`cells` for /data/cells, C:\\data\\cells or ../cells/."""
     text = str(path)
     parts = PureWindowsPath(text) if PureWindowsPath(text).is_absolute() else PurePosixPath(text)
     return parts.name if parts.name not in ("", "..") else Path(text).resolve().name

@@ -1,1 +1,1 @@
-"""What every room uses: files that survive a crash, files of strangers, options, words."""
+"""What every room uses: crash-safe files, files from strangers, options, nested dicts, text and the terminal."""

@@ -1,6 +1,6 @@
-"""What survives a crash: files and folders that are written aside, synced to the disk, and put in place by a rename.
+"""Crash-safe writing: files and folders are written aside, synced to the disk and renamed into place.
 
-A process that is killed, or a machine that loses its power, at any moment leaves the old content or the new one, whole.
+Whenever the process is killed or the machine loses power, either the old content or the new one is there, whole.
 """
 
 import errno
@@ -13,32 +13,32 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 
-_SYNCS_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
-_OF_RUST = re.compile(r"\(os error (\d+)\)")
-
 
 class WriteError(OSError):
     """Something could not be written; the message says what, where, why, and what to do."""
 
 
-def new(path: Path) -> Path:
-    """Where what shall stand at `path` is written first."""
+def new_path(path: Path) -> Path:
+    """Where the next content of `path` is written first."""
     return path.with_name(path.name + ".new")
 
 
-def old(path: Path) -> Path:
-    """Where what stood at `path` before is kept."""
+def old_path(path: Path) -> Path:
+    """Where the previous content of `path` is kept."""
     return path.with_name(path.name + ".old")
 
 
 def checksum(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, as `sha256sum` prints it."""
+    """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or the names in a folder, are on the disk, where its file system can do so."""
+    """Wait until a file's content, or a folder's list of names, is on the disk.
+
+    Folders are left out where the system cannot sync them.
+    """
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
@@ -46,28 +46,28 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if not folder or error.errno not in _SYNCS_NO_FOLDERS:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)
 
 
-def fresh(file: Path) -> BufferedWriter:
-    """Opens a file that is new; what stood there before is removed, and a link is not followed."""
+def open_new(file: Path) -> BufferedWriter:
+    """Open a new file for writing. Whatever has that name is removed first, so a link is not followed."""
     file.unlink(missing_ok=True)
     return file.open("xb")
 
 
 @contextmanager
 def replacing(file: Path, synced: bool = True) -> Generator[BufferedWriter]:
-    """What is written to the stream takes the place of `file`, or of a link there, when this context ends well.
+    """Give a stream whose content replaces `file` (or a link of that name) when the context ends without an error.
 
     Args:
-        synced: wait for the disk. Without that a crash of the machine, not of the process, may leave half a file.
+        synced: wait for the disk. Otherwise a crash of the machine (not of the process) may leave half a file.
     """
-    aside = new(file)
+    aside = new_path(file)
     try:
-        with fresh(aside) as stream:
+        with open_new(aside) as stream:
             yield stream
         if synced:
             sync(aside)
@@ -81,60 +81,58 @@ def replacing(file: Path, synced: bool = True) -> Generator[BufferedWriter]:
 
 
 def write_file(file: Path, text: str, synced: bool = True) -> None:
-    """Writes a small file in the place of the old one; see `replacing`."""
+    """Replace a small text file; see `replacing`."""
     with replacing(file, synced) as stream:
         stream.write(text.encode(errors="backslashreplace"))
 
 
 def sync_files(folder: Path) -> None:
-    """Waits until a folder of files is on the disk."""
-    for file in folder.iterdir():
-        sync(file)
-    sync(folder)
+    """Wait until a folder and all files in it are on the disk."""
+    for path in (*folder.iterdir(), folder):
+        sync(path)
 
 
 def replace_folder(folder: Path, keep: bool) -> None:
-    """Puts `new(folder)`, a folder of files, in the place of `folder`.
+    """Replace `folder` by `new_path(folder)`, a folder of files.
 
-    At every moment `folder` is whole or, between two renames, `old(folder)` and `new(folder)` are.
+    At every moment `folder` is whole or, between the two renames, `old_path(folder)` and `new_path(folder)` are.
 
     Args:
-        keep: leave what stood there before as `old(folder)`, until the next time.
+        keep: leave the previous content in `old_path(folder)` until the next call.
     """
-    sync_files(new(folder))
+    sync_files(new_path(folder))
     if folder.exists():
-        shutil.rmtree(old(folder), ignore_errors=True)
-        folder.rename(old(folder))
-    new(folder).rename(folder)
+        shutil.rmtree(old_path(folder), ignore_errors=True)
+        folder.rename(old_path(folder))
+    new_path(folder).rename(folder)
     sync(folder.parent)
     if not keep:
-        shutil.rmtree(old(folder), ignore_errors=True)
+        shutil.rmtree(old_path(folder), ignore_errors=True)
 
 
 @contextmanager
 def writing(folder: Path) -> Generator[None]:
-    """What is written below `folder` in this context fails with one clear error.
+    """Turn system errors while writing below `folder` into one clear error.
 
     Raises:
-        WriteError: the disk is full, the folder is gone or may not be written to, and their like.
+        WriteError: for example the disk is full, the folder is gone or may not be written to.
     """
     try:
         yield
     except Exception as error:
-        number = _number(error)
+        number = _error_number(error)
         if number is None or isinstance(error, WriteError):
             raise
         raise WriteError(f"{folder} cannot be written: {os.strerror(number)}. {_advice(number, folder)}") from error
 
 
-def _number(error: BaseException | None) -> int | None:
-    """The system's number of what went wrong: torch hides it behind an error of its own, safetensors in words."""
+def _error_number(error: BaseException | None) -> int | None:
+    """Find the system's error number: torch hides it behind an error of its own, safetensors writes it in the text."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
-        told = _OF_RUST.search(str(error))
-        if told:
-            return int(told[1])
+        if rust := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(rust[1])
         error = error.__cause__ or error.__context__
     return None
 
@@ -147,4 +145,4 @@ def _advice(number: int, folder: Path) -> str:
         return "Give another folder, or allow this user to write there."
     if number == errno.ENOENT and not folder.exists():
         return "The folder is gone: it was removed, or its disk was taken away."
-    return "Look after that disk."
+    return "Check the disk for errors."

@@ -1,10 +1,10 @@
-"""Dicts of dicts, and the same with dotted names: what configurations and their changes are written as."""
+"""Convert between nested dicts and flat ones with dotted names, in which configurations are written."""
 
 from typing import Any
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with dotted names made into dicts: {"loss.classification": v} -> {"loss": {"classification": v}}."""
+    """Turn dotted names into dicts: {"loss.classification": v} -> {"loss": {"classification": v}}."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         first, dot, rest = name.partition(".")
@@ -14,7 +14,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The same with dotted names instead of dicts. (transformers' configurations have numbers for names, too.)"""
+    """Turn nested dicts into dotted names. (Some keys in transformers' configurations are numbers.)"""
     result: dict[str, Any] = {}
     for name, value in values.items():
         result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -22,7 +22,7 @@ def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the changes; where both hold a dict, it is merged in turn."""
+    """Update `base` with `changes`, recursively where both hold a dict; returns a new dict."""
     return base | {
         name: merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in changes.items()

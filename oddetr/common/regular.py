@@ -1,4 +1,4 @@
-"""Reading files of which nothing is known: never a pipe, a socket or a device, never more than a limit."""
+"""Read files that may be anything: only regular files (no pipe, socket or device), and only up to a size limit."""
 
 import errno
 import stat
@@ -14,11 +14,10 @@ _KINDS = {
 
 
 def mode(path: Path, follow: bool = True) -> int:
-    """What there is at a path, as `stat` tells it; 0 where there is nothing, or nothing that can be asked for.
+    """The mode of a path as `stat` gives it; 0 if nothing is there or the name is no valid path.
 
     Args:
-        path: the path; its name may be too long, or hold what no name can.
-        follow: whether to tell of what a link leads to.
+        follow: whether to follow a link.
     """
     try:
         return path.stat(follow_symlinks=follow).st_mode
@@ -27,25 +26,24 @@ def mode(path: Path, follow: bool = True) -> int:
 
 
 class NotRead(OSError):
-    """A file that is not even opened; `strerror` says why, without its name."""
+    """A file is not even opened; `strerror` says why, without its name."""
 
     def __str__(self) -> str:
         return f"{self.filename} is not read: {self.strerror}" if self.filename else super().__str__()
 
 
 class TooLarge(NotRead):
-    """A file that is larger than what is read of its kind."""
+    """A file is larger than the limit for its kind."""
 
 
 def require_regular(path: Path, most: int | None = None) -> None:
-    """Looks at a file before it is opened, for opening a pipe waits for whoever writes to it.
+    """Check a file before it is opened: opening a pipe waits until someone writes to it.
 
     Args:
-        path: the file.
-        most: bytes that it may have; default: any number.
+        most: the largest allowed size in bytes; default: any.
 
     Raises:
-        TooLarge: it has more.
+        TooLarge: the file is larger.
         NotRead: it is no regular file.
         OSError: it is not there.
     """
@@ -54,12 +52,12 @@ def require_regular(path: Path, most: int | None = None) -> None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise NotRead(errno.EINVAL, f"it is {kind}, not a file", str(path))
     if most is not None and status.st_size > most:
-        told = f"it has {status.st_size:,} bytes; of such files at most {most:,} are read"
-        raise TooLarge(errno.EFBIG, told, str(path))
+        limit = f"it has {status.st_size:,} bytes; of such files at most {most:,} are read"
+        raise TooLarge(errno.EFBIG, limit, str(path))
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes.
+    """Read a regular file of at most `most` bytes.
 
     Raises:
         OSError: as `require_regular`, or it cannot be read.
@@ -69,7 +67,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def reason(problem: BaseException) -> str:
-    """What went wrong, in a few words for a user."""
+    """Explain an error in a few words for a user."""
     if isinstance(problem, FileNotFoundError):
         return "the file is missing"
     if isinstance(problem, MemoryError):

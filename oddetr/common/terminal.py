@@ -1,4 +1,4 @@
-"""The terminal, to which names out of data sets and checkpoints are shown, and not obeyed."""
+"""A terminal that shows names from data sets and checkpoints without obeying escape sequences in them."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from oddetr.common.text import shown_lines
 
 
 class Terminal(Console):
-    r"""A rich console without markup on which escape sequences in strings, also those of tables, are shown (`\x1b[2J`).
+    r"""A rich console without markup that prints escape sequences as text (`\x1b[2J`), also in tables.
 
-    What is no string when rich gets it (`Text`, a progress bar's description) is left to whoever makes it:
+    Objects that are no strings (`Text`, a progress bar's description) must be escaped by whoever makes them, with
     `oddetr.common.text.shown`.
 
     Args:
@@ -22,5 +22,5 @@ class Terminal(Console):
         super().__init__(markup=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich does, which calls this of every string."""
+        """Escape a string before rich renders it; rich calls this for every string."""
         return super().render_str(shown_lines(text), **options)

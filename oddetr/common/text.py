@@ -1,10 +1,11 @@
-"""Texts that people read: lists in sentences, and names that may hold what cannot be read."""
+"""Text for people: lists in sentences, and names that may hold control characters."""
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks and unpaired surrogates."""
 
 KINDS = {
     "int": "a whole number",
@@ -14,33 +15,32 @@ KINDS = {
     "dict": "names with values",
     "tuple": "a list",
 }
-"""What Python's kinds of values are called."""
+"""Python types in plain words."""
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 7 more`; empty where there is none."""
+    """Join names: `a, b, c and 7 more`; empty if there are none."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def readable(text: str) -> bool:
-    """Whether it can be shown, and written as UTF-8: it has no control character, line break or half of a character."""
+    """Whether a text can be shown on one line and encoded as UTF-8."""
     return _UNREADABLE.search(text) is None
 
 
 def shown(text: str) -> str:
-    """The text with everything that is not readable as Python writes it: `\\x1b` for an escape character."""
+    """Escape unreadable characters as Python does: `\\x1b` for an escape character."""
     return _UNREADABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def shown_lines(text: str) -> str:
-    """The same, with its line breaks kept."""
+    """Escape unreadable characters, but keep line breaks."""
     return "\n".join(map(shown, text.split("\n")))
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
-    """That a configuration has no option of the dotted `name`, and which of the known ones may be meant: similar ones
-    of its group, else all of the group."""
+    """Say that there is no option with the dotted `name`, and suggest similar ones of its group, or list the group."""
     known = list(known)
     group, _, own = name.rpartition(".")
     others = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == group]

@@ -1,9 +1,9 @@
-"""Files that somebody else may have written: read within limits, and nothing in them is executed."""
+"""Read files that a stranger may have written: within limits, and without running anything in them."""
 
 import argparse
 import json
 import math
-import re
+import pickle
 import reprlib
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,37 +18,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_JSON = 64 * 2**20
-"""Bytes of a JSON file that describes a checkpoint or a run; a description with 10,000 classes has 1 MB."""
+"""The largest JSON file, in bytes, that describes a checkpoint or a run; 10,000 classes take 1 MB."""
 
 
 def read_json(file: Path, most: int = MOST_JSON) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file of at most `most` bytes.
 
     Raises:
-        OSError: it cannot be read, or is no regular file; ValueError: it is no JSON, or has more than `most` bytes.
+        OSError: it cannot be read, or is no regular file; ValueError: it is no JSON, or too large.
     """
     try:
         return json.loads(read_regular(file, most))
     except TooLarge as error:
         raise ValueError(f"{error}.") from error
     except RecursionError as error:
-        raise ValueError(f"{file} is nested too deep for JSON that anyone meant.") from error
+        raise ValueError(f"{file} is nested too deeply.") from error
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}.") from error
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file can be reckoned with: no text, no truth value, no integer that no float holds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or math.log2(abs(value) + 1) < 1000
+    """Whether a JSON value is a number that a float can hold. (Booleans are no numbers.)"""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**1000)
 
 
 def read_number(value: Any) -> float | None:
-    """A number of a JSON file; None where that is null, NaN or infinite.
+    """Convert a JSON value to a finite float; None for null, NaN and infinity.
 
     Raises:
-        ValueError: it is something else, or an integer that no float holds.
+        ValueError: it is no number, or an integer that no float holds.
     """
     if value is not None and not is_number(value):
         raise ValueError(f"{reprlib.repr(value)} is no number")
@@ -56,7 +54,7 @@ def read_number(value: Any) -> float | None:
 
 
 def read_count(value: Any) -> int:
-    """A whole number of a JSON file, from 0 to 2^53.
+    """Check that a JSON value is a whole number from 0 to 2^53.
 
     Raises:
         ValueError: it is something else.
@@ -67,7 +65,7 @@ def read_count(value: Any) -> int:
 
 
 def read_normalisation(content: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`mean` and `std` that RGB in [0, 1] is normalised with.
+    """Read `mean` and `std`, with which RGB in [0, 1] is normalised.
 
     Raises:
         KeyError, TypeError, ValueError: they are not three finite numbers each, the standard deviations above 0.
@@ -82,63 +80,52 @@ def read_normalisation(content: Mapping[str, Any]) -> tuple[tuple[float, ...], t
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:
-    """What `torch.save` wrote, as far as it is weights, numbers, text, lists and dicts; on the CPU.
+    """Read a file of `torch.save` that holds only tensors, numbers, text, lists and dicts, to the CPU.
+
+    Beside `torch.load(weights_only=True)` this bounds memory: the content may not be larger than the file.
 
     Args:
         options: of `torch.load`.
 
     Raises:
         OSError: it is not there, or no regular file.
-        ValueError: it holds anything else, whose reading could execute code; or it is no such file, or torn; or what
-            is in it has more bytes than the file.
+        ValueError: it holds anything else, whose reading could run code; it is damaged; or its content is larger.
     """
     import torch
 
     require_regular(file)
     try:
-        _require_stored(file)
+        _check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True, **options)
-        _require_no_larger(content, file.stat().st_size)
+        _check_tensors(content, file.stat().st_size)
     except Exception as error:
-        why = re.sub("\x1b\\[[0-9;]*m", "", next(iter(str(error).splitlines()), "it is empty, or torn"))
-        why = why.partition(". In PyTorch 2.6")[0]  # what follows is the advice to execute what is in the file
+        # torch's own message for a refused pickle advises to load it without this protection.
+        refused = isinstance(error, pickle.UnpicklingError)
+        why = "it holds something else, or is no such file" if refused else str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
-            f"{file} cannot be read as weights only ({type(error).__name__}: {why}). Files that hold more than weights "
-            "are refused, since reading them may execute what is in them."
+            f"{file} cannot be read as weights only: {why or 'it is empty or cut off'}. Files that hold more than "
+            "weights are refused, since reading them may run code."
         ) from error
     return content
 
 
-_ZIP = b"PK\x03\x04"
-"""How the files of `torch.save` begin; those from before PyTorch 1.6 do not."""
+def _check_archive(file: Path) -> None:
+    """Refuse an archive whose members are larger than the file: `torch.save` neither compresses nor shares bytes.
 
-
-def _require_stored(file: Path) -> None:
-    """`torch.save` compresses nothing, and writes nothing twice: what is in its file is no larger than the file.
-
-    Raises:
-        ValueError, zipfile.BadZipFile: what is in this one is.
+    Files from before PyTorch 1.6 are no archives.
     """
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        if stream.read(len(_ZIP)) != _ZIP:
+        if stream.read(4) != b"PK\x03\x04":
             return
         with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-    packed = next((member.filename for member in members if member.compress_type != zipfile.ZIP_STORED), None)
-    if packed is not None:
-        raise ValueError(f"{packed!r} in it is compressed, which torch.save never does")
-    total, size = sum(member.file_size for member in members), file.stat().st_size
+            total = sum(member.file_size for member in archive.infolist())
     if total > size:
-        raise ValueError(f"what is in it is said to have {total:,} bytes, and the file has {size:,}")
+        raise ValueError(f"it declares {total:,} bytes of content, but has only {size:,}")
 
 
-def _require_no_larger(content: Any, size: int) -> None:
-    """No tensor repeats its values, as one with a stride of 0 does, and all values together are no more than `size`
-    bytes.
-
-    Raises:
-        ValueError: one does, they are, or a tensor is none of plain numbers.
-    """
+def _check_tensors(content: Any, size: int) -> None:
+    """Refuse tensors that repeat their values (stride 0), hold none, or need more than `size` bytes together."""
     import torch
 
     stored: dict[int, int] = {}
@@ -151,11 +138,11 @@ def _require_no_larger(content: Any, size: int) -> None:
         if tensor.numel() * tensor.element_size() > storage.nbytes():
             raise ValueError(f"a tensor of {shape} has only {storage.nbytes():,} bytes of values")
     if sum(stored.values()) > size:
-        raise ValueError(f"its tensors have {sum(stored.values()):,} bytes, and the file has {size:,}")
+        raise ValueError(f"its tensors have {sum(stored.values()):,} bytes, but the file has only {size:,}")
 
 
 def _tensors(content: Any) -> "Iterator[Tensor]":
-    """All tensors in dicts, lists and their like, each part once: parts may stand in one another many times."""
+    """Find all tensors in nested containers. Visits each container once: they may contain one another many times."""
     from torch import Tensor
 
     waiting, seen = [content], set[int]()
@@ -166,19 +153,19 @@ def _tensors(content: Any) -> "Iterator[Tensor]":
         seen.add(id(part))
         if isinstance(part, Tensor):
             yield part
+        elif isinstance(part, argparse.Namespace):
+            waiting.append(vars(part))
         elif isinstance(part, dict):
             waiting += [*part.keys(), *part.values()]
         elif isinstance(part, list | tuple | set):
             waiting += part
-        elif isinstance(part, argparse.Namespace):
-            waiting.append(vars(part))
 
 
 def read_safetensors(file: Path) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file by name, on the CPU.
+    """Read the tensors of a safetensors file by name, to the CPU.
 
     Raises:
-        OSError: it is not there, or no regular file; SafetensorError: it is no such file, or torn.
+        OSError: it is not there, or no regular file; SafetensorError: it is damaged.
     """
     from safetensors.torch import load_file
 
@@ -187,25 +174,25 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
 
 
 def refuse_aliases(content: str | bytes, loader: Any) -> None:
-    """Of YAML: no part may stand for another (`*name`), which lets a few hundred bytes mean more than memory holds.
+    """Refuse aliases (`*name`) in YAML, with which a few hundred bytes can unfold to more than memory holds.
 
     Args:
-        loader: what the content will be read by; its parser is asked.
+        loader: the class that will load the content; its parser is used.
 
     Raises:
-        yaml.YAMLError: one does; says where. Or it is no YAML.
+        yaml.YAMLError: there is one, and where; or this is no YAML.
     """
     for event in yaml.parse(content, loader):
         if isinstance(event, yaml.AliasEvent):
-            told = f"*{event.anchor[:40]} stands for another part of it, which is not read; write that out here"
-            raise yaml.MarkedYAMLError(problem=told, problem_mark=event.start_mark)
+            problem = f"*{event.anchor[:40]} stands for another part of it, which is not read; write that out here"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def refuse_imports(content: Any) -> None:
-    """Of a configuration: no value, however deep, may name something to import and make (`class_path`).
+    """Refuse a configuration in which anything, however deep, names a class to import (`class_path`).
 
     Raises:
-        ValueError: one does.
+        ValueError: there is one.
     """
     parts = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
     for name, part in parts:

@@ -51,7 +51,7 @@ def official_state(detector: Detector, variant: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_official_state_when_loaded_then_every_weight_finds_its_place(variant: str) -> None:
+def test_load_official_state_fills_every_weight(variant: str) -> None:
     source, target = small_detector(variant, seed=1), small_detector(variant, seed=2)
     load_official_state(target, official_state(source, variant))
     for key, value in source.state_dict().items():
@@ -71,7 +71,7 @@ def test_official_state_when_loaded_then_every_weight_finds_its_place(variant: s
     ],
     ids=["missing", "left over", "shape"],
 )
-def test_official_state_when_it_does_not_fit_then_says_where(change: object, message: str) -> None:
+def test_load_official_state_when_it_does_not_fit_then_says_where(change: object, message: str) -> None:
     detector = small_detector("refine")
     state = official_state(detector, "refine")
     state = {key: value for key, value in state.items() if not key.startswith("transformer.decoder.class")}
@@ -80,7 +80,7 @@ def test_official_state_when_it_does_not_fit_then_says_where(change: object, mes
         load_official_state(detector, state)
 
 
-def test_official_state_when_shared_heads_differ_then_is_refused() -> None:
+def test_load_official_state_when_shared_heads_differ_then_refuses() -> None:
     detector = small_detector("plain")
     state = official_state(detector, "plain")
     state["class_embed.1.weight"] = state["class_embed.1.weight"] + 1

@@ -11,7 +11,7 @@ HOSTILE = "\x1b]0;title\x07\x1b[2Jcat\r\x9b31mdog\udcff"
 HARMLESS = r"\x1b]0;title\x07\x1b[2Jcat\r\x9b31mdog\udcff"
 
 
-def test_terminal_when_a_name_holds_escape_sequences_then_shows_them_also_in_tables() -> None:
+def test_terminal_prints_escape_sequences_as_text() -> None:
     stream = io.StringIO()
     out = Terminal(file=stream, force_terminal=True, color_system=None, width=100)
     table = Table(HOSTILE)
@@ -26,14 +26,14 @@ def test_terminal_when_a_name_holds_escape_sequences_then_shows_them_also_in_tab
     assert not set(text) & set("\x1b\x07\r\x9b\udcff")
 
 
-def test_terminal_when_names_are_of_any_script_then_leaves_them_and_line_breaks() -> None:
+def test_terminal_leaves_other_scripts_and_line_breaks() -> None:
     stream = io.StringIO()
     Terminal(file=stream, width=100).print("猫, Straßenbahn\nЩи [bold]x[/bold]")
     assert stream.getvalue() == "猫, Straßenbahn\nЩи [bold]x[/bold]\n"
 
 
-@pytest.mark.parametrize("command", [["check", "{}"], ["evaluate", "{}"], ["report", "{}"], ["train", "--{}"]])
-def test_command_when_a_path_holds_escape_sequences_then_its_error_shows_them(
+@pytest.mark.parametrize("command", [["check", "{}"], ["evaluate", "{}"], ["train", "--{}"]])
+def test_errors_print_escape_sequences_in_paths_as_text(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

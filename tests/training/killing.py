@@ -118,7 +118,7 @@ def fill_disk(run: Path) -> None:
     """The next state goes where there is no room."""
     from oddetr.training.safety import state
 
-    state.fresh = lambda file: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
+    state.open_new = lambda file: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
 
 
 def tell_children(file: Path) -> None:

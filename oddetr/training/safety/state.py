@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from oddetr.common.durable import fresh
+from oddetr.common.durable import open_new
 
 
 class StateFile(TorchCheckpointIO):
@@ -22,5 +22,5 @@ class StateFile(TorchCheckpointIO):
         Raises:
             OSError, RuntimeError: it cannot be written.
         """
-        with fresh(Path(path)) as stream:
+        with open_new(Path(path)) as stream:
             torch.save(checkpoint, stream)

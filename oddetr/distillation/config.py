@@ -65,8 +65,9 @@ class PredictionConfig(Lesson):
     """Prediction distillation: the student decodes the teacher's initial queries and imitates its predictions.
 
     Attributes:
-        weight: w_p. At 1 the student is tied to its past: a stable matching, but slower learning and lower AP; 0.3 keeps
-            most of the stability at no cost in AP (docs/method.md).
+        weight: w_p. At 1 the student is tied to its past: a stable matching, but slower learning and lower AP; 0.3
+            keeps most of the stability at no cost in AP (docs/method.md).
+
 
     """
 

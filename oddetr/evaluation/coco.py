@@ -38,8 +38,9 @@ class Metrics:
         ap_large: AP of objects from 96² square pixels.
         ar: average recall, mean over the same IoUs and classes.
         per_class: AP by class name.
-        ap_without_duplicates: AP after non-maximum suppression (`duplicates_suppressed`); None where not computed. Not a
-            COCO metric: its difference to `ap` is the cost of duplicate detections.
+        ap_without_duplicates: AP after non-maximum suppression (`duplicates_suppressed`); None where not computed. It
+            is not one of COCO's metrics; what it exceeds `ap` by is the cost of duplicate detections.
+
     """
 
     ap: float

@@ -1,6 +1,6 @@
 """Validation of teacher and student side by side: COCO metrics and matching instability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

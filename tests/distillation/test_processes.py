@@ -52,9 +52,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("variant", "counts"), CASES)
-def test_gradients_when_processes_average_them_then_are_as_of_one_process(
-    variant: str, counts: tuple[int, ...], averaged: Path
-) -> None:
+def test_averaged_gradients_are_those_of_one_process(variant: str, counts: tuple[int, ...], averaged: Path) -> None:
     """With different numbers of objects, and without any on one of them."""
     expected = gradients(task_of(variant), [batch_of(counts)])
     parts = [torch.load(averaged / f"{variant}_{rank}.pt") for rank in range(2)]

@@ -94,7 +94,7 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("weights", ["teacher", "student"])
-def test_evaluate_when_given_either_weights_then_gives_their_own_last_validation(learned: Path, weights: str) -> None:
+def test_evaluate_repeats_the_last_validation(learned: Path, weights: str) -> None:
     last = epochs(learned)[-1]
     found = oddetr.evaluate(learned / "last", split="val", batch_size=8, weights=weights).to_json()
     expected = {name: last[weights][name] for name in found}
@@ -103,7 +103,7 @@ def test_evaluate_when_given_either_weights_then_gives_their_own_last_validation
     assert last["teacher"] != last["student"]
 
 
-def test_checkpoint_when_written_then_teacher_and_student_differ(learned: Path) -> None:
+def test_checkpoint_holds_teacher_and_student(learned: Path) -> None:
     teacher, student = (load_file(learned / "last" / f"{name}.safetensors") for name in ("model", "student"))
     assert teacher.keys() == student.keys()
     assert not all(value.equal(student[name]) for name, value in teacher.items())
@@ -112,7 +112,7 @@ def test_checkpoint_when_written_then_teacher_and_student_differ(learned: Path) 
     assert all(value.equal(state[f"task.student.{name}"]) for name, value in student.items())
 
 
-def test_best_when_the_run_is_done_then_has_the_highest_ap_of_the_teacher(learned: Path) -> None:
+def test_best_checkpoint_has_the_teachers_highest_ap(learned: Path) -> None:
     scores = {event["epoch"]: event["teacher"]["AP"] for event in epochs(learned) if "teacher" in event}
     described = json.loads((learned / "best" / "checkpoint.json").read_text())
     assert described["epoch"] == max(scores, key=lambda epoch: scores[epoch])
@@ -120,9 +120,7 @@ def test_best_when_the_run_is_done_then_has_the_highest_ap_of_the_teacher(learne
 
 
 @pytest.mark.parametrize("model", ["teacher", "student"])
-def test_instability_when_validated_then_is_that_of_the_saved_matchings(
-    learned: Path, matchings: KeepMatchings, model: str
-) -> None:
+def test_instability_is_that_of_the_saved_matchings(learned: Path, matchings: KeepMatchings, model: str) -> None:
     """Each image has one object: a query that is left and one that is taken change."""
     scores = {event["epoch"]: event[model] for event in epochs(learned) if model in event}
     assert list(scores) == [2, 4, 6, 8, 9]
@@ -141,7 +139,7 @@ def test_instability_when_validated_then_is_that_of_the_saved_matchings(
     assert any(max(scores[epoch]["instability"]) > 0 for epoch in (4, 6, 8, 9))
 
 
-def test_validation_when_the_teacher_is_another_then_says_the_same_of_the_student(learning: dict[str, Any]) -> None:
+def test_validation_of_the_student_ignores_the_teacher(learning: dict[str, Any]) -> None:
     """Without distillation the student learns nothing from the teacher, whatever its horizon."""
     runs: list[list[dict[str, Any]]] = []
     for horizon in (2.0, 8.0):
@@ -154,7 +152,7 @@ def test_validation_when_the_teacher_is_another_then_says_the_same_of_the_studen
     assert runs[0][-1]["teacher"] != runs[1][-1]["teacher"]
 
 
-def test_validation_when_limited_to_some_batches_then_scores_only_their_images(
+def test_limited_validation_scores_only_the_images_it_saw(
     learning: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A detector that finds all that is there has AP 1, and the images that it was not shown do not count."""
@@ -173,7 +171,7 @@ def test_validation_when_limited_to_some_batches_then_scores_only_their_images(
     assert event["teacher"]["AP"] == 1
 
 
-def test_instability_when_queries_are_chosen_from_tokens_then_is_told_by_slot_too(learning: dict[str, Any]) -> None:
+def test_instability_by_slot_of_queries_chosen_from_tokens(learning: dict[str, Any]) -> None:
     out = learning["out"].with_name("dino")
     detector = learning["detector"] | {"variant": "dino", "denoising": 4}
     keep = KeepMatchings(out)

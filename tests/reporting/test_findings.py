@@ -4,7 +4,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.reporting.findings import First
 
 
-def test_first_when_taken_of_generated_scenes_then_has_only_these_and_their_objects() -> None:
+def test_first_images_of_generated_scenes() -> None:
     scenes = DigitScenes("train", length=5)
     first = First(scenes, 2)
 

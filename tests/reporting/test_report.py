@@ -41,7 +41,7 @@ def copied(reported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reported, tmp_path / "copied")
 
 
-def test_report_when_a_run_is_finished_then_its_page_is_small_and_complete(copied: Path) -> None:
+def test_report_of_a_finished_run_is_small_and_complete(copied: Path) -> None:
     written = oddetr.report(copied)
 
     page = written.file.read_text()
@@ -57,7 +57,7 @@ def test_report_when_a_run_is_finished_then_its_page_is_small_and_complete(copie
     assert f"oddetr train --config {copied / 'config.json'}" in page
 
 
-def test_report_when_a_class_name_is_code_then_it_is_shown_and_not_run(copied: Path) -> None:
+def test_class_name_that_is_code_is_escaped(copied: Path) -> None:
     page = report(copied).file.read_text()
 
     assert "<script>alert" not in page
@@ -65,7 +65,7 @@ def test_report_when_a_class_name_is_code_then_it_is_shown_and_not_run(copied: P
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_when_opened_then_has_no_errors_asks_nobody_and_fits(copied: Path, width: int) -> None:
+def test_page_opens_without_errors_and_requests_and_fits(copied: Path, width: int) -> None:
     report(copied)
     with browser() as open_page:
         watched = open_page(width, "dark" if width == 390 else "light")
@@ -81,7 +81,7 @@ def test_page_when_opened_then_has_no_errors_asks_nobody_and_fits(copied: Path, 
         assert watched.errors == watched.foreign == []
 
 
-def test_page_when_names_are_long_then_it_does_not_scroll_sideways(copied: Path, tmp_path: Path) -> None:
+def test_page_with_long_names_does_not_scroll_sideways(copied: Path, tmp_path: Path) -> None:
     long = shutil.copytree(copied, tmp_path / ("name_without_a_blank_" * 8))
     config = json.loads((long / "config.json").read_text())
     (long / "config.json").write_text(json.dumps(config | {"data": "/data/" + "x" * 150}))
@@ -114,7 +114,7 @@ def _least_contrast(page: Any) -> float:
     )
 
 
-def test_table_when_a_heading_is_pressed_then_it_sorts_by_it(copied: Path) -> None:
+def test_table_sorts_by_the_heading_that_is_pressed(copied: Path) -> None:
     report(copied)
     with browser() as open_page:
         page = open_page().page
@@ -134,7 +134,7 @@ def test_table_when_a_heading_is_pressed_then_it_sorts_by_it(copied: Path) -> No
         assert len(column(4)) == 10
 
 
-def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied: Path, tmp_path: Path) -> None:
+def test_report_without_the_data_shows_the_records(copied: Path, tmp_path: Path) -> None:
     config = json.loads((copied / "best" / "checkpoint.json").read_text())
     config["configuration"]["data"] = str(tmp_path / "gone")
     (copied / "best" / "checkpoint.json").write_text(json.dumps(config))
@@ -150,7 +150,7 @@ def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied:
     assert "Confusion matrix" not in page
 
 
-def test_report_when_a_link_stands_in_its_place_then_what_it_leads_to_stays(copied: Path, tmp_path: Path) -> None:
+def test_report_replaces_a_link_and_not_its_target(copied: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim.txt"
     victim.write_text("mine")
     for name in ("report.html", "report.html.new"):
@@ -161,7 +161,7 @@ def test_report_when_a_link_stands_in_its_place_then_what_it_leads_to_stays(copi
         report(copied, out="/dev/null")
 
 
-def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
+def test_only_the_command_allows_data_outside_of_its_folder(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint from a stranger says that it may, and its data hold links to the reader's own pictures."""
@@ -183,7 +183,7 @@ def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
     assert "Confusion matrix" in written.file.read_text()
 
 
-def test_report_when_the_run_has_just_begun_then_says_that_it_is_not_finished(copied: Path) -> None:
+def test_report_of_a_run_that_has_just_started(copied: Path) -> None:
     for folder in (*copied.glob("best*"), *copied.glob("last*")):
         shutil.rmtree(folder)
     (copied / "metrics.jsonl").write_text("")
@@ -195,7 +195,7 @@ def test_report_when_the_run_has_just_begun_then_says_that_it_is_not_finished(co
     assert "There is no checkpoint yet" in written.missing
 
 
-def test_report_when_an_older_run_kept_less_then_it_is_written_all_the_same(copied: Path) -> None:
+def test_report_of_an_older_run_with_fewer_records(copied: Path) -> None:
     (copied / "beginning.json").unlink()
     lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
     for event in lines:
@@ -208,7 +208,7 @@ def test_report_when_an_older_run_kept_less_then_it_is_written_all_the_same(copi
     assert "kept no findings" in report(copied, images=0).file.read_text()
 
 
-def test_report_when_ap_is_not_defined_then_says_why(copied: Path) -> None:
+def test_report_explains_undefined_ap(copied: Path) -> None:
     lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
     for event in lines:
         for model in ("teacher", "student"):
@@ -219,7 +219,7 @@ def test_report_when_ap_is_not_defined_then_says_why(copied: Path) -> None:
     assert "the validation images hold no object" in report(copied, images=0).file.read_text()
 
 
-def test_report_when_runs_are_compared_then_tells_what_differs(
+def test_report_of_several_runs_shows_what_differs(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(copied, tmp_path / "other")
@@ -236,9 +236,7 @@ def test_report_when_runs_are_compared_then_tells_what_differs(
     assert "both.html" in capsys.readouterr().out
 
 
-def test_report_when_the_folder_is_no_run_then_says_what_to_give(
-    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_that_is_no_run_is_refused(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "There is no run in" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="folder above"):
@@ -249,7 +247,7 @@ def test_report_when_the_folder_is_no_run_then_says_what_to_give(
         report(copied, out=tmp_path)
 
 
-def test_confusion_table_when_there_are_many_classes_then_shows_those_that_are_confused() -> None:
+def test_confusion_table_shows_the_most_confused_of_many_classes() -> None:
     names = tuple(f"class {number}" for number in range(40))
     confusion = np.diag(np.full(41, 5))
     confusion[7, 30] = 9
@@ -260,9 +258,7 @@ def test_confusion_table_when_there_are_many_classes_then_shows_those_that_are_c
     assert "14 of 40" in table.note
 
 
-def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothing(
-    tiny: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.training.plan.forecast.LEAST", 1)
     console = Console(file=io.StringIO(), width=300)
     folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
@@ -289,7 +285,7 @@ def _rewritten(run: Path, change: Any) -> Path:
     return run
 
 
-def test_losses_when_lessons_have_faded_then_their_curves_are_shown_as_long_as_they_lasted(copied: Path) -> None:
+def test_loss_curves_of_faded_terms_end_early(copied: Path) -> None:
     first, last = [event["step"] for event in Record.read(copied).steps][:: len(Record.read(copied).steps) - 1]
     assert first < last
 
@@ -305,7 +301,7 @@ def test_losses_when_lessons_have_faded_then_their_curves_are_shown_as_long_as_t
     assert last not in curves["auxiliary classes"]
 
 
-def test_drawings_when_there_are_many_groups_then_each_has_its_own_figure(copied: Path) -> None:
+def test_each_group_has_its_own_loss_figure(copied: Path) -> None:
     def more(event: dict[str, Any]) -> None:
         if event["kind"] == "train":
             event |= {f"loss_{group}_{part}": 1.0 for group in ("denoising", "one_to_many") for part in ("l1", "giou")}
@@ -316,7 +312,7 @@ def test_drawings_when_there_are_many_groups_then_each_has_its_own_figure(copied
         assert f"Loss of the {group} group, by step" in titles
 
 
-def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged_by(copied: Path) -> None:
+def test_last_validation_after_a_shorter_gap_is_ignored(copied: Path) -> None:
     record = Record.read(copied)
     values = [0.4, 0.1, 0.3, 0.35, 0.4, 0.14]
 
@@ -332,9 +328,7 @@ def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged
 
 
 @pytest.mark.parametrize(("variant", "schedule"), [("refine", "step"), ("refine", "cosine"), ("two_stage", "step")])
-def test_stability_when_a_baseline_is_not_calm_then_advises_what_would_change_it(
-    variant: str, schedule: str, copied: Path
-) -> None:
+def test_advice_for_an_unstable_baseline(variant: str, schedule: str, copied: Path) -> None:
     record = Record.read(copied)
     optimizer = record.configuration["optimizer"] | {"schedule": schedule}
     configuration = record.configuration | {"distillation": {"enabled": False}, "optimizer": optimizer}
@@ -350,14 +344,14 @@ def test_stability_when_a_baseline_is_not_calm_then_advises_what_would_change_it
     assert ("--optimizer.drop-at" in advice) == (schedule == "step")
 
 
-def test_report_when_a_file_has_a_name_that_is_no_text_then_it_is_written(copied: Path) -> None:
+def test_report_of_file_names_that_are_no_text(copied: Path) -> None:
     beginning = json.loads((copied / "beginning.json").read_text())
     (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
 
     assert "caf\\udce9.jpg" in report(copied, images=0).file.read_text()
 
 
-def test_report_when_nothing_found_is_right_then_names_no_threshold(copied: Path, tmp_path: Path) -> None:
+def test_report_names_no_threshold_without_objects(copied: Path, tmp_path: Path) -> None:
     info = json.loads((copied / "best" / "checkpoint.json").read_text())
     data = shutil.copytree(info["configuration"]["data"], tmp_path / "scenes")
     for file in data.rglob("*val*.json"):
@@ -375,16 +369,14 @@ def test_report_when_nothing_found_is_right_then_names_no_threshold(copied: Path
     assert "agree best" not in page
 
 
-def test_report_when_the_folder_is_a_checkpoint_of_transformers_then_says_that_it_is_one(copied: Path) -> None:
+def test_checkpoint_of_transformers_is_not_taken_for_a_run(copied: Path) -> None:
     (copied / "best" / "config.json").write_text("{}")
 
     with pytest.raises(FileNotFoundError, match="folder above"):
         report(copied / "best")
 
 
-def test_report_when_the_data_has_no_validation_images_any_more_then_says_so(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_says_that_the_validation_split_is_gone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.reporting.findings.open_sources", lambda *_, **__: {})
 
     assert "no val split any more" in report(copied).missing

@@ -100,7 +100,7 @@ def test_instability_without_objects_is_null() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, counts=COUNTS)
 def test_changed_queries_equal_the_dense_definition(seed: int, counts: list[int]) -> None:
     before, now = random_matching(seed, counts), random_matching(seed + 1, counts)
@@ -108,7 +108,7 @@ def test_changed_queries_equal_the_dense_definition(seed: int, counts: list[int]
     assert changed_queries(before, now).tolist() == expected.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, counts=COUNTS)
 def test_instability_of_random_matchings_keeps_its_laws(seed: int, counts: list[int]) -> None:
     """0 for equal ones, symmetric, at most 2 x objects, and the same whatever the queries are called."""
@@ -142,7 +142,7 @@ def test_some_objects_are_unmatched_if_queries_are_few() -> None:
     assert found.tolist() == [[-1, 9, -1, 8]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=SEEDS, counts=COUNTS)
 def test_matched_queries_ignore_the_order_of_slots(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)

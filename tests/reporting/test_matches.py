@@ -31,17 +31,13 @@ def test_detection_of_wrong_class_or_place_is_wrong() -> None:
     assert result.f1(0.85) == 0.0
 
 
-def test_detection_in_a_crowd_is_ignored() -> None:
+def test_detection_in_a_crowd_of_its_class_is_ignored() -> None:
     result = judged(found((0, 0, 10, 10, 0.9, 1), (50, 50, 60, 60, 0.8, 1)), there((0, 0, 100, 40, 1), crowd=1))
 
     assert result.scores.tolist() == pytest.approx([0.8])
     assert result.objects == 0
-
-
-def test_detection_in_a_crowd_of_another_class_is_wrong() -> None:
-    result = judged(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 40, 1), crowd=1))
-
-    assert result.right.tolist() == [False]
+    other_class = judged(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 40, 1), crowd=1))
+    assert other_class.right.tolist() == [False]
 
 
 def test_f1_is_1_without_objects_and_detections() -> None:
@@ -91,13 +87,8 @@ def test_confusion_pairs_the_closest_detection() -> None:
     assert table.tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_detection_in_a_crowd_is_no_false_positive() -> None:
-    table = confusion(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 100, 0), crowd=1), classes=1)
+@pytest.mark.parametrize(("label", "expected"), [(0, [0, 0, 0]), (1, [0, 1, 0])])
+def test_detection_in_a_crowd_of_another_class_is_a_false_positive(label: int, expected: list[int]) -> None:
+    table = confusion(found((0, 0, 10, 10, 0.9, label)), there((0, 0, 100, 100, 0), crowd=1), classes=2)
 
-    assert table.tolist() == [[0, 0], [0, 0]]
-
-
-def test_detection_in_a_crowd_of_another_class_is_a_false_positive() -> None:
-    table = confusion(found((0, 0, 10, 10, 0.9, 1)), there((0, 0, 100, 100, 0), crowd=1), classes=2)
-
-    assert table.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert table.tolist() == [[0, 0, 0], [0, 0, 0], expected]

@@ -14,7 +14,7 @@ import oddetr
 from oddetr.cli import main
 from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
-from oddetr.reporting.report import report
+from oddetr.reporting.report import Report, report
 from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 from tests.browser import browser
@@ -41,36 +41,43 @@ def copied(reported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reported, tmp_path / "copied")
 
 
-def test_report_of_a_finished_run_is_small_and_complete(copied: Path) -> None:
-    written = oddetr.report(copied)
+def _rewritten(run: Path, change: Any) -> Path:
+    """Apply `change` to each event of the run."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        change(event)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return run
 
-    page = written.file.read_text()
-    assert written.file == copied / "report.html"
+
+@pytest.fixture(scope="session")
+def written(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of a finished run, for tests that only read it."""
+    return oddetr.report(shutil.copytree(reported, tmp_path_factory.mktemp("written") / "run"))
+
+
+def test_report_of_a_finished_run_is_small_complete_and_escaped(written: Report) -> None:
+    page, run = written.file.read_text(), written.file.parent
+    assert written.file.name == "report.html"
     assert written.missing == ""
     assert len(page) < 5 * 2**20
-    best = Record.read(copied).best
+    best = Record.read(run).best
     assert best is not None
     assert f"{best['teacher']['AP50']:.3f}" in page
     for part in ("Confusion matrix", "Precision and recall", "Is the matching stable?", "The worst", "Learning rate"):
         assert part in page
     assert "distillation.auxiliary.weight" in page
-    assert f"oddetr train --config {copied / 'config.json'}" in page
-
-
-def test_class_name_that_is_code_is_escaped(copied: Path) -> None:
-    page = report(copied).file.read_text()
-
+    assert f"oddetr train --config {run / 'config.json'}" in page
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(" in page
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_opens_without_errors_and_requests_and_fits(copied: Path, width: int) -> None:
-    report(copied)
+def test_page_opens_without_errors_and_requests_and_fits(written: Report, width: int) -> None:
     with browser() as open_page:
         watched = open_page(width, "dark" if width == 390 else "light")
         page = watched.page
-        page.goto((copied / "report.html").as_uri())
+        page.goto(written.file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         figures = page.locator("figure svg")
         assert figures.count() >= 6
@@ -114,11 +121,10 @@ def _least_contrast(page: Any) -> float:
     )
 
 
-def test_table_sorts_by_the_heading_that_is_pressed(copied: Path) -> None:
-    report(copied)
+def test_table_sorts_by_the_heading_that_is_pressed(written: Report) -> None:
     with browser() as open_page:
         page = open_page().page
-        page.goto((copied / "report.html").as_uri())
+        page.goto(written.file.as_uri())
         table = page.locator("table[data-sortable]").first
 
         def column(number: int) -> list[float]:
@@ -197,26 +203,23 @@ def test_report_of_a_run_that_has_just_started(copied: Path) -> None:
 
 def test_report_of_an_older_run_with_fewer_records(copied: Path) -> None:
     (copied / "beginning.json").unlink()
-    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
-    for event in lines:
+
+    def shorten(event: dict[str, Any]) -> None:
         for name in ("learning_rate", "training_seconds", "waiting_share", "peak_memory_gib", "student"):
             event.pop(name, None)
         for name in ("normalised_instability", "per_class", "AP50"):
             event.get("teacher", {}).pop(name, None)
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
 
-    assert "kept no findings" in report(copied, images=0).file.read_text()
+    assert "kept no findings" in report(_rewritten(copied, shorten), images=0).file.read_text()
 
 
 def test_report_explains_undefined_ap(copied: Path) -> None:
-    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
-    for event in lines:
+    def undefine(event: dict[str, Any]) -> None:
         for model in ("teacher", "student"):
             if model in event:
                 event[model] |= dict.fromkeys(("AP", "AP50", "APs", "APm", "APl")) | {"per_class": {}}
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
 
-    assert "the validation images hold no object" in report(copied, images=0).file.read_text()
+    assert "the validation images hold no object" in report(_rewritten(copied, undefine), images=0).file.read_text()
 
 
 def test_report_of_several_runs_shows_what_differs(
@@ -239,6 +242,9 @@ def test_report_of_several_runs_shows_what_differs(
 def test_folder_that_is_no_run_is_refused(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "There is no run in" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="folder above"):
+        report(copied / "best")
+    (copied / "best" / "config.json").write_text("{}")  # as transformers' detectors have
     with pytest.raises(FileNotFoundError, match="folder above"):
         report(copied / "best")
     with pytest.raises(ValueError, match="different"):
@@ -274,15 +280,6 @@ def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: 
     console = Console(file=io.StringIO(), width=300)
     run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console)
     assert "The report could not be written (ZeroDivisionError" in console.file.getvalue()
-
-
-def _rewritten(run: Path, change: Any) -> Path:
-    """The run with its events changed, one by one."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for event in events:
-        change(event)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return run
 
 
 def test_loss_curves_of_faded_terms_end_early(copied: Path) -> None:
@@ -367,13 +364,6 @@ def test_report_names_no_threshold_without_objects(copied: Path, tmp_path: Path)
     assert written.missing == ""
     assert "There is no object on these images" in page
     assert "agree best" not in page
-
-
-def test_checkpoint_of_transformers_is_not_taken_for_a_run(copied: Path) -> None:
-    (copied / "best" / "config.json").write_text("{}")
-
-    with pytest.raises(FileNotFoundError, match="folder above"):
-        report(copied / "best")
 
 
 def test_report_says_that_the_validation_split_is_gone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

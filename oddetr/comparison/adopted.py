@@ -16,7 +16,9 @@ _A_RUNS_OWN = ("out", "seed", "resume")
 def shareable_terms(config: ComparisonConfig, arm: str) -> dict[str, Any]:
     """The configuration that all runs of an arm share; the data's folder is reduced to its name."""
     terms = config.train_config(arm, config.seeds[0]).to_json()
-    return {name: value for name, value in terms.items() if name not in _A_RUNS_OWN} | {"data": _name(terms["data"])}
+    return {name: value for name, value in terms.items() if name not in _A_RUNS_OWN} | {
+        "data": Path(terms["data"]).name
+    }
 
 
 def adopt(file: Path, config: ComparisonConfig) -> int:
@@ -47,7 +49,7 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
         folder = config.out / result.arm / f"seed_{result.seed}"
         if (folder / JOB).exists():
             continue
-        if terms["data"] == _name(ours["data"]):
+        if terms["data"] == Path(ours["data"]).name:
             terms = terms | {"data": ours["data"]}
         before = TrainConfig().to_json() | upgraded(terms) | {name: ours[name] for name in _A_RUNS_OWN}
         different = differences(before, ours)
@@ -61,7 +63,3 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
         result.write(folder)
         write_json(folder / JOB, job)
     return len(jobs)
-
-
-def _name(data: str) -> str:
-    return Path(data).name

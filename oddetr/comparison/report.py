@@ -1,5 +1,6 @@
 """The report of a comparison: results.json, results.md and figures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,6 @@ from oddetr.comparison.records import RunResult, write_json
 from oddetr.comparison.summary import COLUMNS, ArmSummary, Spread, summarise
 
 TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes no anchors and aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
@@ -142,7 +136,7 @@ def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], co
     for arm, each in runs.items():
         for run in each:
             machines.setdefault(run.machine, {}).setdefault(arm, []).append(str(run.seed))
-    arms = {arm: config.changes(arm) for arm in runs}
+    shown = {"base": config.to_json()["base"], "arms": {arm: config.changes(arm) for arm in runs}}
     return "\n".join(
         [
             "## Terms",
@@ -156,7 +150,7 @@ def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], co
             "Options that all arms share, and those that each changes; others have the defaults of `oddetr train`:",
             "",
             "```yaml",
-            yaml.dump({"base": config.to_json()["base"], "arms": arms}, Dumper=_Dumper, sort_keys=False).rstrip(),
+            yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip(),  # the copy has no aliases
             "```",
         ]
     )

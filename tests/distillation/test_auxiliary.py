@@ -223,7 +223,7 @@ def test_sub_groups_do_not_attend_to_one_another(variant: str) -> None:
     assert not found["bare"].logits[:, 0].allclose(found["0"].logits[:, 0, :2], atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_loss_ignores_padded_objects(variant: str) -> None:
     batch = small_batch((2, 1))
     truth = GroundTruth(

@@ -39,24 +39,8 @@ def apart(
     return task
 
 
-def test_plain_pytorch_loop_trains() -> None:
-    """Ten lines, no engine."""
-    task, loader = DistillationTask(small_detector("refine"), steps=40), [small_batch((2, 1))] * 40
-    optimizer = torch.optim.AdamW(task.student.parameters(), lr=3e-3)
-    losses = []
-    for batch in loader:
-        optimizer.zero_grad()
-        found = task(batch)
-        found["loss"].backward()
-        optimizer.step()
-        task.update_teacher()
-        losses.append((found["loss_l1"] + found["loss_giou"]).item())
-    assert losses[-1] < 0.4 * losses[0]
-    assert task.progress == 1.0
-
-
 def test_training_overfits_two_scenes() -> None:
-    """Two digit scenes, 70 steps: the teacher finds all that is there."""
+    """Two digit scenes, 70 steps of a plain PyTorch loop: the teacher detects all objects."""
     torch.manual_seed(0)
     source = DigitScenes("train", 2)
     dataset = TransformedDataset(source, EvalTransform(64, (0.5,) * 3, (0.5,) * 3))
@@ -71,41 +55,11 @@ def test_training_overfits_two_scenes() -> None:
         torch.nn.utils.clip_grad_norm_(task.student.parameters(), 1.0)
         optimizer.step()
         task.update_teacher()
+    assert task.progress == 1.0
     with torch.no_grad():
         predictions = task.teacher.detector(batch.images, batch.padding_mask)
     found = dict(zip(batch.image_ids, postprocess(predictions, batch.original_sizes, top_k=100), strict=True))
     assert evaluate_detections(source.annotations(), source.classes, found).ap50 > 0.8
-
-
-@pytest.mark.parametrize("groups", [GroupsConfig(), GroupsConfig(one_to_one=3, one_to_many=8, repeats=2)], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_is_the_weighted_sum_of_its_components(variant: str, groups: GroupsConfig) -> None:
-    """Group DETR's mean is over its groups, the own one included; what is distilled beside them has the same share."""
-    config = DistillationConfig(
-        matching=MatchingConfig(weight=0.5, queries="teacher"),
-        prediction=PredictionConfig(weight=0.5, fade_until=0.8),
-        auxiliary=AuxiliaryConfig(weight=2.0),
-    )
-    task = apart(variant, config, groups=groups)
-    task.teacher.steps = 4
-    found = task(small_batch((2, 1)))
-    own = 0.25 if groups.one_to_one else 1.0
-    weights = {"": own, "prediction_": own * 0.25, "matching_": own * 0.5, "auxiliary_": own * 2.0}
-    weights |= {f"one_to_one_{index}_": own for index in range(groups.one_to_one)}
-    weights |= {"one_to_many_": 1.0} if groups.one_to_many else {}
-    if variant in ("two_stage", "dino"):
-        proposing = {name: weight for name, weight in weights.items() if name.startswith("one_to")}
-        weights |= {"proposal_": own} | {f"{name}proposal_": weight for name, weight in proposing.items()}
-    weights |= {"denoising_": 1.0} if variant == "dino" else {}
-    assert found.keys() == {"loss", "matching_carried", "matching_disagreement"} | {
-        f"loss_{name}{part}" for name in weights for part in ("classes", "l1", "giou")
-    }
-    expected = sum(
-        weight * (found[f"loss_{name}classes"] + 5 * found[f"loss_{name}l1"] + 2 * found[f"loss_{name}giou"])
-        for name, weight in weights.items()
-    )
-    torch.testing.assert_close(found["loss"].detach(), expected)
-    assert all(value.item() > 0 for name, value in found.items() if name.startswith("loss"))
 
 
 COUNTS = [(2, 1), (2, 0), (0, 0), (9, 1), (1, 1)]
@@ -134,7 +88,7 @@ def test_step_with_one_query_and_one_object() -> None:
     assert found["matching_disagreement"].item() == 0
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_teacher_equal_to_the_student_changes_nothing(variant: str) -> None:
     task, batch = DistillationTask(small_detector(variant), 10), small_batch((2, 1))
     found = task(batch)
@@ -234,7 +188,7 @@ def test_distilled_student_has_the_baselines_parameters() -> None:
     assert ours.boxes.equal(theirs.boxes)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_teacher_decodes_over_the_students_memory(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = apart(variant, distance=0.2), small_batch((3, 2))
     seen: list[Memory] = []
@@ -254,7 +208,7 @@ def test_teacher_decodes_over_the_students_memory(variant: str, monkeypatch: pyt
     assert not task.view(batch, seen[0]).predictions.logits.requires_grad
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_teacher_with_its_own_memory_predicts_as_if_alone(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = apart(variant, DistillationConfig(memory="teacher"), distance=0.2), small_batch((3, 2))
     views: list[TeacherView] = []
@@ -338,7 +292,7 @@ def test_costs_and_losses_are_computed_outside_of_autocast(
     assert inside == [False, False]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_gradients_of_accumulated_parts_are_those_of_the_whole_batch(variant: str) -> None:
     groups = GroupsConfig(one_to_one=1, one_to_many=8, repeats=2)
     task, batch = apart(variant, groups=groups, denoising=0), small_batch((3, 1), size=128)

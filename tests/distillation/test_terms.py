@@ -24,7 +24,7 @@ OBJECTS = torch.tensor(9.0)
 PARTS = ("classes", "l1", "giou")
 LESSONS = {
     "matching": MatchingConfig(weight=0.5),
-    "prediction": PredictionConfig(weight=0.25),
+    "prediction": PredictionConfig(weight=0.5, fade_until=1.0),  # 0.25 halfway through the run
     "auxiliary": AuxiliaryConfig(weight=2.0, candidates=1, rivals=2),
 }
 SHARE = 1 / 3

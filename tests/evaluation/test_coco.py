@@ -81,14 +81,12 @@ def test_ap_is_zero_without_true_positives(detections: dict[int, Detections]) ->
 
 
 @pytest.mark.parametrize("detections", [{}, {5: found((CELL, BOX, 0.9))}])
-def test_metrics_are_nan_without_objects(detections: dict[int, Detections]) -> None:
-    metrics = evaluate_detections(annotations((5, []), (6, [])), CLASSES, detections)
+@pytest.mark.parametrize("truth", [annotations((5, []), (6, [])), annotations((5, [(CELL, BOX)]), crowd=[True])])
+def test_metrics_are_nan_without_objects(truth: Annotations, detections: dict[int, Detections]) -> None:
+    metrics = evaluate_detections(truth, CLASSES, detections)
     assert all(math.isnan(value) for value in (metrics.ap, metrics.ap50, metrics.ar, *metrics.per_class.values()))
-
-
-def test_metrics_are_nan_with_only_crowds() -> None:
-    truth = annotations((5, [(CELL, BOX)]), crowd=[True])
-    assert math.isnan(evaluate_detections(truth, CLASSES, {5: found((CELL, BOX, 0.9))}).ap)
+    suppressed = duplicates_suppressed(metrics, truth, CLASSES, detections)
+    assert suppressed.to_json()["AP_without_duplicates"] is None
 
 
 def test_detection_in_a_crowd_is_ignored() -> None:
@@ -137,26 +135,16 @@ def test_ap_without_duplicates_by_hand(right: float, kept: bool) -> None:
     assert suppressed.to_json() == metrics.to_json() | {"AP_without_duplicates": pytest.approx(without)}
 
 
-def test_ap_without_duplicates_is_null_without_objects() -> None:
-    truth, detections = annotations((5, [])), {5: found((CELL, BOX, 0.9))}
-    metrics = duplicates_suppressed(evaluate_detections(truth, CLASSES, detections), truth, CLASSES, detections)
-    assert metrics.to_json()["AP_without_duplicates"] is None
-
-
-def test_object_with_annotation_id_zero_counts() -> None:
-    truth = annotations((0, [(CELL, BOX)]))
-    assert truth.annotation_ids[0] == 0
-    assert evaluate_detections(truth, CLASSES, {0: found((CELL, BOX, 0.9))}).ap == 1
-
-
 def test_huge_image_ids_stay_apart() -> None:
     truth = annotations((2**62, [(CELL, BOX)]), (2**62 + 1, [(CELL, ELSEWHERE)]))
     detections = {2**62 + 1: found((CELL, ELSEWHERE, 0.9)), 2**62: found((CELL, BOX, 0.9))}
     assert evaluate_detections(truth, CLASSES, detections).ap == 1
 
 
-def test_evaluation_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    evaluate_detections(annotations((5, [(CELL, BOX)])), CLASSES, {5: found((CELL, BOX, 0.9))})
+def test_evaluation_prints_nothing_and_counts_annotation_id_zero(capfd: pytest.CaptureFixture[str]) -> None:
+    truth = annotations((0, [(CELL, BOX)]))
+    assert truth.annotation_ids[0] == 0
+    assert evaluate_detections(truth, CLASSES, {0: found((CELL, BOX, 0.9))}).ap == 1
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,15 +153,17 @@ def test_unknown_image_is_named() -> None:
         evaluate_detections(annotations((5, [])), CLASSES, {9: found(), 8: found()})
 
 
-@pytest.mark.parametrize("label", [-1, 3])
-def test_image_of_an_unknown_label_is_named(label: int) -> None:
-    with pytest.raises(ValueError, match=r"image id 5 has a label outside 0\.\.2"):
-        evaluate_detections(annotations((5, [])), CLASSES, {5: found((label, BOX, 0.9))})
-
-
-@pytest.mark.parametrize("wrong", [(CELL, BOX, math.nan), (CELL, (0.0, 0.0, math.inf, 1.0), 0.5)])
-def test_image_of_a_non_finite_number_is_named(wrong: tuple[int, tuple[float, ...], float]) -> None:
-    with pytest.raises(ValueError, match="image id 5 has a box or a score"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ((-1, BOX, 0.9), r"label outside 0\.\.2"),
+        ((3, BOX, 0.9), r"label outside 0\.\.2"),
+        ((CELL, BOX, math.nan), "box or a score"),
+        ((CELL, (0.0, 0.0, math.inf, 1.0), 0.5), "box or a score"),
+    ],
+)
+def test_image_of_an_invalid_detection_is_named(wrong: tuple[int, tuple[float, ...], float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"image id 5 has a {message}"):
         evaluate_detections(annotations((5, [])), CLASSES, {5: found(wrong)})
 
 

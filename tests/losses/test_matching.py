@@ -1,6 +1,5 @@
 import itertools
 import math
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,13 +97,13 @@ def test_several_costs_are_solved_independently() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_hungarian_names_the_image_of_a_non_finite_cost(value: float) -> None:
+def test_hungarian_names_the_images_of_non_finite_costs(value: float) -> None:
     predictions, truth = random_case(0, (2, 2, 0))
     cost = matching_cost(predictions, truth, MatchingWeights())
-    cost[1, 1, 0, 0] = value
-    with pytest.raises(NonFiniteCostError, match="image 1 of the batch") as caught:
+    cost[0, 0, 1, 1] = cost[1, 2, 0, 0] = value
+    with pytest.raises(NonFiniteCostError, match="not finite for image 0, 2 of the batch") as caught:
         hungarian(cost, counts=truth.counts)
-    assert caught.value.images == (1,)
+    assert caught.value.images == (0, 2)
 
 
 def test_solve_names_bad_images_and_solves_the_others() -> None:
@@ -212,25 +211,6 @@ def test_cost_has_no_gradient() -> None:
     predictions, truth = random_case(0, (2,))
     predictions.logits.requires_grad_()
     assert not matching_cost(predictions, truth, MatchingWeights()).requires_grad
-
-
-def test_error_names_all_bad_images() -> None:
-    predictions, truth = random_case(0, (2, 1, 0))
-    for image in (0, 2):
-        predictions.boxes[0, image, 0] = math.inf
-    expected = (
-        "The matching cost is not finite for image 0, 2 of the batch: the detector predicts NaN or infinity. The "
-        "training has diverged (try a lower learning rate, or float32)."
-    )
-    with pytest.raises(NonFiniteCostError, match=f"^{re.escape(expected)}$") as caught:
-        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-    assert caught.value.images == (0, 2)
-    assert caught.value.found == {}
-
-
-def test_error_keeps_what_the_step_found() -> None:
-    found = {"loss": torch.tensor(math.nan)}
-    assert NonFiniteCostError((1,), found).found is found
 
 
 @pytest.mark.parametrize("name", ["classes", "l1", "giou"])

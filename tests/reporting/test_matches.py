@@ -19,21 +19,18 @@ def there(*rows: tuple[float, float, float, float, int], crowd: int = 0) -> Obje
 
 def test_of_two_detections_of_an_object_the_better_is_right() -> None:
     result = judged(found((0, 0, 10, 10, 0.5, 1), (0, 0, 10, 9, 0.9, 1)), there((0, 0, 10, 10, 1)))
-
     assert result.scores.tolist() == pytest.approx([0.9, 0.5])
     assert result.right.tolist() == [True, False]
 
 
 def test_detection_of_wrong_class_or_place_is_wrong() -> None:
     result = judged(found((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.8, 1)), there((0, 0, 10, 10, 1)))
-
     assert not result.right.any()
     assert result.f1(0.85) == 0.0
 
 
 def test_detection_in_a_crowd_of_its_class_is_ignored() -> None:
     result = judged(found((0, 0, 10, 10, 0.9, 1), (50, 50, 60, 60, 0.8, 1)), there((0, 0, 100, 40, 1), crowd=1))
-
     assert result.scores.tolist() == pytest.approx([0.8])
     assert result.objects == 0
     other_class = judged(found((0, 0, 10, 10, 0.9, 0)), there((0, 0, 100, 40, 1), crowd=1))
@@ -51,19 +48,16 @@ def test_best_threshold_separates_right_from_wrong() -> None:
         Judged(np.array([0.9, 0.3], np.float32), np.array([True, False]), 1),
         Judged(np.array([0.6], np.float32), np.array([True]), 1),
     ]
-
     assert best_threshold(images) == pytest.approx((0.6, 1.0))
 
 
 def test_best_threshold_does_not_separate_equal_scores() -> None:
     images = [Judged(np.array([0.7, 0.7, 0.7], np.float32), np.array([True, False, False]), 1)]
-
     assert best_threshold(images) == pytest.approx((0.7, 0.5))
 
 
 def test_best_threshold_has_two_digits() -> None:
     images = [Judged(np.array([0.6251, 0.6249, 0.3], np.float32), np.array([True, True, False]), 2)]
-
     assert best_threshold(images) == pytest.approx((0.62, 1.0))
 
 
@@ -77,18 +71,15 @@ def test_confusion_counts_pairs_misses_and_false_positives() -> None:
         there((0, 0, 10, 10, 0), (20, 0, 30, 10, 1), (40, 0, 50, 10, 1)),
         classes=2,
     )
-
     assert table.tolist() == [[0, 1, 0], [0, 1, 1], [1, 0, 0]]
 
 
 def test_confusion_pairs_the_closest_detection() -> None:
     table = confusion(found((0, 0, 10, 8, 0.9, 0), (0, 0, 10, 10, 0.2, 1)), there((0, 0, 10, 10, 1)), classes=2)
-
     assert table.tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(("label", "expected"), [(0, [0, 0, 0]), (1, [0, 1, 0])])
 def test_detection_in_a_crowd_of_another_class_is_a_false_positive(label: int, expected: list[int]) -> None:
     table = confusion(found((0, 0, 10, 10, 0.9, label)), there((0, 0, 100, 100, 0), crowd=1), classes=2)
-
     assert table.tolist() == [[0, 0, 0], [0, 0, 0], expected]

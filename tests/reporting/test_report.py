@@ -145,9 +145,7 @@ def test_report_without_the_data_shows_the_records(copied: Path, tmp_path: Path)
     config["configuration"]["data"] = str(tmp_path / "gone")
     (copied / "best" / "checkpoint.json").write_text(json.dumps(config))
     without_checksums(copied / "best")
-
     written = report(copied)
-
     assert "No image was looked at" in written.missing
     assert "gone" in written.missing
     page = written.file.read_text()
@@ -179,7 +177,6 @@ def test_only_the_command_allows_data_outside_of_its_folder(
     info["configuration"] |= {"data": str(data), "allow_outside": True}
     (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
     without_checksums(copied / "best")
-
     written = report(copied)
     assert "No image was looked at" in written.missing
     assert "mine.png" in written.missing
@@ -193,9 +190,7 @@ def test_report_of_a_run_that_has_just_started(copied: Path) -> None:
     for folder in (*copied.glob("best*"), *copied.glob("last*")):
         shutil.rmtree(folder)
     (copied / "metrics.jsonl").write_text("")
-
     written = report(copied)
-
     page = written.file.read_text()
     assert "not finished" in page
     assert "There is no checkpoint yet" in written.missing
@@ -230,9 +225,7 @@ def test_report_of_several_runs_shows_what_differs(
     config["optimizer"]["learning_rate"] = 0.123
     (other / "config.json").write_text(json.dumps(config))
     assert [name for name, _ in differing([Record.read(copied), Record.read(other)])] == ["optimizer.learning_rate"]
-
     assert main(["report", str(copied), str(other), "--out", str(tmp_path / "both.html")]) == 0
-
     page = (tmp_path / "both.html").read_text()
     assert "0.123" in page
     assert "copied" in page
@@ -258,7 +251,6 @@ def test_confusion_table_shows_the_most_confused_of_many_classes() -> None:
     confusion = np.diag(np.full(41, 5))
     confusion[7, 30] = 9
     table = confusion_table(names, confusion)
-
     assert len(table.rows) == len(table.columns) == 15
     assert {"class 7", "class 30"} <= {*table.rows}
     assert "14 of 40" in table.note
@@ -267,7 +259,7 @@ def test_confusion_table_shows_the_most_confused_of_many_classes() -> None:
 def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.training.plan.forecast.LEAST", 1)
     console = Console(file=io.StringIO(), width=300)
-    folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
+    folder = run(TrainConfig(**tiny | {"epochs": 2}), console, report=report)
     assert (folder / "report.html").is_file()
     assert f"report: {folder / 'report.html'}" in console.file.getvalue()
     told = json.loads((folder / "beginning.json").read_text())["forecast"]
@@ -275,10 +267,9 @@ def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: 
     page = (folder / "report.html").read_text()
     assert re.search(rf"cost of OD-DETR.{{,200}}{told['cost']:.2f}", page, re.DOTALL)
     assert f"from {told['cost_low']:.2f} to {told['cost_high']:.2f}" in page
-
     monkeypatch.setattr("oddetr.reporting.report.Record.read", lambda _: 1 / 0)
     console = Console(file=io.StringIO(), width=300)
-    run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console)
+    run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console, report=report)
     assert "The report could not be written (ZeroDivisionError" in console.file.getvalue()
 
 
@@ -292,7 +283,6 @@ def test_loss_curves_of_faded_terms_end_early(copied: Path) -> None:
                 del event[name]
 
     curves = {curve.name: curve.x for curve in Record.read(_rewritten(copied, fade)).losses()}
-
     assert curves["auxiliary classes"]
     assert last in curves["classes"]
     assert last not in curves["auxiliary classes"]
@@ -304,7 +294,6 @@ def test_each_group_has_its_own_loss_figure(copied: Path) -> None:
             event |= {f"loss_{group}_{part}": 1.0 for group in ("denoising", "one_to_many") for part in ("l1", "giou")}
 
     titles = [drawing.title for drawing in drawings(Record.read(_rewritten(copied, more)))]
-
     for group in ("prediction", "auxiliary", "denoising", "one to many"):
         assert f"Loss of the {group} group, by step" in titles
 
@@ -334,9 +323,7 @@ def test_advice_for_an_unstable_baseline(variant: str, schedule: str, copied: Pa
         {"kind": "epoch", "epoch": epoch, "teacher": {}, "student": {"normalised_instability": [value]}}
         for epoch, value in enumerate((0.4, 0.1, 0.3, 0.35, 0.4))
     )
-
     advice = replace(record, configuration=configuration, info=info, epochs=events).stability().advice
-
     assert ("OD-DETR" in advice) == (variant == "refine")
     assert ("--optimizer.drop-at" in advice) == (schedule == "step")
 
@@ -344,7 +331,6 @@ def test_advice_for_an_unstable_baseline(variant: str, schedule: str, copied: Pa
 def test_report_of_file_names_that_are_no_text(copied: Path) -> None:
     beginning = json.loads((copied / "beginning.json").read_text())
     (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
-
     assert "caf\\udce9.jpg" in report(copied, images=0).file.read_text()
 
 
@@ -357,9 +343,7 @@ def test_report_names_no_threshold_without_objects(copied: Path, tmp_path: Path)
     info["configuration"]["data"] = str(data)
     (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
     without_checksums(copied / "best")
-
     written = report(copied)
-
     page = written.file.read_text()
     assert written.missing == ""
     assert "There is no object on these images" in page
@@ -368,5 +352,4 @@ def test_report_names_no_threshold_without_objects(copied: Path, tmp_path: Path)
 
 def test_report_says_that_the_validation_split_is_gone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.reporting.findings.open_sources", lambda *_, **__: {})
-
     assert "no val split any more" in report(copied).missing

@@ -29,7 +29,6 @@ def test_verdict_on_a_curve(values: tuple[float, ...], kind: str) -> None:
 
 def test_verdict_names_the_epoch_from_which_it_is_unstable() -> None:
     verdict = judge(0.4, 0.2, 0.1, 0.3, 0.35, 0.4)
-
     assert verdict.since == 8
     assert "From epoch 8 on" in verdict.seen
     assert "0.10, epoch 6" in verdict.seen

@@ -93,9 +93,9 @@ def compare(
         try:
             failures = run_jobs(missing, config.jobs, len(wanted) - len(missing), images, console)
         except KeyboardInterrupt as stopped:
-            told = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
-            say(told)
-            raise KeyboardInterrupt(told) from stopped
+            message = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
+            say(message)
+            raise KeyboardInterrupt(message) from stopped
         finished = _finished(config)
     shown = {arm: finished[arm] for arm in config.arms if arm in asked or (finished[arm] and config.jobs)}
     if not any(shown.values()) and not failures:

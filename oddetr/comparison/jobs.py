@@ -109,7 +109,7 @@ class ComparisonProgress:
         self.ended, self.total = finished, finished + len(jobs)
         self.parts = {job.name: self._part(job) for job in jobs}
         self.weights = {job.name: chosen(job.config.epochs) for job in jobs}
-        self.begin, self.before = time.monotonic(), self.done()
+        self.start, self.before = time.monotonic(), self.done()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[left]}"), console=console, transient=True, disable=not console.is_terminal,
@@ -145,7 +145,7 @@ class ComparisonProgress:
         done = self.done()
         if done <= self.before:
             return "-"
-        return clock((time.monotonic() - self.begin) * (1 - done) / (done - self.before))
+        return clock((time.monotonic() - self.start) * (1 - done) / (done - self.before))
 
     def _part(self, job: Job) -> float:
         """The completed fraction of a run, in [0, 1]; steps per epoch are estimated until the first epoch ends."""

@@ -69,8 +69,8 @@ class Job:
             ValueError: the folder holds a run of another configuration (the fields are named), or a damaged file.
         """
         file = self.folder / RESULT
-        begun = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
-        if begun and (self.folder / JOB).is_file():
+        started = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
+        if started and (self.folder / JOB).is_file():
             with _reading(self.folder / JOB) as content:
                 different = differences(dict(content["config"]), self.config.to_json())
             if different:

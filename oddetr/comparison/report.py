@@ -89,15 +89,15 @@ def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> str:
 
 
 def _explanation(split: str | None, carried: bool) -> str:
-    told = (
+    text = (
         f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
         f"split `{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after class-wise NMS "
         "at IoU 0.6. Instability: normalised, last decoder layer, between validations, mean over the run. "
         "Minutes: wall-clock time of training, without validation."
     )
     if carried:
-        told += " Carried: share of objects whose teacher's query the student has too, mean over the run."
-    return told
+        text += " Carried: share of objects whose teacher's query the student has too, mean over the run."
+    return text
 
 
 def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> list[str]:

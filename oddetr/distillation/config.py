@@ -135,6 +135,6 @@ class DistillationConfig:
     def weights(self, progress: float) -> tuple[float, float, float]:
         """(w_m, w_p, w_a) at `progress`, the completed fraction of the run in [0, 1]."""
 
-        lessons = (self.matching, self.prediction, self.auxiliary)
-        matching, prediction, auxiliary = (lesson.at(progress) if self.enabled else 0.0 for lesson in lessons)
+        terms = (self.matching, self.prediction, self.auxiliary)
+        matching, prediction, auxiliary = (term.at(progress) if self.enabled else 0.0 for term in terms)
         return matching, prediction, auxiliary

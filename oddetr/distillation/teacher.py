@@ -35,9 +35,9 @@ class NonFiniteStudentError(FloatingPointError):
     def __init__(self, student: Detector) -> None:
         named = chain(student.named_parameters(), student.named_buffers())
         bad = [name for name, value in named if value.is_floating_point() and not value.isfinite().all()]
-        told = listed(bad) or "values so large that the sum of their squares is infinite"
+        names = listed(bad) or "values so large that the sum of their squares is infinite"
         super().__init__(
-            f"After the optimizer's step the student holds NaN or infinity: {told}. Its teacher stays as it was. The "
+            f"After the optimizer's step the student holds NaN or infinity: {names}. Its teacher stays as it was. The "
             "training has diverged: try a lower learning rate, or float32."
         )
 

@@ -84,7 +84,7 @@ def curves(title: str, lines: Sequence[Curve], x_label: str, y_label: str, *, lo
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
             _legend(figure, axes)
-        return Drawing(title, _told(title, lines), _svg(figure, title))
+        return Drawing(title, _description(title, lines), _svg(figure, title))
 
 
 def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: Sequence[str], most: int = 8) -> Drawing:
@@ -105,9 +105,9 @@ def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: S
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         _legend(figure, axes)
-        told = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
+        text = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
         note = f" The {len(shown)} classes with the lowest AP50 are shown." if len(known) > len(shown) else ""
-        return Drawing(title, f"{title}. {told}.{note}", _svg(figure, title))
+        return Drawing(title, f"{title}. {text}.{note}", _svg(figure, title))
 
 
 def _blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -153,7 +153,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
             text.set_text(name)
 
 
-def _told(title: str, lines: Sequence[Curve]) -> str:
+def _description(title: str, lines: Sequence[Curve]) -> str:
     ends = "; ".join(
         f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}, least {min(line.y):.3g}, greatest {max(line.y):.3g}"
         for line in lines

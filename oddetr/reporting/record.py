@@ -96,8 +96,8 @@ class Record:
     @property
     def distilled(self) -> bool:
         """Whether OD-DETR was on."""
-        lessons = self.configuration.get("distillation")
-        return isinstance(lessons, dict) and bool(lessons.get("enabled"))
+        distillation = self.configuration.get("distillation")
+        return isinstance(distillation, dict) and bool(distillation.get("enabled"))
 
     @property
     def command(self) -> str:
@@ -156,11 +156,11 @@ class Record:
 def _beginning(file: Path) -> dict[str, Any]:
     """The messages before the first step and the numbers of the forecast, as far as they are readable."""
     try:
-        told = dict(read_json(file))
+        content = dict(read_json(file))
     except (OSError, TypeError, ValueError):
         return {}
-    forecast = told.pop("forecast", None)
-    texts = {name: value for name, value in told.items() if _is_texts(value)}
+    forecast = content.pop("forecast", None)
+    texts = {name: value for name, value in content.items() if _is_texts(value)}
     measured = forecast.items() if isinstance(forecast, dict) else ()
     return texts | {"forecast": {name: value for name, value in measured if is_number(value)}}
 

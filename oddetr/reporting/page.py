@@ -238,9 +238,9 @@ def confusion_table(names: Sequence[str], table: Int64[np.ndarray, "truth found"
     kept = np.append(shown, count)
     part = table[np.ix_(kept, kept)]
     rows = part / np.maximum(part.sum(axis=1, keepdims=True), 1)
-    note = f"The {len(shown)} of {count} classes that are confused most." if len(shown) < count else ""
+    note = f"The {len(shown)} most confused of {count} classes." if len(shown) < count else ""
     labels = [names[label] for label in shown.tolist()]
-    return Table([*labels, "nothing there"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
+    return Table([*labels, "no object"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
 
 
 def pictures(found: Findings, seed: int = 0) -> dict[str, list[Picture]]:
@@ -250,7 +250,8 @@ def pictures(found: Findings, seed: int = 0) -> dict[str, list[Picture]]:
     best, worst = ranked[:count], ranked[-count:][::-1]
     others = ranked[count : len(ranked) - count]
     random = np.random.default_rng(seed).permutation(others)[:count]
-    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "At random, of the others": random}
+    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "A random choice of the others": random}
+
     return {title: [_picture(found, int(index)) for index in chosen] for title, chosen in groups.items() if len(chosen)}
 
 
@@ -264,7 +265,7 @@ def _picture(found: Findings, index: int) -> Picture:
     judged = found.judged[index]
     right = int(judged.right[judged.scores >= found.threshold].sum())
     wrong = int((judged.scores >= found.threshold).sum()) - right
-    words = f"{right} of {there.count} objects found, {wrong} wrong, F1 {judged.f1(found.threshold):.2f}"
+    words = f"{right} of {there.count} objects detected, {wrong} false positives, F1 {judged.f1(found.threshold):.2f}"
     return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
 
 

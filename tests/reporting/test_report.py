@@ -253,7 +253,7 @@ def test_confusion_table_shows_the_most_confused_of_many_classes() -> None:
     table = confusion_table(names, confusion)
     assert len(table.rows) == len(table.columns) == 15
     assert {"class 7", "class 30"} <= {*table.rows}
-    assert "14 of 40" in table.note
+    assert "14 most confused of 40" in table.note
 
 
 def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

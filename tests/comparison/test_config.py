@@ -113,11 +113,6 @@ def test_arm_that_cannot_be_trained_is_named_with_the_field(changes: dict | None
         ComparisonConfig(arms={"qfl": None, "mine": changes})
 
 
-def test_changed_standard_arm_needs_a_name_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"my_qfl: \{like: qfl, ...\}"):
-        ComparisonConfig(arms={"qfl": {"epochs": 3}})
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -132,6 +127,7 @@ def test_changed_standard_arm_needs_a_name_of_its_own() -> None:
         ({"base": {"out": "x"}}, "base.out is set by the comparison"),
         ({"base": {"epoch": 3}}, "base: .*epoch"),
         ({"arms": {"../up": {}}}, "arm '../up': a name consists of letters"),
+        ({"arms": {"qfl": {"epochs": 3}}}, r"my_qfl: \{like: qfl, ...\}"),
     ],
 )
 def test_invalid_field_is_named(fields: dict, message: str) -> None:
@@ -177,15 +173,12 @@ def test_written_file_is_the_same_comparison(tmp_path: Path) -> None:
 )
 def test_invalid_file_is_named_with_the_field(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.yaml"):
+        read_config(file)
     file.write_text(text)
     with pytest.raises(ValueError, match=message) as told:
         read_config(file)
     assert str(told.value).startswith(str(file))
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.yaml"):
-        read_config(tmp_path / "c.yaml")
 
 
 def test_merged_leaves_its_arguments_unchanged() -> None:

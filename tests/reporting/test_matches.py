@@ -43,26 +43,23 @@ def test_f1_is_1_without_objects_and_detections() -> None:
     assert judged(found((0, 0, 5, 5, 0.4, 0)), there()).f1(0.5) == 1.0
 
 
-def test_best_threshold_separates_right_from_wrong() -> None:
+@pytest.mark.parametrize(
+    ("scores", "right", "objects", "expected"),
+    [
+        ([0.9, 0.6, 0.3], [True, True, False], 2, (0.6, 1.0)),
+        ([0.7, 0.7, 0.7], [True, False, False], 1, (0.7, 0.5)),
+        ([0.6251, 0.6249, 0.3], [True, True, False], 2, (0.62, 1.0)),
+        ([], [], 3, (0.5, 0.0)),
+    ],
+    ids=["least score of the right ones", "equal scores together", "two digits", "none right"],
+)
+def test_best_threshold(scores: list[float], right: list[bool], objects: int, expected: tuple[float, float]) -> None:
+    """The detections are spread over two images."""
     images = [
-        Judged(np.array([0.9, 0.3], np.float32), np.array([True, False]), 1),
-        Judged(np.array([0.6], np.float32), np.array([True]), 1),
+        Judged(np.array(scores[part], np.float32), np.array(right[part], bool), count)
+        for part, count in ((slice(1), objects), (slice(1, None), 0))
     ]
-    assert best_threshold(images) == pytest.approx((0.6, 1.0))
-
-
-def test_best_threshold_does_not_separate_equal_scores() -> None:
-    images = [Judged(np.array([0.7, 0.7, 0.7], np.float32), np.array([True, False, False]), 1)]
-    assert best_threshold(images) == pytest.approx((0.7, 0.5))
-
-
-def test_best_threshold_has_two_digits() -> None:
-    images = [Judged(np.array([0.6251, 0.6249, 0.3], np.float32), np.array([True, True, False]), 2)]
-    assert best_threshold(images) == pytest.approx((0.62, 1.0))
-
-
-def test_best_threshold_is_a_half_if_nothing_is_right() -> None:
-    assert best_threshold([Judged(np.zeros(0, np.float32), np.zeros(0, bool), 3)]) == (0.5, 0.0)
+    assert best_threshold(images) == pytest.approx(expected)
 
 
 def test_confusion_counts_pairs_misses_and_false_positives() -> None:

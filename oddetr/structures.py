@@ -1,7 +1,7 @@
-"""What passes between the parts: batches, ground truth, memory, queries and predictions.
+"""The values that modules exchange: batches, ground truth, encoder memory, queries and predictions.
 
-Axes, everywhere in the package: `batch` B, `layers` L (decoder layers), `queries` N, `classes` C, `width` D,
-`objects` M (objects of an image, padded), `tokens` T (encoder positions of all levels), `levels`.
+Axes, throughout the package: `batch`, `layers` (decoder layers), `queries`, `classes`, `width` (channels),
+`objects` (objects of an image, padded), `tokens` (encoder tokens of all levels), `levels`.
 
 Boxes are (cx, cy, w, h) relative to the *unpadded* image unless a name says otherwise.
 """
@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 Weights = Literal["teacher", "student"]
-"""Whose weights: the teacher's, the average of the student's over its last steps, which usually score higher and change
-less; or the student's, as the optimizer left them."""
+"""Which weights to use: the student's, which the optimizer updates, or the teacher's, their moving average, which
+usually scores higher and is more stable."""
 Assignment = Int64[Tensor, "*layers batch queries"]
-"""For each query the index of its object in `GroundTruth`, or -1. Hungarian matching makes one; DN-DETR calls it V."""
+"""For each query the index of its object in `GroundTruth`, or -1. DN-DETR calls it V."""
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of a batch of images, padded to the same number (at least 1) of objects.
+    """The objects of a batch of images, padded to the same number (at least 1) per image.
 
-    The first `counts[b]` objects of image b are real; the rest have label -1 and box 0. `counts` lives on the host, so
-    that asking how many objects there are never waits for the device.
+    The first `counts[b]` objects of image b are real; padding has label -1 and a zero box. `counts` stays on the host,
+    so that reading it does not synchronise with the device.
     """
 
     labels: Int64[Tensor, "batch objects"]
@@ -34,17 +34,17 @@ class GroundTruth:
 
     @property
     def valid(self) -> Bool[Tensor, "batch objects"]:
-        """True at the real objects."""
+        """True for real objects, False for padding."""
         return self.labels >= 0
 
     @property
     def total(self) -> int:
-        """Objects in the whole batch."""
+        """Number of objects in the batch."""
         return sum(self.counts)
 
     @classmethod
     def stack(cls, labels: list[Int64[Tensor, " _"]], boxes: list[Float[Tensor, "_ 4"]]) -> "GroundTruth":
-        """Pads the objects of B images into one value; `labels[b]` and `boxes[b]` belong to image b."""
+        """Pad and stack the labels and boxes of each image."""
         counts = tuple(len(image_labels) for image_labels in labels)
         width = max(1, *counts)
         padded_labels = torch.full((len(labels), width), -1, dtype=torch.int64)
@@ -55,7 +55,7 @@ class GroundTruth:
         return cls(padded_labels, padded_boxes, counts)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "GroundTruth":
-        """The same on another device."""
+        """Copy to another device."""
         return GroundTruth(
             self.labels.to(device, non_blocking=non_blocking),
             self.boxes.to(device, non_blocking=non_blocking),
@@ -63,23 +63,23 @@ class GroundTruth:
         )
 
     def pin_memory(self) -> "GroundTruth":
-        """The same in page-locked host memory."""
+        """Copy to page-locked host memory."""
         return GroundTruth(self.labels.pin_memory(), self.boxes.pin_memory(), self.counts)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step, padded at the right and the bottom to a common size.
+    """A batch of images, padded at the right and the bottom to a common size.
 
     Attributes:
         images: normalised pixels; 0 on padding.
         padding_mask: True on padding.
-        truth: the objects to learn or to evaluate; crowd regions are not among them.
-        image_ids: ids as the data set gave them; they name images in results and in errors.
-        original_sizes: (height, width) in pixels of the images as evaluated, before resizing and padding.
-        step_objects: objects in all parts (accumulated batches) of this optimizer step on this process;
-            None where the batch is the whole step.
-        step_images: images in all those parts; None likewise.
+        truth: the objects to learn or to evaluate, without crowd regions.
+        image_ids: the data set's ids, which results and errors refer to.
+        original_sizes: (height, width) in pixels before resizing and padding, on the host.
+        step_objects: objects in all accumulated batches of this optimizer step on this process; None where the batch
+            is the whole step.
+        step_images: images in the same batches; None likewise.
     """
 
     images: Float[Tensor, "batch 3 image_height image_width"]
@@ -91,7 +91,7 @@ class Batch:
     step_images: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same on another device; `original_sizes` stays on the host, where it is read."""
+        """Copy to another device, except `original_sizes`, which is read on the host."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=non_blocking),
@@ -100,7 +100,7 @@ class Batch:
         )
 
     def pin_memory(self) -> "Batch":
-        """The same in page-locked host memory; called by the data loader."""
+        """Copy to page-locked host memory; called by the data loader."""
         return replace(
             self,
             images=self.images.pin_memory(),
@@ -111,13 +111,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the encoder gives: the tokens of all levels, one level after the other, each level row by row.
+    """The encoder's output: the tokens of all levels, concatenated level by level, each in row-major order.
 
     Attributes:
         tokens: encoded features.
         padding_mask: True on padding.
         shapes: (height, width) of each level.
-        valid_ratios: (width, height) of the image's unpadded part relative to the padded, per level, in (0, 1].
+        valid_ratios: (width, height) of the unpadded part over that of the padded image, per level, in (0, 1].
     """
 
     tokens: Float[Tensor, "batch tokens width"]
@@ -128,19 +128,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Queries:
-    """What enters the decoder: one group, whose queries see one another in self-attention.
+    """One group of decoder queries, which attend to one another in self-attention.
 
     Attributes:
-        content: the state that the decoder's layers transform.
-        anchors: where a query looks: points (cx, cy) or boxes (cx, cy, w, h), in [0, 1]; beyond 1 where a detector of
-            transformers, which knows no padding, looks at it.
-        position: position embedding that every layer adds to the content; None where the decoder computes it, layer by
-            layer, from the anchors.
-        identity: which query this is, across models and epochs: the slot for learned queries, the index of the
-            encoder token for two-stage queries.
-        padding: True on queries that only fill the group up; no other query sees them. None: there are none.
-        blind: True where a query (row) does not see another (column) of the group. None: all see all.
-        sees: the names of other groups of the same pass whose queries this group's see too.
+        content: content embeddings, which the decoder layers update.
+        anchors: reference points (cx, cy) or boxes (cx, cy, w, h), in [0, 1]. Those of transformers' detectors, which
+            ignore padding, may exceed 1.
+        position: position embeddings that every layer adds to the content; None where each decoder layer computes them
+            from the anchors.
+        identity: what identifies a query across models and epochs: the slot of learned queries, the index of the
+            encoder token of two-stage queries.
+        padding: True for queries that only pad the group; no other query attends to them. None: no padding.
+        blind: self-attention mask within the group: True where the query of the row must not attend to that of the
+            column. None: no mask.
+        sees: names of other groups in the same decoder pass that this group attends to as well.
     """
 
     content: Float[Tensor, "batch queries width"]
@@ -154,12 +155,12 @@ class Queries:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What leaves the decoder, stacked over its layers.
+    """The decoder's predictions, stacked over its layers.
 
     Attributes:
         logits: class scores before the sigmoid.
-        boxes: in [0, 1]; beyond 1 as anchors may be.
-        content: the state that the next layer receives.
+        boxes: predicted boxes, in [0, 1]; like anchors they may exceed 1 in transformers' detectors.
+        content: content embeddings after each layer.
     """
 
     logits: Float[Tensor, "layers batch queries classes"]
@@ -169,11 +170,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class InitialQueries:
-    """The detector's own queries and, for two-stage detectors, the encoder's predictions, which a loss supervises too.
+    """The detector's own queries, and the encoder's proposals of two-stage detectors, which have a loss of their own.
 
     Attributes:
-        proposals: one layer; of all tokens (Deformable-DETR), or of the chosen ones (DINO).
-        class_agnostic: proposals find objects whatever their class: the first class means "is an object".
+        queries: the queries to decode.
+        proposals: predictions of one layer, for all tokens (Deformable-DETR) or for the selected ones (DINO).
+        class_agnostic: whether proposals are scored for objectness, by the first class.
     """
 
     queries: Queries
@@ -183,12 +185,12 @@ class InitialQueries:
 
 @dataclass(frozen=True)
 class AssignedQueries:
-    """A group of queries whose objects are known by construction.
+    """A group of queries whose assignment is known by construction, as in denoising.
 
     Attributes:
-        queries: what is decoded; `padding` where an image has fewer objects than others.
-        assignment: the object of each, -1 for those that are to find none; the same in all layers.
-        repeats: how many queries are to find each object.
+        queries: the queries to decode; `padding` fills up images with fewer objects than others.
+        assignment: each query's object, -1 for background; the same in all layers.
+        repeats: number of queries per object.
     """
 
     queries: Queries

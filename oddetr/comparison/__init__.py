@@ -1,1 +1,1 @@
-"""Arms, trained on equal terms with several seeds, tabulated and plotted."""
+"""Train several arms with several seeds on equal terms, and tabulate and plot them."""

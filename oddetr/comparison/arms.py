@@ -1,4 +1,4 @@
-"""The standard arms: what is compared where a comparison names no arms of its own."""
+"""The standard arms, which a comparison trains unless it names others."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StandardArm:
-    """A name that people read, and changes of the base configuration."""
+    """A label for tables and figures, and changes to the base configuration."""
 
     label: str
     changes: dict[str, Any]
 
 
 _WEIGHTS = {"matching": 1.0, "prediction": 0.3, "auxiliary": 1.0}
-"""Not those of `DistillationConfig`: an arm stays what it was when results of it were told, whatever the defaults."""
+"""Fixed here, not taken from `DistillationConfig`: published arms must not change with the defaults."""
 _FADE_UNTIL = 0.6
 
 
@@ -23,7 +23,7 @@ def _baseline(classification: str) -> dict[str, Any]:
 
 
 def _distilled(*lessons: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0) -> dict[str, Any]:
-    """The lessons named, whose weights are constant but for those that fade; `memory` is what the teacher reads."""
+    """Changes that enable the named distillation terms; `memory` is the one that the teacher decodes from."""
     parts: dict[str, dict[str, Any]] = {
         name: {"weight": weight if name in lessons else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
         for name, weight in _WEIGHTS.items()
@@ -44,9 +44,10 @@ STANDARD: dict[str, StandardArm] = {
     "oddetr": StandardArm("OD-DETR with rivals", _distilled(*_WEIGHTS, rivals=3)),
     "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_WEIGHTS, fading=("prediction", "auxiliary"))),
 }
-"""By the name that a comparison's file uses. The EMA teacher runs in all of them, the baselines included."""
+"""By their names in a comparison's file. All of them, baselines included, keep the EMA teacher."""
 
 
 def label_of(arm: str) -> str:
-    """What table and figures call an arm: a standard arm's label, else its name."""
+    """The label of a standard arm; the name of any other."""
+
     return STANDARD[arm].label if arm in STANDARD else arm

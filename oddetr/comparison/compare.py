@@ -1,4 +1,4 @@
-"""`compare`: trains what is missing of a comparison, and writes its report."""
+"""`compare`: train the missing runs of a comparison and write its report."""
 
 import os
 import shlex
@@ -15,21 +15,20 @@ from oddetr.common.durable import write_file, writing
 from oddetr.common.nested import merged, nested
 from oddetr.common.terminal import Terminal
 from oddetr.comparison.adopted import adopt
-from oddetr.comparison.config import ComparisonConfig, plain, read_config
+from oddetr.comparison.config import ComparisonConfig, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
 from oddetr.comparison.records import RESULT, Job, RunResult
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
-from oddetr.data.dataset import Source
 from oddetr.data.sources import open_sources
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What `compare` left.
+    """The outcome of `compare`.
 
     Attributes:
-        folder: with results.md, results.json, figures, and the runs in ARM/seed_K.
-        results: finished runs, by arm.
+        folder: holds results.md, results.json, the figures, and the runs in ARM/seed_K.
+        results: finished runs by arm.
         failures: runs of this call that failed.
     """
 
@@ -49,67 +48,67 @@ def compare(
     adopted: Path | str | None = None,
     console: Console | None = None,
 ) -> ComparisonReport:
-    """Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them.
+    """Train arms with several seeds on equal terms, each run in its own process; write a table and figures.
 
-    Finished runs are not run again, and stopped ones go on, so the same call goes on with a comparison, or renews its
-    report. The report holds all finished runs of the comparison's arms in `out`, but for `arms`.
+    Finished runs are kept and interrupted ones resumed, so the same call continues a comparison or renews its report.
+    The report holds all finished runs in `out`, whatever `arms` says.
 
     Args:
         config: a comparison, or a YAML file of one.
-        out: the folder to write to, instead of the comparison's.
-        jobs: runs at a time; 0 trains nothing and tabulates what is finished, also while another call trains.
+        out: output folder, instead of the comparison's.
+        jobs: concurrent runs; 0 trains nothing and tabulates what has finished, even while another call trains.
         threads: CPU threads of each run.
-        seeds: train these, instead of the comparison's.
-        arms: train only these of the comparison's arms; with `jobs` 0, tabulate only these.
-        base: changes of the comparison's base, merged into it; names may be dotted.
-        adopted: results.json of another call, whose finished runs of the same configuration need not be trained again
+        seeds: seeds to train, instead of the comparison's.
+        arms: train only these arms; with `jobs` 0, tabulate only these.
+        base: changes to the comparison's base, merged into it; names may be dotted.
+        adopted: results.json of another call, whose finished runs of the same configuration count as finished here,
             even if their folders are gone.
-        console: where progress goes.
+        console: where to show progress.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the comparison has a fault (see `ComparisonConfig`), `out` or `adopted` holds runs of another
-            configuration, `adopted` is no results.json, or there is nothing to tabulate.
+        FileNotFoundError: a file is missing.
+        ValueError: the comparison is invalid (see `ComparisonConfig`), `out` or `adopted` holds runs of another
+            configuration, `adopted` is no results.json, or no run has finished.
         DataError: the data set has errors.
     """
     console = console or Terminal()
     say = partial(console.print, highlight=False, soft_wrap=True)
-    given = config if isinstance(config, ComparisonConfig) else read_config(Path(config))
+    config = config if isinstance(config, ComparisonConfig) else read_config(Path(config))
     changes = {"out": out and Path(out), "jobs": jobs, "threads": threads, "seeds": seeds and tuple(seeds)}
     changes = {name: value for name, value in changes.items() if value is not None}
-    chosen = replace(given, base=merged(given.base, nested(base or {})), **changes)
-    asked = _known_arms(chosen, arms)
-    sources = _sources(chosen) if chosen.jobs or chosen.split is None else {}
-    chosen = replace(chosen, split=_split(chosen, sources))
-    command = _command(config, chosen, changes, arms, base)
+    config = replace(config, base=merged(config.base, nested(base or {})), **changes)
+    config, images = _with_split(config)
+    asked = _known_arms(config, arms)
+    only = ["--arms", ",".join(asked)] if arms else []
+    command = shlex.join(["oddetr", "compare", str(config.out / CONFIGURATION), *only])
     if adopted:
-        say(f"taken over from {adopted}: {adopt(Path(adopted), chosen)} runs")
-    finished = _finished(chosen)
+        say(f"adopted from {adopted}: {adopt(Path(adopted), config)} runs")
+    finished = _finished(config)
     failures: list[Failure] = []
-    if chosen.jobs:
-        wanted = [_job(chosen, arm, seed) for arm, seed in chosen.pairs() if arm in asked]
+    if config.jobs:
+        _save(_with_seeds_of(config, finished))
+        wanted = [_job(config, arm, seed) for arm, seed in config.pairs() if arm in asked]
         missing = [job for job in wanted if job.seed not in {run.seed for run in finished[job.arm]}]
-        _save(_with_seeds_of(chosen, finished))
-        say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {chosen.jobs}   scored on: {chosen.split}")
+        say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {config.jobs}   scored on: {config.split}")
         try:
-            failures = run_jobs(missing, chosen.jobs, len(wanted) - len(missing), len(sources["train"]), console)
+            failures = run_jobs(missing, config.jobs, len(wanted) - len(missing), images, console)
         except KeyboardInterrupt as stopped:
-            told = f"Stopped; no run is left running. The same command goes on, and with --jobs 0 tabulates:\n{command}"
-            say(told)
-            raise KeyboardInterrupt(told) from stopped
-        finished = _finished(chosen)
-    shown = {arm: finished[arm] for arm in chosen.arms if arm in asked or (finished[arm] and chosen.jobs)}
+            message = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
+            say(message)
+            raise KeyboardInterrupt(message) from stopped
+        finished = _finished(config)
+    shown = {arm: finished[arm] for arm in config.arms if arm in asked or (finished[arm] and config.jobs)}
     if not any(shown.values()) and not failures:
-        raise ValueError(f"No run in {chosen.out} is finished, so there is nothing to tabulate. Train with --jobs 1.")
-    reported = _with_seeds_of(chosen, finished)
-    if chosen.jobs or not (chosen.out / CONFIGURATION).exists():
+        raise ValueError(f"No run in {config.out} is finished, so there is nothing to tabulate. Train with --jobs 1.")
+    reported = _with_seeds_of(config, finished)
+    if config.jobs or not (config.out / CONFIGURATION).exists():
         _save(reported)
-    say(write_report(reported, shown, len(reported.seeds), command))
+    say(write_report(reported, shown, command))
     if failures:
         names = "; ".join(f"{failure.job.name} ({failure.log})" for failure in failures)
-        say(f"Failed: {names}. The same command tries them again:\n{command}", style="red")
-    say(f"report: {chosen.out / TABLE}")
-    return ComparisonReport(chosen.out, shown, failures)
+        say(f"Failed: {names}. To try them again:\n{command}", style="red")
+    say(f"report: {config.out / TABLE}")
+    return ComparisonReport(config.out, shown, failures)
 
 
 def _known_arms(config: ComparisonConfig, arms: Sequence[str] | None) -> list[str]:
@@ -119,18 +118,16 @@ def _known_arms(config: ComparisonConfig, arms: Sequence[str] | None) -> list[st
     return list(arms or config.arms)
 
 
-def _sources(config: ComparisonConfig) -> dict[str, Source]:
+def _with_split(config: ComparisonConfig) -> tuple[ComparisonConfig, int]:
+    """The comparison with its split filled in, and the number of training images; 0 if the data need not be opened."""
+    if config.split is not None and not config.jobs:
+        return config, 0
     first = config.train_config(next(iter(config.arms)), config.seeds[0])
-    return open_sources(first.data, first.digits, first.seed, first.allow_outside)
-
-
-def _split(config: ComparisonConfig, sources: dict[str, Source]) -> str:
-    """The split of the final scores."""
-    if config.split is None:
-        return "test" if "test" in sources else "val"
-    if sources and config.split not in sources:
-        raise ValueError(f"split is {config.split!r}; the data set has {', '.join(sources)}.")
-    return config.split
+    sources = open_sources(first.data, first.digits, first.seed, first.allow_outside)
+    split = config.split or ("test" if "test" in sources else "val")
+    if split not in sources:
+        raise ValueError(f"split is {split!r}; the data set has {', '.join(sources)}.")
+    return replace(config, split=split), len(sources["train"])
 
 
 def _job(config: ComparisonConfig, arm: str, seed: int) -> Job:
@@ -142,7 +139,7 @@ def _job(config: ComparisonConfig, arm: str, seed: int) -> Job:
 
 
 def _finished(config: ComparisonConfig) -> dict[str, list[RunResult]]:
-    """The finished runs of every arm, by seed; those of other seeds than the comparison's too."""
+    """The finished runs of each arm, ordered by seed, including seeds that are not the comparison's."""
     found: dict[str, list[RunResult]] = {}
     for arm in config.arms:
         names = [file.parent.name.removeprefix("seed_") for file in (config.out / arm).glob(f"seed_*/{RESULT}")]
@@ -153,32 +150,14 @@ def _finished(config: ComparisonConfig) -> dict[str, list[RunResult]]:
 
 
 def _with_seeds_of(config: ComparisonConfig, finished: dict[str, list[RunResult]]) -> ComparisonConfig:
-    """What trains all that the table shows: the seeds that other calls finished too."""
+    """The comparison that trains everything in the table: with the seeds that other calls have finished."""
     there = {run.seed for runs in finished.values() for run in runs}
     return config if there <= {*config.seeds} else replace(config, seeds=tuple(sorted(there | {*config.seeds})))
 
 
 def _save(config: ComparisonConfig) -> None:
-    """Writes the whole configuration, as a file that `compare` reads and that trains: not with `jobs: 0`."""
+    """Write the whole configuration as a file for `compare`, one that trains: never with `jobs: 0`."""
     content = config.to_json() | {"jobs": config.jobs or 1}
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         write_file(config.out / CONFIGURATION, yaml.safe_dump(content, sort_keys=False))
-
-
-def _command(
-    config: ComparisonConfig | Path | str,
-    chosen: ComparisonConfig,
-    changes: dict[str, Any],
-    arms: Sequence[str] | None,
-    base: dict[str, Any] | None,
-) -> str:
-    """What to type to train the same again."""
-    if isinstance(config, ComparisonConfig):
-        return shlex.join(["oddetr", "compare", str(chosen.out / CONFIGURATION)])
-    words = ["oddetr", "compare", str(config)]
-    lists = {"seeds": changes.get("seeds"), "arms": arms}
-    single = {name: changes.get(name) for name in ("out", "jobs", "threads")}
-    flags = single | {name: values and ",".join(map(str, values)) for name, values in lists.items()}
-    flags["base"] = yaml.safe_dump(plain(base), default_flow_style=True, width=10**6).strip() if base else None
-    return shlex.join([*words, *(word for name, value in flags.items() if value for word in (f"--{name}", str(value)))])

@@ -1,4 +1,4 @@
-"""What a comparison is: the content of the file that `oddetr compare` reads."""
+"""Configuration of a comparison, and the YAML file that `oddetr compare` reads."""
 
 import argparse
 import dataclasses
@@ -21,29 +21,29 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.plan.choice import settled
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
-"""Fields that may differ between arms; the others make the terms equal."""
+"""Fields that may differ between arms; all others must be equal."""
 LIKE = "like"
 _SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """Arms and seeds, trained on equal terms: of one seed, all arms begin with the same weights and see the same data.
+    """Arms and seeds to train on equal terms: with one seed, all arms share initial weights and data order.
 
     Attributes:
-        base: fields of `TrainConfig` that all arms share, without out, seed and resume.
-        arms: by name, what an arm changes of the base (`CHANGEABLE`); dicts are merged. Nothing (None) is the standard
-            arm of that name; `like: NAME` begins with a standard arm. Default: all of these.
-        seeds: each arm is trained once with each of them.
-        reference: the arm that the others are compared with, seed by seed; default: qfl, or without it the first.
-        out: the folder to write to; run by run in ARM/seed_K.
-        jobs: runs at a time; 0 trains nothing and tabulates what is finished.
-        threads: CPU threads of each run; default: the cores shared evenly among `jobs`.
-        split: of the final scores; default: test where the data has it, else val.
+        base: fields of `TrainConfig` that all arms share, except out, seed and resume.
+        arms: by name, an arm's changes to the base (`CHANGEABLE`); dicts are merged. None stands for the standard arm
+            of that name; `like: NAME` starts from a standard arm. Default: all standard arms.
+        seeds: each arm is trained once per seed.
+        reference: the arm that the others are compared with, seed by seed; default: qfl, or else the first.
+        out: output folder; each run writes to ARM/seed_K in it.
+        jobs: concurrent runs; 0 trains nothing and tabulates what is finished.
+        threads: CPU threads of each run; default: the cores divided by `jobs`.
+        split: the split for the final scores; default: test if the data has it, else val.
 
     Raises:
-        ValueError: a value that is out of range; an arm that cannot be trained, changes what must be equal, or is a
-            standard one that contradicts the base: named.
+        ValueError: a value is out of range; or an arm cannot be trained, changes a field that must be equal, or is a
+            standard arm that overrides the base. The message names arm and field.
     """
 
     base: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -68,7 +68,7 @@ class ComparisonConfig:
             raise ValueError("arms is empty; name at least one, or leave it out for the standard arms.")
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference is {self.reference!r}; it must be one of the arms: {', '.join(self.arms)}.")
-        shared = _checked(plain(self.base), "base")
+        shared = _checked(_plain(self.base), "base")
         for arm in self.arms:
             self.train_config(arm, self.seeds[0])
         self._refuse_contradictions(shared)
@@ -79,10 +79,11 @@ class ComparisonConfig:
         return self.reference or ("qfl" if "qfl" in self.arms else next(iter(self.arms)))
 
     def changes(self, arm: str) -> dict[str, Any]:
-        """What `arm` changes of the base, its standard arm included.
+        """The changes that `arm` makes to the base, including those of its standard arm.
 
         Raises:
-            ValueError: the arm's name is no folder's, it names no standard arm, or it changes what must be equal.
+            ValueError: the arm's name cannot be a folder's, it refers to no standard arm, or it changes a field that
+                must be equal.
         """
         given = self.arms[arm]
         if not re.fullmatch(r"\w[\w.+-]*", arm, re.ASCII):
@@ -100,7 +101,7 @@ class ComparisonConfig:
             if name not in CHANGEABLE:
                 raise ValueError(
                     f"{_arm(arm)} changes {name}. Arms may change only {', '.join(CHANGEABLE)}, so that all train on "
-                    f"equal terms; what all share belongs in base."
+                    f"equal terms; put options that all share into base."
                 )
         return changes
 
@@ -108,16 +109,16 @@ class ComparisonConfig:
         """The configuration of one run.
 
         Raises:
-            ValueError: the arm cannot be trained; names arm and field.
+            ValueError: the arm cannot be trained; the message names arm and field.
         """
-        values = plain(merged(self.base, self.changes(arm)))
+        values = _plain(merged(self.base, self.changes(arm)))
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
         return settled(_checked(values, _arm(arm), seed=seed, out=self.out / arm / f"seed_{seed}", resume=True))
 
     def _refuse_contradictions(self, shared: TrainConfig) -> None:
-        """A standard arm must not quietly undo what the base says; `shared` is the base with its defaults."""
-        base, values = flat(nested(plain(self.base))), flat(shared.to_json())
+        """Refuse a standard arm that would silently override the base; `shared` is the base with its defaults."""
+        base, values = flat(nested(_plain(self.base))), flat(shared.to_json())
         for arm, given in self.arms.items():
             standard = arm if given is None else given.get(LIKE)
             own = flat(nested(given or {}))
@@ -129,21 +130,21 @@ class ComparisonConfig:
                     )
 
     def pairs(self) -> Iterator[tuple[str, int]]:
-        """Every (arm, seed), all arms of the first seed first."""
+        """All pairs (arm, seed), seed by seed."""
         return ((arm, seed) for seed in self.seeds for arm in self.arms)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which a file can be written that `read_config` reads."""
+        """The fields as plain values, which `read_config` reads from YAML."""
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        return plain(values | {"seeds": list(self.seeds)})
+        return _plain(values | {"seeds": list(self.seeds)})
 
 
 def read_config(file: Path) -> ComparisonConfig:
-    """Reads a comparison's YAML file; `out` is runs/NAME, after the file, where it says nothing else.
+    """Read the YAML file of a comparison; `out` defaults to runs/NAME, after the file's name.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML, or a field in it is unknown or wrong; names file and field.
+        ValueError: it is no YAML, or a field is unknown or invalid; the message names file and field.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Give a YAML file with base, arms and seeds of a comparison.")
@@ -153,31 +154,25 @@ def read_config(file: Path) -> ComparisonConfig:
         if not isinstance(content, dict):
             raise ValueError("there are no fields in it; give base, arms and seeds of a comparison.")
         refuse_imports(content)
-        parsed = _parser().parse_object({"out": f"runs/{file.stem}"} | content)
-        return ComparisonConfig(**_parser().instantiate(parsed).as_dict())
+        parser = _parser(ComparisonConfig)
+        parsed = parser.parse_object({"out": f"runs/{file.stem}"} | content)
+        return ComparisonConfig(**parser.instantiate(parsed).as_dict())
     except (argparse.ArgumentError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(plain_yaml_error(str(error)).split())}") from error
 
 
 @cache
-def _parser() -> Parser:
+def _parser(kind: type[ComparisonConfig] | type[TrainConfig]) -> Parser:
     parser = Parser(exit_on_error=False, parser_mode=YAML)
-    parser.add_class_arguments(ComparisonConfig, fail_untyped=True)
-    return parser
-
-
-@cache
-def _train_parser() -> Parser:
-    parser = Parser(exit_on_error=False, parser_mode=YAML)
-    parser.add_class_arguments(TrainConfig, skip={*_SET_HERE}, fail_untyped=True)
+    parser.add_class_arguments(kind, skip={*_SET_HERE} if kind is TrainConfig else set(), fail_untyped=True)
     return parser
 
 
 def _checked(values: dict[str, Any], where: str, **ours: Any) -> TrainConfig:
-    """A run's configuration, with numbers in any notation of YAML; what is wrong is told to be `where`."""
+    """Parse a run's configuration, with numbers in any YAML notation; `where` prefixes error messages."""
     try:
-        parsed = _train_parser().parse_object(values)
-        return TrainConfig(**_train_parser().instantiate(parsed).as_dict(), **ours)
+        parser = _parser(TrainConfig)
+        return TrainConfig(**parser.instantiate(parser.parse_object(values)).as_dict(), **ours)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
@@ -192,8 +187,9 @@ def _standard(arm: str, name: object) -> dict[str, Any]:
     return STANDARD[str(name)].changes
 
 
-def plain(value: Any) -> Any:
-    """The same with paths as strings, however deep."""
+def _plain(value: Any) -> Any:
+    """Convert paths in nested dicts to strings."""
+
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: _plain(part) for name, part in value.items()}
     return str(value) if isinstance(value, Path) else value

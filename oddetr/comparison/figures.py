@@ -1,8 +1,9 @@
-"""Figures of a comparison: student and teacher side by side; arms differ in colour, line and marker."""
+"""Figures of a comparison: student and teacher side by side; arms differ in colour, line style and marker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from oddetr.comparison.records import RunResult
 from oddetr.prediction.drawing import PALETTE
 
 _COLOURS = ((0, 0, 0), *(colour for colour in PALETTE if colour != (240, 228, 66)))
-"""Black in the place of yellow, which is too pale for lines on white."""
+"""Black replaces yellow, which is too pale on white."""
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 _MARKERS = "osD^vPX*<>"
 _MOST_MARKERS = 12
@@ -22,7 +23,7 @@ _MOST_MARKERS = 12
 
 @dataclass(frozen=True)
 class FigureKind:
-    """What a figure shows: a curve of `RunResult`, over epochs or minutes."""
+    """The content of a figure: a curve of `RunResult` over epochs or minutes."""
 
     score: str
     over_time: bool
@@ -50,11 +51,11 @@ _PANELS = {"student": "student", "teacher": "teacher (EMA)"}
 
 
 def draw_figures(runs: Mapping[str, Sequence[RunResult]], folder: Path) -> list[str]:
-    """Writes the figures for which there are curves, and returns their names.
+    """Draw the figures that have curves, delete old ones that have none, and return the names of those drawn.
 
     Args:
         runs: finished runs of each arm, in the order of the legend.
-        folder: to write to; figures of these names in it are replaced.
+        folder: where to write.
     """
     drawn: list[str] = []
     for name, kind in FIGURES.items():
@@ -66,12 +67,12 @@ def draw_figures(runs: Mapping[str, Sequence[RunResult]], folder: Path) -> list[
 
 
 def comparison_figure(runs: Mapping[str, Sequence[RunResult]], kind: FigureKind) -> Figure:
-    """Student and teacher side by side; of each arm the mean over seeds, and a band from the least to the greatest."""
+    """A figure of student and teacher: for each arm a line for the mean over seeds, and a band from min to max."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
     seeds = max(len(each) for each in runs.values())
     fewer = "up to " if any(len(each) < seeds for each in runs.values()) else ""
-    band = f"line: mean of {fewer}{seeds} seeds, band: least to greatest" if seeds > 1 else "one seed"
+    band = f"line: mean of {fewer}{seeds} seeds, band: minimum to maximum" if seeds > 1 else "one seed"
     figure.suptitle(f"{kind.title}\n({band})", fontsize=13)
     for panel, (model, title) in zip(panels, _PANELS.items(), strict=True):
         for number, (arm, each) in enumerate(runs.items()):
@@ -84,7 +85,7 @@ def comparison_figure(runs: Mapping[str, Sequence[RunResult]], kind: FigureKind)
             panel.set_xlim(left=0)
         else:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylim(bottom=0)  # of both, once all is drawn: it ends the search for a range that holds everything
+    panels[0].set_ylim(bottom=0)  # for both panels, and only now: it ends autoscaling
     panels[0].set_ylabel(kind.unit, fontsize=12)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=11, handlelength=4)
@@ -92,19 +93,19 @@ def comparison_figure(runs: Mapping[str, Sequence[RunResult]], kind: FigureKind)
 
 
 def _draw_arm(panel: Axes, arm: str, number: int, runs: Sequence[RunResult], model: str, kind: FigureKind) -> None:
-    """The mean line and the band; a point over time is at the mean time of its epoch."""
+    """Draw the line and the band of an arm; over time, an epoch is placed at its mean time."""
     curves = [run.curve(model, kind.score) for run in runs]
     epochs = sorted({epoch for curve in curves for epoch in curve})
     if not epochs:
         return
     times = [run.times() for run in runs]
     values = [[curve[epoch] for curve in curves if epoch in curve] for epoch in epochs]
-    places = [_mean([time[epoch] for time in times if epoch in time]) if kind.over_time else epoch for epoch in epochs]
+    places = [fmean(time[epoch] for time in times if epoch in time) if kind.over_time else epoch for epoch in epochs]
     every = -(-len(epochs) // _MOST_MARKERS)
     colour = "#{:02x}{:02x}{:02x}".format(*_COLOURS[number % len(_COLOURS)])
     panel.plot(
         places,
-        [_mean(each) for each in values],
+        [fmean(each) for each in values],
         color=colour,
         linestyle=_LINES[number % len(_LINES)],
         marker=_MARKERS[number % len(_MARKERS)],
@@ -116,7 +117,3 @@ def _draw_arm(panel: Axes, arm: str, number: int, runs: Sequence[RunResult], mod
     if len(runs) > 1:
         low, high = [min(each) for each in values], [max(each) for each in values]
         panel.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,6 +1,6 @@
-"""One run of a comparison, in a process of its own: python -m oddetr.comparison.job JOB.json.
+"""One run of a comparison, in its own process: python -m oddetr.comparison.job JOB.json.
 
-It ends when its standard input is closed, so that it never outlives the comparison that started it.
+The process exits when its standard input is closed, so it never outlives the comparison that started it.
 """
 
 import os
@@ -8,19 +8,18 @@ import platform
 import sys
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
     from oddetr.comparison.records import Job, RunResult
 
 BUSY = 75
-"""Exit code where another process is training the run."""
-_WEIGHTS = ("student", "teacher")
+"""Exit code if another process is training the run."""
 
 
 def main(file: Path) -> None:
-    """Trains, or goes on with, the run that `file` describes, and writes its result."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    """Train or resume the run that `file` describes, and write its result."""
+    threading.Thread(target=_exit_with_input, daemon=True).start()
 
     from oddetr.common.terminal import Terminal
     from oddetr.comparison.records import RESULT, Job
@@ -38,20 +37,20 @@ def main(file: Path) -> None:
 
 
 def scored(job: "Job") -> "RunResult":
-    """Scores the last checkpoint of a trained run, student and teacher."""
+    """Evaluate student and teacher of a finished run's last checkpoint."""
     from oddetr.comparison.records import RunResult
     from oddetr.prediction.predictor import evaluate
+    from oddetr.structures import Weights
     from oddetr.training.records.log import read_events
 
-    scores = {
-        weights: evaluate(job.folder / "last", split=job.split, weights=weights).to_json() for weights in _WEIGHTS
-    }
+    last = job.folder / "last"
+    scores = {weights: evaluate(last, split=job.split, weights=weights).to_json() for weights in get_args(Weights)}
     epochs = [event for event in read_events(job.folder) if event["kind"] == "epoch"]
     return RunResult(job.arm, job.seed, job.split, epochs, scores, machine(job))
 
 
 def machine(job: "Job") -> str:
-    """Device, cores, load and versions, in words."""
+    """Device, cores, load and versions in words, for the table's reader."""
     import torch
 
     from oddetr import __version__
@@ -65,9 +64,9 @@ def machine(job: "Job") -> str:
 
 
 def _claim(folder: Path) -> IO[str]:
-    """Ends this process where another trains the run; the claim ends with the file that is returned.
+    """Lock the run's folder until the returned file is closed; exit if another process holds the lock.
 
-    Where the system has no such locks (Windows), two processes are not kept apart.
+    Without `fcntl` (Windows) nothing is locked.
     """
     handle = (folder / ".lock").open("a")
     try:
@@ -82,7 +81,7 @@ def _claim(folder: Path) -> IO[str]:
     return handle
 
 
-def _end_with_input() -> None:
+def _exit_with_input() -> None:
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 

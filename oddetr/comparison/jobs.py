@@ -1,4 +1,4 @@
-"""Runs jobs, some at a time, each in a process of its own, and shows how far they are."""
+"""Run jobs in separate processes, several at a time, and show their progress."""
 
 import os
 import subprocess
@@ -19,10 +19,11 @@ from oddetr.training.records.log import read_events
 from oddetr.training.records.progress import clock
 
 _POLL = 0.5
-"""Seconds between two looks at the processes."""
+"""Seconds between two polls of the processes."""
 _PATIENCE = 10
-"""Seconds that a process has to end before it is killed."""
+"""Seconds that a process has to exit before it is killed."""
 _LAST_LINES = 12
+"""Lines of a failed run's log to show."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Failure:
     """A run that failed.
 
     Attributes:
-        code: the process's exit code.
-        lines: the last that it wrote.
-        log: the file with all of them.
+        code: the exit code of its process.
+        lines: the last lines of its output.
+        log: the file with all of its output.
     """
 
     job: Job
@@ -43,7 +44,7 @@ class Failure:
 
 @dataclass
 class _Process:
-    """A job that runs; `log_start` is where, in bytes, its own part of the log begins."""
+    """A running job; its output starts at byte `log_start` of the log."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -68,27 +69,24 @@ class _Process:
             )
         return cls(job, process, start)
 
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
     def failure(self) -> Failure | None:
-        """Why it failed; None where it left a result."""
+        """The failure of a process that has exited; None if it left a result."""
         if self.process.returncode == 0 and (self.job.folder / RESULT).is_file():
             return None
         file, code = self.job.folder / LOG, self.process.returncode
         lines = file.read_bytes()[self.log_start :].decode(errors="replace").splitlines()[-_LAST_LINES:]
         if code == BUSY:
-            lines = ["Another process is training this run. Let it end, or give another folder by --out."]
+            lines = ["Another process is training this run. Wait for it, or give another folder by --out."]
         return Failure(self.job, code, tuple(lines), file)
 
     def close_input(self) -> None:
+        """Ask the process to exit."""
         stdin: IO[bytes] | None = self.process.stdin
         assert stdin is not None
         stdin.close()
 
-    def stop(self) -> None:
-        """Lets it end, which it does when its input is closed."""
-        self.close_input()
+    def wait(self) -> None:
+        """Wait for the process to exit, and kill it if it does not."""
         try:
             self.process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -97,12 +95,13 @@ class _Process:
 
 
 class ComparisonProgress:
-    """How far all jobs of a comparison are: a bar on a terminal, and a line for each that ends.
+    """Progress over all jobs of a comparison: a bar on a terminal, and a line for each job that exits.
 
     Args:
-        jobs: those to run.
-        finished: how many were finished before.
-        images: training images of an epoch.
+        jobs: the jobs to run.
+        finished: number of runs that had finished before.
+        images: training images per epoch.
+        console: where to print.
     """
 
     def __init__(self, jobs: Sequence[Job], finished: int, images: int, console: Console) -> None:
@@ -110,7 +109,7 @@ class ComparisonProgress:
         self.ended, self.total = finished, finished + len(jobs)
         self.parts = {job.name: self._part(job) for job in jobs}
         self.weights = {job.name: chosen(job.config.epochs) for job in jobs}
-        self.begin, self.before = time.monotonic(), self.done()
+        self.start, self.before = time.monotonic(), self.done()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[left]}"), console=console, transient=True, disable=not console.is_terminal,
@@ -118,7 +117,7 @@ class ComparisonProgress:
         self.line = self.bar.add_task("", total=1.0, left="")
 
     def show(self, running: Sequence[Job]) -> None:
-        """Reads how far the running jobs are."""
+        """Update the bar from the logs of the running jobs."""
         self.parts |= {job.name: self._part(job) for job in running}
         names = ", ".join(job.name for job in running)
         self.bar.update(
@@ -126,7 +125,7 @@ class ComparisonProgress:
         )
 
     def end(self, job: Job, failure: Failure | None) -> None:
-        """Says how a job ended."""
+        """Print the outcome of a job."""
         self.parts[job.name] = 1.0
         self.ended += failure is None
         text = _failure_text(failure) if failure else _result_text(job)
@@ -139,17 +138,17 @@ class ComparisonProgress:
         return f"{self.ended} of {self.total} runs"
 
     def done(self) -> float:
-        """How much of all jobs is done, in [0, 1], by epochs."""
+        """The completed fraction of all jobs, in [0, 1], weighted by epochs."""
         return sum(part * self.weights[name] for name, part in self.parts.items()) / max(1, sum(self.weights.values()))
 
     def _left(self) -> str:
         done = self.done()
         if done <= self.before:
             return "-"
-        return clock((time.monotonic() - self.begin) * (1 - done) / (done - self.before))
+        return clock((time.monotonic() - self.start) * (1 - done) / (done - self.before))
 
     def _part(self, job: Job) -> float:
-        """How much of the run is done, in [0, 1]; steps of an epoch are counted once the first one is over."""
+        """The completed fraction of a run, in [0, 1]; steps per epoch are estimated until the first epoch ends."""
         events = read_events(job.folder)
         if not events:
             return 0.0
@@ -160,16 +159,16 @@ class ComparisonProgress:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, console: Console) -> list[Failure]:
-    """Runs the jobs in their order, `at_once` at a time; one that fails does not stop the others.
+    """Run the jobs in order, `at_once` at a time; a failure does not stop the others.
 
-    However this ends, no process is left running.
+    No process is left running, even after an exception.
 
     Args:
-        jobs: runs that are not finished; those that were begun go on.
-        at_once: at least 1.
-        finished: runs of the comparison that are finished already.
-        images: training images of an epoch.
-        console: where progress goes.
+        jobs: unfinished runs; interrupted ones are resumed.
+        at_once: concurrent runs, at least 1.
+        finished: number of runs of the comparison that have already finished.
+        images: training images per epoch.
+        console: where to show progress.
     """
     waiting, running, failures = [*jobs], list[_Process](), list[Failure]()
     progress = ComparisonProgress(jobs, finished, images, console)
@@ -180,7 +179,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, cons
                     running.append(_Process.start(waiting.pop(0)))
                 progress.show([process.job for process in running])
                 time.sleep(_POLL)
-                for process in [process for process in running if process.ended()]:
+                for process in [each for each in running if each.process.poll() is not None]:
                     running.remove(process)
                     process.close_input()
                     failure = process.failure()
@@ -190,21 +189,18 @@ def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, cons
         for process in running:
             process.close_input()
         for process in running:
-            process.stop()
+            process.wait()
     return failures
 
 
 def _result_text(job: Job) -> str:
     result: RunResult | None = job.result()
     assert result is not None
-    scores = ", ".join(f"{name} AP {_number(result.scores[name]['AP'])}" for name in ("teacher", "student"))
+    aps = {name: result.scores[name]["AP"] for name in ("teacher", "student")}
+    scores = ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in aps.items())
     return f"{job.name}: {scores} on {job.split}, {result.minutes:.1f} minutes"
 
 
 def _failure_text(failure: Failure) -> str:
     lines = "".join(f"\n    {line}" for line in failure.lines)
     return f"{failure.job.name} failed with exit code {failure.code}; its last lines, of {failure.log}:{lines}\n"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -1,7 +1,8 @@
-"""What lies in a run's folder: the job that made it, and the result of a finished one."""
+"""The files in a run's folder: the job, and the result once it has finished."""
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ class Job:
     """One run: an arm with one seed.
 
     Attributes:
-        split: of the final scores.
-        at_once: runs at a time, this one included.
+        split: the split that the trained detector is evaluated on.
+        at_once: number of concurrent runs, including this one.
         threads: CPU threads.
-        config: its `out` is the run's folder.
+        config: the run's configuration; `out` is its folder.
     """
 
     arm: str
@@ -36,23 +37,23 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The run's."""
+        """The run's folder."""
         assert self.config.out is not None
         return self.config.out
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The run's name in messages."""
         return f"{self.arm} seed {self.seed}"
 
     def write(self) -> Path:
-        """Writes the file that `oddetr.comparison.job` reads."""
+        """Write the file that `oddetr.comparison.job` reads, and return its path."""
         write_json(self.folder / JOB, {**vars(self), "config": self.config.to_json()})
         return self.folder / JOB
 
     @classmethod
     def read(cls, file: Path) -> "Job":
-        """Reads what `write` wrote.
+        """Read the file that `write` made.
 
         Raises:
             ValueError: the file is damaged.
@@ -62,14 +63,14 @@ class Job:
             return cls(**content, config=config)
 
     def result(self) -> "RunResult | None":
-        """The finished run's result; None where it is not finished, or was scored on another split.
+        """The run's result; None if it has not finished or was evaluated on another split.
 
         Raises:
-            ValueError: the folder holds a run of another configuration, whose fields are named; or a damaged file.
+            ValueError: the folder holds a run of another configuration (the fields are named), or a damaged file.
         """
         file = self.folder / RESULT
-        begun = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
-        if begun and (self.folder / JOB).is_file():
+        started = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
+        if started and (self.folder / JOB).is_file():
             with _reading(self.folder / JOB) as content:
                 different = differences(dict(content["config"]), self.config.to_json())
             if different:
@@ -89,10 +90,10 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        split: of `scores`.
-        epochs: the events of kind `epoch` of the run's `metrics.jsonl`.
-        scores: of the last checkpoint, under `student` and `teacher`, as `Metrics.to_json` names them; all in 0-1.
-        machine: what it ran on, and versions, in words.
+        split: the split of `scores`.
+        epochs: the events of kind `epoch` in the run's `metrics.jsonl`.
+        scores: of the last checkpoint, under `student` and `teacher`, named as in `Metrics.to_json`; in [0, 1].
+        machine: hardware, load and versions, in words.
     """
 
     arm: str
@@ -103,20 +104,33 @@ class RunResult:
     machine: str
 
     def write(self, folder: Path) -> None:
-        """Writes it whole or not at all."""
+        """Write it atomically."""
         write_json(folder / RESULT, dataclasses.asdict(self))
 
     @property
     def minutes(self) -> float:
-        """Of training, without validation."""
+        """Minutes of training, without validation."""
         return self.epochs[-1]["training_seconds"] / 60
 
     def curve(self, model: str, score: str) -> dict[int, float]:
-        """`score` of `student` or `teacher`, by epoch: AP, say, or the last layer's `instability` (normalised) or
-        `unstable_score`. Epochs without it are left out.
+        """A score of `student` or `teacher` by epoch; epochs without it are left out.
+
+        Args:
+            score: AP, say, or the last decoder layer's `instability` (normalised) or `unstable_score`.
         """
         values = {event["epoch"]: _score(event.get(model) or {}, score) for event in self.epochs}
         return {epoch: value for epoch, value in values.items() if value is not None}
+
+    def mean(self, model: str, score: str) -> float | None:
+        """The mean of a curve over the run; None where it is empty."""
+        values = self.curve(model, score).values()
+        return statistics.fmean(values) if values else None
+
+    @property
+    def carried(self) -> float | None:
+        """Mean over epochs of the share of objects whose query of the teacher the student has too; None if unknown."""
+        values = [event["matching_carried"] for event in self.epochs if event.get("matching_carried") is not None]
+        return statistics.fmean(values) if values else None
 
     def times(self) -> dict[int, float]:
         """Minutes of training by epoch."""
@@ -124,7 +138,7 @@ class RunResult:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file of a comparison whole or not at all; makes its folder."""
+    """Write a JSON file atomically, and make its folder."""
     with writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, json.dumps(content, indent=1))
@@ -132,10 +146,10 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _reading(file: Path) -> Generator[dict[str, Any]]:
-    """What `write_json` wrote, to be understood in this context.
+    """Read a JSON file; errors inside the context are reported as a damaged file.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the file is damaged.
     """
     try:
         yield read_json(file)
@@ -147,7 +161,7 @@ def _reading(file: Path) -> Generator[dict[str, Any]]:
 
 
 _LAYERED = {"instability": "normalised_instability", "unstable_score": "unstable_score"}
-"""Curves of the last decoder layer, and the scores, one a layer, that they are of."""
+"""Curves of the last decoder layer, by the per-layer scores that they are taken from."""
 
 
 def _score(scores: dict[str, Any], name: str) -> float | None:

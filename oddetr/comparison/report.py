@@ -1,5 +1,6 @@
-"""A comparison's report: results.json for machines, results.md and figures for people."""
+"""The report of a comparison: results.json, results.md and figures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,38 +11,18 @@ from oddetr.comparison.adopted import shareable_terms
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.figures import FIGURES, draw_figures
 from oddetr.comparison.records import RunResult, write_json
-from oddetr.comparison.summary import ArmSummary, Spread, summarise
+from oddetr.comparison.summary import COLUMNS, ArmSummary, Spread, summarise
 
 TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
-_COLUMNS = (
-    "arm",
-    "seeds",
-    "AP teacher",
-    "AP student",
-    "AP50 teacher",
-    "without duplicates",
-    "instability student",
-    "instability teacher",
-    "training minutes",
-)
-_CARRIED = "carried"
-"""A column only where a run tells of less than all: never where queries are learned."""
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what occurs twice twice, rather than anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], seeds: int, command: str) -> str:
-    """Writes results.json, results.md and the figures into `config.out`; returns the tables.
+def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
+    """Write results.json, results.md and the figures into `config.out`, and return the tables.
 
     Args:
-        runs: finished runs of each arm that is to be shown, at most one of a seed.
-        seeds: how many runs each arm is to have.
-        command: that reproduces the comparison.
+        config: the comparison.
+        runs: the finished runs of each arm to show, at most one per seed.
+        command: the command that continues the comparison.
     """
     reference = config.reference_arm
     summaries = [
@@ -49,7 +30,7 @@ def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult
     ]
     write_json(config.out / CONTENT, _content(config, runs, summaries, command))
     figures = draw_figures({arm: each for arm, each in runs.items() if each}, config.out)
-    tables = _tables(config, summaries, seeds)
+    tables = _tables(config, summaries)
     parts = [tables, *(f"![{FIGURES[name].title}]({name})" for name in figures), _terms(config, runs, command)]
     with writing(config.out):
         write_file(config.out / TABLE, "# Comparison\n\n" + "\n\n".join(parts) + "\n")
@@ -67,7 +48,7 @@ def _content(
             "label": summary.label,
             "changes": config.changes(summary.arm),
             "terms": shareable_terms(config, summary.arm),
-            "summary": {name: _plain(value) for name, value in vars(summary).items() if isinstance(value, Spread)},
+            "summary": {name: _plain(spread) for name, spread in summary.spreads.items()},
             "difference": _plain(summary.difference) | {"above": summary.above, "by_seed": summary.differences},
             "seeds": {
                 str(run.seed): {"scores": run.scores, "epochs": run.epochs, "machine": run.machine}
@@ -90,41 +71,37 @@ def _plain(spread: Spread) -> dict[str, Any]:
     return {"mean": spread.mean, "deviation": spread.deviation, "n": len(spread.values), "values": [*spread.values]}
 
 
-def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary], seeds: int) -> str:
-    carried = any(value < 1 for each in summaries for value in each.carried.values)
+def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> str:
+    """The table of arms, its explanation, and the differences. `carried` is shown only if some run's is below 1."""
+    carried = any(value < 1 for each in summaries for value in each.spreads["carried"].values)
+    columns = {name: column for name, column in COLUMNS.items() if carried or name != "carried"}
+    seeds = len(config.seeds)
     rows = [
         (
             each.label,
             f"{len(each.seeds)} of {seeds}" if len(each.seeds) < seeds else str(seeds),
-            each.teacher_ap.text(),
-            each.student_ap.text(),
-            each.teacher_ap50.text(),
-            each.without_duplicates.text(),
-            each.student_instability.text(),
-            each.teacher_instability.text(),
-            each.minutes.text(1),
-            *([each.carried.text()] if carried else []),
+            *(each.spreads[name].text(column.decimals) for name, column in columns.items()),
         )
         for each in summaries
     ]
-    table = _table((*_COLUMNS, *([_CARRIED] if carried else [])), rows)
+    table = _table(("arm", "seeds", *(column.title for column in columns.values())), rows)
     return "\n\n".join([table, _explanation(config.split, carried), *_differences(config, summaries)])
 
 
 def _explanation(split: str | None, carried: bool) -> str:
-    told = (
+    text = (
         f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
-        f"split `{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after suppression at "
-        "IoU 0.6, class by class. Instability: normalised, last decoder layer, between validations, mean over the run. "
+        f"split `{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after class-wise NMS "
+        "at IoU 0.6. Instability: normalised, last decoder layer, between validations, mean over the run. "
         "Minutes: wall-clock time of training, without validation."
     )
     if carried:
-        told += " Carried: share of objects whose teacher's query the student has too, mean over the run."
-    return told
+        text += " Carried: share of objects whose teacher's query the student has too, mean over the run."
+    return text
 
 
 def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> list[str]:
-    """The differences to the reference arm; nothing where there is none to compare."""
+    """The table of differences to the reference arm, if there are any."""
     rows = [
         (
             each.label,
@@ -143,7 +120,7 @@ def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> l
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, with columns of even width; the first is left-aligned."""
+    """A Markdown table with padded columns, the first left-aligned."""
     widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = (
@@ -154,31 +131,31 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
-    """What was compared, on what, and how to do it again."""
+    """The section on configuration, command and machines."""
     machines: dict[str, dict[str, list[str]]] = {}
     for arm, each in runs.items():
         for run in each:
             machines.setdefault(run.machine, {}).setdefault(arm, []).append(str(run.seed))
-    arms = {arm: config.changes(arm) for arm in runs}
+    shown = {"base": config.to_json()["base"], "arms": {arm: config.changes(arm) for arm in runs}}
     return "\n".join(
         [
             "## Terms",
             "",
-            "Of one seed, all arms began with the same weights and saw the same images, alike augmented, in one order.",
+            "With one seed, all arms start from the same weights and see the same images, augmentations and order.",
             "",
             f"- Command: `{command}`, or `oddetr compare {CONFIGURATION} --out DIR` with the file beside this one.",
             *(f"- Machine: {machine}{_whose(on) if len(machines) > 1 else ''}" for machine, on in machines.items()),
-            "- Minutes compare only between runs of equal load on one machine.",
+            "- Training minutes are comparable only between runs on one machine under equal load.",
             "",
-            "What all arms share, and what each changes; all else are the defaults of `oddetr train`:",
+            "Options that all arms share, and those that each changes; others have the defaults of `oddetr train`:",
             "",
             "```yaml",
-            yaml.dump({"base": config.to_json()["base"], "arms": arms}, Dumper=_Dumper, sort_keys=False).rstrip(),
+            yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip(),  # the copy has no aliases
             "```",
         ]
     )
 
 
 def _whose(seeds: Mapping[str, Sequence[str]]) -> str:
-    """Which seeds of each arm."""
+    """The seeds of each arm, in parentheses."""
     return f" ({'; '.join(f'{arm}: seed ' + ', '.join(each) for arm, each in seeds.items())})"

@@ -1,4 +1,4 @@
-"""The auxiliary group: for each object the teacher's best queries, with their rivals, which are to stay background."""
+"""The auxiliary group: the teacher's best queries for each object, with near-by rivals that must predict background."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,18 @@ from oddetr.models.detector import Detector
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 
 MOST_QUERIES = 512
-"""Queries of the group from which on an object has fewer rivals, if they are also more than twice the detector's own:
-images of COCO hold up to 60 objects and more, and all images of a batch are padded to the fullest."""
+"""Upper limit of the group's size, or twice the detector's own queries if that is more: above it each object gets fewer
+rivals. COCO images may have 60 objects and more, and the batch is padded to the fullest image."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The decoder layer and the query of each candidate and rival of each object.
+    """The queries chosen for each object, best first, as indices into the teacher's predictions.
 
     Attributes:
-        present: False on what only fills up: padded objects, and rivals that do not exist.
+        layer: decoder layer.
+        query: query index.
+        present: False for padding: padded objects, and rivals that do not exist.
     """
 
     layer: Int64[Tensor, "batch ranks objects"]
@@ -34,7 +36,7 @@ class Chosen:
 def candidates(
     cost: Float[Tensor, "layers batch queries objects"], valid: Bool[Tensor, "batch objects"], count: int
 ) -> Chosen:
-    """The `count` cheapest of all layers and queries; a query at two layers is two candidates (the paper's reading).
+    """The `count` cheapest pairs of layer and query of each object (the paper's reading): a query may occur twice.
 
     Example: 2 layers, 2 queries, one object with costs [[3, 1], [2, 4]], 2 candidates: query 1 of layer 0 (cost 1) and
     query 0 of layer 1 (cost 2).
@@ -47,10 +49,11 @@ def candidates(
 def candidates_and_rivals(
     cost: Float[Tensor, "layers batch queries objects"], valid: Bool[Tensor, "batch objects"], count: int, rivals: int
 ) -> tuple[Chosen, Chosen]:
-    """The `count` cheapest queries of each object, and the next `rivals` that are no candidate of any object; each
-    query at the layer at which it costs the object least (ours).
+    """The `count` cheapest queries of each object, and its next `rivals`, each at its cheapest layer (ours).
 
-    Example: one layer, one object, costs [4, 1, 3, 2], 1 candidate, 2 rivals: query 1; queries 3 and 2.
+    A candidate of any object is nobody's rival.
+
+    Example: one layer, one object with costs [4, 1, 3, 2], 1 candidate, 2 rivals: query 1; queries 3 and 2.
     """
     least = cost.min(dim=0)
     first = cheapest(least.values, count)
@@ -76,21 +79,27 @@ def auxiliary_group(
     loss: LossConfig,
     weight: float,
 ) -> Group:
-    """The teacher's best queries of each object, which are to find it, and their rivals, which are to find nothing.
+    """The teacher's best queries for each object, trained to detect it, and their rivals, trained as background.
 
-    The first candidates of all objects make one sub-group, the second ones another, blind to each other: in each, one
-    query of an object is right, and its rivals, near it, are wrong. Without rivals all candidates make one group, in
-    which the candidates of an object see each other (the plain reading of the paper).
+    The k-th candidates of all objects form a sub-group with all rivals; sub-groups do not attend to one another. So
+    each sub-group has one positive query per object, and near-by negative ones. Without rivals all candidates form a
+    single group, in which those of one object attend to one another (the literal reading of the paper).
 
-    A query brings the content and the box that left its decoder layer. The box, or its centre where the detector starts
-    from points, becomes the anchor; a learned position goes along, a computed one is computed anew from the anchor
+    A query starts from the content and the box of its decoder layer. The box, or its centre for detectors whose anchors
+    are points, becomes the anchor. A learned position embedding is kept; a computed one is recomputed from the anchor
     (ours).
 
     Args:
-        teacher, initial, predictions: the teacher, its initial queries and what it made of them.
-        cost: of its predictions.
+        teacher: the averaged detector.
+        initial: the teacher's initial queries.
+        predictions: the teacher's predictions for them.
+        cost: the matching cost of these predictions.
+        truth: the objects.
+        config: numbers of candidates and rivals.
+        loss: loss weights.
         weight: w_a.
     """
+
     with torch.no_grad():
         objects, queries = truth.labels.shape[1], cost.shape[2]
         most = max(MOST_QUERIES, 2 * queries) // (config.candidates * objects) - 1

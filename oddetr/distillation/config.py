@@ -1,5 +1,5 @@
-"""What is distilled, and every choice that the paper leaves open: each is a field, and docs/method.md tells what the
-ablation said of its default."""
+"""Configuration of the distillation. Every choice that the paper leaves open is a field; docs/method.md has the
+ablations behind the defaults."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -13,13 +13,13 @@ def _check_choice(name: str, value: object, choices: object) -> None:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One of the teacher's lessons: its weight over the run.
+    """The weight schedule of one distillation term.
 
     Attributes:
-        weight: at the beginning of the run; 0 switches the lesson off, and its work is not done.
-        fade_until: the fraction of the run, in (0, 1], at which the weight, falling linearly from the beginning,
-            reaches 0, after which its work is no longer done. None, the default: constant. The paper tells of no
-            schedule; groups that fade save time, and were a little behind in short runs (docs/method.md).
+        weight: weight at the start of the run; 0 disables the term and saves its computation.
+        fade_until: fraction of the run, in (0, 1], at which the linearly decaying weight reaches 0; from there on the
+            term costs nothing. None, the default: constant weight. The paper mentions no schedule; fading saves time
+            but was slightly worse in short runs (docs/method.md).
     """
 
     weight: float = 1.0
@@ -35,20 +35,20 @@ class Lesson:
             )
 
     def at(self, progress: float) -> float:
-        """The weight when `progress`, in [0, 1], of the run is done."""
+        """The weight at `progress`, the completed fraction of the run in [0, 1]."""
         return self.weight if self.fade_until is None else self.weight * max(0.0, 1.0 - progress / self.fade_until)
 
 
 @dataclass(frozen=True)
 class MatchingConfig(Lesson):
-    """Matching distillation: queries learn from the teacher's assignment beside their own.
+    """Matching distillation: queries learn from the teacher's assignment in addition to their own.
 
     Attributes:
         weight: w_m, in [0, 1].
-        queries: which queries learn it. `own`, the default: the student's own (the paper), to which the teacher's
-            assignment is carried over by slot or encoder token. `teacher`: the teacher's initial queries, which the
-            student decodes, and whose identity is exact whatever the detector (ours): fewer duplicates on two-stage
-            detectors, but less calm, and far behind on DINO at its best learning rate (docs/method.md).
+        queries: the queries that learn it. `own`, the default: the student's own (the paper), to which the teacher's
+            assignment is carried over by slot or encoder token. `teacher`: the teacher's initial queries, decoded by
+            the student, which correspond exactly for every detector (ours): fewer duplicates on two-stage detectors,
+            but a less stable matching, and much lower AP on DINO at its best learning rate (docs/method.md).
     """
 
     queries: Literal["own", "teacher"] = "own"
@@ -62,11 +62,13 @@ class MatchingConfig(Lesson):
 
 @dataclass(frozen=True)
 class PredictionConfig(Lesson):
-    """Prediction distillation: the student decodes the teacher's initial queries to the teacher's predictions.
+    """Prediction distillation: the student decodes the teacher's initial queries and imitates its predictions.
 
     Attributes:
-        weight: w_p. At 1 the student is held to its past: calm, but late and low (docs/method.md); 0.3 keeps most of
-            the calm at no cost.
+        weight: w_p. At 1 the student is tied to its past: a stable matching, but slower learning and lower AP; 0.3
+            keeps most of the stability at no cost in AP (docs/method.md).
+
+
     """
 
     weight: float = 0.3
@@ -74,14 +76,14 @@ class PredictionConfig(Lesson):
 
 @dataclass(frozen=True)
 class AuxiliaryConfig(Lesson):
-    """The auxiliary group: for each object the teacher's cheapest queries, which the student decodes to that object.
+    """The auxiliary group: the student decodes the teacher's cheapest queries of each object towards that object.
 
     Attributes:
         weight: w_a.
-        candidates: queries that are to find each object; the paper's 2.
-        rivals: for each object, how many of the next cheapest queries are decoded beside its candidate and are to find
-            nothing, so that the decoder learns which of several near queries has the object. 0: none, and all
-            candidates see each other, the plain reading of the paper, after which the decoder bears duplicates.
+        candidates: positive queries per object; the paper's 2.
+        rivals: next cheapest queries per object, decoded beside each candidate and trained as background, so that the
+            decoder learns which of several near-by queries owns the object. 0: no rivals, and all candidates attend to
+            one another, the literal reading of the paper, which makes the decoder tolerate duplicates.
     """
 
     candidates: int = 2
@@ -98,20 +100,24 @@ class AuxiliaryConfig(Lesson):
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """The teacher and its lessons.
+    """The teacher and the three distillation terms.
 
     Attributes:
-        enabled: off is the baseline, to the bit; the teacher is kept all the same: its weights are the plain EMA.
-        horizon: the most optimizer steps that the teacher averages over, 1 / (1 - decay); default (None): 4 % of the
-            run, which on COCO's 12 epochs at 16 images a step (88,000 steps) is about DINO's 3,333 (decay 0.9997).
-        memory: what the teacher's queries read while it teaches. `student`, the default: what the student has encoded
-            in this step, its dropout included, which saves the teacher's backbone and encoder, most of distillation's
-            cost (ours). `teacher`: what the teacher encodes itself, in evaluation mode, the plain reading of the paper;
-            a little better step for step, and worse for the time (docs/method.md).
-        matching, prediction, auxiliary: the three lessons.
+        enabled: False trains the baseline, bit for bit; the teacher is then just an EMA of the weights.
+        horizon: maximum number of optimizer steps that the teacher averages over, 1 / (1 - decay). None, the default:
+            4 % of the run, which for 12 epochs of COCO at 16 images a step (88,000 steps) is about DINO's 3,333 (decay
+            0.9997).
+        memory: the encoder memory that the teacher decodes from during training. `student`, the default: the student's
+            of the same step, dropout included, which saves the teacher's backbone and encoder and thus most of the cost
+            of distillation (ours). `teacher`: its own, in evaluation mode, the literal reading of the paper; slightly
+            better per step, worse per unit of time (docs/method.md). At evaluation the teacher always uses its own
+            backbone and encoder.
+        matching: matching distillation.
+        prediction: prediction distillation.
+        auxiliary: the auxiliary group.
 
     Raises:
-        ValueError: a value that is out of range.
+        ValueError: a value is out of range.
     """
 
     enabled: bool = True
@@ -127,7 +133,8 @@ class DistillationConfig:
         _check_choice("memory", self.memory, Literal["teacher", "student"])
 
     def weights(self, progress: float) -> tuple[float, float, float]:
-        """(w_m, w_p, w_a) when `progress`, in [0, 1], of the run is done."""
-        lessons = (self.matching, self.prediction, self.auxiliary)
-        matching, prediction, auxiliary = (lesson.at(progress) if self.enabled else 0.0 for lesson in lessons)
+        """(w_m, w_p, w_a) at `progress`, the completed fraction of the run in [0, 1]."""
+
+        terms = (self.matching, self.prediction, self.auxiliary)
+        matching, prediction, auxiliary = (term.at(progress) if self.enabled else 0.0 for term in terms)
         return matching, prediction, auxiliary

@@ -1,7 +1,7 @@
-"""What other methods add to a detector in training: further groups of queries, one-to-one (Group DETR) and one-to-many
-(H-DETR), and one-to-many class heads (MS-DETR).
+"""Query groups and heads of other methods, for training only: one-to-one groups (Group DETR), a one-to-many group
+(H-DETR) and one-to-many class heads (MS-DETR).
 
-They are the task's, not the detector's: what is saved and evaluated is the detector without them.
+They belong to the task, not to the detector, which is saved and evaluated without them.
 """
 
 from dataclasses import dataclass
@@ -19,22 +19,23 @@ from oddetr.models.queries import QuerySource
 from oddetr.structures import GroundTruth, Memory
 
 ONE_TO_MANY = "one_to_many"
-"""The name of that group."""
+"""Name of H-DETR's group."""
 
 
 @dataclass(frozen=True)
 class GroupsConfig:
-    """Which further groups there are, or heads.
+    """Extra query groups and heads during training.
 
     Attributes:
-        one_to_one: how many groups like the detector's own, matched each for itself; the loss is the mean over them and
-            the own group (Group DETR, arXiv 2207.13085: 10 further groups).
-        one_to_many: queries of a group in which `repeats` queries find each object (H-DETR, arXiv 2207.13080: 1,500).
-        mixed: whether the own queries learn one-to-many, too, by class heads of their own (MS-DETR, arXiv 2401.03989).
-        repeats: queries of each object in the one-to-many group, K of H-DETR; at most so many where `mixed`.
+        one_to_one: number of extra groups like the detector's own, each with its own matching; the loss is the mean
+            over them and the own group (Group DETR, arXiv 2207.13085: 10 extra groups).
+        one_to_many: number of queries of a group in which each object has `repeats` queries (H-DETR, arXiv 2207.13080:
+            1,500); 0: no such group.
+        mixed: train the own queries one-to-many as well, through extra class heads (MS-DETR, arXiv 2401.03989).
+        repeats: queries per object in the one-to-many group (K of H-DETR), and at most in `mixed`.
 
     Raises:
-        ValueError: a value that is out of range.
+        ValueError: a value is out of range.
     """
 
     one_to_one: int = 0
@@ -49,22 +50,22 @@ class GroupsConfig:
 
     @property
     def share(self) -> float:
-        """The weight of each one-to-one group, the detector's own included, and of what is distilled beside them."""
+        """The weight of each one-to-one group (the own one included) and of the distillation terms."""
         return 1 / (1 + self.one_to_one)
 
 
 class ExtraGroups(nn.Module):
-    """The queries of further groups, and MS-DETR's class heads.
+    """Query sources of the extra groups, and MS-DETR's class heads.
 
-    The queries come from sources like the detector's own: learned queries or anchors, or the encoder's best proposals
-    by a head of the group's own, as Group DETR has it on two-stage detectors.
+    Each group has a query source like the detector's own: learned queries or anchors, or the encoder's best proposals
+    by a head of its own, as in Group DETR on two-stage detectors.
 
     Args:
-        detector: whose decoder will decode them.
-        config: which groups there are.
+        detector: the detector that will decode the groups.
+        config: which groups to make.
 
     Raises:
-        ValueError: the detector is one of transformers, whose queries have no source that could be made anew.
+        ValueError: the detector is one of transformers, which have no query source to copy.
     """
 
     def __init__(self, detector: Detector, config: GroupsConfig) -> None:
@@ -84,14 +85,15 @@ class ExtraGroups(nn.Module):
         self.heads = OneToManyHeads(cast(DeformableDecoder, detector.decoder), config.repeats) if config.mixed else None
 
     def own_terms(self, student: Detector, truth: GroundTruth, loss: LossConfig) -> tuple[Term, ...]:
-        """What the detector's own queries learn besides: MS-DETR's term."""
+        """Further terms on the detector's own queries: MS-DETR's."""
         if self.heads is None:
             return ()
         norm = cast(DeformableDecoder, student.decoder).norm
         return (Term("mixed_", 1.0, loss, Mixed(truth, self.heads, norm)),)
 
     def forward(self, memory: Memory, truth: GroundTruth, loss: LossConfig) -> list[Group]:
-        """The groups, and those of their proposals."""
+        """The extra groups, each followed by that of its proposals if it has any."""
+
         groups: list[Group] = []
         for name, source in self.sources.items():
             many = name == ONE_TO_MANY

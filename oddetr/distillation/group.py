@@ -1,8 +1,8 @@
-"""A group of queries that the student decodes, and what supervises its predictions.
+"""Query groups: queries that the student decodes, with the loss terms on their predictions.
 
-Every training trick of DETRs is such a group: the detector's own queries, the teacher's, an auxiliary group, denoising,
-the further groups of Group DETR and H-DETR. `DistillationTask.forward` decodes all groups in one pass, solves all
-matchings together, and sums the terms.
+Every training technique is a group: the detector's own queries, the teacher's queries, the auxiliary group, denoising,
+the extra groups of Group DETR and H-DETR. `DistillationTask.forward` decodes all groups in one pass, solves all
+Hungarian assignments together, and sums the terms.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 
 @dataclass(frozen=True)
 class Solution:
-    """Assignments of a step.
+    """The assignments that one term of the loss needs.
 
     Attributes:
-        own: of the predictions that are supervised; None if nothing was to be matched.
-        teacher: of the teacher's predictions for its own queries; None if no lesson is taught.
+        own: the assignment of the supervised predictions; None if the term has no matching cost.
+        teacher: the assignment of the teacher's predictions for its own queries; None without distillation.
     """
 
     own: Int64[Tensor, "layers batch queries"] | None
@@ -31,45 +31,48 @@ class Solution:
 
 
 class Supervision:
-    """What the predictions of a group should be.
+    """What a group's predictions are trained towards.
 
     Attributes:
-        repeats: how many queries are to find each object.
+        repeats: queries that the matcher assigns to each object.
     """
 
     repeats: int = 1
 
     def cost(
-        self, found: Predictions, weights: MatchingWeights
+        self, predictions: Predictions, weights: MatchingWeights
     ) -> Float[Tensor, "layers batch queries objects"] | None:
-        """The cost of the matching that the loss needs; None if it needs none."""
+        """The matching cost whose solution the loss needs; None if it needs no matching."""
         return None
 
     def loss(
-        self, found: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
+        self, predictions: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
     ) -> DetectionLoss:
         """The loss of the predictions.
 
         Args:
-            solution: `own` solves `cost`.
-            objects: the divisor, see `objects_per_process`.
+            predictions: the group's predictions.
+            solution: `own` is the assignment that solves `cost`.
+            objects: the normaliser (`objects_per_process`).
+            classification: the classification loss.
         """
         raise NotImplementedError
 
     def log(self, solution: Solution) -> dict[str, Float[Tensor, ""]]:
-        """What else the log tells."""
+        """Further values to log."""
         return {}
 
 
 @dataclass(frozen=True)
 class Matched(Supervision):
-    """The objects that Hungarian matching assigns to the predictions.
+    """Supervision by the objects that Hungarian matching assigns, optionally with matching distillation.
+
+    L = (1 - w) L_det(s) + w L_det(s, t),  s: the predictions' own assignment,  t: the one derived from the teacher's
 
     Attributes:
         truth: the objects.
-        repeats: queries of each object: 1, or H-DETR's K.
-        taught: turns the teacher's assignment into a second one of the group's queries, from which they learn, too:
-            L = (1 - w) L_det(s) + w L_det(s and t), with s their own and t the second assignment.
+        repeats: queries per object: 1, or K of H-DETR.
+        taught: maps the teacher's assignment to an assignment t of the group's queries; None: L = L_det(s).
         weight: w, in [0, 1].
     """
 
@@ -78,25 +81,25 @@ class Matched(Supervision):
     taught: Callable[[Int64[Tensor, "layers batch _"]], Int64[Tensor, "layers batch queries"]] | None = None
     weight: float = 1.0
 
-    def cost(self, found: Predictions, weights: MatchingWeights) -> Float[Tensor, "layers batch queries objects"]:
-        """The matching cost of every query and object."""
-        return matching_cost(found, self.truth, weights)
+    def cost(self, predictions: Predictions, weights: MatchingWeights) -> Float[Tensor, "layers batch queries objects"]:
+        """See `matching_cost`."""
+        return matching_cost(predictions, self.truth, weights)
 
     def loss(
-        self, found: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
+        self, predictions: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
     ) -> DetectionLoss:
-        """The detection loss, under both assignments if there are two."""
+        """The detection loss under the own assignment, or under both."""
         own, divisor = solution.own, objects * self.repeats
         assert own is not None
         if self.taught is None or solution.teacher is None:
-            return detection_loss(found, self.truth, (own,), divisor, classification)
-        both = detection_loss(found, self.truth, (own, self.taught(solution.teacher)), divisor, classification)
+            return detection_loss(predictions, self.truth, (own,), divisor, classification)
+        both = detection_loss(predictions, self.truth, (own, self.taught(solution.teacher)), divisor, classification)
         if self.weight == 1:
             return both
-        return detection_loss(found, self.truth, (own,), divisor, classification).mixed(both, self.weight)
+        return detection_loss(predictions, self.truth, (own,), divisor, classification).mixed(both, self.weight)
 
     def log(self, solution: Solution) -> dict[str, Float[Tensor, ""]]:
-        """How far the student's and the teacher's assignment agree."""
+        """See `agreement`; empty without matching distillation."""
         if self.taught is None or solution.own is None or solution.teacher is None:
             return {}
         return agreement(solution.own, self.taught(solution.teacher), solution.teacher)
@@ -104,32 +107,32 @@ class Matched(Supervision):
 
 @dataclass(frozen=True)
 class Assigned(Supervision):
-    """The objects that the construction of the group assigns, the same in all layers.
+    """Supervision by an assignment known by construction, the same in all layers.
 
     Attributes:
         truth: the objects.
-        group: the queries, their objects, and how many queries find each.
+        group: the queries and their assignment.
     """
 
     truth: GroundTruth
     group: AssignedQueries
 
     def loss(
-        self, found: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
+        self, predictions: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
     ) -> DetectionLoss:
-        """The detection loss under the known assignment."""
-        return assigned_loss(found, self.truth, self.group, objects, classification)
+        """See `assigned_loss`."""
+        return assigned_loss(predictions, self.truth, self.group, objects, classification)
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss.
+    """One weighted term of the loss.
 
     Attributes:
-        name: its prefix in the log.
-        weight: its weight at this point of the run.
-        config: the classification loss, and the weights of the loss's parts.
-        supervision: what the predictions should be.
+        name: prefix in the log.
+        weight: weight at this point of the run.
+        config: the classification loss and the weights of the loss components.
+        supervision: what the predictions are trained towards.
     """
 
     name: str
@@ -140,12 +143,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Group:
-    """A named set of queries that the student decodes, blind to other groups, with the terms of the loss on them.
+    """A named group of queries and the loss terms on their predictions.
+
+    Groups share one decoder pass but do not attend to one another, except as `Queries.sees` says.
 
     Attributes:
-        queries: what the student decodes; None: `predictions` exist already.
-        terms: the losses on the predictions.
-        predictions: the encoder's proposals.
+        name: unique within the step.
+        queries: the queries to decode; None where `predictions` are given.
+        terms: the loss terms.
+        predictions: predictions that need no decoding: the encoder's proposals.
     """
 
     name: str
@@ -159,9 +165,13 @@ def agreement(
     taught: Int64[Tensor, "layers batch queries"],
     teacher: Int64[Tensor, "layers batch teacher_queries"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """For the log, of all layers, as shares of the objects of this process for which the teacher has a query:
-    `matching_carried`, those whose query the student has too (1 where there is no object); `matching_disagreement`,
-    those that so have two positive queries."""
+    """How far the student's and the teacher's assignments agree, over all layers and images of this process.
+
+    Returns:
+        Shares of the objects that the teacher matches: `matching_carried`, of those whose query the student has as well
+        (1 without objects); `matching_disagreement`, of those among them that the student matches to another query.
+    """
+
     has = taught >= 0
     objects = (teacher >= 0).sum()
     disagreement = (has & (taught != own)).sum() / objects.clamp(min=1)

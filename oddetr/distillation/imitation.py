@@ -1,4 +1,4 @@
-"""The teacher's initial queries, decoded by the student: prediction distillation, and matching with exact identity."""
+"""The teacher group: the student decodes the teacher's initial queries, for prediction and matching distillation."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,15 @@ def teacher_group(
 ) -> Group:
     """The teacher's initial queries, which the student decodes over its own memory.
 
-    Query i of the student is query i of the teacher: it learns the teacher's prediction, and the objects of its own and
-    of the teacher's matching.
+    Query i is the same for both, so the teacher's predictions and assignment apply without carrying anything over.
 
     Args:
-        queries, predictions: the teacher's initial queries, and what the teacher predicts for them.
-        imitate, match: the weights of prediction and of matching distillation.
+        queries: the teacher's initial queries.
+        predictions: the teacher's predictions for them.
+        truth: the objects.
+        loss: loss weights.
+        imitate: weight of prediction distillation, w_p; 0: no such term.
+        match: weight of the term of matching distillation; 0: no such term.
     """
     terms: list[Term] = []
     if imitate:
@@ -33,30 +36,33 @@ def teacher_group(
 
 @dataclass(frozen=True)
 class Imitated(Supervision):
-    """What the teacher predicts for the same queries.
+    """Supervision by the teacher's predictions for the same queries.
 
     Attributes:
-        teacher: its predictions; query i of the student answers to query i of the teacher.
+        teacher: the teacher's predictions, query by query.
     """
 
     teacher: Predictions
 
     def loss(
-        self, found: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
+        self, predictions: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
     ) -> DetectionLoss:
-        """Prediction distillation, by quality focal loss whatever the detector's own loss is."""
-        return imitation_loss(found, self.teacher, objects)
+        """See `imitation_loss`; always quality focal loss, whatever `classification` is."""
+        return imitation_loss(predictions, self.teacher, objects)
 
 
 def imitation_loss(student: Predictions, teacher: Predictions, objects: Float[Tensor, ""]) -> DetectionLoss:
-    """Query i of the student learns from query i of the teacher, layer by layer (the formula is ours):
+    """Prediction distillation: query i of the student imitates query i of the teacher, in each layer (formula ours).
 
-    classes = sum_i sum_c QFL(p_ic, p'_ic) / objects;  l1 = sum_i w_i |box_i - box'_i|_1 / objects;
-    giou = sum_i w_i (1 - GIoU(box_i, box'_i)) / objects;  w_i = max_c p'_ic, the teacher's confidence
+    classes = sum_i sum_c QFL(p_ic, p'_ic) / objects
+    l1      = sum_i w_i |box_i - box'_i|_1 / objects
+    giou    = sum_i w_i (1 - GIoU(box_i, box'_i)) / objects
+    w_i     = max_c p'_ic, the teacher's confidence;  primes mark the teacher
 
-    Primes are the teacher's. Divided by objects, a young teacher, which is confident of nothing, hardly holds boxes
-    where they are.
+    Dividing by the objects rather than by the sum of w_i keeps the box terms small while the teacher is not confident
+    of anything.
     """
+
     targets = teacher.logits.float().sigmoid()
     confidence = targets.amax(dim=-1)
     classes = quality_focal_loss(student.logits, targets)

@@ -1,4 +1,4 @@
-"""MS-DETR: the detector's own queries learn one-to-many, too, by class heads of their own (arXiv 2401.03989)."""
+"""MS-DETR (arXiv 2401.03989): one-to-many supervision of the detector's own queries, through extra class heads."""
 
 import copy
 from dataclasses import dataclass
@@ -16,25 +16,28 @@ from oddetr.models.heads import PredictionHead
 from oddetr.structures import GroundTruth, Predictions
 
 BOX_SHARE = 0.7
-"""Of the match quality, the share of the IoU; the rest is the probability of the object's class."""
+"""Weight of the IoU in the match quality; the rest weighs the probability of the object's class."""
 THRESHOLD = 0.4
-"""The match quality from which on a query is positive."""
+"""Least match quality of a positive query."""
 
 
-def one_to_many(found: Predictions, truth: GroundTruth, most: int) -> Int64[Tensor, "layers batch queries"]:
-    """The objects of the queries, several of which may have the same object, as in the authors' code.
+def one_to_many(predictions: Predictions, truth: GroundTruth, most: int) -> Int64[Tensor, "layers batch queries"]:
+    """One-to-many assignment, following the authors' code.
 
-    The quality of a pair is 0.7 IoU + 0.3 p. A query is positive for the object it fits best if their quality is at
-    least 0.4, or if no other query fits the object better. As many of an object's best queries as it has positives, at
-    most `most`, learn it; a query that two objects claim learns the one that it fits better. (The authors draw at
-    random where more than a quarter of the queries are positive; here all are kept.)
+    1. The match quality of a query and an object is 0.7 IoU + 0.3 p, p the probability of the object's class.
+    2. A query is positive for its best object if their quality is at least 0.4, or if it is some object's best query.
+
+    3. An object with n positive queries claims its min(n, `most`) best queries.
+    4. A query claimed by several objects gets the one of highest quality.
+
+    (Where more than a quarter of the queries are positive the authors sample some at random; we keep all.)
     """
     with torch.no_grad():
-        layers, batch, queries, _ = found.logits.shape
+        layers, batch, queries, _ = predictions.logits.shape
         objects = truth.labels.shape[1]
         columns = truth.labels.clamp(min=0)[None, :, None].expand(layers, -1, queries, -1)
-        overlap = iou(found.boxes[..., None, :], truth.boxes.expand(layers, -1, -1, -1)[..., None, :, :])
-        quality = BOX_SHARE * overlap + (1 - BOX_SHARE) * found.logits.float().sigmoid().gather(-1, columns)
+        overlap = iou(predictions.boxes[..., None, :], truth.boxes.expand(layers, -1, -1, -1)[..., None, :, :])
+        quality = BOX_SHARE * overlap + (1 - BOX_SHARE) * predictions.logits.float().sigmoid().gather(-1, columns)
         quality = quality.masked_fill(~truth.valid[:, None], -1.0)
         value, best = quality.max(dim=-1)
         first = torch.zeros_like(value, dtype=torch.bool).scatter(-1, quality.argmax(dim=2), True)
@@ -49,11 +52,11 @@ def one_to_many(found: Predictions, truth: GroundTruth, most: int) -> Int64[Tens
 
 
 class OneToManyHeads(nn.Module):
-    """A class head for each decoder layer, which only training has; boxes are those of the detector.
+    """A class head per decoder layer, for training only; the boxes are the detector's.
 
     Args:
-        decoder: whose queries learn; the heads start equal to its class heads.
-        most: queries that may learn the same object.
+        decoder: the heads start as copies of its class heads.
+        most: maximum number of queries per object.
     """
 
     def __init__(self, decoder: DeformableDecoder, most: int) -> None:
@@ -64,12 +67,12 @@ class OneToManyHeads(nn.Module):
         self.classes = nn.ModuleList(copy.deepcopy(head.classes) for head in heads)
         self.most = most
 
-    def forward(self, found: Predictions, norm: nn.Module | None) -> Predictions:
-        """The same predictions with the logits of these heads; `norm`: through which they see a layer's output."""
-        contents = found.content.float()
+    def forward(self, predictions: Predictions, norm: nn.Module | None) -> Predictions:
+        """The predictions with the logits of these heads; `norm` is applied to the content first."""
+        contents = predictions.content.float()
         seen = norm(contents) if norm else contents
         logits = torch.stack([head(content) for head, content in zip(self.classes, seen, strict=True)])
-        return Predictions(logits, found.boxes, found.content)
+        return Predictions(logits, predictions.boxes, predictions.content)
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Mixed(Supervision):
 
     Attributes:
         truth: the objects.
-        heads: its class heads.
-        norm: of the decoder's outputs.
+        heads: the extra class heads.
+        norm: the decoder's output norm.
     """
 
     truth: GroundTruth
@@ -87,9 +90,9 @@ class Mixed(Supervision):
     norm: nn.Module | None
 
     def loss(
-        self, found: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
+        self, predictions: Predictions, solution: Solution, objects: Float[Tensor, ""], classification: Classification
     ) -> DetectionLoss:
         """The detection loss under the one-to-many assignment, divided by the objects, as in the authors' code."""
-        found = self.heads(found, self.norm)
-        assignment = one_to_many(found, self.truth, self.heads.most)
-        return detection_loss(found, self.truth, (assignment,), objects, classification)
+        predictions = self.heads(predictions, self.norm)
+        assignment = one_to_many(predictions, self.truth, self.heads.most)
+        return detection_loss(predictions, self.truth, (assignment,), objects, classification)

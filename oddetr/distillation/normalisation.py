@@ -1,4 +1,4 @@
-"""What sums over a batch are divided by, so that gradients are as if one process held all images of the step."""
+"""The normaliser of the losses, which makes gradients independent of how a step is split over processes and batches."""
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,11 @@ from oddetr.structures import Batch
 
 
 def objects_per_process(batch: Batch) -> Float[Tensor, ""]:
-    """max(objects in all parts of the step on all processes, 1) / processes, since gradients are averaged over
-    processes."""
+    """max(objects of the whole optimizer step over all processes, 1) / processes.
+
+    The number of processes cancels the averaging of gradients over processes.
+    """
+
     own = batch.truth.total if batch.step_objects is None else batch.step_objects
     objects, processes = _over_processes(torch.full((), float(own), device=batch.images.device))
     return objects.clamp(min=1) / processes

@@ -1,5 +1,6 @@
-"""The detector's own queries, matched to the objects; and matching distillation: the teacher's assignment beside it."""
+"""The groups of the detector's own queries and proposals, and matching distillation on the own queries."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,10 +15,13 @@ from oddetr.structures import GroundTruth, InitialQueries, Queries
 def own_group(
     initial: InitialQueries, truth: GroundTruth, loss: LossConfig, share: float, teacher: Queries | None, weight: float
 ) -> Group:
-    """The detector's own queries.
+    """The detector's own queries, supervised by Hungarian matching, with matching distillation if `teacher` is given.
 
     Args:
-        share: the weight of the term, below 1 beside Group DETR's groups.
+        initial: the detector's queries.
+        truth: the objects.
+        loss: classification loss and loss weights.
+        share: weight of the term; below 1 beside Group DETR's groups.
         teacher: the teacher's initial queries, whose assignment is carried over; None: no matching distillation.
         weight: w_m, in [0, 1].
     """
@@ -28,14 +32,21 @@ def own_group(
 def proposal_group(
     name: str, initial: InitialQueries, truth: GroundTruth, loss: LossConfig, share: float, repeats: int = 1
 ) -> Group:
-    """The encoder's proposals of two-stage detectors; they find objects of any class where they know no classes.
+    """The encoder's proposals of a two-stage detector, supervised by Hungarian matching.
+
+    Class-agnostic proposals learn all objects as class 0.
 
     Args:
-        share: the weight of the term.
-        repeats: proposals that are to find each object.
+        name: of the group.
+        initial: the queries and proposals.
+        truth: the objects.
+        loss: classification loss and loss weights.
+        share: weight of the term.
+        repeats: proposals per object.
     """
-    sought = GroundTruth(truth.labels.clamp(max=0), truth.boxes, truth.counts) if initial.class_agnostic else truth
-    return Group(name, None, (Term(f"{name}_", share, loss, Matched(sought, repeats)),), initial.proposals)
+    if initial.class_agnostic:
+        truth = replace(truth, labels=truth.labels.clamp(max=0))
+    return Group(name, None, (Term(f"{name}_", share, loss, Matched(truth, repeats)),), initial.proposals)
 
 
 def carried_over(
@@ -43,12 +54,17 @@ def carried_over(
     teacher: Int64[Tensor, "batch teacher_queries"],
     student: Int64[Tensor, "batch queries"],
 ) -> Int64[Tensor, "layers batch queries"]:
-    """The teacher's assignment for the student's queries: each takes the object of the teacher's query of the same
-    identity (slot or encoder token), -1 where the teacher has no such query (ours).
+    """Carry the teacher's assignment over to the student's queries (ours).
+
+    A query of the student gets the object of the teacher's query with the same identity (slot or encoder token), and -1
+    if the teacher has no such query.
 
     Args:
-        teacher, student: the identities of their queries.
+        assignment: the teacher's.
+        teacher: identities of the teacher's queries.
+        student: identities of the student's queries.
     """
+
     same = student[:, :, None] == teacher[:, None, :]
     places = same.int().argmax(dim=-1).expand(assignment.shape[0], -1, -1)
     return torch.where(same.any(dim=-1), assignment.gather(-1, places), -1)

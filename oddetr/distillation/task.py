@@ -1,4 +1,4 @@
-"""One training step, free of any engine: a batch in, a loss with its parts out.
+"""One training step, independent of any training framework: batch in, loss out.
 
 task = DistillationTask(detector, steps=len(loader))
 optimizer = torch.optim.AdamW(task.student.parameters(), lr=2e-4)
@@ -33,7 +33,7 @@ from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What the teacher makes of a batch, without gradient."""
+    """The teacher's queries and predictions for a batch, and their matching cost; all without gradient."""
 
     queries: Queries
     predictions: Predictions
@@ -41,21 +41,25 @@ class TeacherView:
 
 
 class DistillationTask(nn.Module):
-    """A detector that learns, the teacher that it becomes and that teaches it, and the loss:
+    """Student, EMA teacher and loss of OD-DETR:
 
-    L = L_own + w_p L_pred + w_a L_aux (+ L_det of two-stage proposals and of denoising, which are not distilled)
+    L = L_own + w_p L_pred + w_a L_aux (+ L_det of two-stage proposals, denoising and extra groups, not distilled)
+
+    L_own is the detection loss of the student's own queries, with matching distillation (`Matched`).
 
     Attributes:
         student: the detector that the optimizer trains.
-        teacher: its average, which `update_teacher` moves on after each optimizer step; no gradient reaches it.
-        extra: the queries of extra groups, which the optimizer trains too.
-        steps: optimizer steps of the run: what fading weights and the default horizon are fractions of.
+        teacher: its exponential moving average, without gradient; call `update_teacher` after each optimizer step.
+        extra: parameters of extra groups, which the optimizer trains as well.
+        steps: optimizer steps of the run, to which fading weights and the default horizon relate.
 
     Args:
-        distillation: what is distilled; `DistillationConfig(enabled=False)` is the baseline.
-        loss: classification loss and weights; the method's own groups always learn by quality focal loss.
+        student: the detector.
+        steps: optimizer steps of the run.
+        distillation: what to distil; `DistillationConfig(enabled=False)` is the baseline.
+        loss: classification loss and loss weights; the teacher's and the auxiliary group always use quality focal loss.
         matching: weights of the matching cost.
-        groups: extra groups of queries in training; default: none.
+        groups: extra query groups during training; default: none.
     """
 
     def __init__(
@@ -79,24 +83,24 @@ class DistillationTask(nn.Module):
         self.extra = ExtraGroups(student, groups or GroupsConfig())
 
     def learned(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What the optimizer trains, by name."""
+        """The parameters to optimise, by name."""
         yield from self.student.named_parameters()
         yield from self.extra.named_parameters()
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, in [0, 1]."""
+        """The completed fraction of the run, in [0, 1]."""
         return min(1.0, self.teacher.steps / max(self.steps, 1))
 
     def update_teacher(self, finite: bool | None = None) -> None:
-        """To be called after each optimizer step.
+        """Move the teacher towards the student; call this after each optimizer step.
 
         Args:
-            finite: whether the student's values are known to be finite; None: they are looked at here, which waits for
+            finite: whether all of the student's values are finite, if known; None checks them, which synchronises with
                 the device.
 
         Raises:
-            NonFiniteStudentError: they are not; the teacher stays as it was.
+            NonFiniteStudentError: some are not; the teacher is unchanged.
         """
         if finite is None:
             finite = bool(all_finite([value for value in all_values(self.student) if value.is_floating_point()]))
@@ -106,11 +110,11 @@ class DistillationTask(nn.Module):
         self.teacher.update(self.student, horizon)
 
     def leave_out_step(self) -> None:
-        """In the place of `update_teacher` where the optimizer has left its step out: what fades by the run goes on."""
+        """Advance the schedule without updating the teacher; call this where the optimizer skipped its step."""
         self.teacher.steps += 1
 
     def view(self, batch: Batch, memory: Memory) -> TeacherView:
-        """What the teacher makes of a batch, over its own memory, or that of the student (`config.memory`)."""
+        """Run the teacher on a batch, over the student's `memory` or its own (`DistillationConfig.memory`)."""
         with torch.no_grad():
             teacher = self.teacher.detector
             if self.distillation.memory == "teacher":
@@ -120,7 +124,7 @@ class DistillationTask(nn.Module):
             return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
     def groups(self, batch: Batch, memory: Memory) -> tuple[list[Group], TeacherView | None]:
-        """The groups that this step learns from, and the teacher's view of the batch if a lesson needs it."""
+        """The query groups of this step, and the teacher's predictions if some distillation weight is not 0."""
         truth, loss, share = batch.truth, self.loss, self.extra.config.share
         w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
         w_own, w_teacher = (
@@ -145,10 +149,13 @@ class DistillationTask(nn.Module):
         return groups, view
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The loss to minimise, `loss`, and for the log its unweighted parts summed over layers.
+        """Compute the loss of a batch.
+
+        Returns:
+            `loss`, to minimise, and values to log: the unweighted loss components of each term, summed over layers.
 
         Raises:
-            NonFiniteCostError: the student, or its teacher, predicts NaN or infinity; it has the loss all the same.
+            NonFiniteCostError: the student or the teacher predicts NaN or infinity; its `found` has the same values.
         """
         memory = self.student.encode(batch.images, batch.padding_mask)
         groups, view = self.groups(batch, memory)
@@ -159,8 +166,8 @@ class DistillationTask(nn.Module):
             objects = objects_per_process(batch)
             weighted: list[Tensor] = []
             log: dict[str, Tensor] = {}
-            for (term, found), solution in zip(terms, solutions, strict=True):
-                parts = term.supervision.loss(found, solution, objects, term.config.classification)
+            for (term, predictions), solution in zip(terms, solutions, strict=True):
+                parts = term.supervision.loss(predictions, solution, objects, term.config.classification)
                 weighted.append(term.weight * parts.weighted(term.config))
                 log |= parts.log(term.name) | term.supervision.log(solution)
             loss = torch.stack(weighted).sum()
@@ -171,11 +178,15 @@ class DistillationTask(nn.Module):
     def solutions(
         self, terms: Sequence[tuple[Term, Predictions]], view: TeacherView | None, truth: GroundTruth
     ) -> tuple[list[Solution], tuple[int, ...]]:
-        """The assignments of each term, solved together; and the images of the batch with a cost that is not finite.
+        """Solve all Hungarian assignments (own, extra groups, proposals, teacher) in one transfer to the host.
 
-        The teacher's is solved without matching distillation, too: that finds a teacher that predicts NaN.
+        The teacher's assignment is solved even without matching distillation, to detect a teacher that predicts NaN.
+
+        Returns:
+            The assignments of each term, and the indices of images with a non-finite cost.
         """
-        costs = [term.supervision.cost(found, self.matching) for term, found in terms]
+
+        costs = [term.supervision.cost(predictions, self.matching) for term, predictions in terms]
         known = [
             (cost, term.supervision.repeats) for cost, (term, _) in zip(costs, terms, strict=True) if cost is not None
         ]

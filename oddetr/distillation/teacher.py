@@ -1,4 +1,4 @@
-"""The teacher: the exponential moving average of the student."""
+"""The teacher: an exponential moving average (EMA) of the student."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -13,49 +13,51 @@ from oddetr.common.text import listed
 from oddetr.models.detector import Detector
 
 AUTO_HORIZON = 0.04
-"""Of the run's steps; see `DistillationConfig.horizon`."""
+"""The default horizon as a fraction of the run's steps; see `DistillationConfig.horizon`."""
 
 
 def horizon_at(step: int, most: float) -> float:
-    """Steps that the average reaches back after `step` updates: h_t = min(most, (10 + t) / 9), from 10/9 on.
+    """The horizon of the average after t = `step` updates, in steps: h_t = min(most, (10 + t) / 9).
 
-    It grows with the run, since a young student changes fast (ours; the same warm-up as in other EMA codes).
+    The corresponding decay, 1 - 1 / h_t = (1 + t) / (10 + t), is the usual EMA warm-up: an early student changes fast.
     """
     return min(most, (10 + step) / 9)
 
 
 def all_values(detector: Detector) -> Iterator[torch.Tensor]:
-    """Parameters and buffers, each once, however many names it has."""
+    """All parameters and buffers; tied ones occur once."""
     return chain(detector.parameters(), detector.buffers())
 
 
 class NonFiniteStudentError(FloatingPointError):
-    """The student holds NaN or infinity, which its teacher does not take in."""
+    """The student holds NaN or infinity, so the teacher was not updated."""
 
     def __init__(self, student: Detector) -> None:
         named = chain(student.named_parameters(), student.named_buffers())
         bad = [name for name, value in named if value.is_floating_point() and not value.isfinite().all()]
-        told = listed(bad) or "values so large that the sum of their squares is infinite"
+        names = listed(bad) or "values so large that the sum of their squares is infinite"
         super().__init__(
-            f"After the optimizer's step the student holds NaN or infinity: {told}. Its teacher stays as it was. The "
+            f"After the optimizer's step the student holds NaN or infinity: {names}. Its teacher stays as it was. The "
             "training has diverged: try a lower learning rate, or float32."
         )
 
 
 def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
-    """Whether all are finite, and below about 10^19, on their device: by one norm over all."""
+    """Whether all values are finite and below about 10^19, by a single norm; stays on the device."""
     return nn.utils.get_total_norm(values).isfinite()
 
 
 class Teacher(nn.Module):
-    """theta' <- a theta' + (1 - a) theta after each optimizer step, over parameters and floating buffers, where
-    1 / (1 - a) = `horizon_at(t, most)`. Integer buffers are copied.
+    """An exponential moving average of the student, over parameters and floating-point buffers:
 
-    Always in evaluation mode and without gradient. Starts equal to the student. `state_dict` holds the steps too.
+    theta' <- a theta' + (1 - a) theta  after each optimizer step,  1 / (1 - a) = `horizon_at(t, most)`
+
+    Integer buffers are copied. The average starts as a copy of the student, and stays in evaluation mode and without
+    gradient. `state_dict` includes the number of steps.
 
     Attributes:
-        detector: the average.
-        steps: updates so far.
+        detector: the averaged detector.
+        steps: updates so far, and steps that the optimizer skipped.
     """
 
     def __init__(self, student: Detector) -> None:
@@ -69,7 +71,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def update(self, student: Detector, horizon: float) -> None:
-        """One step towards the student; `horizon` is the most steps to average over."""
+        """Update the average once; `horizon` is the upper limit of `horizon_at`."""
         with torch.no_grad():
             averages: list[torch.Tensor] = []
             targets: list[torch.Tensor] = []
@@ -84,9 +86,10 @@ class Teacher(nn.Module):
             self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        """What `state_dict` holds beside the weights."""
+        """The number of steps, for `state_dict`."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: Any) -> None:
-        """Takes what `get_extra_state` gave."""
+        """Restore the number of steps."""
+
         self.steps = int(state["steps"])

@@ -1,1 +1,1 @@
-"""Detections, COCO's scores, and the instability of the matching."""
+"""Detections, COCO metrics and matching instability."""

@@ -1,7 +1,7 @@
-"""COCO's metrics of detections against annotations, equal to pycocotools' within 1e-6.
+"""COCO's detection metrics, equal to those of pycocotools within 1e-6.
 
-Memory stays small because COCO's evaluation treats each class for itself: only one class at a time becomes the Python
-dicts that the evaluator wants; everything else stays in flat arrays.
+To save memory, one class at a time is turned into the Python dicts that the evaluator reads; COCO evaluates classes
+independently. The rest stays in flat arrays.
 """
 
 import math
@@ -17,7 +17,7 @@ from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.evaluation.detections import Detections
 
 DUPLICATE_IOU = 0.6
-"""Of two detections of a class with a greater IoU, the worse counts as a duplicate."""
+"""Above this IoU, the lower-scoring of two detections of one class counts as a duplicate."""
 _THRESHOLDS = 10
 _RECALLS = 101
 _SIZES = 4
@@ -27,19 +27,20 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(_SIZES)
 
 @dataclass(frozen=True)
 class Metrics:
-    """COCO's detection metrics, in 0-1; NaN where they are not defined because nothing is there to be found.
+    """COCO's detection metrics, in [0, 1]; NaN where there are no objects to detect.
 
     Attributes:
         ap: average precision, mean over IoU 0.50, 0.55, ... 0.95 and over the classes that have objects.
-        ap50: the same at IoU 0.50 only.
-        ap75: the same at IoU 0.75 only.
+        ap50: AP at IoU 0.50.
+        ap75: AP at IoU 0.75.
         ap_small: AP of objects up to 32² square pixels.
         ap_medium: AP of objects from 32² to 96² square pixels.
         ap_large: AP of objects from 96² square pixels.
         ar: average recall, mean over the same IoUs and classes.
-        per_class: AP of each class by its name.
-        ap_without_duplicates: AP after suppression of duplicates (`duplicates_suppressed`); None where not computed. No
-            score of COCO: what it has above `ap` is what duplicate detections cost.
+        per_class: AP by class name.
+        ap_without_duplicates: AP after non-maximum suppression (`duplicates_suppressed`); None where not computed. It
+            is not one of COCO's metrics; what it exceeds `ap` by is the cost of duplicate detections.
+
     """
 
     ap: float
@@ -53,8 +54,10 @@ class Metrics:
     ap_without_duplicates: float | None = None
 
     def to_json(self) -> dict[str, float | dict[str, float | None] | None]:
-        """Under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None where not defined; and
-        AP_without_duplicates where it was computed."""
+        """The metrics under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None for NaN.
+
+        AP_without_duplicates is included if it was computed.
+        """
         duplicates = self.ap_without_duplicates
         return {
             "AP": _or_none(self.ap),
@@ -71,20 +74,16 @@ class Metrics:
 def evaluate_detections(
     truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections], max_detections: int = 100
 ) -> Metrics:
-    """Compares what was found with what is there, as COCO does.
+    """Evaluate detections as COCO does.
 
-    Crowd regions are neither to be found nor held against a detection inside them. Of each class and image the best
-    `max_detections` count. Sizes are those of `truth.areas`. Ground truth without any object gives NaN everywhere,
-    no detection at all gives 0.
-
-    To evaluate while detecting, collect a plain dict; processes exchange and merge theirs (`a | b`), and an image that
-    two of them saw counts once.
+    Crowd regions are neither objects to detect nor false positives. Object sizes come from `truth.areas`. Ground truth
+    without objects gives NaN everywhere; no detections give 0.
 
     Args:
-        truth: what is there; images without an entry in `detections` count as images where nothing was found.
+        truth: the ground truth.
         classes: the classes of both.
-        detections: by the original image id.
-        max_detections: per class and image.
+        detections: by original image id; an image without an entry counts as one without detections.
+        max_detections: the best per class and image that count.
 
     Raises:
         ValueError: detections of an unknown image, with a label outside the class table or with a non-finite number.
@@ -95,8 +94,12 @@ def evaluate_detections(
 def scores_and_curves(
     truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections], max_detections: int = 100
 ) -> tuple[Metrics, Float64[np.ndarray, "classes recalls"]]:
-    """`evaluate_detections`, and the precision of each class at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is
-    its AP50; NaN for a class without objects."""
+    """Like `evaluate_detections`, and also return precision-recall curves.
+
+    Returns:
+        The metrics, and the precision of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for a class without
+        objects. The mean of a row is the AP50 of the class.
+    """
     _check(truth, classes, detections)
     there, found = _truth_objects(truth), _found_objects(truth, detections).best(max_detections)
     curves = [
@@ -110,8 +113,7 @@ def scores_and_curves(
 def duplicates_suppressed(
     metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
 ) -> Metrics:
-    """The same metrics with `ap_without_duplicates`: AP of the detections that remain when, of those of one class with
-    an IoU above 0.6 (`DUPLICATE_IOU`), only the best stays. So duplicates and finding can be told apart."""
+    """Add `ap_without_duplicates` to the metrics: AP after class-wise non-maximum suppression at `DUPLICATE_IOU`."""
     kept = {image: found.without_duplicates(DUPLICATE_IOU) for image, found in detections.items()}
     return replace(metrics, ap_without_duplicates=evaluate_detections(truth, classes, kept).ap)
 
@@ -135,15 +137,15 @@ def _metrics(
 
 @dataclass(frozen=True)
 class _Objects:
-    """Objects of many images, flat.
+    """Objects or detections of many images, in flat arrays.
 
     Attributes:
-        images: the image's rank by original id: COCO visits images in that order, which decides between equal scores.
-        labels: 0..K-1; ascending wherever `of_class` is asked.
+        images: the image's rank by original id. COCO visits images in that order, which breaks ties between scores.
+        labels: 0..K-1; sorted where `of_class` is used.
         boxes: (left, top, width, height) in pixels.
         scores: 1 for ground truth.
         areas: in square pixels.
-        crowd: True on regions to ignore.
+        crowd: True for regions to ignore.
     """
 
     images: Int64[np.ndarray, " objects"]
@@ -154,17 +156,10 @@ class _Objects:
     crowd: Bool[np.ndarray, " objects"]
 
     def take(self, which: Int64[np.ndarray, " _"] | slice) -> "_Objects":
-        return _Objects(
-            self.images[which],
-            self.labels[which],
-            self.boxes[which],
-            self.scores[which],
-            self.areas[which],
-            self.crowd[which],
-        )
+        return _Objects(**{name: column[which] for name, column in vars(self).items()})
 
     def best(self, count: int) -> "_Objects":
-        """The `count` best of each class and image; of equal scores the earlier."""
+        """The `count` best of each class and image; ties go to the earlier."""
         ordered = self.take(np.lexsort((-self.scores, self.images, self.labels)))
         new = np.diff(ordered.labels, prepend=-1).astype(bool) | np.diff(ordered.images, prepend=-1).astype(bool)
         starts = np.flatnonzero(new)
@@ -176,20 +171,12 @@ class _Objects:
         return self.take(slice(int(start), int(end)))
 
     def to_coco(self, images: list[int]) -> COCO:
-        """As the evaluator wants them; ids count from 1, because 0 means "unmatched" to it."""
+        """The evaluator's input format. Ids start at 1 because 0 means "unmatched" there."""
+        names = ("image_id", "bbox", "score", "area", "iscrowd")
         columns = (self.images, self.boxes, self.scores, self.areas, self.crowd.astype(np.int64))
         rows = zip(*(column.tolist() for column in columns), strict=True)
         annotations = [
-            {
-                "image_id": image,
-                "bbox": box,
-                "score": score,
-                "area": area,
-                "iscrowd": crowd,
-                "category_id": 1,
-                "id": id_,
-            }
-            for id_, (image, box, score, area, crowd) in enumerate(rows, start=1)
+            dict(zip(names, row, strict=True), category_id=1, id=number) for number, row in enumerate(rows, start=1)
         ]
         return COCO(
             {"images": [{"id": image} for image in images], "annotations": annotations, "categories": [{"id": 1}]}
@@ -227,7 +214,7 @@ def _found_objects(truth: Annotations, detections: Mapping[int, Detections]) -> 
 def _evaluate_class(
     there: _Objects, found: _Objects, max_detections: int
 ) -> tuple[Float64[np.ndarray, "thresholds recalls sizes"], Float64[np.ndarray, "thresholds sizes"]]:
-    """Precision at 101 recalls, and the recall reached, of one class; -1 where no object is to be found."""
+    """Precision at 101 recalls, and maximum recall, of one class; -1 where there are no objects."""
     if len(there.labels) == 0:
         return np.full((_THRESHOLDS, _RECALLS, _SIZES), -1.0), np.full((_THRESHOLDS, _SIZES), -1.0)
     images: list[int] = np.union1d(there.images, found.images).tolist()
@@ -261,7 +248,7 @@ def _to_xywh(boxes: Float[np.ndarray, "objects 4"]) -> Float64[np.ndarray, "obje
 
 
 def _mean(values: Float64[np.ndarray, "*any"]) -> float:
-    """The mean of what is defined; NaN where nothing is."""
+    """The mean of the non-negative values; NaN if there are none."""
     defined = values[values >= 0]
     return float(defined.mean()) if defined.size else math.nan
 
@@ -271,4 +258,4 @@ def _or_none(value: float) -> float | None:
 
 
 def _silent(*_: object) -> None:
-    """Takes the evaluator's progress messages."""
+    """Discard the evaluator's progress messages."""

@@ -1,4 +1,4 @@
-"""What a detector found on one image: the value that prediction, evaluation, drawing and files exchange."""
+"""The detections of one image, as prediction, evaluation, drawing and files exchange them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -23,12 +23,12 @@ class CocoResult(TypedDict):
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found on one image, in any order.
+    """The detections of one image, in any order.
 
     Attributes:
         boxes: (x0, y0, x1, y1) in pixels of the original image.
         scores: in [0, 1].
-        labels: 0..K-1.
+        labels: class indices, 0..K-1.
     """
 
     boxes: Float32[np.ndarray, "detections 4"]
@@ -39,19 +39,19 @@ class Detections:
         return len(self.scores)
 
     def take(self, which: Int64[np.ndarray, " chosen"] | Bool[np.ndarray, " detections"]) -> "Detections":
-        """Those at the given rows, in the given order, or those where the mask is True."""
+        """Select by indices, in their order, or by a mask."""
         return Detections(self.boxes[which], self.scores[which], self.labels[which])
 
     def above(self, threshold: float) -> "Detections":
-        """Those with a score of at least `threshold`, in the same order."""
+        """Select the detections that score at least `threshold`, in the same order."""
         return self.take(self.scores >= threshold)
 
     def top(self, count: int) -> "Detections":
-        """The `count` best, best first; of equal scores the earlier one first."""
+        """The `count` best, best first; ties keep their order."""
         return self.take(np.argsort(-self.scores, kind="stable")[:count])
 
     def without_duplicates(self, iou: float) -> "Detections":
-        """Of detections of one class whose boxes overlap by more than `iou`, in [0, 1], only the best; best first."""
+        """Class-wise non-maximum suppression at `iou`, in [0, 1]; best first."""
         import torch
         from torchvision.ops import batched_nms
 
@@ -59,14 +59,14 @@ class Detections:
         return self.take(batched_nms(boxes, scores, labels, iou).numpy())
 
     def clipped(self, height: int, width: int) -> "Detections":
-        """The same with boxes cut at the edges of an image of this size, in pixels."""
+        """Clip the boxes to an image of this size, in pixels."""
         extent = np.array([width, height, width, height], np.float32)
         return Detections(self.boxes.clip(0, extent), self.scores, self.labels)
 
     def to_coco(self, image_id: int, classes: ClassTable) -> list[CocoResult]:
-        """Entries of a COCO results file, with the original class ids, ready for `json.dump`.
+        """Convert to entries of a COCO results file, with original class ids, ready for `json.dump`.
 
-        Coordinates are rounded to 1/100 pixel and scores to six digits, which keeps a file of 10^6 of them small.
+        Coordinates are rounded to 1/100 pixel and scores to six digits to keep files small.
         """
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(2).tolist()
@@ -77,8 +77,7 @@ class Detections:
         ]
 
     def to_supervision(self, classes: ClassTable) -> "supervision.Detections":
-        """The same for supervision's annotators, trackers and zones: `class_id` is the label, 0..K-1, and
-        `data["class_name"]` its name.
+        """Convert to `supervision.Detections`, with `class_id` 0..K-1 and `data["class_name"]`.
 
         Raises:
             ImportError: the package supervision is not installed.
@@ -94,11 +93,12 @@ class Detections:
 
     @classmethod
     def from_supervision(cls, found: "supervision.Detections") -> "Detections":
-        """The boxes, scores and labels of supervision's detections, whose `class_id` is the label, 0..K-1.
+        """Convert from `supervision.Detections`, whose `class_id` is the label, 0..K-1.
 
         Raises:
-            ValueError: it lacks scores or classes.
+            ValueError: it has no scores or no classes.
         """
+
         scores, labels = found.confidence, found.class_id
         if len(found) == 0:
             scores, labels = np.zeros(0), np.zeros(0)

@@ -1,5 +1,5 @@
-"""How much the matching changes: from validation to validation (DN-DETR, arXiv 2203.01305), and from decoder layer to
-decoder layer (Stable-DINO, arXiv 2304.04742)."""
+"""Matching instability: between validations (DN-DETR, arXiv 2203.01305) and between decoder layers (Stable-DINO,
+arXiv 2304.04742)."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Matching:
-    """Which query each object of a validation set is matched to: DN-DETR's V, told from the objects' side.
+    """The query that each object of a validation set is matched to: DN-DETR's V, indexed by object instead of query.
 
     Attributes:
         image_ids: the images, ascending.
         counts: objects of each image.
-        queries: `Queries.identity` of each object's query, the objects of all images one after the other; -1 where an
-            object has none, because its image has more objects than queries. No query has two objects of an image.
+        queries: `Queries.identity` of each object's query, for the objects of all images in turn; -1 where an object is
+            unmatched because its image has more objects than queries. Within an image no query occurs twice.
     """
 
     image_ids: Int64[np.ndarray, " images"]
@@ -28,7 +28,7 @@ class Matching:
 
     @classmethod
     def of(cls, found: Mapping[int, Int64[np.ndarray, "layers _"]]) -> "Matching":
-        """From what `matched_queries` gives, by image id; at least one image."""
+        """Make it from the results of `matched_queries`, by image id; at least one image."""
         ids = sorted(found)
         counts = [found[image].shape[1] for image in ids]
         queries = np.concatenate([found[image] for image in ids], axis=1)
@@ -36,29 +36,29 @@ class Matching:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Int64[Tensor, "..."]]) -> "Matching":
-        """Reads what `state` gave."""
+        """Restore from `state`."""
         return cls(**{name: value.numpy() for name, value in state.items()})
 
     def state(self) -> dict[str, Int64[Tensor, "..."]]:
-        """As tensors, for a checkpoint."""
+        """The fields as tensors, for a checkpoint."""
         return {name: torch.from_numpy(value) for name, value in vars(self).items()}
 
     def same_objects(self, other: "Matching") -> bool:
-        """Whether the other is of the same images, objects and layers."""
+        """Whether both have the same images, object counts and layers."""
         ours, theirs = (self.image_ids, self.counts), (other.image_ids, other.counts)
         return self.queries.shape == other.queries.shape and all(map(np.array_equal, ours, theirs))
 
 
 @dataclass(frozen=True)
 class Instability:
-    """How stable the matching is; NaN where there is no object.
+    """Instability of the matching; NaN without objects.
 
     Attributes:
-        raw: IS of each decoder layer, queries per image, >= 0; None where nothing comparable came before.
-        normalised: IS over its maximum, twice the objects per image (less where they outnumber the queries), in [0, 1];
-            None likewise.
-        unstable_score: of each decoder layer from the second on, in [0, 1]: the share of objects whose query is not
-            that of the layer before.
+        raw: IS of each decoder layer, in queries per image, >= 0; None without a comparable previous validation.
+        normalised: IS over twice the objects per image, its maximum (unless objects outnumber queries), in [0, 1]; None
+            likewise.
+        unstable_score: for each decoder layer from the second on, the share of objects whose query differs from that of
+            the previous layer, in [0, 1].
     """
 
     raw: tuple[float, ...] | None
@@ -66,7 +66,7 @@ class Instability:
     unstable_score: tuple[float, ...]
 
     def to_json(self) -> dict[str, list[float | None] | None]:
-        """Under the names of `metrics.jsonl`; None where not defined."""
+        """The fields under their names in `metrics.jsonl`; None for NaN."""
         return {
             "instability": _plain(self.raw),
             "normalised_instability": _plain(self.normalised),
@@ -77,11 +77,13 @@ class Instability:
 def matched_queries(
     assignment: Int64[Tensor, "layers batch queries"], identity: Int64[Tensor, "batch queries"], counts: tuple[int, ...]
 ) -> list[Int64[np.ndarray, "layers _"]]:
-    """For each image, the identities of the queries that its objects are matched to, in each layer; -1: to none.
+    """For each image, the identity of each object's query in each layer; -1 for unmatched objects.
 
-    Identities [50, 60, 70], of which the first has object 1 and the last object 0 (assignment [1, -1, 0]): [70, 50].
+    Example: identities [50, 60, 70] and assignment [1, -1, 0] give [70, 50].
 
     Args:
+        assignment: the object of each query, or -1.
+        identity: the identity of each query.
         counts: objects of each image.
     """
     objects = max(counts, default=0)
@@ -92,18 +94,19 @@ def matched_queries(
 
 
 def changed_queries(before: Matching, now: Matching) -> Int64[np.ndarray, " layers"]:
-    """IS^e = sum_n [V^e[n] != V^(e-1)[n]], summed over images, with V[n] the object of query n, -1 without one.
+    """The number of queries whose object changed, in each layer, summed over images:
 
-    A query counts once, also where it goes from one object to another. Of the queries matched in either, which are
-    |before| + |now| - |both|, those that keep their object do not count:
+    IS^e = sum_n [V^e[n] != V^(e-1)[n]],  V[n]: the object of query n, or -1
 
-        IS = |before| + |now| - |matched in both| - |matched to the same object in both|
+    In terms of the sets of matched queries:
 
-    Two objects of one image, layer by layer, before -> now:
-        queries 0, 1 -> 0, 1 gives 0;   0, 1 -> 2, 1 gives 2 (queries 0 and 2);   0, 1 -> 1, 0 gives 2;
+    IS = |before| + |now| - |matched in both| - |matched to the same object in both|
+
+    Examples for two objects of one image, queries before -> now:
+        0, 1 -> 0, 1 gives 0;   0, 1 -> 2, 1 gives 2 (queries 0 and 2);   0, 1 -> 1, 0 gives 2;
         0, 1 -> 1, 2 gives 3;   0, 1 -> 2, 3 gives 4.
 
-    Both are of the same images, objects and layers (`Matching.same_objects`).
+    Both matchings must satisfy `Matching.same_objects`.
     """
     images = np.repeat(np.arange(len(now.counts)), now.counts)
     had, has = before.queries >= 0, now.queries >= 0
@@ -113,7 +116,10 @@ def changed_queries(before: Matching, now: Matching) -> Int64[np.ndarray, " laye
 
 
 def instability(now: Matching, before: Matching | None) -> Instability:
-    """What changed since `before`, which may be missing, or of other images or objects; and between layers."""
+    """The instability from `before` to `now`, and between the layers of `now`.
+
+    Where `before` is None or has other images or objects, only the latter is defined.
+    """
     unstable = (now.queries[1:] != now.queries[:-1]).sum(axis=1)
     objects = now.queries.shape[1]
     if before is None or not now.same_objects(before):
@@ -128,7 +134,8 @@ def _also_in(
     others: Int64[np.ndarray, "layers objects"],
     images: Int64[np.ndarray, " objects"],
 ) -> Bool[np.ndarray, "layers objects"]:
-    """Whether each query is among the others of its layer and image."""
+    """Whether each query occurs among `others` in the same layer and image."""
+
     layers = np.arange(len(queries))[:, None]
     place = layers * (images.max(initial=0) + 1) + images
     width = max(queries.max(initial=0), others.max(initial=0)) + 2

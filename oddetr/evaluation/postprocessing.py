@@ -1,4 +1,4 @@
-"""From predictions to detections."""
+"""Post-processing: the decoder's predictions to detections."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,16 @@ def postprocess(
     top_k: int,
     labels: Sequence[int] | None = None,
 ) -> list[Detections]:
-    """The last layer's best detections of each image, best first.
+    """The `top_k` best detections of each image from the last decoder layer, best first.
 
-    The `top_k` best of all queries' scores for all classes: a query may give several detections. As officially, boxes
-    are not cut at the image's edge.
+    Pairs of query and class compete, so a query may give several detections. As in the official implementations, boxes
+    are not clipped to the image.
 
     Args:
-        sizes: (height, width) in pixels of the images that the boxes are wanted for.
-        labels: the classes to look for; default: all.
+        predictions: the decoder's output.
+        sizes: (height, width) in pixels of the images that the boxes are scaled to.
+        top_k: detections per image.
+        labels: the classes that compete; default: all.
     """
     boxes, scores, found = best_detections(predictions, top_k, labels)
     table = torch.cat([boxes, scores[..., None], found[..., None].float()], dim=-1).cpu()
@@ -39,11 +41,8 @@ def postprocess(
 def best_detections(
     predictions: Predictions, top_k: int, labels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
-    """The last layer's best boxes (x0, y0, x1, y1) relative to the unpadded image, their scores and labels.
+    """Like `postprocess`, on the device: boxes (x0, y0, x1, y1) relative to the unpadded image, scores and labels."""
 
-    Args:
-        labels: the classes that compete; default: all.
-    """
     logits = predictions.logits[-1] if labels is None else predictions.logits[-1][..., list(labels)]
     scores = logits.float().sigmoid()
     classes = scores.shape[-1]

@@ -1,6 +1,6 @@
-"""Validation of teacher and student side by side: COCO's scores, and how much the matching changed."""
+"""Validation of teacher and student side by side: COCO metrics and matching instability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,12 @@ from oddetr.structures import Batch, Weights
 
 @dataclass(frozen=True)
 class Scores:
-    """What a validation says of one detector.
+    """Validation scores of one detector.
 
     Attributes:
-        by_slot: its instability where queries are told apart by their slot; None where that is what they always are.
+        metrics: COCO's metrics.
+        instability: matching instability, with queries identified by `Queries.identity`.
+        by_slot: the same with queries identified by their slot; None where that makes no difference.
     """
 
     metrics: Metrics
@@ -32,7 +34,7 @@ class Scores:
     by_slot: Instability | None
 
     def to_json(self) -> dict[str, Any]:
-        """All, under the names of `metrics.jsonl`."""
+        """All scores under their names in `metrics.jsonl`."""
         found = self.metrics.to_json() | self.instability.to_json()
         if self.by_slot:
             found["normalised_instability_by_slot"] = self.by_slot.to_json()["normalised_instability"]
@@ -40,34 +42,29 @@ class Scores:
 
 
 class Found:
-    """What one detector made of the validation images so far, by image id: detections, and the queries that its objects
-    are matched to (see `matched_queries`), by identity and by slot."""
+    """Results of one detector so far, by image id: detections and matched queries (identities, slots)."""
 
     def __init__(self) -> None:
         self.detections: dict[int, Detections] = {}
         self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
         self.slots: dict[int, Int64[np.ndarray, "layers _"]] = {}
 
-    def add(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
-        """Adds what was found on some images."""
-        self.detections.update(zip(image_ids, detections, strict=True))
-
     def merge(self, other: "Found") -> None:
-        """Adds what another process found."""
+        """Add the results of another process."""
         self.detections |= other.detections
         self.queries |= other.queries
         self.slots |= other.slots
 
 
 class Validation:
-    """Validations of one run: `begin`, `add` each batch, `finish`.
+    """The validations of one run. For each: `begin`, `add` every batch, `finish`.
 
     Attributes:
-        scores: of the last; empty before the first.
+        scores: of the last validation; empty before the first.
 
     Args:
-        source: what to validate on.
-        detectors: what is validated.
+        source: the validation images.
+        detectors: the detectors to validate, by name.
         matching: weights of the matching cost.
     """
 
@@ -78,11 +75,11 @@ class Validation:
         self._before: dict[str, Matching] = {}
 
     def begin(self) -> None:
-        """Forgets what the last validation found."""
+        """Start a validation."""
         self._found = {name: Found() for name in self.detectors}
 
     def add(self, batch: Batch) -> None:
-        """Collects detections and matched queries; one copy of the costs to the host for all detectors.
+        """Collect detections and matched queries of a batch, with one transfer of costs to the host.
 
         Raises:
             NonFiniteCostError: a detector predicts NaN or infinity.
@@ -93,7 +90,8 @@ class Validation:
             memory = detector.encode(batch.images, batch.padding_mask)
             queries = detector.initial_queries(memory).queries
             predictions = detector.decode(memory, {"own": queries})["own"]
-            self._found[name].add(batch.image_ids, postprocess(predictions, batch.original_sizes, detector.top_k))
+            detections = postprocess(predictions, batch.original_sizes, detector.top_k)
+            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
             with torch.autocast(batch.images.device.type, enabled=False):
                 costs.append(matching_cost(predictions, batch.truth, self.matching))
             identities.append(queries.identity)
@@ -105,7 +103,7 @@ class Validation:
                 kept.update(zip(batch.image_ids, matched, strict=True))
 
     def finish(self, processes: int) -> None:
-        """Scores what all processes found, on the images that were added; every process computes the same."""
+        """Score the images added by all processes; every process computes the same scores."""
         if processes > 1:
             gathered: list[dict[Weights, Found]] = [{} for _ in range(processes)]
             torch.distributed.all_gather_object(gathered, self._found)
@@ -128,14 +126,15 @@ class Validation:
         self._found, self._before = {}, matching
 
     def state(self) -> dict[str, dict[str, Int64[Tensor, "..."]]]:
-        """The last matching, for a checkpoint: a resumed run's instability is that of a run never stopped."""
+        """The last matching, for a checkpoint, so that instability continues after a resume."""
         return {name: matching.state() for name, matching in self._before.items()}
 
     def load(self, state: Mapping[str, Mapping[str, Int64[Tensor, "..."]]]) -> None:
-        """Takes it back."""
+        """Restore from `state`."""
         self._before = {name: Matching.from_state(matching) for name, matching in state.items()}
 
 
 def _slots(detector: str) -> str:
-    """Under which its matching by slot is kept."""
+    """The key of the detector's matching by slot."""
+
     return f"{detector}_slots"

@@ -1,1 +1,1 @@
-"""Matching costs, assignments, and the losses under them."""
+"""The matcher and the losses."""

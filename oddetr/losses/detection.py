@@ -1,6 +1,6 @@
-"""Losses: pure functions of predictions, ground truth and assignments, written once over all layers.
+"""Detection losses: pure functions of predictions, ground truth and assignments, over all decoder layers at once.
 
-Every loss is a masked sum over tensors of known shape: nothing is skipped for an image or a batch without objects.
+Every loss is a masked sum over tensors of known shape, so images and batches without objects need no special case.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ Classification = Literal["focal", "quality_focal", "mal", "position_supervised"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Which classification loss is used, and the weights of the loss's parts.
+    """The classification loss and the weights of the loss components.
 
     Attributes:
-        classification: `focal`, the official detectors' (target 1); `quality_focal` (target: the box's IoU), the
-            default, since it is the better baseline in docs/results.md; `mal`: DEIM's matchability-aware loss;
-            `position_supervised`: Stable-DINO's.
-        classes: weight of the classification loss; default, whatever the detector: Deformable-DETR's 2 for focal (the
-            official DAB-DETR and DINO: 1); Stable-DINO's 6 for position-supervised, 1 for its denoising; 1 for the
-            others, which have no factor alpha.
-        l1, giou: weights of the box losses; Deformable-DETR's.
+        classification: `focal`: the official detectors' loss (target 1). `quality_focal` (target: IoU of the predicted
+            box), the default because it is the better baseline in docs/results.md. `mal`: DEIM's matchability-aware
+            loss. `position_supervised`: Stable-DINO's loss.
+        classes: weight of the classification loss. The default depends on the loss alone, not on the detector:
+            Deformable-DETR's 2 for focal (the official DAB-DETR and DINO use 1); Stable-DINO's 6 for
+            position-supervised, and 1 for its denoising queries; 1 for the others, which have no factor alpha.
+        l1, giou: weights of the box losses; the defaults are Deformable-DETR's.
 
     Raises:
-        ValueError: an unknown loss, or a negative weight.
+        ValueError: the loss is unknown, or a weight is negative.
     """
 
     classification: Classification = "quality_focal"
@@ -51,37 +51,38 @@ class LossConfig:
 
     @property
     def class_weight(self) -> float:
-        """`classes`, or its default."""
+        """The weight of the classification loss: `classes`, or its default."""
         if self.classes is not None:
             return self.classes
         return {"focal": 2.0, "position_supervised": 6.0}.get(self.classification, 1.0)
 
     @property
     def for_denoising(self) -> "LossConfig":
-        """The same with the weights of denoising queries."""
+        """The configuration for denoising queries."""
+
         own = self.classes is not None or self.classification != "position_supervised"
         return self if own else replace(self, classes=1.0)
 
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """The parts of the loss of each layer, not weighted."""
+    """The unweighted loss components of each decoder layer."""
 
     classes: Float[Tensor, " layers"]
     l1: Float[Tensor, " layers"]
     giou: Float[Tensor, " layers"]
 
     def weighted(self, config: LossConfig) -> Float[Tensor, ""]:
-        """The weighted sum over parts and layers."""
+        """The weighted sum over components and layers."""
         return (config.class_weight * self.classes + config.l1 * self.l1 + config.giou * self.giou).sum()
 
     def log(self, name: str) -> dict[str, Float[Tensor, ""]]:
-        """The parts, not weighted, summed over layers, as the log names them; `name` is the term's prefix."""
+        """The unweighted components, summed over layers, under their names in the log: loss_{name}classes and so on."""
         parts = (("classes", self.classes), ("l1", self.l1), ("giou", self.giou))
         return {f"loss_{name}{part}": value.detach().sum() for part, value in parts}
 
     def mixed(self, other: "DetectionLoss", weight: float) -> "DetectionLoss":
-        """(1 - weight) of this and `weight` of the other."""
+        """Interpolate linearly: (1 - weight) * self + weight * other."""
         pairs = ((self.classes, other.classes), (self.l1, other.l1), (self.giou, other.giou))
         return DetectionLoss(*((1 - weight) * mine + weight * yours for mine, yours in pairs))
 
@@ -89,11 +90,11 @@ class DetectionLoss:
 def focal_loss(
     logits: Float[Tensor, "*any"], targets: Float[Tensor, "*any"], alpha: float = 0.25, gamma: float = 2.0
 ) -> Float[Tensor, "*any"]:
-    """Sigmoid focal loss, element by element (Lin et al., arXiv 1708.02002), in float32.
+    """Elementwise sigmoid focal loss (Lin et al., arXiv 1708.02002), in float32.
 
-    FL(p, y) = a_t (1 - p_t)^gamma BCE(p, y)
-
-    p_t = p and a_t = alpha where y = 1;  p_t = 1 - p and a_t = 1 - alpha where y = 0.
+    FL(p, y) = a_t (1 - p_t)^gamma BCE(p, y),  p = sigmoid(logit)
+    p_t = p,      a_t = alpha      where y = 1
+    p_t = 1 - p,  a_t = 1 - alpha  where y = 0
     """
     logits = logits.float()
     probabilities = logits.sigmoid()
@@ -106,9 +107,9 @@ def focal_loss(
 def quality_focal_loss(
     logits: Float[Tensor, "*any"], targets: Float[Tensor, "*any"], beta: float = 2.0
 ) -> Float[Tensor, "*any"]:
-    """Quality focal loss, element by element (Generalized Focal Loss, Li et al., arXiv 2006.04388, eq. 2), in float32.
+    """Elementwise quality focal loss (Generalized Focal Loss, Li et al., arXiv 2006.04388, eq. 2), in float32.
 
-    QFL(p, y) = |y - p|^beta BCE(p, y),  y in [0, 1]
+    QFL(p, y) = |y - p|^beta BCE(p, y),  p = sigmoid(logit),  y in [0, 1]
     """
     logits = logits.float()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -118,12 +119,14 @@ def quality_focal_loss(
 def matchability_aware_loss(
     logits: Float[Tensor, "*any"], targets: Float[Tensor, "*any"], positive: Float[Tensor, "*any"], gamma: float = 1.5
 ) -> Float[Tensor, "*any"]:
-    """Matchability-aware loss (DEIM, arXiv 2412.04234), element by element, in float32.
+    """Elementwise matchability-aware loss (DEIM, arXiv 2412.04234), in float32.
 
-    MAL(p, q) = BCE(p, q^gamma) at the object's class, p^gamma BCE(p, 0) elsewhere, p^gamma without gradient
+    MAL(p, q) = BCE(p, q^gamma)     at the class of the query's object
+              = p^gamma BCE(p, 0)   elsewhere;  the factor p^gamma is detached
 
     Args:
-        positive: 1 at the class of the query's object, of whatever quality.
+        targets: q, the IoU of the predicted box and its object; 0 elsewhere.
+        positive: 1 at the class of the query's object, even where q is 0; 0 elsewhere.
     """
     logits = logits.float()
     weight = positive + (1 - positive) * logits.detach().sigmoid() ** gamma
@@ -137,14 +140,15 @@ def position_supervised_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Float[Tensor, "layers batch queries classes"]:
-    """Position-supervised loss (Stable-DINO, arXiv 2304.04742; the formula is that of the authors' code), in float32.
+    """Elementwise position-supervised loss (Stable-DINO, arXiv 2304.04742; formula of the authors' code), in float32.
 
-    alpha |t - p|^gamma BCE(p, t) at the object's class, (1 - alpha) p^gamma BCE(p, 0) elsewhere;
-    t = q^2 / max(q^2 in the image and layer): its best match has target 1
+    PSL(p, t) = alpha |t - p|^gamma BCE(p, t)       at the class of the query's object
+              = (1 - alpha) p^gamma BCE(p, 0)       elsewhere
+    t = q^2 / max(q^2 over the queries of the image and layer), so the best match of an image has target 1
 
     Args:
-        targets: q, the IoU of box and object.
-        positive: 1 at the class of the query's object, of whatever quality.
+        targets: q, the IoU of the predicted box and its object; 0 elsewhere.
+        positive: 1 at the class of the query's object, even where q is 0; 0 elsewhere.
     """
     logits = logits.float()
     quality = targets**2
@@ -156,10 +160,10 @@ def position_supervised_loss(
 def one_hot_targets(
     assignment: Int64[Tensor, "layers batch queries"], truth: GroundTruth, num_classes: int
 ) -> Float[Tensor, "layers batch queries classes"]:
-    """1 at the class of each query's object, 0 elsewhere; all 0 for queries without an object.
+    """One-hot class of each query's object; all zeros for queries without an object.
 
     Raises:
-        IndexError, RuntimeError: a label that is not in 0 .. num_classes - 1.
+        IndexError, RuntimeError: a label lies outside 0 .. num_classes - 1.
     """
     labels = truth.labels.expand(assignment.shape[0], -1, -1).gather(-1, assignment.clamp(min=0))
     labels = torch.where(assignment >= 0, labels, num_classes)
@@ -169,7 +173,7 @@ def one_hot_targets(
 def assigned_boxes(
     assignment: Int64[Tensor, "layers batch queries"], truth: GroundTruth
 ) -> Float[Tensor, "layers batch queries 4"]:
-    """The box of each query's object; that of the image's first object (or padding) for queries without one."""
+    """The box of each query's object. Queries without an object get the image's first box, which must be masked."""
     boxes = truth.boxes.expand(assignment.shape[0], -1, -1, -1)
     return boxes.gather(2, assignment.clamp(min=0)[..., None].expand(-1, -1, -1, 4))
 
@@ -180,10 +184,15 @@ def class_targets(
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
     classification: Classification,
 ) -> tuple[Float[Tensor, "layers batch queries classes"], Float[Tensor, "layers batch queries classes"]]:
-    """What class scores learn under one or several assignments of the same queries, and where they have an object.
+    """Class targets and positive mask of queries under one or several assignments.
 
-    y_ic = max over assignments a with label(a_i) = c of q_i,  q_i = IoU(box_i, object a_i) without gradient, but 1 for
-    focal loss;  0 where there is none. (Several: multi-target quality focal loss, ours.)
+    y_ic = max { q_i(a) : assignment a gives query i an object of class c },  0 if there is none
+    q_i(a) = IoU(box_i, object a_i), detached;  1 for focal loss
+
+    With several assignments this makes the multi-target quality focal loss, which is ours.
+
+    Returns:
+        y, and the mask that is 1 where some assignment gives query i an object of class c, even one of IoU 0.
     """
     positives = [one_hot_targets(assignment, truth, predictions.logits.shape[-1]) for assignment in assignments]
     positive = reduce(torch.maximum, positives)
@@ -203,7 +212,7 @@ def classification_loss(
     positive: Float[Tensor, "layers batch queries classes"],
     classification: Classification,
 ) -> Float[Tensor, "layers batch queries classes"]:
-    """The loss of that name, element by element; `targets` and `positive` as `class_targets` gives them."""
+    """The elementwise loss that `classification` names, of the targets and mask from `class_targets`."""
     if classification == "focal":
         return focal_loss(logits, targets)
     if classification == "quality_focal":
@@ -218,10 +227,12 @@ def box_shares(
     truth: GroundTruth,
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
 ) -> list[Float[Tensor, "layers batch queries"]]:
-    """The weights, summing to 1, with which a query regresses to its object under each assignment (ours).
+    """The weights with which a query regresses to its object under each assignment (ours).
 
-    In proportion to IoU(box_i, object a_i), without gradient, so that the nearer object draws more; in equal shares
-    where all are 0; 0 for an assignment that gives the query no object.
+    share_i(a) = q_i(a) / sum over assignments b of q_i(b),  q_i(a) = IoU(box_i, object a_i), detached
+
+    The closer object weighs more. Where all IoUs are 0 the shares are equal. An assignment that gives the query no
+    object has share 0; the shares of a query with an object sum to 1.
     """
     exists = torch.stack([(assignment >= 0).float() for assignment in assignments])
     if len(assignments) == 1:
@@ -241,11 +252,16 @@ def detection_loss(
     classification: Classification,
     padding: Bool[Tensor, "batch queries"] | None = None,
 ) -> DetectionLoss:
-    """Classification over all queries (but for `padding`) and classes; L1 and 1 - GIoU over the queries with an object.
+    """Classification loss of all queries, and box losses of the queries with an object, for each layer.
+
+    classes = sum_i sum_c loss(logit_ic, y_ic) / objects           (y: `class_targets`)
+    l1      = sum_a sum_i share_i(a) |box_i - object a_i|_1 / objects     (share: `box_shares`)
+    giou    = sum_a sum_i share_i(a) (1 - GIoU(box_i, object a_i)) / objects
 
     Args:
-        assignments: one, or several at the same time (`class_targets`, `box_shares`).
-        objects: what the sums are divided by: the number of objects that the step learns from.
+        assignments: one, or several for the same queries.
+        objects: the normaliser, usually the number of objects in the optimizer step.
+        padding: True for queries to leave out.
     """
     targets, positive = class_targets(predictions, truth, assignments, classification)
     classes = classification_loss(predictions.logits, targets, positive, classification).sum(dim=-1)
@@ -271,7 +287,8 @@ def assigned_loss(
     objects: Float[Tensor, ""] | float,
     classification: Classification,
 ) -> DetectionLoss:
-    """`detection_loss` of a group whose objects are known by construction, divided by its `repeats` too."""
+    """`detection_loss` of a group whose assignment is known by construction; also divided by its `repeats`."""
+
     assignment = group.assignment.expand(len(predictions.logits), -1, -1)
     divisor, padding = objects * group.repeats, group.queries.padding
     whole = replace(predictions, logits=predictions.logits.contiguous(), boxes=predictions.boxes.contiguous())

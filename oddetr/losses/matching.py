@@ -1,4 +1,4 @@
-"""Which query learns which object: a cost for every pair, and the cheapest assignment (DETR, arXiv 2005.12872)."""
+"""The matcher: matching costs, and the Hungarian assignment of queries to objects (DETR, arXiv 2005.12872)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ from oddetr.structures import GroundTruth, Predictions
 
 
 class NonFiniteCostError(FloatingPointError):
-    """A matching cost is NaN or infinite: the predictions are.
+    """A matching cost is NaN or infinite because the predictions are.
 
     Attributes:
-        images: the indices in the batch.
-        found: of a training step, what it would have given had nothing been wrong: its loss, which is NaN, and the
-            loss's parts. A process that trains with others goes on with it, so that they all learn of it by the
-            gradient.
+        images: indices in the batch.
+        found: the result of the training step all the same: a NaN loss and its components. A process of a distributed
+            run goes on with it, so that the gradient tells the other processes.
     """
 
     def __init__(self, images: tuple[int, ...], found: dict[str, Tensor] | None = None) -> None:
@@ -34,17 +33,17 @@ class NonFiniteCostError(FloatingPointError):
 
 @dataclass(frozen=True)
 class MatchingWeights:
-    """Weights of the cost's parts; the defaults are Deformable-DETR's, and those of DAB-DETR and DINO.
+    """Weights of the matching cost. The defaults are those of Deformable-DETR, DAB-DETR and DINO.
 
     Attributes:
-        classes, l1, giou: at least 0.
-        position_modulated: the class's probability counts as p u^(1/2) with u = (GIoU + 1) / 2 over the greatest u of
-            an object of the image, so that a confident query far from an object is no candidate for it (Stable-DINO's
-            cost, arXiv 2304.04742, as in its code; but there the greatest u is that of the batch's objects, and those
-            of one class overwrite each other's).
+        classes, l1, giou: weights of the components, at least 0.
+        position_modulated: replace the class probability p by p u^(1/2), u = (GIoU + 1) / 2 divided by its maximum over
+            the queries and objects of the image, so that a confident query far from an object does not match it
+            (Stable-DINO, arXiv 2304.04742; its code takes the maximum over the batch, and objects of one class
+            overwrite one another).
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a weight is negative.
     """
 
     classes: float = 2.0
@@ -61,13 +60,14 @@ class MatchingWeights:
 def matching_cost(
     predictions: Predictions, truth: GroundTruth, weights: MatchingWeights
 ) -> Float[Tensor, "layers batch queries objects"]:
-    """The cost of every query for every object, in float32, all layers at once.
+    """The cost of every pair of query and object, for all layers, in float32 and without gradient.
 
     cost = w_class (f+ - f-) + w_l1 |box - object|_1 - w_giou GIoU(box, object)
-    f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  a = 1/4, g = 2,  p the object's class's probability.
+    f+ = a (1 - p)^g (-log p),  f- = (1 - a) p^g (-log(1 - p)),  a = 1/4, g = 2
+    p: the query's probability of the object's class
 
-    A query that predicts anything NaN or infinite costs NaN for every object, so that `hungarian` finds it, objects or
-    not. Columns of padded objects mean nothing else.
+    A query with any NaN or infinite prediction costs NaN for every object, so that the matcher notices it even in
+    images without objects. The columns of padded objects carry no other information.
     """
     with torch.no_grad():
         layers, _, queries, _ = predictions.logits.shape
@@ -91,12 +91,12 @@ def matching_cost(
 
 @dataclass(frozen=True)
 class Solved:
-    """Solutions of several matchings.
+    """The assignments of several cost tensors.
 
     Attributes:
-        assignments: for each cost tensor its `Assignment` [layers, batch, queries]. An image with more objects than
-            queries leaves the objects without a query that cost the most.
-        bad: the images with a cost that is NaN or infinite, which get no object.
+        assignments: one `Assignment` [layers, batch, queries] per cost tensor. In an image with more objects than
+            queries, the most expensive objects stay unmatched.
+        bad: indices of the images with a NaN or infinite cost; none of their queries is assigned.
     """
 
     assignments: tuple[Int64[Tensor, "_ batch _"], ...]
@@ -106,13 +106,13 @@ class Solved:
 def solve(
     costs: Sequence[Float[Tensor, "_ batch _ objects"]], counts: tuple[int, ...], repeats: Sequence[int] | None = None
 ) -> Solved:
-    """Solves all Hungarian assignments of a step; all cost tensors cross to the host in one copy.
+    """Solve the Hungarian assignments of several cost tensors, with a single transfer to the host.
 
     Args:
-        costs: as `matching_cost` gives them; layers and queries may differ between them.
-        counts: how many objects each image has.
-        repeats: for each cost tensor, how many queries an object gets, or as many as there are: K of H-DETR (arXiv
-            2207.13080); default: 1.
+        costs: from `matching_cost`; they may differ in layers and queries.
+        counts: objects of each image.
+        repeats: queries to assign to each object, per cost tensor: K of H-DETR (arXiv 2207.13080); default: 1. With
+            too few queries an object gets fewer.
     """
     host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
@@ -135,7 +135,7 @@ def solve(
 def hungarian(
     *costs: Float[Tensor, "_ batch _ objects"], counts: tuple[int, ...]
 ) -> tuple[Int64[Tensor, "_ batch _"], ...]:
-    """The assignments of `solve`, where each object gets one query.
+    """One-to-one assignments of the cost tensors; see `solve`.
 
     Raises:
         NonFiniteCostError: a cost is NaN or infinite.
@@ -147,8 +147,9 @@ def hungarian(
 
 
 def cheapest(cost: Float[Tensor, "batch candidates objects"], count: int) -> Int64[Tensor, "batch chosen objects"]:
-    """For each object the `count` candidates (or as many as there are) with the least cost, cheapest first.
+    """Indices of the `count` cheapest candidates of each object (all, if there are fewer), cheapest first.
 
-    A candidate may be chosen for several objects. What is chosen for padded objects means nothing.
+    Objects are treated independently, so they may share candidates. Entries of padded objects are meaningless.
     """
+
     return cost.topk(min(count, cost.shape[1]), dim=1, largest=False).indices

@@ -1,1 +1,1 @@
-"""`oddetr report`: what a run came to, on one page."""
+"""HTML reports of runs."""

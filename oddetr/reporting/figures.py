@@ -1,4 +1,4 @@
-"""Figures as SVG whose colours are the page's: they follow its light or dark scheme."""
+"""SVG figures in the page's CSS colours, so that they follow its light or dark scheme."""
 
 import io
 import warnings
@@ -18,9 +18,9 @@ _SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
 }
-"""Placeholders that matplotlib draws with, and what the page has in their places."""
+"""The colours that matplotlib draws with, and the CSS variables that replace them."""
 _LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
-"""One fewer than colours, so that no two of the first 56 lines are alike."""
+"""One fewer than colours, so that the first 56 lines are all different."""
 _MARKERS = "os^Dv*PX"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page: its title, what it shows in words for those who do not see it, and its SVG."""
+    """A figure of the page: title, alternative text and SVG."""
 
     title: str
     alt: str
@@ -50,51 +50,45 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line: its name, and its points."""
+    """A named line."""
 
     name: str
     x: Sequence[float | int]
     y: Sequence[float]
 
+    @classmethod
+    def of(cls, name: str, points: Sequence[tuple[int, float | None]]) -> "Curve":
+        """A line through the points whose y is not None."""
+        kept = [(x, y) for x, y in points if y is not None]
+        return cls(name, [x for x, _ in kept], [y for _, y in kept])
 
-def curves(
-    title: str,
-    lines: Sequence[Curve],
-    x_label: str,
-    y_label: str,
-    *,
-    from_zero: bool = True,
-    log: bool = False,
-    whole: bool = True,
-) -> Drawing:
-    """Lines over epochs or steps, told apart by colour, dash and marker.
 
-    Args:
-        from_zero: the y axis begins at 0.
-        log: the y axis is logarithmic.
-        whole: only whole numbers along x.
+def curves(title: str, lines: Sequence[Curve], x_label: str, y_label: str, *, log: bool = False) -> Drawing:
+    """Plot lines over epochs or steps, which differ in colour, dash and marker.
+
+    The y axis starts at 0, or is logarithmic if `log`.
     """
     with rc_context(_STYLE):
         figure, axes = _blank(x_label, y_label)
         for number, line in enumerate(lines):
             _line(axes, line, number)
-        if whole and len({x for line in lines for x in line.x}) == 1:
-            axes.set_xlim(lines[0].x[0] - 1, lines[0].x[0] + 1)
-        if whole:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        places = {x for line in lines for x in line.x}
+        if len(places) == 1:
+            axes.set_xlim(min(places) - 1, min(places) + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        elif from_zero:
+        else:
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
             _legend(figure, axes)
-        return Drawing(title, _told(title, lines), _svg(figure, title))
+        return Drawing(title, _description(title, lines), _svg(figure, title))
 
 
 def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: Sequence[str], most: int = 8) -> Drawing:
-    """Precision over recall at IoU 0.5 of the classes with objects; of many, the worst ones; and their mean."""
+    """Plot precision over recall at IoU 0.5: the mean over classes with objects, and the worst `most` - 1 classes."""
     title = "Precision and recall at IoU 0.5"
     known = [label for label in range(len(names)) if not np.isnan(precision[label]).any()]
     known.sort(key=lambda label: precision[label].mean())
@@ -111,9 +105,9 @@ def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: S
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         _legend(figure, axes)
-        told = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
+        text = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
         note = f" The {len(shown)} classes with the lowest AP50 are shown." if len(known) > len(shown) else ""
-        return Drawing(title, f"{title}. {told}.{note}", _svg(figure, title))
+        return Drawing(title, f"{title}. {text}.{note}", _svg(figure, title))
 
 
 def _blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -139,7 +133,7 @@ def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
 
 
 def shortened(labels: Sequence[str], most: int = 26) -> list[str]:
-    """The labels cut to `most` letters: at the end, or where they would be alike then, at the beginning."""
+    """Cut labels to `most` characters: at the end, or at the start if that keeps them distinct."""
     cut = [label if len(label) <= most else label[: most - 1] + "…" for label in labels]
     if len({*cut}) == len({*labels}):
         return cut
@@ -159,7 +153,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
             text.set_text(name)
 
 
-def _told(title: str, lines: Sequence[Curve]) -> str:
+def _description(title: str, lines: Sequence[Curve]) -> str:
     ends = "; ".join(
         f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}, least {min(line.y):.3g}, greatest {max(line.y):.3g}"
         for line in lines
@@ -171,7 +165,8 @@ def _told(title: str, lines: Sequence[Curve]) -> str:
 def _svg(figure: Figure, salt: str) -> str:
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the letters are the browser's
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text
+
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""What a run's best detector finds on the validation images."""
+"""Detections and errors of a run's best detector on the validation images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion,
 
 @dataclass(frozen=True)
 class First:
-    """The first `count` images of a source; a `Source`."""
+    """The first `count` images of a `Source`."""
 
     source: Source
     count: int
@@ -30,7 +30,7 @@ class First:
 
     @property
     def flippable(self) -> bool:
-        """As the source."""
+        """The source's."""
         return self.source.flippable
 
     def __len__(self) -> int:
@@ -47,19 +47,19 @@ class First:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the best teacher finds on the first validation images.
+    """Results of the best teacher on the first validation images.
 
     Attributes:
         source: the images.
-        of: how many the split has.
-        truth: what is there on those that were looked at.
-        detections: of each of them, by original id.
-        metrics: their scores.
-        precision: of each class at IoU 0.5 at the recalls 0, 0.01, ... 1; NaN for classes without objects.
-        threshold: the score with the highest F1 over all images.
+        of: number of images in the whole split.
+        truth: the ground truth of the images.
+        detections: by original image id.
+        metrics: COCO's metrics.
+        precision: of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for classes without objects.
+        threshold: the score threshold with the highest F1 over all images.
         f1: that F1.
         confusion: at that threshold; see `oddetr.reporting.matches.confusion`.
-        judged: of each image.
+        judged: true and false positives of each image.
     """
 
     source: Source
@@ -75,33 +75,37 @@ class Findings:
 
     @property
     def objects_by_size(self) -> dict[str, int]:
-        """Objects that COCO calls small, medium and large."""
+        """Number of small, medium and large objects, by COCO's definition."""
         areas = self.truth.areas[~self.truth.crowd]
         small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
         return {"small": small, "medium": len(areas) - small - large, "large": large}
 
     @property
     def objects_by_class(self) -> Int64[np.ndarray, " classes"]:
-        """Objects of each class."""
+        """Number of objects of each class."""
         return np.bincount(self.truth.labels[~self.truth.crowd], minlength=len(self.source.classes))
 
     def ranked(self) -> Int64[np.ndarray, " images"]:
-        """The images from the best F1 to the worst; of equal ones, those with more objects are nearer to the ends."""
+        """The images from the best F1 to the worst; among equals those with more objects are closer to the ends."""
         f1 = np.array([each.f1(self.threshold) for each in self.judged])
         objects = np.array([each.objects for each in self.judged])
         return np.lexsort((np.where(f1 >= 0.5, -objects, objects), -f1))
 
 
 def findings(run: Path, most: int, allow_outside: bool = False, console: Console | None = None) -> Findings:
-    """Looks at the first `most` validation images with the best teacher of `run`; shows progress on `console`.
+    """Run the best teacher of `run` on the first `most` validation images, with progress on `console`.
 
     Args:
-        allow_outside: read also what lies outside of the data's folder; what the checkpoint says of it is not believed.
+        run: the run's folder.
+        most: maximum number of images.
+        allow_outside: read files outside the data's folder as well. The checkpoint's own setting is not trusted.
+        console: where to show progress.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
         DataError, OSError, ValueError: the data is gone or has changed.
     """
+
     predictor = Predictor.load(run)
     run_of = predictor.info.configuration
     if not run_of.get("data"):

@@ -1,4 +1,4 @@
-"""Which detections are right at IoU 0.5: counted with their classes, and class against class."""
+"""True and false positives at IoU 0.5, and confusion between classes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Objects:
-    """What is there on one image: boxes (x0, y0, x1, y1) in pixels, labels, and regions to ignore."""
+    """The ground truth of one image: boxes (x0, y0, x1, y1) in pixels, labels, and which are crowd regions."""
 
     boxes: Float32[np.ndarray, "objects 4"]
     labels: Int64[np.ndarray, " objects"]
@@ -24,27 +24,26 @@ class Objects:
 
     @classmethod
     def of(cls, truth: Annotations, index: int) -> "Objects":
-        """Those of image `index`."""
+        """The objects of image `index`."""
         rows = truth.rows(index)
         return cls(truth.boxes[rows], truth.labels[rows], truth.crowd[rows])
 
     @property
     def count(self) -> int:
-        """How many are to be found."""
+        """Number of objects, without crowd regions."""
         return int((~self.crowd).sum())
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Of detections, best first: their scores, and which are right. Those in regions to ignore are left out."""
+    """The detections of an image, best first, without those in crowd regions: scores, and which are true positives."""
 
     scores: Float32[np.ndarray, " detections"]
     right: Bool[np.ndarray, " detections"]
     objects: int
 
     def f1(self, threshold: float) -> float:
-        """2 right / (detections + objects) of the detections that score at least `threshold`; 1 where nothing is there
-        and nothing was found."""
+        """F1 at a score threshold: 2 right / (detections + objects); 1 without detections and objects."""
         shown = self.scores >= threshold
         both = int(shown.sum()) + self.objects
         return 2 * int(self.right[shown].sum()) / both if both else 1.0
@@ -55,7 +54,7 @@ def _ious(boxes: Float32[np.ndarray, "n 4"], others: Float32[np.ndarray, "m 4"])
 
 
 def judged(found: Detections, there: Objects) -> Judged:
-    """From the best detection on, each takes the object of its class that it overlaps most, at IoU 0.5 or more."""
+    """Match detections to objects of their class, best first, each to the free object of highest IoU, at least 0.5."""
     found = found.top(len(found))
     ious = _ious(found.boxes, there.boxes)
     ious[found.labels[:, None] != there.labels] = 0
@@ -71,7 +70,7 @@ def judged(found: Detections, there: Objects) -> Judged:
 
 
 def ignored(found: Detections, there: Objects) -> Bool[np.ndarray, " detections"]:
-    """Those of which half or more lies in a region to ignore of their class, as in COCO's evaluation."""
+    """Which detections lie by half or more of their area in a crowd region of their class, as in COCO's evaluation."""
     boxes, regions = found.boxes, there.boxes[there.crowd]
     inner = np.minimum(boxes[:, None, 2:], regions[:, 2:]) - np.maximum(boxes[:, None, :2], regions[:, :2])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -80,8 +79,10 @@ def ignored(found: Detections, there: Objects) -> Bool[np.ndarray, " detections"
 
 
 def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
-    """The score, in whole hundredths, from which on detections have the highest F1 over all images, and that F1; of
-    equal ones the highest. (0.5, 0) if none is right."""
+    """The score threshold, in hundredths, with the highest F1 over all images, and that F1.
+
+    Ties go to the highest threshold. (0.5, 0) if no detection is right.
+    """
     images = list(images)
     scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
     right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
@@ -97,10 +98,12 @@ def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
 
 
 def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarray, "truth found"]:
-    """Counts of (true class, found class): pairs at IoU 0.5 or more, the closest first, whatever their classes.
+    """The confusion matrix of an image: rows are true classes, columns predicted ones.
 
-    The last column: objects that were missed; the last row: detections where nothing is.
+    Objects and detections are paired by falling IoU, at least 0.5, whatever their classes. The last column counts
+    missed objects, the last row false positives.
     """
+
     table = np.zeros((classes + 1, classes + 1), np.int64)
     real = ~there.crowd
     boxes, labels = there.boxes[real], there.labels[real]

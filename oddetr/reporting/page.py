@@ -1,4 +1,4 @@
-"""The page: its parts as plain values, which the templates lay out."""
+"""The contents of the HTML pages, as plain values for the templates."""
 
 import base64
 import io
@@ -24,14 +24,16 @@ from oddetr.reporting.record import Record
 from oddetr.training.records.progress import clock
 
 _SIDE, _QUALITY = 480, 80
+"""Size in pixels and JPEG quality of pictures."""
 _SHOWN = 6
+"""Pictures per group."""
 _MOST_CLASSES = 14
-"""Classes of the confusion matrix; of more, those that are confused most."""
+"""Maximum number of classes in the confusion matrix; the most confused ones are shown."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image twice: what is there, and what was found; as data URLs, with words for those who do not see them."""
+    """An image with its objects and with its detections, as data URLs, and a caption."""
 
     name: str
     there: str
@@ -40,26 +42,27 @@ class Picture:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """-, or so many digits."""
+    """Format a number, or - if it is not defined."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills a template; everything but the figures' SVG is escaped."""
-    room = Environment(
+    """Fill a template; everything except the figures' SVG is escaped."""
+    environment = Environment(
         loader=PackageLoader("oddetr.reporting", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    room.filters |= {"number": number, "clock": clock}
-    return room.get_template(template).render(version=__version__, **values)
+    environment.filters |= {"number": number, "clock": clock}
+    return environment.get_template(template).render(version=__version__, **values)
 
 
 def run_page(record: Record, found: Findings | None, missing: str) -> str:
     """The page of one run.
 
     Args:
-        found: what its best detector finds on the validation images.
-        missing: why there is none, in words.
+        record: the run.
+        found: the findings of its best detector on validation images.
+        missing: why there are none, in words.
     """
     return render(
         "run.html.jinja",
@@ -101,13 +104,13 @@ def comparison_page(records: Sequence[Record]) -> str:
 
 
 def unique_names(records: Sequence[Record]) -> list[str]:
-    """The runs' names; where two are alike, their paths."""
+    """The names of the runs; paths for names that are not unique."""
     names = [record.name for record in records]
     return [str(record.folder) if names.count(record.name) > 1 else record.name for record in records]
 
 
 def headline(record: Record) -> list[tuple[str, str, str]]:
-    """(what, value, remark) of the most important numbers."""
+    """The most important numbers as (name, value, remark)."""
     best, last = record.best, record.epochs[-1] if record.epochs else None
     rows: list[tuple[str, str, str]] = []
     if best:
@@ -124,19 +127,17 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
 
 
 def duplicates(found: Findings | None) -> list[tuple[str, str, str]]:
-    """What duplicate detections cost, as a row of the headline; none where it is not known."""
+    """The cost of duplicate detections, as a row of the headline, if known."""
     metrics = found.metrics if found else None
     if metrics is None or metrics.ap_without_duplicates is None or math.isnan(metrics.ap):
         return []
     cost = metrics.ap_without_duplicates - metrics.ap
-    told = (
-        f"AP would be {number(metrics.ap_without_duplicates)} if of detections of one class at IoU 0.6 the best stayed"
-    )
-    return [("duplicates cost", f"{max(cost, 0.0):.3f} AP", told)]
+    remark = f"AP would be {number(metrics.ap_without_duplicates)} after class-wise NMS at IoU 0.6"
+    return [("duplicates cost", f"{max(cost, 0.0):.3f} AP", remark)]
 
 
 def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Time, speed and memory; an older log may lack some of them."""
+    """Time, speed and memory, as far as the log has them."""
     rows: list[tuple[str, str, str]] = []
     seconds, training = last.get("seconds"), last.get("training_seconds")
     if seconds is not None:
@@ -153,19 +154,19 @@ def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _distillation(record: Record) -> tuple[str, str]:
     if not record.distilled:
-        return "-", "it was off: this is the baseline, whose teacher only averages its weights"
+        return "-", "off: this is the baseline, whose teacher is only an average of its weights"
     measured = record.beginning.get("forecast") or {}
     if not {"cost", "cost_low", "cost_high"} <= measured.keys():
-        return "-", "it was on; what a step costs was not measured in this run"
+        return "-", "on; the cost of a step was not measured in this run"
     spread = f"half of the pairs lay from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}"
     return (
         f"{measured['cost']:.2f}",
-        f"time of a step over the baseline's on the same images, timed before the run began; {spread}",
+        f"time of a step over the baseline's on the same images, measured before the run started; {spread}",
     )
 
 
 def drawings(record: Record) -> list[Drawing]:
-    """AP, losses and learning rate."""
+    """The figures of AP, losses and learning rate."""
     shown: list[Drawing] = []
     ap = [curve for curve in (record.scores(model, "AP") for model in MODELS) if len(curve.y)]
     if ap:
@@ -185,7 +186,7 @@ def drawings(record: Record) -> list[Drawing]:
 
 
 def instability_drawings(record: Record) -> list[Drawing]:
-    """Of the last layer, student and teacher; and of each layer, the student's."""
+    """The figures of instability: teacher and student at the last layer, and the student at every layer."""
     last = [c for c in (record.last_layer(model, "normalised_instability") for model in MODELS) if len(c.y)]
     layers = record.layers("student", "normalised_instability")
     shown: list[Drawing] = []
@@ -197,7 +198,7 @@ def instability_drawings(record: Record) -> list[Drawing]:
 
 
 def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
-    """Of each class: AP, the objects that were there, AP50."""
+    """Name, AP, AP50 and number of objects of each class."""
     if found:
         counts = found.objects_by_class.tolist()
         ap50 = [float(row.mean()) for row in found.precision]
@@ -211,7 +212,7 @@ def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
 
 
 def sizes(record: Record, found: Findings | None) -> list[tuple[str, float | None, int | None]]:
-    """(size, AP, objects) of small, medium and large objects."""
+    """(size, AP, number of objects) for small, medium and large objects."""
     counts = found.objects_by_size if found else {}
     scores: dict[str, Any] = found.metrics.to_json() if found else (record.best["teacher"] if record.best else {})
     keys = (("small", "APs"), ("medium", "APm"), ("large", "APl"))
@@ -220,7 +221,7 @@ def sizes(record: Record, found: Findings | None) -> list[tuple[str, float | Non
 
 @dataclass(frozen=True)
 class Table:
-    """A confusion matrix that is shown: row and column names, counts, each cell's share of its row; and a note."""
+    """A confusion matrix to show: row and column names, counts, each cell's share of its row, and a note."""
 
     rows: list[str]
     columns: list[str]
@@ -230,26 +231,27 @@ class Table:
 
 
 def confusion_table(names: Sequence[str], table: Int64[np.ndarray, "truth found"]) -> Table:
-    """The matrix, or of many classes the part with those that are confused most."""
+    """The matrix, or its part with the most confused classes if there are many."""
     count = len(names)
     wrong = table.sum(axis=1)[:count] + table.sum(axis=0)[:count] - 2 * np.diag(table)[:count]
     shown = np.arange(count) if count <= _MOST_CLASSES else np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
     kept = np.append(shown, count)
     part = table[np.ix_(kept, kept)]
     rows = part / np.maximum(part.sum(axis=1, keepdims=True), 1)
-    note = f"The {len(shown)} of {count} classes that are confused most." if len(shown) < count else ""
+    note = f"The {len(shown)} most confused of {count} classes." if len(shown) < count else ""
     labels = [names[label] for label in shown.tolist()]
-    return Table([*labels, "nothing there"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
+    return Table([*labels, "no object"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
 
 
 def pictures(found: Findings, seed: int = 0) -> dict[str, list[Picture]]:
-    """The best, the worst, and random ones of the others."""
+    """Pictures of the best and the worst images, and of random others."""
     ranked = found.ranked()
     count = min(_SHOWN, max(1, len(ranked) // 3))
     best, worst = ranked[:count], ranked[-count:][::-1]
     others = ranked[count : len(ranked) - count]
     random = np.random.default_rng(seed).permutation(others)[:count]
-    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "At random, of the others": random}
+    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "A random choice of the others": random}
+
     return {title: [_picture(found, int(index)) for index in chosen] for title, chosen in groups.items() if len(chosen)}
 
 
@@ -263,7 +265,7 @@ def _picture(found: Findings, index: int) -> Picture:
     judged = found.judged[index]
     right = int(judged.right[judged.scores >= found.threshold].sum())
     wrong = int((judged.scores >= found.threshold).sum()) - right
-    words = f"{right} of {there.count} objects found, {wrong} wrong, F1 {judged.f1(found.threshold):.2f}"
+    words = f"{right} of {there.count} objects detected, {wrong} false positives, F1 {judged.f1(found.threshold):.2f}"
     return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
 
 
@@ -284,14 +286,15 @@ def _of_all(names: Sequence[str], records: Sequence[Record], title: str, model: 
 
 
 def compared_classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
-    """AP of each class in each run's best epoch."""
+    """AP of each class in the best epoch of each run."""
     scores = [record.best["teacher"].get("per_class", {}) if record.best else {} for record in records]
     names = dict.fromkeys(name for each in scores for name in each)
     return [(name, [each.get(name) for each in scores]) for name in names]
 
 
 def differing(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
-    """Settings that differ between the runs, but for their folders."""
+    """Options that differ between the runs, except their folders."""
+
     settings = [flat(record.configuration) for record in records]
     names = dict.fromkeys(name for each in settings for name in each if name not in ("out", "resume"))
     rows = [(name, [str(each.get(name, "not set")) for each in settings]) for name in names]

@@ -1,8 +1,8 @@
-"""What a run's folder says of it: configuration, events, checkpoints; nothing is computed anew."""
+"""The record of a run: configuration, events and checkpoint, as read from its folder."""
 
 import math
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ from oddetr.training.safety.resume import BEGINNING, CONFIGURATION
 
 @dataclass(frozen=True)
 class Record:
-    """A run.
+    """The record of a run.
 
     Attributes:
-        folder: the run's.
-        configuration: as in its config.json.
-        epochs: events of its epochs, the first to the last.
+        folder: the run's folder.
+        configuration: the content of config.json.
+        epochs: events of kind `epoch`, in order.
         steps: events of kind `train`.
-        info: of its best checkpoint; None where it has none yet.
-        beginning: what was said before the first step: `data`, `chosen`, `cautions`, `forecast`.
+        info: description of the best checkpoint; None if there is none yet.
+        beginning: the messages before the first step: `data`, `chosen`, `cautions`, `forecast`.
     """
 
     folder: Path
@@ -39,10 +39,11 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
-        """Reads it.
+        """Read the record of the run in `folder`.
 
         Raises:
-            FileNotFoundError: there is no run in `folder`; ValueError: its config.json is damaged.
+            FileNotFoundError: there is no run in `folder`.
+            ValueError: its config.json is damaged.
         """
         file = folder / CONFIGURATION
         if (folder / DESCRIPTION).exists():  # transformers' detectors have a config.json of their own
@@ -71,7 +72,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -81,68 +82,66 @@ class Record:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the teacher's highest AP; the last validated one where none has an AP."""
+        """The epoch with the teacher's highest AP; the last validated one if none has an AP."""
         scored = [event for event in self.validated if event["teacher"].get("AP") is not None]
-        return (
-            max(scored, key=lambda event: event["teacher"]["AP"]) if scored else next(iter(self.validated[::-1]), None)
-        )
+        if scored:
+            return max(scored, key=lambda event: event["teacher"]["AP"])
+        return self.validated[-1] if self.validated else None
 
     @property
     def finished(self) -> bool:
-        """Whether its last epoch is done."""
+        """Whether the last epoch is complete."""
         return bool(self.epochs) and self.epochs[-1]["epoch"] >= (self.configuration.get("epochs") or math.inf)
 
     @property
     def distilled(self) -> bool:
         """Whether OD-DETR was on."""
-        lessons = self.configuration.get("distillation")
-        return isinstance(lessons, dict) and bool(lessons.get("enabled"))
+        distillation = self.configuration.get("distillation")
+        return isinstance(distillation, dict) and bool(distillation.get("enabled"))
 
     @property
     def command(self) -> str:
-        """Trains the same again."""
+        """The command that trains with the same configuration."""
         return f"oddetr train --config {shlex.quote(str(self.folder / CONFIGURATION))} --out NEW_FOLDER"
 
     def scores(self, model: str, name: str) -> Curve:
-        """A score over epochs."""
-        points = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
-        kept = [(epoch, value) for epoch, value in points if value is not None]
-        return Curve(model, [epoch for epoch, _ in kept], [value for _, value in kept])
+        """A score of `teacher` or `student` by epoch."""
+        return Curve.of(model, [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated])
 
     def layers(self, model: str, name: str) -> list[Curve]:
-        """A number of each decoder layer over epochs."""
+        """A score of each decoder layer by epoch."""
         found = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
         points = [(epoch, values) for epoch, values in found if values and None not in values]
         count = len(points[-1][1]) if points else 0
-        points = [(epoch, values) for epoch, values in points if len(values) == count]
         return [
-            Curve(
+            Curve.of(
                 f"layer {layer + PER_LAYER[name]}",
-                [epoch for epoch, _ in points],
-                [values[layer] for _, values in points],
+                [(epoch, values[layer]) for epoch, values in points if len(values) == count],
             )
             for layer in range(count)
         ]
 
     def last_layer(self, model: str, name: str) -> Curve:
-        """Of the last decoder layer."""
+        """A score of the last decoder layer by epoch."""
         layers = self.layers(model, name)
-        return Curve(model, layers[-1].x, layers[-1].y) if layers else Curve(model, [], [])
+        return replace(layers[-1], name=model) if layers else Curve(model, [], [])
 
-    def over_steps(self, name: str, called: str) -> Curve:
-        """Something of the events of kind `train`, under the name that it is `called` by."""
-        kept = [(event["step"], event[name]) for event in self.steps if event.get(name) is not None]
-        return Curve(called, [step for step, _ in kept], [value for _, value in kept])
+    def over_steps(self, name: str, label: str) -> Curve:
+        """A value of the `train` events by step."""
+        return Curve.of(label, [(event["step"], event.get(name)) for event in self.steps])
 
     def losses(self) -> list[Curve]:
-        """The loss and its parts over steps; of what fades, as long as it lasted."""
+        """The loss and its components by step; those of faded terms end early."""
         names = dict.fromkeys(name for event in self.steps for name in event if name.startswith("loss"))
-        called = {name: name.removeprefix("loss_").replace("_", " ") for name in names} | {"loss": "whole, weighted"}
-        return [self.over_steps(name, called[name]) for name in names]
+        labels = {name: name.removeprefix("loss_").replace("_", " ") for name in names} | {"loss": "total, weighted"}
+        return [self.over_steps(name, labels[name]) for name in names]
 
     def stability(self) -> Stability:
-        """The verdict on the student's curve: it is the one that learns. A last validation that follows the one before
-        sooner than the others did is left out: in less time less changes."""
+        """The verdict on the student's curve of instability.
+
+        The last validation is left out if it followed after fewer epochs than the one before: less changes in less
+        time.
+        """
         curve = self.last_layer("student", "normalised_instability")
         epochs, values = [int(epoch) for epoch in curve.x], list(curve.y)
         gaps = [after - before for before, after in pairwise(epochs)]
@@ -155,13 +154,13 @@ class Record:
 
 
 def _beginning(file: Path) -> dict[str, Any]:
-    """What was said before the first step, as far as it can be read: texts, and the forecast's numbers."""
+    """The messages before the first step and the numbers of the forecast, as far as they are readable."""
     try:
-        told = dict(read_json(file))
+        content = dict(read_json(file))
     except (OSError, TypeError, ValueError):
         return {}
-    forecast = told.pop("forecast", None)
-    texts = {name: value for name, value in told.items() if _is_texts(value)}
+    forecast = content.pop("forecast", None)
+    texts = {name: value for name, value in content.items() if _is_texts(value)}
     measured = forecast.items() if isinstance(forecast, dict) else ()
     return texts | {"forecast": {name: value for name, value in measured if is_number(value)}}
 

@@ -1,4 +1,4 @@
-"""`report`: the page of a run, or of several side by side."""
+"""`report`: an HTML page about a run, or about several side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PAGE, PAGES = "report.html", "comparison.html"
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` wrote, and what is missing in it, in words."""
+    """The file that `report` wrote, and why parts of it are missing, if any."""
 
     file: Path
     missing: str
@@ -29,21 +29,21 @@ def report(
     allow_outside: bool = False,
     console: Console | None = None,
 ) -> Report:
-    """Writes an HTML page that needs nothing but itself: scores, curves, stability, classes, pictures, configuration.
+    """Write a self-contained HTML page: scores, curves, stability, classes, pictures, configuration.
 
-    A run's page looks at validation images with its best teacher. Where data or checkpoint are gone, it shows what the
-    run's records tell, and says what is missing. Of several runs the page compares records.
+    For one run, its best teacher is run on validation images. If data or checkpoint are gone, the page shows the run's
+    records and says what is missing. For several runs the page compares their records.
 
     Args:
-        runs: a run's folder, or several to compare.
-        out: the file to write; default: report.html in the run's folder, or comparison.html here.
-        images: the most validation images to look at; 0: none.
-        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
-        console: shows progress, if it is a terminal; None is silent.
+        runs: the folder of a run, or of several to compare.
+        out: the file to write; default: report.html in the run's folder, or comparison.html in the current one.
+        images: maximum number of validation images to run on; 0: none.
+        allow_outside: read files outside the data's folder, through paths or links, instead of refusing them.
+        console: where to show progress, if it is a terminal; None: nowhere.
 
     Raises:
         FileNotFoundError: there is no run in a folder.
-        ValueError: no run, or a run twice.
+        ValueError: no run is given, or one twice.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not folders or len({folder.resolve() for folder in folders}) < len(folders):
@@ -67,7 +67,8 @@ def report(
 
 
 def _findings(record: Record, images: int, allow_outside: bool, console: Console | None) -> tuple[Findings | None, str]:
-    """What the best teacher finds, or why that is not known."""
+    """The findings, or None and the reason."""
+
     if not images:
         return None, "No image was looked at, as was asked for."
     if record.info is None:

@@ -1,4 +1,4 @@
-"""What the instability curve says, in a sentence, and what to do about it."""
+"""The verdict on a curve of matching instability, and advice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from typing import Literal
 import numpy as np
 
 CALM = 0.15
-"""Normalised instability below which a matching is called stable: between two validations fewer than about one object
-in seven changes its query. The students of docs/comparisons ended, on blood cells, at .006 to .024 (tiny presets),
-.024 to .042 (ResNet-50) and .08 (DINO); on digit scenes at .10 to .29, and with two-stage presets at .25 to .41."""
+"""A matching is called stable below this normalised instability: fewer than about one object in seven changes its query
+between validations. The students of docs/comparisons ended, on blood cells, at .006 to .024 (tiny presets), .024 to
+.042 (ResNet-50) and .08 (DINO); on digit scenes at .10 to .29, and with two-stage presets at .25 to .41."""
 FALL = 0.95
-"""A curve is called falling where its last third's mean is below this share of the third's before."""
+"""A curve is called falling if the mean of its last third is below this fraction of that of the third before."""
 RISE, LEAST_RISE = 1.5, 0.05
-"""A curve is called rising where it ends, at least twice, above its least value times this, above that plus this, and
-above what is calm."""
+"""A curve is called rising if at least its last two values exceed RISE times the minimum, the minimum + LEAST_RISE, and
+CALM."""
 FEWEST = 3
+"""Least number of values for a verdict."""
 _OD_DETR = " OD-DETR (--distillation.enabled true) calms it too."
 
 Kind = Literal["unknown", "stable", "moving", "unstable"]
@@ -23,7 +24,7 @@ Kind = Literal["unknown", "stable", "moving", "unstable"]
 
 @dataclass(frozen=True)
 class Stability:
-    """The verdict, what was seen, and what to do; `since`: the epoch from which on it is unstable."""
+    """The verdict, the observation behind it, and advice; `since` is the first epoch of an unstable matching."""
 
     kind: Kind
     seen: str
@@ -32,13 +33,13 @@ class Stability:
 
 
 def stability(epochs: Sequence[int], values: Sequence[float], cosine: bool, calmed: bool) -> Stability:
-    """Judges a curve of normalised instability.
+    """Judge a curve of normalised instability.
 
     Args:
-        epochs: of the validations, ascending.
-        values: in [0, 1], the last decoder layer's.
-        cosine: whether the learning rate falls to 0 (`--optimizer.schedule cosine`), so that it has no time of a drop.
-        calmed: whether OD-DETR was on, or is no help for such a detector.
+        epochs: epochs of the validations, ascending.
+        values: those of the last decoder layer, in [0, 1].
+        cosine: whether the learning rate follows a cosine (`--optimizer.schedule cosine`), which has no step to move.
+        calmed: whether OD-DETR was enabled, or does not help this detector.
     """
     if len(values) < FEWEST:
         return Stability(
@@ -84,7 +85,8 @@ def stability(epochs: Sequence[int], values: Sequence[float], cosine: bool, calm
 
 
 def _rises_from(values: Sequence[float]) -> int | None:
-    """Where a rise begins that lasts to the end; None without one."""
+    """The index at which a rise to the end starts; None without one."""
+
     low = int(np.argmin(values))
     limit = max(RISE * values[low], values[low] + LEAST_RISE, CALM)
     first = len(values)

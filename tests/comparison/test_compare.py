@@ -35,63 +35,50 @@ def job_of(config: ComparisonConfig, arm: str, seed: int) -> Job:
     return Job(arm, seed, "test", 1, 1, config.train_config(arm, seed))
 
 
-@pytest.fixture
-def tiny_config(scenes: Path, tmp_path: Path) -> ComparisonConfig:
-    base = tiny_arguments(scenes, tmp_path) | {"epochs": 5, "batch_size": 8, "detector": TINIEST}
-    del base["out"]
-    slow = {"like": "qfl", "optimizer": {"learning_rate": 1e-6}}
-    return ComparisonConfig(base=base, arms={"qfl": None, "slow": slow}, seeds=(0, 1), out=tmp_path / "out", threads=1)
-
-
 TINIEST = {
     **{"backbone": "test_efficientnet", "pretrained": False, "width": 32, "heads": 4, "ffn_width": 32},
     **{"encoder_layers": 1, "decoder_layers": 2, "num_queries": 12, "dropout": 0.1},
 }
 
 
-def test_compare_when_stopped_and_called_again_then_goes_on_and_reports_all(tiny_config: ComparisonConfig) -> None:
-    """Three of the four runs are trained in this process, which saves starting others."""
-    config, out = tiny_config, tiny_config.out
-    for arm, seed in (("qfl", 0), ("slow", 0), ("slow", 1)):
-        job = job_of(config, arm, seed)
-        job.write()
-        run(job.config, quiet())
-        scored(job).write(job.folder)
-    trained = {file: file.stat().st_mtime_ns for file in out.glob("*/*/last/model.safetensors")}
-    assert len(trained) == 3
+def test_compare_resumes_after_an_interrupt_and_reports_all(scenes: Path, tmp_path: Path) -> None:
+    """One of the two runs is trained in this process, which saves a start; the other is interrupted and resumed."""
+    base = tiny_arguments(scenes, tmp_path) | {"epochs": 3, "batch_size": 8, "detector": TINIEST}
+    del base["out"]
+    slow = {"like": "qfl", "optimizer": {"learning_rate": 1e-6}}
+    out = tmp_path / "out"
+    config = ComparisonConfig(base=base, arms={"slow": slow, "qfl": None}, seeds=(0,), out=out, threads=1)
+    job = job_of(config, "slow", 0)
+    job.write()
+    run(job.config, quiet())
+    scored(job).write(job.folder)
+    trained = (job.folder / "last" / "model.safetensors").stat().st_mtime_ns
 
-    qfl, slow, other = (read_events(out / run)[0] for run in ("qfl/seed_0", "slow/seed_0", "slow/seed_1"))
-    assert (qfl["kind"], qfl["step"]) == ("train", 1)
-    assert qfl["loss"] == slow["loss"] != other["loss"]
-
-    console = quiet()
-    with ctrl_c_when((out / "qfl" / "seed_1" / "last").exists):
+    interrupted, console = out / "qfl" / "seed_0", quiet()
+    with ctrl_c_when((interrupted / "last").exists):
         compare(config, console=console)
     told = console.file.getvalue()
-    assert "runs to do: 1 of 4   at a time: 1   scored on: test" in told
-    assert f"The same command goes on, and with --jobs 0 tabulates:\noddetr compare {out / 'comparison.yaml'}\n" in told
-    assert not (out / "qfl" / "seed_1" / "result.json").exists()
+    assert "runs to do: 1 of 2   at a time: 1   scored on: test" in told
+    assert f"with --jobs 0 to tabulate:\noddetr compare {out / 'comparison.yaml'}\n" in told
+    assert not (interrupted / "result.json").exists()
+    first, other = (read_events(out / arm / "seed_0")[0] for arm in ("qfl", "slow"))
+    assert (first["kind"], first["step"], first["loss"]) == ("train", 1, other["loss"])
 
     console = quiet()
     report = oddetr.compare(out / "comparison.yaml", console=console)
     assert report.failures == []
-    assert "resuming after" in (out / "qfl" / "seed_1" / "log.txt").read_text()
-    assert {arm: [result.seed for result in runs] for arm, runs in report.results.items()} == {
-        "qfl": [0, 1],
-        "slow": [0, 1],
-    }
-    assert all(file.stat().st_mtime_ns == before for file, before in trained.items())
+    assert "resuming after" in (interrupted / "log.txt").read_text()
+    assert {arm: [result.seed for result in runs] for arm, runs in report.results.items()} == {"slow": [0], "qfl": [0]}
+    assert (job.folder / "last" / "model.safetensors").stat().st_mtime_ns == trained
     assert f"report: {out / 'results.md'}" in console.file.getvalue()
     content = json.loads((out / "results.json").read_text())
     for arm in content["arms"].values():
-        for each in arm["seeds"].values():
-            assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2, 3, 4, 5]
-            assert 0 < each["epochs"][0]["training_seconds"] < each["epochs"][1]["training_seconds"]
-            for model, name in itertools.product(("teacher", "student"), ("AP", "AP_without_duplicates")):
-                assert 0 <= each["scores"][model][name] <= 1
-        assert arm["summary"]["without_duplicates"]["values"] == [
-            each["scores"]["teacher"]["AP_without_duplicates"] for each in arm["seeds"].values()
-        ]
+        (each,) = arm["seeds"].values()
+        assert [epoch["epoch"] for epoch in each["epochs"]] == [1, 2, 3]
+        assert 0 < each["epochs"][0]["training_seconds"] < each["epochs"][1]["training_seconds"]
+        for model, name in itertools.product(("teacher", "student"), ("AP", "AP_without_duplicates")):
+            assert 0 <= each["scores"][model][name] <= 1
+        assert arm["summary"]["without_duplicates"]["values"] == [each["scores"]["teacher"]["AP_without_duplicates"]]
     assert (out / "instability.png").stat().st_size > 10_000
 
 
@@ -119,9 +106,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_compare_when_another_comparison_is_adopted_then_trains_only_what_it_lacks(
-    finished: ComparisonConfig, trained: list
-) -> None:
+def test_adopted_runs_are_not_trained_again(finished: ComparisonConfig, trained: list) -> None:
     """Arms and seeds may be others; the runs' folders and the place of the comparison are gone."""
     compare(finished, console=quiet())
     file = (finished.out / "results.json").rename(finished.out.parent / "published.json")
@@ -130,17 +115,15 @@ def test_compare_when_another_comparison_is_adopted_then_trains_only_what_it_lac
     console = quiet()
     report = compare(more, adopted=file, console=console)
     assert trained == ["qfl_matching seed 1", "qfl seed 2", "qfl_matching seed 2"]
-    assert f"taken over from {file}: 2 runs" in console.file.getvalue()
+    assert f"adopted from {file}: 2 runs" in console.file.getvalue()
     assert report.results["qfl"] == [made_result("qfl", 0), made_result("qfl", 1)]
     console = quiet()
     compare(more, adopted=file, console=console)
     assert ": 0 runs" in console.file.getvalue()
 
 
-def test_compare_when_runs_of_oddetr_0_1_are_adopted_then_are_of_arms_without_rivals(
-    tmp_path: Path, trained: list
-) -> None:
-    arms = {"qfl": None, "oddetr_constant": None, "mine": {"like": "oddetr_constant"}}
+def test_adopted_runs_of_oddetr_0_1_are_of_arms_without_rivals(tmp_path: Path, trained: list) -> None:
+    arms = {"qfl": None, "mine": {"like": "oddetr_constant"}}
     before = ComparisonConfig(arms=arms, seeds=(0,), out=tmp_path / "before")
     for arm, seed in before.pairs():
         finish(job_of(before, arm, seed), made_result(arm, seed))
@@ -151,7 +134,7 @@ def test_compare_when_runs_of_oddetr_0_1_are_adopted_then_are_of_arms_without_ri
     (tmp_path / "published.json").write_text(json.dumps(content))
     now, console = replace(before, out=tmp_path / "now"), quiet()
     compare(now, adopted=tmp_path / "published.json", console=console)
-    assert ": 3 runs" in console.file.getvalue()
+    assert ": 2 runs" in console.file.getvalue()
     assert compare(now, console=quiet()).results["mine"] == [made_result("mine", 0)]
     assert trained == []
     kept = json.loads((now.out / "mine" / "seed_0" / "job.json").read_text())["config"]
@@ -161,9 +144,7 @@ def test_compare_when_runs_of_oddetr_0_1_are_adopted_then_are_of_arms_without_ri
         compare(with_rivals, adopted=tmp_path / "published.json", console=quiet())
 
 
-def test_compare_when_what_is_adopted_is_of_another_configuration_then_says_how(
-    finished: ComparisonConfig, trained: list
-) -> None:
+def test_adopting_runs_of_another_configuration_is_refused(finished: ComparisonConfig, trained: list) -> None:
     compare(finished, console=quiet())
     file = finished.out / "results.json"
     other = replace(finished, base={"epochs": 3, "data": "cells"}, out=finished.out.parent / "other", jobs=0)
@@ -172,7 +153,7 @@ def test_compare_when_what_is_adopted_is_of_another_configuration_then_says_how(
     assert not [*other.out.glob("*/seed_*")]
 
 
-def test_compare_when_what_is_adopted_is_no_result_then_says_so(finished: ComparisonConfig, tmp_path: Path) -> None:
+def test_adopting_a_file_that_is_no_result_is_refused(finished: ComparisonConfig, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.json"):
         compare(finished, adopted=tmp_path / "none.json", console=quiet())
     for text in ("no JSON", "[]", '{"arms": {"qfl": {"seeds": {"0": {}}}}, "split": "test"}'):
@@ -181,14 +162,7 @@ def test_compare_when_what_is_adopted_is_no_result_then_says_so(finished: Compar
             compare(finished, adopted=tmp_path / "bad.json", console=quiet())
 
 
-def test_compare_when_all_is_finished_then_only_reports(finished: ComparisonConfig, trained: list) -> None:
-    report = compare(finished, console=quiet())
-    assert trained == []
-    assert [*report.results] == ["qfl", "focal"]
-    assert (finished.out / "results.md").is_file()
-
-
-def test_compare_when_seeds_and_arms_are_given_then_trains_these_and_reports_all(
+def test_given_seeds_and_arms_are_trained_and_all_are_reported(
     finished: ComparisonConfig, trained: list, tmp_path: Path
 ) -> None:
     base = {"data": Path("digits")}
@@ -197,12 +171,12 @@ def test_compare_when_seeds_and_arms_are_given_then_trains_these_and_reports_all
     assert [run.seed for run in report.results["qfl"]] == [0, 1]
     text = (finished.out / "results.md").read_text()
     assert "2 of 4" in text
-    assert f"`oddetr compare {tmp_path / 'c.yaml'} --seeds 1,2,3 --arms focal --base '{{data: digits}}'`" in text
+    assert f"`oddetr compare {finished.out / 'comparison.yaml'} --arms focal`" in text
     assert read_config(finished.out / "comparison.yaml").seeds == (0, 1, 2, 3)
     assert json.loads((finished.out / "results.json").read_text())["configuration"]["seeds"] == [0, 1, 2, 3]
 
 
-def test_compare_when_seeds_are_added_then_the_written_comparison_reproduces_the_table(
+def test_written_comparison_reproduces_the_table_after_seeds_are_added(
     finished: ComparisonConfig, monkeypatch: pytest.MonkeyPatch, trained: list
 ) -> None:
     def run_jobs(jobs: list[Job], *_: object) -> list:
@@ -223,17 +197,16 @@ def test_compare_when_seeds_are_added_then_the_written_comparison_reproduces_the
     assert (written.seeds, written.jobs) == ((0, 1, 3), 1)
 
 
-def test_compare_when_it_only_tabulates_then_the_named_arms_alone(finished: ComparisonConfig, trained: list) -> None:
+def test_tabulating_shows_only_the_named_arms(finished: ComparisonConfig, trained: list) -> None:
     report = compare(finished, jobs=0, arms=["qfl"], console=quiet())
     assert list(report.results) == ["qfl"]
     assert "focal baseline" not in (finished.out / "results.md").read_text()
     assert list(compare(finished, jobs=0, console=quiet()).results) == ["qfl", "focal"]
     assert list(compare(finished, jobs=1, arms=["qfl"], console=quiet()).results) == ["qfl", "focal"]
+    assert trained == []
 
 
-def test_compare_when_the_base_is_changed_then_refuses_runs_of_the_old_one_before_training(
-    finished: ComparisonConfig, trained: list
-) -> None:
+def test_runs_of_another_base_are_refused_before_training(finished: ComparisonConfig, trained: list) -> None:
     with pytest.raises(ValueError, match=r"qfl/seed_0 has another configuration: epochs was 50, now it is 3"):
         compare(finished, base={"epochs": 3}, console=quiet())
     (finished.out / "qfl" / "seed_0" / "result.json").unlink()
@@ -245,7 +218,7 @@ def test_compare_when_the_base_is_changed_then_refuses_runs_of_the_old_one_befor
     assert trained == ["qfl seed 0", "focal seed 0"]
 
 
-def test_compare_when_the_split_is_another_then_scores_again(finished: ComparisonConfig, trained: list) -> None:
+def test_another_split_is_scored_again(finished: ComparisonConfig, trained: list) -> None:
     with pytest.raises(ValueError, match=r"split is 'tset'; the data set has train, val, test"):
         compare(ComparisonConfig(**vars(finished) | {"split": "tset"}), console=quiet())
     with pytest.raises(ValueError, match="nothing to tabulate"):
@@ -253,7 +226,7 @@ def test_compare_when_the_split_is_another_then_scores_again(finished: Compariso
     assert len(trained) == 4
 
 
-def test_compare_when_nothing_may_run_then_tabulates_without_the_data(
+def test_tabulating_does_not_need_the_data(
     finished: ComparisonConfig, trained: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparing, "open_sources", None)
@@ -278,7 +251,7 @@ def test_compare_when_nothing_may_run_then_tabulates_without_the_data(
         (["--jbos", "2"], 2, "jbos"),
     ],
 )
-def test_command_when_typed_then_tabulates_or_says_what_is_wrong(
+def test_command_tabulates_or_says_what_is_wrong(
     words: list[str],
     code: int,
     message: str,
@@ -296,7 +269,7 @@ def test_command_when_typed_then_tabulates_or_says_what_is_wrong(
     assert trained == []
 
 
-def test_command_when_a_run_fails_then_exits_with_1_and_reports_the_others(
+def test_command_exits_with_1_when_a_run_fails_and_reports_the_others(
     finished: ComparisonConfig, trained: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_jobs(jobs: list[Job], *_: object) -> list:

@@ -9,9 +9,7 @@ from oddetr.evaluation.coco import Metrics
 from tests.comparison.synthetic import made_job, made_result
 
 
-def test_result_when_scored_then_is_of_the_last_checkpoint_with_both_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_scores_both_weights_of_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Path, str]] = []
 
     def evaluate(checkpoint: Path, split: str, weights: str) -> Metrics:

@@ -78,7 +78,7 @@ def marks(folder: Path) -> list[list[str]]:
     return [line.split() for line in (folder / "marks.txt").read_text().splitlines()]
 
 
-def test_jobs_when_run_one_at_a_time_then_each_ends_before_the_next_begins(job: Callable, tmp_path: Path) -> None:
+def test_one_job_at_a_time_means_one_after_the_other(job: Callable, tmp_path: Path) -> None:
     console = quiet()
     made = [job("qfl", 0), job("qfl", 1), job("focal", 0)]
     assert run_jobs(made, 1, 2, 80, console) == []
@@ -94,7 +94,7 @@ def test_jobs_when_run_one_at_a_time_then_each_ends_before_the_next_begins(job: 
     assert "a line of qfl" in (made[0].folder / "log.txt").read_text()
 
 
-def test_jobs_when_several_run_at_a_time_then_no_more_than_allowed(job: Callable, tmp_path: Path) -> None:
+def test_no_more_jobs_run_at_a_time_than_allowed(job: Callable, tmp_path: Path) -> None:
     run_jobs([job("qfl", seed) for seed in range(5)], 2, 0, 80, quiet())
     running = [0]
     for words in marks(tmp_path):
@@ -102,7 +102,7 @@ def test_jobs_when_several_run_at_a_time_then_no_more_than_allowed(job: Callable
     assert max(running) <= 2
 
 
-def test_job_when_it_fails_then_is_told_with_its_last_lines_and_the_others_go_on(job: Callable, tmp_path: Path) -> None:
+def test_failed_job_is_reported_and_the_others_go_on(job: Callable, tmp_path: Path) -> None:
     made = [job("fails"), job("silent"), job("late"), job("qfl")]
     made[0].folder.joinpath("log.txt").write_text("of an earlier attempt\n")
     console = quiet()
@@ -117,7 +117,7 @@ def test_job_when_it_fails_then_is_told_with_its_last_lines_and_the_others_go_on
     assert "of an earlier attempt" in failed.log.read_text()
 
 
-def test_job_when_another_process_trains_the_run_then_ends_and_says_so(job: Callable) -> None:
+def test_job_exits_when_another_process_trains_the_run(job: Callable) -> None:
     made = job("busy")
     lock = "import fcntl, sys; fcntl.lockf(file := open(sys.argv[1], 'w'), fcntl.LOCK_EX); print(flush=True); input()"
     words = [PYTHON, "-S", "-c", lock, str(made.folder / ".lock")]
@@ -129,7 +129,7 @@ def test_job_when_another_process_trains_the_run_then_ends_and_says_so(job: Call
         other.communicate("\n")
     _claim(made.folder).close()
     (failure,) = run_jobs([made], 1, 0, 80, quiet())
-    assert failure.lines == ("Another process is training this run. Let it end, or give another folder by --out.",)
+    assert failure.lines == ("Another process is training this run. Wait for it, or give another folder by --out.",)
 
 
 def gone(process: int) -> bool:
@@ -140,7 +140,7 @@ def gone(process: int) -> bool:
     return False
 
 
-def test_jobs_when_interrupted_then_are_told_to_end_and_are_gone(job: Callable, tmp_path: Path) -> None:
+def test_interrupted_jobs_are_asked_to_exit_and_are_gone(job: Callable, tmp_path: Path) -> None:
     made = [job("waits"), job("qfl")]
     with ctrl_c_when((made[0].folder / "metrics.jsonl").exists):
         run_jobs(made, 1, 0, 80, quiet())
@@ -148,9 +148,7 @@ def test_jobs_when_interrupted_then_are_told_to_end_and_are_gone(job: Callable, 
     assert gone(int(marks(tmp_path)[0][1]))
 
 
-def test_job_when_it_does_not_end_as_told_then_is_killed(
-    job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_that_does_not_exit_is_killed(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_PATIENCE", 0.1)
     made = job("deaf")
     with ctrl_c_when((made.folder / "metrics.jsonl").exists):
@@ -159,7 +157,7 @@ def test_job_when_it_does_not_end_as_told_then_is_killed(
     assert gone(int(marks(tmp_path)[0][1]))
 
 
-def test_progress_when_on_a_terminal_then_shows_what_runs_and_what_is_done(job: Callable) -> None:
+def test_progress_on_a_terminal_shows_running_jobs(job: Callable) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     run_jobs([job("qfl")], 1, 1, 80, console)
     assert "1 of 2 runs: qfl seed 0" in console.file.getvalue()
@@ -175,7 +173,7 @@ def test_progress_when_on_a_terminal_then_shows_what_runs_and_what_is_done(job: 
         ([{"kind": "epoch", "step": 16, "epoch": 2}], 1.0),
     ],
 )
-def test_progress_when_a_run_is_on_its_way_then_counts_its_steps(job: Callable, events: list, part: float) -> None:
+def test_progress_counts_steps(job: Callable, events: list, part: float) -> None:
     """Two epochs of 80 images in batches of 8: 10 steps each, until the first epoch says otherwise."""
     made = job("qfl")
     (made.folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))

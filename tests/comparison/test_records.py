@@ -15,12 +15,12 @@ from tests.comparison.synthetic import finish, made_job, made_result
 from tests.helpers import as_of_0_1
 
 
-def test_job_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
+def test_job_survives_writing_and_reading(tmp_path: Path) -> None:
     job = made_job(tmp_path, epochs=3, optimizer={"clip": 0.5})
     assert Job.read(job.write()) == job
 
 
-def test_result_when_there_is_none_or_of_another_split_then_is_none(tmp_path: Path) -> None:
+def test_result_is_none_if_missing_or_of_another_split(tmp_path: Path) -> None:
     job = made_job(tmp_path)
     assert job.result() is None
     finish(job, made_result())
@@ -28,13 +28,16 @@ def test_result_when_there_is_none_or_of_another_split_then_is_none(tmp_path: Pa
     assert dataclasses.replace(job, split="val").result() is None
 
 
-def test_result_when_the_run_has_another_configuration_then_is_refused_by_name(tmp_path: Path) -> None:
+def test_result_of_another_configuration_is_refused(tmp_path: Path) -> None:
     finish(made_job(tmp_path, epochs=3), made_result())
     with pytest.raises(ValueError, match=r"qfl/seed_0.*epochs was 3, now it is 4; optimizer.clip was 0.1, now"):
         made_job(tmp_path, epochs=4, optimizer={"clip": 0.5}).result()
+    (tmp_path / "qfl" / "seed_0" / "last").rmdir()
+    with pytest.raises(ValueError, match="epochs was 3, now it is 4"):
+        made_job(tmp_path, epochs=4).result()
 
 
-def test_result_when_a_begun_run_has_another_configuration_then_is_refused_but_not_without_a_checkpoint(
+def test_started_run_of_another_configuration_is_refused(
     tmp_path: Path,
 ) -> None:
     begun = made_job(tmp_path, epochs=3)
@@ -46,24 +49,13 @@ def test_result_when_a_begun_run_has_another_configuration_then_is_refused_but_n
         other.result()
 
 
-def test_result_when_its_checkpoints_are_gone_then_another_configuration_is_refused_all_the_same(
-    tmp_path: Path,
-) -> None:
-    job = made_job(tmp_path, epochs=3)
-    finish(job, made_result())
-    (job.folder / "last").rmdir()
-    assert job.result() == made_result()
-    with pytest.raises(ValueError, match="epochs was 3, now it is 4"):
-        made_job(tmp_path, epochs=4).result()
-
-
-def test_result_when_only_workers_or_the_folder_differ_then_is_taken(tmp_path: Path) -> None:
+def test_result_with_other_workers_or_folder_is_accepted(tmp_path: Path) -> None:
     finish(made_job(tmp_path / "here", workers=2), made_result())
     (tmp_path / "here").rename(tmp_path / "there")
     assert made_job(tmp_path / "there", workers=0).result() == made_result()
 
 
-def test_result_when_the_run_is_older_than_a_field_then_the_field_had_its_default(tmp_path: Path) -> None:
+def test_field_missing_in_an_older_run_had_its_default(tmp_path: Path) -> None:
     job = made_job(tmp_path)
     finish(job, made_result())
     file = job.folder / "job.json"
@@ -75,7 +67,7 @@ def test_result_when_the_run_is_older_than_a_field_then_the_field_had_its_defaul
         made_job(tmp_path, accumulate=2).result()
 
 
-def test_result_when_oddetr_0_1_trained_the_run_then_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
+def test_run_of_oddetr_0_1_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
     job = made_job(tmp_path, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
     finish(job, made_result())
     file = job.folder / "job.json"
@@ -87,7 +79,7 @@ def test_result_when_oddetr_0_1_trained_the_run_then_is_of_an_arm_without_rivals
         made_job(tmp_path).result()
 
 
-def test_result_when_distillation_is_off_then_what_it_would_be_does_not_matter(tmp_path: Path) -> None:
+def test_options_of_disabled_distillation_do_not_matter(tmp_path: Path) -> None:
     off = DistillationConfig(enabled=False)
     finish(made_job(tmp_path, distillation=off), made_result())
     other = dataclasses.replace(off, memory="teacher", matching=MatchingConfig(weight=0.5))
@@ -97,11 +89,8 @@ def test_result_when_distillation_is_off_then_what_it_would_be_does_not_matter(t
             made_job(tmp_path, distillation=changed).result()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 3}'])
-@pytest.mark.parametrize("name", ["job.json", "result.json"])
-def test_result_when_a_file_of_the_run_is_damaged_then_is_named_and_once_removed_the_run_is_done_again(
-    tmp_path: Path, name: str, content: str
-) -> None:
+@pytest.mark.parametrize(("name", "content"), [("job.json", ""), ("job.json", '{"config": 3}'), ("result.json", "[]")])
+def test_damaged_file_is_named_and_can_be_removed(tmp_path: Path, name: str, content: str) -> None:
     job = made_job(tmp_path)
     finish(job, made_result())
     (job.folder / name).write_text(content)
@@ -114,7 +103,7 @@ def test_result_when_a_file_of_the_run_is_damaged_then_is_named_and_once_removed
 
 
 @pytest.mark.parametrize("write", [Job.write, lambda job: made_result().write(job.folder)])
-def test_files_of_a_run_when_their_disk_is_full_then_the_old_ones_stay_and_it_is_said(
+def test_full_disk_leaves_the_old_files_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Job], None]
 ) -> None:
     job = made_job(tmp_path)
@@ -126,7 +115,7 @@ def test_files_of_a_run_when_their_disk_is_full_then_the_old_ones_stay_and_it_is
     assert {file.name: file.read_bytes() for file in job.folder.glob("*.json*")} == before
 
 
-def test_curves_when_epochs_are_not_validated_then_leave_them_out() -> None:
+def test_curves_leave_out_epochs_without_validation() -> None:
     result = made_result(teacher=(0.1, None, 0.3), student=(0.1, 0.2, 0.4), instability=(None, 0.5, 0.2))
     result.epochs.append({"kind": "epoch", "epoch": 4, "step": 40, "training_seconds": 240.0})
     assert result.curve("teacher", "AP") == {1: 0.1, 3: 0.3}

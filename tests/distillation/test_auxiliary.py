@@ -56,7 +56,7 @@ def assigned(group: Group) -> AssignedQueries:
     ],
     ids=["2", "3", "more than there are"],
 )
-def test_candidates_when_chosen_by_hand_then_are_the_cheapest_of_all_layers(count: int, expected: list) -> None:
+def test_candidates_by_hand(count: int, expected: list) -> None:
     """A query that is cheap at two layers, as query 0 is for A, is chosen twice."""
     chosen = candidates(COST, torch.tensor([[True, True]]), count)
     assert [listed(chosen, item) for item in range(len(expected))] == expected
@@ -73,25 +73,21 @@ def test_candidates_when_chosen_by_hand_then_are_the_cheapest_of_all_layers(coun
     ],
     ids=["one", "two", "B is padding", "more rivals than queries", "more candidates than queries"],
 )
-def test_rivals_when_chosen_by_hand_then_are_the_next_cheapest_that_are_nobodys_candidate(
-    count: int, rivals: int, valid: tuple[bool, ...], expected: list
-) -> None:
+def test_rivals_by_hand(count: int, rivals: int, valid: tuple[bool, ...], expected: list) -> None:
     """The least costs of queries 0 to 4, and their layers: for A 1 (0), 3 (1), 4 (0), 5 (0), 9 (0); for B 3 (1), 8 (0),
     2 (0), 1 (1), 4 (1)."""
     first, others = candidates_and_rivals(COST, torch.tensor([valid]), count, rivals)
     assert [(listed(first, item), listed(others, item)) for item in range(len(expected))] == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 4)),
     count=st.integers(1, 3),
     rivals=st.integers(1, 4),
 )
-def test_rivals_when_compared_with_sorting_then_agree(
-    seed: int, sizes: tuple[int, int, int], count: int, rivals: int
-) -> None:
+def test_rivals_equal_sorting(seed: int, sizes: tuple[int, int, int], count: int, rivals: int) -> None:
     """Of two images, some of whose objects are padding, which takes no query from the others."""
     layers, queries, objects = sizes
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +113,7 @@ def test_rivals_when_compared_with_sorting_then_agree(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rivals", [0, 2])
-def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant: str, rivals: int) -> None:
+def test_auxiliary_group_holds_contents_boxes_positions_and_objects(variant: str, rivals: int) -> None:
     """Each query is what its candidate or rival was, the first candidates of both objects with all rivals before the
     second ones with all rivals; queries of padded objects are padding and have no object."""
     student, batch = small_detector(variant), small_batch((2, 0))
@@ -159,7 +155,7 @@ def test_group_when_made_then_holds_contents_boxes_positions_and_objects(variant
     assert not queries.content.requires_grad
 
 
-def test_group_when_queries_are_fewer_than_candidates_and_rivals_then_the_missing_are_padding() -> None:
+def test_missing_rivals_are_padding() -> None:
     """Two queries. One object: two candidates, no rival left. With one candidate: one rival."""
     task, batch = DistillationTask(small_detector("refine", num_queries=2), 10), small_batch((1, 1))
     view = viewed(task, batch)
@@ -172,10 +168,8 @@ def test_group_when_queries_are_fewer_than_candidates_and_rivals_then_the_missin
         assert group.assignment.tolist() == [objects] * 2
 
 
-@pytest.mark.parametrize(
-    ("limit", "queries", "rivals"), [(32, 6, 3), (31, 6, 2), (24, 6, 2), (23, 6, 1), (1, 6, 0), (1, 12, 2)]
-)
-def test_group_when_it_would_be_too_large_then_has_fewer_rivals_but_all_candidates(
+@pytest.mark.parametrize(("limit", "queries", "rivals"), [(32, 6, 3), (31, 6, 2), (23, 6, 1), (1, 6, 0), (1, 12, 2)])
+def test_large_group_has_fewer_rivals_but_all_candidates(
     limit: int, queries: int, rivals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two candidates of each of four objects: with r of the three rivals the group has 8 (1 + r) queries, at most the
@@ -189,9 +183,7 @@ def test_group_when_it_would_be_too_large_then_has_fewer_rivals_but_all_candidat
 
 
 @pytest.mark.parametrize(("count", "rivals"), [(1, 0), (2, 0), (1, 1), (2, 1), (2, 3)])
-def test_loss_when_computed_by_hand_then_rivals_are_background_and_candidates_divide_it(
-    count: int, rivals: int
-) -> None:
+def test_auxiliary_loss_by_hand(count: int, rivals: int) -> None:
     """One object (.5 .5 .4 .4) of one class, all logits 0 and boxes (.5 .5 .2 .2): IoU 1/4, L1 0.4, 1 - GIoU 3/4. A
     candidate's QFL is (1/4)^2 ln 2, a rival's, whose target is 0, (1/2)^2 ln 2; each candidate has all rivals beside
     it. The second image has only padding, which adds nothing."""
@@ -211,7 +203,7 @@ def test_loss_when_computed_by_hand_then_rivals_are_background_and_candidates_di
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_group_when_decoded_then_each_candidate_sees_its_rivals_but_no_other_candidates_group(variant: str) -> None:
+def test_sub_groups_do_not_attend_to_one_another(variant: str) -> None:
     task, batch = DistillationTask(small_detector(variant, num_queries=9), 10), small_batch((2, 1))
     memory = task.student.encode(batch.images, batch.padding_mask)
     queries = group_of(task, task.view(batch, memory), batch.truth, AuxiliaryConfig()).queries
@@ -231,8 +223,8 @@ def test_group_when_decoded_then_each_candidate_sees_its_rivals_but_no_other_can
     assert not found["bare"].logits[:, 0].allclose(found["0"].logits[:, 0, :2], atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_when_objects_are_padded_further_then_is_the_same(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["refine", "dino"])
+def test_loss_ignores_padded_objects(variant: str) -> None:
     batch = small_batch((2, 1))
     truth = GroundTruth(
         torch.nn.functional.pad(batch.truth.labels, (0, 3), value=-1),

@@ -39,7 +39,7 @@ def one_image(batch: Batch, index: int, objects: int) -> Batch:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_plain_loop_when_run_on_one_batch_then_learns_it(variant: str) -> None:
+def test_plain_loop_learns_one_batch(variant: str) -> None:
     task = baseline(small_detector(variant))
     batch = small_batch((2, 1))
     optimizer = torch.optim.AdamW(task.student.parameters(), lr=2e-3)
@@ -55,9 +55,7 @@ def test_plain_loop_when_run_on_one_batch_then_learns_it(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0), (9, 1)], ids=str)
-def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_a_finite_gradient(
-    variant: str, counts: tuple[int, ...]
-) -> None:
+def test_every_parameter_has_a_finite_gradient(variant: str, counts: tuple[int, ...]) -> None:
     """The same graph whatever the objects: no process of several ever has a parameter without a gradient."""
     task = baseline(small_detector(variant))
     found = gradients(task, [small_batch(counts)])
@@ -67,7 +65,7 @@ def test_backward_when_images_have_few_or_many_objects_then_every_parameter_has_
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_the_whole(variant: str) -> None:
+def test_gradients_of_accumulated_parts_are_those_of_the_whole_batch(variant: str) -> None:
     task = baseline(small_detector(variant, denoising=0))
     batch = small_batch((3, 1), size=128)
     whole = gradients(task, [batch])
@@ -76,7 +74,7 @@ def test_gradients_when_a_batch_is_split_into_parts_of_a_step_then_are_those_of_
         torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_loss_when_it_is_two_stage_then_supervises_proposals_without_classes() -> None:
+def test_two_stage_proposals_are_class_agnostic() -> None:
     task = baseline(small_detector("two_stage"))
     batch = small_batch((2, 1))
     found = task(batch)
@@ -92,7 +90,7 @@ def test_loss_when_it_is_two_stage_then_supervises_proposals_without_classes() -
     assert task(other)["loss_proposal_classes"].equal(found["loss_proposal_classes"])
 
 
-def test_loss_when_the_detector_predicts_nan_then_raises() -> None:
+def test_nan_predictions_raise() -> None:
     task = baseline(small_detector("plain"))
     with torch.no_grad():
         task.student.decoder.heads[0].classes.bias[:] = float("nan")
@@ -100,7 +98,7 @@ def test_loss_when_the_detector_predicts_nan_then_raises() -> None:
         task(small_batch((1, 1)))
 
 
-def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
+def test_loss_in_bfloat16_is_float32_and_close() -> None:
     task = baseline(small_detector("plain"))
     batch = small_batch((2, 1))
     exact = task(batch)["loss"]
@@ -113,9 +111,7 @@ def test_loss_when_in_bfloat16_then_is_float32_and_close() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("classification", ["focal", "quality_focal"])
 @pytest.mark.parametrize("off", ["switch", "weights", "faded"])
-def test_step_when_all_distillation_is_off_then_is_the_baseline_to_the_bit(
-    variant: str, classification: str, off: str
-) -> None:
+def test_step_without_distillation_is_the_baseline_to_the_bit(variant: str, classification: str, off: str) -> None:
     """The baseline written out by hand; dropout is on, so that not a single number more may be drawn."""
     loss = LossConfig(classification)
     fading = {"weight": 0.0} if off == "weights" else {"fade_until": 0.5}

@@ -28,7 +28,7 @@ FRACTION = "it is a fraction of the run, in (0, 1], or null."
         (DistillationConfig, {"horizon": None, "memory": "student"}),
     ],
 )
-def test_config_when_values_are_just_in_range_then_takes_them(kind: type, fields: dict) -> None:
+def test_values_just_in_range_are_accepted(kind: type, fields: dict) -> None:
     made = kind(**fields)
     assert {name: getattr(made, name) for name in fields} == fields
 
@@ -45,28 +45,26 @@ def test_config_when_values_are_just_in_range_then_takes_them(kind: type, fields
         (AuxiliaryConfig, "rivals", -1, "it must be at least 0."),
     ],
 )
-def test_lesson_when_a_value_is_just_out_of_range_then_says_which(
-    kind: type, field: str, value: float, message: str
-) -> None:
+def test_value_just_out_of_range_is_named(kind: type, field: str, value: float, message: str) -> None:
     lesson = kind.__name__.removesuffix("Config").lower()
     expected = re.escape(f"distillation.{lesson}.{field} is {value}; {message}")
     with pytest.raises(ValueError, match=f"^{expected}$"):
         kind(**{field: value})
 
 
-def test_memory_when_of_neither_model_then_says_which_there_are() -> None:
+def test_unknown_memory_is_named() -> None:
     made = DistillationConfig()
     object.__setattr__(made, "memory", "Student")  # as without the type checks of these tests
     with pytest.raises(ValueError, match=r"^distillation\.memory is 'Student'; it must be one of teacher, student\.$"):
         made.__post_init__()
 
 
-def test_horizon_when_below_one_step_then_says_so() -> None:
+def test_horizon_below_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^distillation\.horizon is 0\.9; it must be at least 1 step, or null\.$"):
         DistillationConfig(horizon=0.9)
 
 
-def test_weights_when_switched_off_or_fading_then_are_zero_or_less() -> None:
+def test_weights_fade_and_are_zero_when_disabled() -> None:
     """In the order of the formula: w_m, w_p, w_a."""
     lessons = {
         "matching": MatchingConfig(weight=0.5),
@@ -80,7 +78,7 @@ def test_weights_when_switched_off_or_fading_then_are_zero_or_less() -> None:
     assert DistillationConfig(enabled=False, **lessons).weights(0.0) == (0.0, 0.0, 0.0)
 
 
-def test_lessons_when_given_in_part_then_keep_their_other_defaults() -> None:
+def test_partial_options_keep_the_other_defaults() -> None:
     """Whichever door they come in by: Python, a file, the command line."""
     config = DistillationConfig(prediction=PredictionConfig(fade_until=0.5))
     assert config.prediction.weight == DistillationConfig().prediction.weight != Lesson().weight

@@ -11,7 +11,7 @@ from tests.losses.test_matching import random_case
 PARTS = ("classes", "l1", "giou")
 
 
-def test_agreement_when_computed_by_hand_then_agrees() -> None:
+def test_agreement_by_hand() -> None:
     """Three objects. Teacher: queries 0, 1 have objects 0, 1, and object 2's query is not the student's; student:
     query 0 has object 0, query 2 object 1, query 3 object 2. Carried: 2 of 3; two positive queries: object 1."""
     own, taught = torch.tensor([[[0, -1, 1, 2]]]), torch.tensor([[[0, 1, -1, -1]]])
@@ -20,7 +20,7 @@ def test_agreement_when_computed_by_hand_then_agrees() -> None:
     assert log["matching_disagreement"].item() == pytest.approx(1 / 3)
 
 
-def test_agreement_when_objects_are_none_or_too_many_then_all_that_can_be_is_carried() -> None:
+def test_agreement_without_objects_or_with_too_many() -> None:
     none = torch.full((2, 1, 3), -1)
     assert {name: value.item() for name, value in agreement(none, none, none).items()} == {
         "matching_carried": 1,
@@ -30,7 +30,7 @@ def test_agreement_when_objects_are_none_or_too_many_then_all_that_can_be_is_car
     assert agreement(all_taken, all_taken, all_taken)["matching_carried"] == 1
 
 
-def test_agreement_when_there_is_one_object_then_all_of_it_counts() -> None:
+def test_agreement_of_one_object() -> None:
     """The teacher's query 0 has it; the student's query 1, or none that the teacher has."""
     own, teacher = torch.tensor([[[-1, 0]]]), torch.tensor([[[0, -1]]])
     log = agreement(own, teacher, teacher)
@@ -45,9 +45,7 @@ def test_agreement_when_there_is_one_object_then_all_of_it_counts() -> None:
     weight=st.sampled_from([0.25, 1.0]),
     classification=st.sampled_from(["focal", "quality_focal"]),
 )
-def test_matched_when_the_teacher_agrees_then_the_loss_is_the_students_own(
-    seed: int, weight: float, classification: str
-) -> None:
+def test_teacher_that_agrees_changes_no_loss(seed: int, weight: float, classification: str) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
     matched = Matched(truth, taught=lambda teacher: teacher, weight=weight)
@@ -57,7 +55,7 @@ def test_matched_when_the_teacher_agrees_then_the_loss_is_the_students_own(
         torch.testing.assert_close(getattr(found, part), getattr(expected, part))
 
 
-def test_matched_when_taught_by_a_quarter_then_a_quarter_is_under_both_assignments() -> None:
+def test_matching_weight_interpolates_the_loss() -> None:
     """Two queries find each object: the divisor is 10. What is taught is the teacher's assignment, one query on."""
     predictions, truth = random_case(0, (3, 0, 2))
     own, teacher = assign(predictions, truth), assign(predictions, truth).roll(2, dims=-1)

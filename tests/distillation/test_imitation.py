@@ -19,7 +19,7 @@ TEACHER = predictions([0.0, -math.log(3)], [[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.1
 STUDENT = predictions([0.0, 0.0], [[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])
 
 
-def test_imitation_loss_when_computed_by_hand_then_agrees() -> None:
+def test_imitation_loss_by_hand() -> None:
     """Two queries, two objects. The teacher's p' are 1/2 and 1/4, the student's p 1/2: QFL = 0 and (1/4)^2 ln 2.
 
     The boxes of query 0 differ by L1 0.4 and 1 - GIoU = 0.75, those of query 1 are equal: weighted by p', the sums are
@@ -31,13 +31,13 @@ def test_imitation_loss_when_computed_by_hand_then_agrees() -> None:
     assert loss.giou.tolist() == pytest.approx([0.1875])
 
 
-def test_imitation_loss_when_the_student_is_the_teacher_then_is_zero() -> None:
+def test_imitation_loss_of_the_teacher_is_zero() -> None:
     loss = imitation_loss(TEACHER, TEACHER, torch.tensor(2.0))
     assert [loss.classes.item(), loss.l1.item()] == [0, 0]
     assert loss.giou.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_imitation_loss_when_there_are_classes_then_boxes_count_by_the_best_of_their_layer() -> None:
+def test_imitation_boxes_are_weighted_by_the_best_class() -> None:
     """One query, two layers, two classes, one object. p' is (1/2, 1/4) in layer 0 and (1/4, 1/4) in layer 1: confidence
     1/2 and 1/4. The boxes differ by L1 0.4 in both."""
     probabilities = torch.tensor([[0.5, 0.25], [0.25, 0.25]]).view(2, 1, 1, 2)

@@ -27,27 +27,27 @@ def part_of(objects: int | None, counts: tuple[int, ...] = (2, 1)) -> Batch:
     [(part_of(None), 3.0), (part_of(7), 7.0), (part_of(0, (0, 0)), 1.0), (part_of(None, (0,)), 1.0)],
     ids=["whole step", "part of a step", "nothing in the step", "nothing in the batch"],
 )
-def test_objects_when_there_is_one_process_then_are_those_of_the_step_or_one(batch: Batch, expected: float) -> None:
+def test_objects_of_one_process(batch: Batch, expected: float) -> None:
     found = objects_per_process(batch)
     assert found.dtype == torch.float32
     assert found.item() == expected
 
 
 @pytest.mark.usefixtures("another_process")
-def test_objects_when_there_are_two_processes_then_are_the_mean_of_both() -> None:
+def test_objects_of_two_processes_are_averaged() -> None:
     """3 here and 5 there: 4 for each. None here, 5 there: 2.5."""
     assert objects_per_process(part_of(None)).item() == 4
     assert objects_per_process(part_of(0)).item() == 2.5
 
 
 @pytest.mark.usefixtures("another_process")
-def test_objects_when_no_process_has_any_then_both_together_count_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_empty_processes_count_one_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "all_reduce", lambda value: None)
     assert objects_per_process(part_of(None, (0, 0))).item() == 0.5
 
 
 @pytest.mark.parametrize(("available", "initialized"), [(False, True), (True, False)])
-def test_sums_when_torch_has_no_processes_then_stay_here(
+def test_nothing_is_reduced_without_processes(
     available: bool, initialized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distributed, "is_available", lambda: available)

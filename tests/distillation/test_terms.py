@@ -24,7 +24,7 @@ OBJECTS = torch.tensor(9.0)
 PARTS = ("classes", "l1", "giou")
 LESSONS = {
     "matching": MatchingConfig(weight=0.5),
-    "prediction": PredictionConfig(weight=0.25),
+    "prediction": PredictionConfig(weight=0.5, fade_until=1.0),  # 0.25 halfway through the run
     "auxiliary": AuxiliaryConfig(weight=2.0, candidates=1, rivals=2),
 }
 SHARE = 1 / 3
@@ -110,7 +110,7 @@ def by_hand(task: DistillationTask, batch: Batch) -> tuple[dict[str, tuple[float
 
 @pytest.mark.parametrize(("memory", "queries"), [("teacher", "own"), ("student", "teacher")])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_step_when_written_out_by_hand_then_agrees_in_every_term(variant: str, memory: str, queries: str) -> None:
+def test_every_term_agrees_with_the_step_by_hand(variant: str, memory: str, queries: str) -> None:
     task = task_of(variant, memory, queries)
     batch = dataclasses.replace(small_batch((4, 3)), step_objects=9)
     torch.manual_seed(1)
@@ -132,7 +132,7 @@ def test_step_when_written_out_by_hand_then_agrees_in_every_term(variant: str, m
 
 @pytest.mark.parametrize("rivals", [0, 2])
 @pytest.mark.parametrize("variant", ["refine", "two_stage", "dino"])
-def test_step_when_the_default_device_is_another_then_all_is_made_where_the_batch_is(variant: str, rivals: int) -> None:
+def test_all_tensors_are_made_on_the_device_of_the_batch(variant: str, rivals: int) -> None:
     """What a step makes without saying where would be on "meta", which mixes with nothing: so on GPUs, too."""
     task, batch = task_of(variant, "teacher"), small_batch((4, 3))
     task.distillation = DistillationConfig(**LESSONS | {"auxiliary": AuxiliaryConfig(candidates=2, rivals=rivals)})

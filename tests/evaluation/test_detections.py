@@ -14,7 +14,7 @@ def detections(count: int = 3) -> Detections:
     return Detections(boxes, np.array([0.9, 0.5, 0.25], np.float32), np.array([1, 0, 1])).take(np.arange(count))
 
 
-def test_duplicates_when_boxes_of_a_class_overlap_by_more_then_only_the_best_of_them_stays() -> None:
+def test_without_duplicates_is_class_wise_nms() -> None:
     """IoU with the first box, which is 10 x 10, and the next best of its class: 0.6 and 0.7; another class has the same
     box. Of a chain, each with IoU 0.7 of the one before, the middle one goes, and so the last one stays."""
     boxes = np.array([[0, 0, 10, 10], [0, 0, 6, 10], [0, 0, 7, 10], [0, 0, 10, 10], [0, 0, 4.9, 10]], np.float32)
@@ -26,7 +26,7 @@ def test_duplicates_when_boxes_of_a_class_overlap_by_more_then_only_the_best_of_
     assert len(found.take(np.arange(0)).without_duplicates(0.65)) == 0
 
 
-def test_supervision_when_there_and_back_then_is_the_same() -> None:
+def test_supervision_round_trip() -> None:
     pytest.importorskip("supervision", reason="supervision is not installed (the supervision extra)")
     found = detections().to_supervision(CLASSES)
     assert found.data["class_name"].tolist() == ["dog", "cat", "dog"]
@@ -38,7 +38,7 @@ def test_supervision_when_there_and_back_then_is_the_same() -> None:
         assert ours.tolist() == theirs[:2].tolist()
 
 
-def test_supervision_when_annotating_then_draws_boxes_and_names() -> None:
+def test_supervision_draws_boxes_and_names() -> None:
     supervision = pytest.importorskip("supervision", reason="supervision is not installed (the supervision extra)")
     scene, found = np.zeros((100, 100, 3), np.uint8), detections().to_supervision(CLASSES)
     boxes = supervision.BoxAnnotator(thickness=1).annotate(scene.copy(), found)
@@ -50,7 +50,7 @@ def test_supervision_when_annotating_then_draws_boxes_and_names() -> None:
     assert (supervision.LabelAnnotator().annotate(scene.copy(), other) != names).any()
 
 
-def test_supervision_when_empty_then_stays_empty() -> None:
+def test_supervision_of_no_detections() -> None:
     supervision = pytest.importorskip("supervision", reason="supervision is not installed (the supervision extra)")
     found = detections(0).to_supervision(CLASSES)
     assert len(found) == 0
@@ -59,7 +59,7 @@ def test_supervision_when_empty_then_stays_empty() -> None:
         assert len(Detections.from_supervision(each)) == 0
 
 
-def test_supervision_when_scores_or_the_package_are_missing_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervision_without_scores_or_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     supervision = pytest.importorskip("supervision", reason="supervision is not installed (the supervision extra)")
     bare = supervision.Detections(np.zeros((1, 4)), class_id=np.array([0]))
     with pytest.raises(ValueError, match="have no confidence"):

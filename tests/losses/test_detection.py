@@ -1,5 +1,4 @@
 import math
-import re
 
 import pytest
 import torch
@@ -33,14 +32,14 @@ def assign(predictions: Predictions, truth: GroundTruth) -> torch.Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_focal_loss_when_targets_are_hard_then_is_torchvisions(seed: int) -> None:
+def test_focal_loss_equals_torchvisions(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(40, generator=generator) * 4
     targets = (torch.rand(40, generator=generator) < 0.5).float()
     torch.testing.assert_close(focal_loss(logits, targets), sigmoid_focal_loss(logits, targets))
 
 
-def test_detection_loss_when_computed_by_hand_then_agrees() -> None:
+def test_detection_loss_by_hand() -> None:
     """Two queries, one object of class 1 at (.5 .5 .4 .4); query 0 has it, predicts (.5 .5 .2 .2): L1 0.4, GIoU 1/4.
 
     All logits are 0, p = 1/2: focal = .25 * .25 * ln 2 at the object's class, .75 * .25 * ln 2 at the other three.
@@ -57,7 +56,7 @@ def test_detection_loss_when_computed_by_hand_then_agrees() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
-def test_detection_loss_when_queries_are_permuted_then_is_the_same(seed: int, classification: str) -> None:
+def test_detection_loss_ignores_the_order_of_queries(seed: int, classification: str) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
@@ -71,9 +70,7 @@ def test_detection_loss_when_queries_are_permuted_then_is_the_same(seed: int, cl
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), more=st.integers(1, 4), classification=st.sampled_from(["focal", "quality_focal"]))
-def test_detection_loss_when_objects_are_padded_further_then_is_the_same(
-    seed: int, more: int, classification: str
-) -> None:
+def test_detection_loss_ignores_padded_objects(seed: int, more: int, classification: str) -> None:
     predictions, truth = random_case(seed, (2, 1))
     padded = GroundTruth(
         torch.nn.functional.pad(truth.labels, (0, more), value=-1),
@@ -88,7 +85,7 @@ def test_detection_loss_when_objects_are_padded_further_then_is_the_same(
     assert first.giou.equal(second.giou)
 
 
-def test_detection_loss_when_nothing_is_there_then_only_background_is_learned() -> None:
+def test_detection_loss_without_objects_trains_only_background() -> None:
     predictions, truth = random_case(0, (0, 0))
     logits, boxes = predictions.logits.requires_grad_(), predictions.boxes.requires_grad_()
     found = Predictions(logits, boxes, predictions.content)
@@ -99,7 +96,7 @@ def test_detection_loss_when_nothing_is_there_then_only_background_is_learned() 
     assert boxes.grad.count_nonzero() == 0
 
 
-def test_targets_when_assigned_then_hold_class_and_box_of_each_querys_object() -> None:
+def test_targets_are_class_and_box_of_the_assigned_object() -> None:
     truth = GroundTruth.stack(
         [torch.tensor([2, 0]), torch.tensor([], dtype=torch.int64)], [torch.rand(2, 4), torch.zeros(0, 4)]
     )
@@ -112,7 +109,7 @@ def test_targets_when_assigned_then_hold_class_and_box_of_each_querys_object() -
     assert boxes[0, 0, 2].equal(truth.boxes[0, 0])
 
 
-def test_targets_when_a_label_is_too_large_then_raises() -> None:
+def test_label_that_is_too_large_raises() -> None:
     truth = GroundTruth.stack([torch.tensor([7])], [torch.rand(1, 4)])
     with pytest.raises(RuntimeError):
         one_hot_targets(torch.tensor([[[0]]]), truth, 3)
@@ -120,19 +117,19 @@ def test_targets_when_a_label_is_too_large_then_raises() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_quality_focal_loss_when_targets_are_hard_then_is_focal_loss_without_balance(seed: int) -> None:
+def test_quality_focal_loss_of_hard_targets_is_unbalanced_focal_loss(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(40, generator=generator) * 4
     targets = (torch.rand(40, generator=generator) < 0.5).float()
     torch.testing.assert_close(quality_focal_loss(logits, targets), sigmoid_focal_loss(logits, targets, alpha=-1))
 
 
-def test_quality_focal_loss_when_the_score_is_the_quality_then_is_zero() -> None:
+def test_quality_focal_loss_is_zero_if_the_score_is_the_quality() -> None:
     targets = torch.tensor([0.0, 0.3, 0.9, 1.0])
     assert quality_focal_loss(torch.logit(targets), targets)[1:3].abs().max() < 1e-12
 
 
-def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() -> None:
+def test_detection_loss_of_two_assignments_by_hand() -> None:
     """Objects A: class 0, (.5 .5 .4 .4), and B: class 1, (.5 .5 .2 .2). Query 0 predicts A's box: IoU 1 with A, 1/4
     with B; query 1 predicts (.1 .1 .1 .1): IoU 0 with both. All logits 0: BCE = ln 2. Student: 0 -> A, 1 -> B; teacher:
     the other way round.
@@ -155,7 +152,7 @@ def test_detection_loss_when_two_assignments_differ_then_agrees_with_the_hand() 
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_class_targets_when_both_objects_are_of_one_class_then_is_the_better_ones(order: tuple[int, int]) -> None:
+def test_class_target_of_two_objects_of_a_class_is_the_better(order: tuple[int, int]) -> None:
     """The query's box is object 0's; object 1 is of the same class, IoU 1/4. Either assignment may give either."""
     truth = GroundTruth.stack([torch.tensor([1, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
     predictions = Predictions(torch.zeros(1, 1, 1, 2), truth.boxes[:, :1][None], torch.zeros(1, 1, 1, 1))
@@ -163,7 +160,7 @@ def test_class_targets_when_both_objects_are_of_one_class_then_is_the_better_one
     assert targets.flatten().tolist() == pytest.approx([0, 1])
 
 
-def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_all() -> None:
+def test_empty_second_assignment_changes_nothing() -> None:
     predictions, truth = random_case(0, (2, 1))
     own = assign(predictions, truth)
     none = torch.full_like(own, -1)
@@ -176,9 +173,7 @@ def test_detection_loss_when_one_assignment_gives_no_object_then_the_other_has_a
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
-def test_detection_loss_when_assignments_are_equal_then_is_that_of_one_to_the_bit(
-    seed: int, classification: str
-) -> None:
+def test_equal_assignments_are_one_assignment_to_the_bit(seed: int, classification: str) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
     once = detection_loss(predictions, truth, (own,), 5.0, classification)
@@ -189,7 +184,7 @@ def test_detection_loss_when_assignments_are_equal_then_is_that_of_one_to_the_bi
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int) -> None:
+def test_box_shares_sum_to_one(seed: int) -> None:
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
     other = own.roll(1, dims=-1)
@@ -198,7 +193,7 @@ def test_box_shares_when_a_query_has_an_object_then_sum_to_one(seed: int) -> Non
     torch.testing.assert_close(total, has.float())
 
 
-def test_detection_loss_when_queries_are_padding_then_they_learn_nothing() -> None:
+def test_padding_queries_learn_nothing() -> None:
     predictions, truth = random_case(0, (2, 1))
     logits = predictions.logits.requires_grad_()
     padding = torch.tensor([[False, False, True, False, True], [True] * 5])
@@ -209,30 +204,29 @@ def test_detection_loss_when_queries_are_padding_then_they_learn_nothing() -> No
     assert learned.equal(~padding)
 
 
-def test_config_when_weights_are_not_given_then_are_those_of_the_loss() -> None:
-    configs = (LossConfig("focal"), LossConfig(), LossConfig(classes=0.5))
-    assert [config.class_weight for config in configs] == [2, 1, 0.5]
+def test_default_class_weight_depends_on_the_loss() -> None:
+    psl = "position_supervised"
+    configs = [LossConfig("focal"), LossConfig(), LossConfig(classes=0.5), LossConfig(psl), LossConfig(psl, 3.0)]
+    assert [config.class_weight for config in configs] == [2, 1, 0.5, 6, 3]
+    assert [config.for_denoising.class_weight for config in configs] == [2, 1, 0.5, 1, 3]
 
 
 @pytest.mark.parametrize("name", ["classes", "l1", "giou"])
-def test_config_when_a_weight_is_negative_then_says_which_and_zero_is_none(name: str) -> None:
+def test_negative_loss_weight_is_named(name: str) -> None:
     assert getattr(LossConfig(**{name: 0.0}), name) == 0
     for wrong in (-0.5, math.nan):
         with pytest.raises(ValueError, match=rf"^loss\.{name} is {wrong}; it must be at least 0\.$"):
             LossConfig(**{name: wrong})
 
 
-def test_config_when_the_loss_is_unknown_then_says_which_are_known() -> None:
+def test_unknown_classification_loss_is_named() -> None:
     config = LossConfig()
     object.__setattr__(config, "classification", "cross_entropy")  # as without the type checks of these tests
-    expected = (
-        "loss.classification is 'cross_entropy'; it must be one of focal, quality_focal, mal, position_supervised."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+    with pytest.raises(ValueError, match=r"loss\.classification is 'cross_entropy'; it must be one of focal, quality"):
         config.__post_init__()
 
 
-def test_classification_loss_when_named_then_is_the_function_of_that_name() -> None:
+def test_classification_loss_selects_by_name() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, positive = torch.randn(2, 2, 3, 4, generator=generator), torch.zeros(2, 2, 3, 4)
     positive[..., 0, 1] = 1
@@ -246,7 +240,7 @@ def test_classification_loss_when_named_then_is_the_function_of_that_name() -> N
         assert classification_loss(logits, targets, positive, name).equal(expected)
 
 
-def test_losses_when_logits_are_half_precision_then_are_float32() -> None:
+def test_losses_of_half_precision_are_float32() -> None:
     logits = torch.linspace(-4, 4, 8, dtype=torch.bfloat16).view(1, 1, 2, 4)
     targets = torch.rand(1, 1, 2, 4, generator=torch.Generator().manual_seed(0))
     positive = (targets > 0.5).float()
@@ -256,7 +250,7 @@ def test_losses_when_logits_are_half_precision_then_are_float32() -> None:
         assert found.equal(classification_loss(logits.float(), targets, positive, name))
 
 
-def test_focal_losses_when_given_their_own_constants_then_use_them() -> None:
+def test_focal_losses_use_their_constants() -> None:
     """p = 3/4 and y = 1: BCE = ln 4/3; alpha 0.1 and gamma 3: 0.1 (1/4)^3; beta 3: (1/4)^3. Of quality 1/2, positive:
     matchability-aware, gamma 3: BCE(3/4, 1/8). Position-supervised, alpha 0.1, gamma 3: the best match has target 1."""
     logit, one, half = torch.tensor([math.log(3)]), torch.ones(1), torch.full((1,), 0.5)
@@ -269,7 +263,7 @@ def test_focal_losses_when_given_their_own_constants_then_use_them() -> None:
     assert position_supervised_loss(*four, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
 
 
-def test_detection_loss_when_several_layers_and_images_then_each_layer_sums_over_its_own() -> None:
+def test_detection_loss_adds_up_over_layers_and_images() -> None:
     """Layer by layer and image by image, the parts add up; the objects divide all three."""
     predictions, truth = random_case(5, (3, 1))
     own = assign(predictions, truth)
@@ -290,7 +284,7 @@ def test_detection_loss_when_several_layers_and_images_then_each_layer_sums_over
 
 
 @pytest.mark.parametrize("classification", ["focal", "quality_focal", "mal", "position_supervised"])
-def test_assigned_loss_when_each_object_has_two_queries_then_is_half_of_the_detection_loss(
+def test_assigned_loss_is_divided_by_repeats(
     classification: Classification,
 ) -> None:
     """The same assignment in all layers; padding learns nothing."""
@@ -306,7 +300,7 @@ def test_assigned_loss_when_each_object_has_two_queries_then_is_half_of_the_dete
         torch.testing.assert_close(getattr(found, part), getattr(expected, part))
 
 
-def test_box_shares_when_computed_by_hand_then_follow_the_overlap() -> None:
+def test_box_shares_by_hand() -> None:
     """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5.
     C and no object: C alone. C twice: halves. None at all: nothing."""
     objects = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
@@ -320,7 +314,7 @@ def test_box_shares_when_computed_by_hand_then_follow_the_overlap() -> None:
     assert not shares[0].requires_grad
 
 
-def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:
+def test_matchability_aware_loss_by_hand() -> None:
     """Logits 0 (p = 1/2), gamma 1.5. At the object's class q = 1/4: BCE(1/2, 1/8) = ln 2. Elsewhere: (1/2)^1.5 ln 2. An
     object that is missed wholly (q = 0) still counts fully: ln 2."""
     targets, positive = torch.tensor([0.25, 0.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
@@ -331,14 +325,14 @@ def test_matchability_aware_loss_when_computed_by_hand_then_agrees() -> None:
     assert certain == pytest.approx(-(0.125 * math.log(p) + 0.875 * math.log(1 - p)))
 
 
-def test_matchability_aware_loss_when_background_then_its_weight_has_no_gradient() -> None:
+def test_background_weight_of_matchability_aware_loss_is_detached() -> None:
     logits = torch.tensor([1.0], requires_grad=True)
     matchability_aware_loss(logits, torch.zeros(1), torch.zeros(1)).sum().backward()
     p = torch.tensor(1.0).sigmoid()
     torch.testing.assert_close(logits.grad, (p**1.5 * p)[None])
 
 
-def test_position_supervised_loss_when_computed_by_hand_then_agrees() -> None:
+def test_position_supervised_loss_by_hand() -> None:
     """One layer, two images of two queries, one class, logits 0. Image 0: IoUs 1/2 and 1/4, squared 1/4 and 1/16, over
     the image's best: targets 1 and 1/4; alpha (t - 1/2)^2 ln 2. Image 1: background: (1 - alpha) (1/2)^2 ln 2, and a
     missed object: alpha (1/2)^2 ln 2."""
@@ -349,7 +343,7 @@ def test_position_supervised_loss_when_computed_by_hand_then_agrees() -> None:
     assert found == pytest.approx([each * 0.6931472 for each in expected])
 
 
-def test_matchability_aware_loss_when_written_out_number_by_number_then_agrees() -> None:
+def test_matchability_aware_loss_number_by_number() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(12, generator=generator), torch.rand(12, generator=generator)
     positive = (torch.arange(12) % 3 == 0).float()
@@ -362,7 +356,7 @@ def test_matchability_aware_loss_when_written_out_number_by_number_then_agrees()
         assert value == pytest.approx(expected, rel=1e-4)
 
 
-def test_position_supervised_loss_when_there_are_layers_and_images_then_each_has_its_own_best_match() -> None:
+def test_position_supervised_loss_scales_by_image_and_layer() -> None:
     """As if each image of each layer were alone."""
     generator = torch.Generator().manual_seed(0)
     logits, targets = (torch.rand(2, 3, 4, 2, generator=generator) for _ in range(2))
@@ -375,14 +369,14 @@ def test_position_supervised_loss_when_there_are_layers_and_images_then_each_has
             torch.testing.assert_close(whole[here], alone)
 
 
-def test_position_supervised_loss_when_the_best_match_hardly_overlaps_then_its_target_is_below_one() -> None:
+def test_position_supervised_target_of_a_bad_best_match() -> None:
     """q = 1e-4: t = 1e-8 / (1e-8 + 1e-8) = 1/2, which a score of 1/2 meets. Nothing overlaps: t = 0."""
     one = torch.ones(1, 1, 1, 1)
     assert position_supervised_loss(0 * one, 1e-4 * one, one).item() == pytest.approx(0, abs=1e-9)
     assert position_supervised_loss(0 * one, 0 * one, one).item() == pytest.approx(0.25 * 0.25 * math.log(2))
 
 
-def test_class_targets_when_an_object_is_missed_then_it_is_positive_all_the_same() -> None:
+def test_missed_object_is_positive() -> None:
     truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.2, 0.2, 0.1, 0.1]])])
     boxes = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])[None, None]
     predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
@@ -392,7 +386,7 @@ def test_class_targets_when_an_object_is_missed_then_it_is_positive_all_the_same
 
 
 @pytest.mark.parametrize("classification", ["mal", "position_supervised"])
-def test_detection_loss_when_of_any_classification_then_learns_from_both_assignments(classification: str) -> None:
+def test_every_classification_loss_learns_from_both_assignments(classification: str) -> None:
     truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.3, 0.3]])[None, None]
     logits = torch.zeros(1, 1, 2, 1, requires_grad=True)
@@ -406,13 +400,3 @@ def test_detection_loss_when_of_any_classification_then_learns_from_both_assignm
     )
     assert alone[0, 0, 1] > 0
     assert both[0, 0, 1] < alone[0, 0, 1]
-
-
-def test_loss_when_of_denoising_then_classes_weigh_as_officially() -> None:
-    configs = (
-        LossConfig(),
-        LossConfig("focal"),
-        LossConfig("position_supervised"),
-        LossConfig("position_supervised", 3.0),
-    )
-    assert [each.for_denoising.class_weight for each in configs] == [1, 2, 1, 3]

@@ -4,10 +4,9 @@ from oddetr.data.digits import DigitScenes
 from oddetr.reporting.findings import First
 
 
-def test_first_when_taken_of_generated_scenes_then_has_only_these_and_their_objects() -> None:
+def test_first_images_of_generated_scenes() -> None:
     scenes = DigitScenes("train", length=5)
     first = First(scenes, 2)
-
     assert len(first) == 2
     assert len(first.annotations()) == 2
     np.testing.assert_array_equal(first.annotations().image_ids, scenes.annotations().image_ids[:2])

@@ -14,7 +14,7 @@ import oddetr
 from oddetr.cli import main
 from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
-from oddetr.reporting.report import report
+from oddetr.reporting.report import Report, report
 from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 from tests.browser import browser
@@ -41,36 +41,43 @@ def copied(reported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reported, tmp_path / "copied")
 
 
-def test_report_when_a_run_is_finished_then_its_page_is_small_and_complete(copied: Path) -> None:
-    written = oddetr.report(copied)
+def _rewritten(run: Path, change: Any) -> Path:
+    """Apply `change` to each event of the run."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        change(event)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return run
 
-    page = written.file.read_text()
-    assert written.file == copied / "report.html"
+
+@pytest.fixture(scope="session")
+def written(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of a finished run, for tests that only read it."""
+    return oddetr.report(shutil.copytree(reported, tmp_path_factory.mktemp("written") / "run"))
+
+
+def test_report_of_a_finished_run_is_small_complete_and_escaped(written: Report) -> None:
+    page, run = written.file.read_text(), written.file.parent
+    assert written.file.name == "report.html"
     assert written.missing == ""
     assert len(page) < 5 * 2**20
-    best = Record.read(copied).best
+    best = Record.read(run).best
     assert best is not None
     assert f"{best['teacher']['AP50']:.3f}" in page
     for part in ("Confusion matrix", "Precision and recall", "Is the matching stable?", "The worst", "Learning rate"):
         assert part in page
     assert "distillation.auxiliary.weight" in page
-    assert f"oddetr train --config {copied / 'config.json'}" in page
-
-
-def test_report_when_a_class_name_is_code_then_it_is_shown_and_not_run(copied: Path) -> None:
-    page = report(copied).file.read_text()
-
+    assert f"oddetr train --config {run / 'config.json'}" in page
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(" in page
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_when_opened_then_has_no_errors_asks_nobody_and_fits(copied: Path, width: int) -> None:
-    report(copied)
+def test_page_opens_without_errors_and_requests_and_fits(written: Report, width: int) -> None:
     with browser() as open_page:
         watched = open_page(width, "dark" if width == 390 else "light")
         page = watched.page
-        page.goto((copied / "report.html").as_uri())
+        page.goto(written.file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         figures = page.locator("figure svg")
         assert figures.count() >= 6
@@ -81,7 +88,7 @@ def test_page_when_opened_then_has_no_errors_asks_nobody_and_fits(copied: Path, 
         assert watched.errors == watched.foreign == []
 
 
-def test_page_when_names_are_long_then_it_does_not_scroll_sideways(copied: Path, tmp_path: Path) -> None:
+def test_page_with_long_names_does_not_scroll_sideways(copied: Path, tmp_path: Path) -> None:
     long = shutil.copytree(copied, tmp_path / ("name_without_a_blank_" * 8))
     config = json.loads((long / "config.json").read_text())
     (long / "config.json").write_text(json.dumps(config | {"data": "/data/" + "x" * 150}))
@@ -114,11 +121,10 @@ def _least_contrast(page: Any) -> float:
     )
 
 
-def test_table_when_a_heading_is_pressed_then_it_sorts_by_it(copied: Path) -> None:
-    report(copied)
+def test_table_sorts_by_the_heading_that_is_pressed(written: Report) -> None:
     with browser() as open_page:
         page = open_page().page
-        page.goto((copied / "report.html").as_uri())
+        page.goto(written.file.as_uri())
         table = page.locator("table[data-sortable]").first
 
         def column(number: int) -> list[float]:
@@ -134,14 +140,12 @@ def test_table_when_a_heading_is_pressed_then_it_sorts_by_it(copied: Path) -> No
         assert len(column(4)) == 10
 
 
-def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied: Path, tmp_path: Path) -> None:
+def test_report_without_the_data_shows_the_records(copied: Path, tmp_path: Path) -> None:
     config = json.loads((copied / "best" / "checkpoint.json").read_text())
     config["configuration"]["data"] = str(tmp_path / "gone")
     (copied / "best" / "checkpoint.json").write_text(json.dumps(config))
     without_checksums(copied / "best")
-
     written = report(copied)
-
     assert "No image was looked at" in written.missing
     assert "gone" in written.missing
     page = written.file.read_text()
@@ -150,7 +154,7 @@ def test_report_when_the_data_is_gone_then_shows_the_records_and_says_so(copied:
     assert "Confusion matrix" not in page
 
 
-def test_report_when_a_link_stands_in_its_place_then_what_it_leads_to_stays(copied: Path, tmp_path: Path) -> None:
+def test_report_replaces_a_link_and_not_its_target(copied: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim.txt"
     victim.write_text("mine")
     for name in ("report.html", "report.html.new"):
@@ -161,7 +165,7 @@ def test_report_when_a_link_stands_in_its_place_then_what_it_leads_to_stays(copi
         report(copied, out="/dev/null")
 
 
-def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
+def test_only_the_command_allows_data_outside_of_its_folder(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint from a stranger says that it may, and its data hold links to the reader's own pictures."""
@@ -173,7 +177,6 @@ def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
     info["configuration"] |= {"data": str(data), "allow_outside": True}
     (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
     without_checksums(copied / "best")
-
     written = report(copied)
     assert "No image was looked at" in written.missing
     assert "mine.png" in written.missing
@@ -183,43 +186,38 @@ def test_report_when_the_data_leads_out_then_only_the_command_may_allow_it(
     assert "Confusion matrix" in written.file.read_text()
 
 
-def test_report_when_the_run_has_just_begun_then_says_that_it_is_not_finished(copied: Path) -> None:
+def test_report_of_a_run_that_has_just_started(copied: Path) -> None:
     for folder in (*copied.glob("best*"), *copied.glob("last*")):
         shutil.rmtree(folder)
     (copied / "metrics.jsonl").write_text("")
-
     written = report(copied)
-
     page = written.file.read_text()
     assert "not finished" in page
     assert "There is no checkpoint yet" in written.missing
 
 
-def test_report_when_an_older_run_kept_less_then_it_is_written_all_the_same(copied: Path) -> None:
+def test_report_of_an_older_run_with_fewer_records(copied: Path) -> None:
     (copied / "beginning.json").unlink()
-    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
-    for event in lines:
+
+    def shorten(event: dict[str, Any]) -> None:
         for name in ("learning_rate", "training_seconds", "waiting_share", "peak_memory_gib", "student"):
             event.pop(name, None)
         for name in ("normalised_instability", "per_class", "AP50"):
             event.get("teacher", {}).pop(name, None)
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
 
-    assert "kept no findings" in report(copied, images=0).file.read_text()
+    assert "kept no findings" in report(_rewritten(copied, shorten), images=0).file.read_text()
 
 
-def test_report_when_ap_is_not_defined_then_says_why(copied: Path) -> None:
-    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
-    for event in lines:
+def test_report_explains_undefined_ap(copied: Path) -> None:
+    def undefine(event: dict[str, Any]) -> None:
         for model in ("teacher", "student"):
             if model in event:
                 event[model] |= dict.fromkeys(("AP", "AP50", "APs", "APm", "APl")) | {"per_class": {}}
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
 
-    assert "the validation images hold no object" in report(copied, images=0).file.read_text()
+    assert "the validation images hold no object" in report(_rewritten(copied, undefine), images=0).file.read_text()
 
 
-def test_report_when_runs_are_compared_then_tells_what_differs(
+def test_report_of_several_runs_shows_what_differs(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(copied, tmp_path / "other")
@@ -227,20 +225,19 @@ def test_report_when_runs_are_compared_then_tells_what_differs(
     config["optimizer"]["learning_rate"] = 0.123
     (other / "config.json").write_text(json.dumps(config))
     assert [name for name, _ in differing([Record.read(copied), Record.read(other)])] == ["optimizer.learning_rate"]
-
     assert main(["report", str(copied), str(other), "--out", str(tmp_path / "both.html")]) == 0
-
     page = (tmp_path / "both.html").read_text()
     assert "0.123" in page
     assert "copied" in page
     assert "both.html" in capsys.readouterr().out
 
 
-def test_report_when_the_folder_is_no_run_then_says_what_to_give(
-    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_that_is_no_run_is_refused(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "There is no run in" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="folder above"):
+        report(copied / "best")
+    (copied / "best" / "config.json").write_text("{}")  # as transformers' detectors have
     with pytest.raises(FileNotFoundError, match="folder above"):
         report(copied / "best")
     with pytest.raises(ValueError, match="different"):
@@ -249,23 +246,20 @@ def test_report_when_the_folder_is_no_run_then_says_what_to_give(
         report(copied, out=tmp_path)
 
 
-def test_confusion_table_when_there_are_many_classes_then_shows_those_that_are_confused() -> None:
+def test_confusion_table_shows_the_most_confused_of_many_classes() -> None:
     names = tuple(f"class {number}" for number in range(40))
     confusion = np.diag(np.full(41, 5))
     confusion[7, 30] = 9
     table = confusion_table(names, confusion)
-
     assert len(table.rows) == len(table.columns) == 15
     assert {"class 7", "class 30"} <= {*table.rows}
-    assert "14 of 40" in table.note
+    assert "14 most confused of 40" in table.note
 
 
-def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothing(
-    tiny: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.training.plan.forecast.LEAST", 1)
     console = Console(file=io.StringIO(), width=300)
-    folder = run(TrainConfig(**tiny | {"epochs": 2}), console)
+    folder = run(TrainConfig(**tiny | {"epochs": 2}), console, report=report)
     assert (folder / "report.html").is_file()
     assert f"report: {folder / 'report.html'}" in console.file.getvalue()
     told = json.loads((folder / "beginning.json").read_text())["forecast"]
@@ -273,23 +267,13 @@ def test_run_when_long_enough_then_leaves_a_report_and_a_broken_one_fails_nothin
     page = (folder / "report.html").read_text()
     assert re.search(rf"cost of OD-DETR.{{,200}}{told['cost']:.2f}", page, re.DOTALL)
     assert f"from {told['cost_low']:.2f} to {told['cost_high']:.2f}" in page
-
     monkeypatch.setattr("oddetr.reporting.report.Record.read", lambda _: 1 / 0)
     console = Console(file=io.StringIO(), width=300)
-    run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console)
+    run(TrainConfig(**tiny | {"epochs": 1, "out": tiny["out"].with_name("other")}), console, report=report)
     assert "The report could not be written (ZeroDivisionError" in console.file.getvalue()
 
 
-def _rewritten(run: Path, change: Any) -> Path:
-    """The run with its events changed, one by one."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for event in events:
-        change(event)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return run
-
-
-def test_losses_when_lessons_have_faded_then_their_curves_are_shown_as_long_as_they_lasted(copied: Path) -> None:
+def test_loss_curves_of_faded_terms_end_early(copied: Path) -> None:
     first, last = [event["step"] for event in Record.read(copied).steps][:: len(Record.read(copied).steps) - 1]
     assert first < last
 
@@ -299,24 +283,22 @@ def test_losses_when_lessons_have_faded_then_their_curves_are_shown_as_long_as_t
                 del event[name]
 
     curves = {curve.name: curve.x for curve in Record.read(_rewritten(copied, fade)).losses()}
-
     assert curves["auxiliary classes"]
     assert last in curves["classes"]
     assert last not in curves["auxiliary classes"]
 
 
-def test_drawings_when_there_are_many_groups_then_each_has_its_own_figure(copied: Path) -> None:
+def test_each_group_has_its_own_loss_figure(copied: Path) -> None:
     def more(event: dict[str, Any]) -> None:
         if event["kind"] == "train":
             event |= {f"loss_{group}_{part}": 1.0 for group in ("denoising", "one_to_many") for part in ("l1", "giou")}
 
     titles = [drawing.title for drawing in drawings(Record.read(_rewritten(copied, more)))]
-
     for group in ("prediction", "auxiliary", "denoising", "one to many"):
         assert f"Loss of the {group} group, by step" in titles
 
 
-def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged_by(copied: Path) -> None:
+def test_last_validation_after_a_shorter_gap_is_ignored(copied: Path) -> None:
     record = Record.read(copied)
     values = [0.4, 0.1, 0.3, 0.35, 0.4, 0.14]
 
@@ -332,9 +314,7 @@ def test_stability_when_the_last_validation_follows_sooner_then_it_is_not_judged
 
 
 @pytest.mark.parametrize(("variant", "schedule"), [("refine", "step"), ("refine", "cosine"), ("two_stage", "step")])
-def test_stability_when_a_baseline_is_not_calm_then_advises_what_would_change_it(
-    variant: str, schedule: str, copied: Path
-) -> None:
+def test_advice_for_an_unstable_baseline(variant: str, schedule: str, copied: Path) -> None:
     record = Record.read(copied)
     optimizer = record.configuration["optimizer"] | {"schedule": schedule}
     configuration = record.configuration | {"distillation": {"enabled": False}, "optimizer": optimizer}
@@ -343,21 +323,18 @@ def test_stability_when_a_baseline_is_not_calm_then_advises_what_would_change_it
         {"kind": "epoch", "epoch": epoch, "teacher": {}, "student": {"normalised_instability": [value]}}
         for epoch, value in enumerate((0.4, 0.1, 0.3, 0.35, 0.4))
     )
-
     advice = replace(record, configuration=configuration, info=info, epochs=events).stability().advice
-
     assert ("OD-DETR" in advice) == (variant == "refine")
     assert ("--optimizer.drop-at" in advice) == (schedule == "step")
 
 
-def test_report_when_a_file_has_a_name_that_is_no_text_then_it_is_written(copied: Path) -> None:
+def test_report_of_file_names_that_are_no_text(copied: Path) -> None:
     beginning = json.loads((copied / "beginning.json").read_text())
     (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
-
     assert "caf\\udce9.jpg" in report(copied, images=0).file.read_text()
 
 
-def test_report_when_nothing_found_is_right_then_names_no_threshold(copied: Path, tmp_path: Path) -> None:
+def test_report_names_no_threshold_without_objects(copied: Path, tmp_path: Path) -> None:
     info = json.loads((copied / "best" / "checkpoint.json").read_text())
     data = shutil.copytree(info["configuration"]["data"], tmp_path / "scenes")
     for file in data.rglob("*val*.json"):
@@ -366,25 +343,13 @@ def test_report_when_nothing_found_is_right_then_names_no_threshold(copied: Path
     info["configuration"]["data"] = str(data)
     (copied / "best" / "checkpoint.json").write_text(json.dumps(info))
     without_checksums(copied / "best")
-
     written = report(copied)
-
     page = written.file.read_text()
     assert written.missing == ""
     assert "There is no object on these images" in page
     assert "agree best" not in page
 
 
-def test_report_when_the_folder_is_a_checkpoint_of_transformers_then_says_that_it_is_one(copied: Path) -> None:
-    (copied / "best" / "config.json").write_text("{}")
-
-    with pytest.raises(FileNotFoundError, match="folder above"):
-        report(copied / "best")
-
-
-def test_report_when_the_data_has_no_validation_images_any_more_then_says_so(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_says_that_the_validation_split_is_gone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oddetr.reporting.findings.open_sources", lambda *_, **__: {})
-
     assert "no val split any more" in report(copied).missing

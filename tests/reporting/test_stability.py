@@ -23,35 +23,31 @@ def judge(*values: float, cosine: bool = False, calmed: bool = True):
         ((0.3, 0.1, 0.1, 0.1, 0.1, 0.9), "moving"),
     ],
 )
-def test_stability_when_a_curve_is_judged_then_it_is_of_this_kind(values: tuple[float, ...], kind: str) -> None:
+def test_verdict_on_a_curve(values: tuple[float, ...], kind: str) -> None:
     assert judge(*values).kind == kind
 
 
-def test_stability_when_it_rises_to_the_end_then_says_from_which_epoch_on() -> None:
+def test_verdict_names_the_epoch_from_which_it_is_unstable() -> None:
     verdict = judge(0.4, 0.2, 0.1, 0.3, 0.35, 0.4)
-
     assert verdict.since == 8
     assert "From epoch 8 on" in verdict.seen
     assert "0.10, epoch 6" in verdict.seen
     assert "learning-rate" in verdict.advice
 
 
-def test_stability_when_it_is_calming_down_then_advises_more_epochs() -> None:
-    assert "--epochs" in judge(0.8, 0.7, 0.6, 0.5, 0.4, 0.3).advice
-
-
 @pytest.mark.parametrize("values", [(0.4, 0.1, 0.3, 0.35), (0.3, 0.31, 0.3, 0.3)])
-def test_stability_when_the_baseline_is_not_calm_then_od_detr_is_advised(values: tuple[float, ...]) -> None:
+def test_unstable_baseline_is_advised_od_detr(values: tuple[float, ...]) -> None:
     assert "OD-DETR" in judge(*values, calmed=False).advice
     assert "OD-DETR" not in judge(*values).advice
 
 
 @pytest.mark.parametrize("values", [(0.4, 0.1, 0.3, 0.35), (0.3, 0.31, 0.3, 0.3)])
-def test_stability_when_the_schedule_is_cosine_then_neither_it_nor_a_drop_is_advised(values: tuple[float, ...]) -> None:
+def test_cosine_schedule_is_not_advised_a_drop(values: tuple[float, ...]) -> None:
     assert "--optimizer.schedule" in judge(*values).advice or "--optimizer.drop-at" in judge(*values).advice
     for unwanted in ("--optimizer.schedule", "--optimizer.drop-at"):
         assert unwanted not in judge(*values, cosine=True).advice
 
 
-def test_stability_when_told_then_says_how_many_objects_changed() -> None:
+def test_verdict_says_how_much_changed_and_what_to_do() -> None:
     assert "bout 8 % of the matching" in judge(0.4, 0.3, 0.2, 0.12, 0.1, 0.08).seen
+    assert "--epochs" in judge(0.8, 0.7, 0.6, 0.5, 0.4, 0.3).advice

@@ -18,8 +18,9 @@ from oddetr.checkpoints.checkpoint import (
     written_aside,
 )
 from oddetr.checkpoints.hub import PREFIX, fetch, on_hub, split_name, upload
+from oddetr.common.nested import without_key
 from oddetr.models.detector import Detector
-from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.transformers.config import MODEL_PATH
 from oddetr.structures import Weights
 
 CARD = "README.md"
@@ -186,7 +187,7 @@ def save(
 
 def without_paths(info: CheckpointInfo) -> CheckpointInfo:
     """The same where each path of this machine is only its last part."""
-    configuration = _anonymous(info.configuration)
+    configuration = without_key(info.configuration, MODEL_PATH)
     for name in _PATHS:
         value = configuration.get(name)
         if value and not on_hub(value):
@@ -196,19 +197,7 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
         configuration["model"] = PREFIX + _last_part(model.removeprefix(PREFIX))
     if "trainer" in configuration:
         configuration["trainer"] = _shortened(configuration["trainer"])
-    detector = info.detector
-    if isinstance(detector, HuggingFaceConfig):
-        detector = replace(detector, content=_anonymous(detector.content))
-    return replace(info, detector=detector, configuration=configuration)
-
-
-def _anonymous(values: dict[Any, Any]) -> dict[Any, Any]:
-    """Without transformers' record of a model's folder. (Class names that look like paths stay.)"""
-    return {
-        name: _anonymous(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name != "_name_or_path"
-    }
+    return replace(info, detector=info.detector.without_paths(), configuration=configuration)
 
 
 def _shortened(value: Any) -> Any:

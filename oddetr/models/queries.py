@@ -16,6 +16,8 @@ class QuerySource(Protocol):
     """Where queries come from."""
 
     num_queries: int
+    class_agnostic: bool
+    """Whether proposals find objects of any class: the first output of their head means "is an object"."""
 
     def __call__(self, memory: Memory) -> InitialQueries:
         """The queries of each image."""
@@ -28,6 +30,8 @@ class QuerySource(Protocol):
 
 class LearnedQueries(nn.Module):
     """One learned content and position per slot; the anchor is a point read off the position."""
+
+    class_agnostic = False
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
@@ -65,6 +69,8 @@ class LearnedQueries(nn.Module):
 class LearnedAnchors(nn.Module):
     """One learned content and anchor box per slot (DAB-DETR, arXiv 2201.12329); the decoder computes positions."""
 
+    class_agnostic = False
+
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
         self.num_queries, self.width = num_queries, width
@@ -96,6 +102,8 @@ class ProposedQueries(nn.Module):
         head: predicts classes and boxes from tokens.
     """
 
+    class_agnostic = False
+
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
         super().__init__()
         self.num_queries = num_queries
@@ -126,6 +134,8 @@ class TwoStageQueries(ProposedQueries):
     Ranked, as officially, by the logit of the first class, which the proposals' loss teaches "is an object".
     """
 
+    class_agnostic = True
+
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
         super().__init__(num_queries, width, head)
         self.position_projection = nn.Linear(2 * width, 2 * width)
@@ -139,7 +149,8 @@ class TwoStageQueries(ProposedQueries):
         chosen = self.best(proposals.logits[0, ..., 0])
         anchors = _at(proposals.boxes[0].detach(), chosen)
         position, content = self._embed(anchors, memory.tokens.shape[-1]).chunk(2, dim=-1)
-        return InitialQueries(Queries(content, anchors, position, identity=chosen), proposals, class_agnostic=True)
+        queries = Queries(content, anchors, position, identity=chosen)
+        return InitialQueries(queries, proposals, self.class_agnostic)
 
     def position(
         self, anchors: Float[Tensor, "batch queries 4"], learned: Float[Tensor, "batch queries width"]

@@ -331,9 +331,9 @@ def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_once_and_
         own_form.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["numba_attention", "numba_dropout", "numba_depthwise", "triton_attention"])
+@pytest.mark.parametrize("name", ["numba_attention", "numba_depthwise", "triton_attention"])
 def test_own_form_when_first_asked_in_inference_then_compiles_and_draws_nothing(name: str) -> None:
-    module = {"numba_attention": "cpu", "numba_dropout": "dropout_cpu", "numba_depthwise": "depthwise_cpu"}.get(name)
+    module = {"numba_attention": "cpu", "numba_depthwise": "depthwise_cpu"}.get(name)
     if module is None and find_spec("triton") is None:
         pytest.skip("Triton is not there")
     own_form.cache_clear()

@@ -1,21 +1,24 @@
-"""A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
+"""A detector of `transformers` by its configuration or its name."""
 
 import importlib.util
 import re
 import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oddetr.common.nested import flat
+from oddetr.common.nested import flat, without_key
 from oddetr.common.untrusted import read_json, read_normalisation, read_safetensors
 from oddetr.models.backbone import require_own
-from oddetr.models.transformers.adapters import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
+from oddetr.models.transformers.adapters import REAL_TIME, adapt, check_kind
+from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector
 
+MODEL_PATH = "_name_or_path"
+"""Where transformers keeps the folder of a model."""
 _COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
 """What is in the names of how many parts there are, of which a list's numbers are added."""
 _MOST = {_COUNTS: 100, "size": 16_384, "": 10**6}
@@ -55,13 +58,37 @@ class HuggingFaceConfig:
         return str(self.content.get("model_type"))
 
     @property
+    def family(self) -> str:
+        """See `DetectorSpec`: the kind."""
+        return self.kind
+
+    @property
+    def summary(self) -> str:
+        """See `DetectorSpec`."""
+        return f"{self.kind} of transformers"
+
+    @property
+    def num_queries(self) -> int | None:
+        """See `DetectorSpec`; Deformable-DETR's pretrained weights fix the number."""
+        return self.content.get("num_queries") if self.kind in REAL_TIME else None
+
+    @property
     def class_agnostic(self) -> bool:
-        """Whether the encoder's first output means "is an object"."""
+        """See `DetectorSpec`."""
         return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
+
+    @property
+    def pretrained(self) -> bool:
+        """See `DetectorSpec`: its weights are the whole model's."""
+        return False
+
+    def to_plain(self) -> dict[str, Any]:
+        """See `DetectorSpec`."""
+        return asdict(self)
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
-        """From what `dataclasses.asdict` gave, also by way of JSON."""
+        """From what `to_plain` gave, also by way of JSON."""
         return cls(values["content"], *read_normalisation(values))
 
     @classmethod
@@ -101,16 +128,20 @@ class HuggingFaceConfig:
         for name in changes:
             if name not in self.content:
                 raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
-        return HuggingFaceConfig(self.content | changes, self.mean, self.std)
+        return replace(self, content=self.content | changes)
 
     def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
         """The same with outputs for these classes."""
         labels = {str(index): name for index, name in enumerate(names)}
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
-        return HuggingFaceConfig(content, self.mean, self.std)
+        return replace(self, content=content)
 
-    def build(self) -> HuggingFaceDetector:
-        """The detector with random weights, its backbone's too.
+    def without_paths(self) -> "HuggingFaceConfig":
+        """See `DetectorSpec`. (Class names that look like paths stay.)"""
+        return replace(self, content=without_key(self.content, MODEL_PATH))
+
+    def build(self, num_classes: int) -> HuggingFaceDetector:
+        """The detector with random weights, its backbone's too; the configuration names its classes.
 
         Raises:
             OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
@@ -231,7 +262,7 @@ _ELSEWHERE = (
 
 
 def configuration_only(name: str) -> bool:
-    """Whether `name` is a folder with a config.json and no weights: a detector that is to begin at random."""
+    """Whether `name` is a folder with a config.json and no weights: a detector to start from random weights."""
     folder = Path(name)
     return (folder / "config.json").is_file() and not any(
         file.suffix in (".safetensors", ".bin") for file in folder.iterdir()

@@ -1,12 +1,12 @@
 """What every family of detectors answers for itself, so that no other room asks which family it is."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from oddetr.models.detector import Detector
+from oddetr.models.detector import Detector
 
 
+@runtime_checkable
 class DetectorSpec(Protocol):
     """What a detector is made of: `DetectorConfig` for our presets, `HuggingFaceConfig` for transformers' models."""
 
@@ -35,7 +35,7 @@ class DetectorSpec(Protocol):
         """Whether the backbone starts from ImageNet weights (`Backbone.load_imagenet`)."""
         ...
 
-    def override(self, changes: dict[str, Any]) -> Self:
+    def override(self, changes: dict[str, Any]) -> "DetectorSpec":
         """The same with some fields changed.
 
         Raises:
@@ -43,11 +43,11 @@ class DetectorSpec(Protocol):
         """
         ...
 
-    def for_classes(self, names: Sequence[str]) -> Self:
+    def for_classes(self, names: Sequence[str]) -> "DetectorSpec":
         """The same for a data set with these classes."""
         ...
 
-    def without_paths(self) -> Self:
+    def without_paths(self) -> "DetectorSpec":
         """The same without paths of this machine, to be shared."""
         ...
 
@@ -55,7 +55,7 @@ class DetectorSpec(Protocol):
         """Plain values for JSON, which `families.presets.read_config` reads."""
         ...
 
-    def build(self, num_classes: int) -> "Detector":
+    def build(self, num_classes: int) -> Detector:
         """The detector with random weights.
 
         Raises:

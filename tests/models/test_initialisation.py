@@ -71,7 +71,7 @@ def test_new_transformer_matrices_are_xavier() -> None:
 
 
 def test_dropout_is_at_the_official_places() -> None:
-    """Per layer: after attention, inside and after the feed-forward network; in the decoder after self-attention too."""
+    """Per layer: after attention, inside and after the feed-forward network; the decoder also after self-attention."""
     assert DetectorConfig().dropout == 0.1
     detector, batch = small_detector("plain", dropout=0.1).train(), small_batch()
     assert detector.decoder.layers[0].self_attn.dropout == 0.1

@@ -16,12 +16,12 @@ EPS = 1e-3
 
 
 def dab_deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (`MapBackbone`)."""
+    """Compose it around `backbone` (see `presets.compose`)."""
     heads = PredictionHead(config.width, num_classes).copies(config.decoder_layers)
     heads[0].start_with_size(-2.0)
     queries = LearnedAnchors(config.num_queries, config.width)
     layers = decoder_layers(config)
-    pyramid, encoder = pyramid_and_encoder(config, backbone)
+    pyramid, encoder = pyramid_and_encoder(config, backbone.channels)
     position = AnchorPosition(config.width, scaled=True)
     decoder = DeformableDecoder(layers, heads, refine_anchors=True, position=position, eps=EPS)
     denoising = ContrastiveDenoising(num_classes, config.width, config.denoising) if config.denoising else None

@@ -11,7 +11,7 @@ from oddetr.models.queries import LearnedQueries, TwoStageQueries
 
 
 def deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (`MapBackbone`).
+    """Compose it around `backbone` (see `presets.compose`).
 
     Without refinement all layers share one head. Two-stage, the encoder has a head of its own, and the heads start
     without the official bias of -2 for widths and heights, since anchors bring sizes.
@@ -25,7 +25,7 @@ def deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> 
         heads[0].start_with_size(-2.0)
         queries = LearnedQueries(config.num_queries, config.width)
     layers = decoder_layers(config)
-    pyramid, encoder = pyramid_and_encoder(config, backbone)
+    pyramid, encoder = pyramid_and_encoder(config, backbone.channels)
     decoder = DeformableDecoder(layers, heads, refine_anchors=refine)
     return ComposedDetector(backbone, pyramid, encoder, queries, decoder, top_k=config.top_k)
 

@@ -18,13 +18,13 @@ from oddetr.models.queries import MixedQueries
 
 
 def dino(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (`MapBackbone`); all decoder layers share one head, the encoder has its own."""
+    """Compose it around `backbone` (see `presets.compose`); the decoder layers share one head, the encoder has its own."""
     head = PredictionHead(config.width, num_classes)
     heads = head.copies(1)
     queries = MixedQueries(config.num_queries, config.width, head)
     layers = decoder_layers(config)
     pyramid, encoder = pyramid_and_encoder(
-        config, backbone, partial(sine_position_map, temperature=20.0, centred=False)
+        config, backbone.channels, partial(sine_position_map, temperature=20.0, centred=False)
     )
     decoder = DeformableDecoder(
         layers,

@@ -1,7 +1,6 @@
 """The parts that all families share, in the sizes of a configuration."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -9,12 +8,6 @@ from oddetr.models.decoder import DecoderLayer
 from oddetr.models.encoder import DeformableEncoder, FeaturePyramid
 from oddetr.models.families.config import DetectorConfig
 from oddetr.models.position import sine_position_map
-
-
-class MapBackbone(Protocol):
-    """A module: images -> feature maps with these channels, finest first."""
-
-    channels: list[int]
 
 
 def layer_sizes(config: DetectorConfig) -> tuple[int, int, int, int, int]:
@@ -28,8 +21,8 @@ def decoder_layers(config: DetectorConfig) -> list[DecoderLayer]:
 
 
 def pyramid_and_encoder(
-    config: DetectorConfig, backbone: MapBackbone, position: Callable[[Tensor, int], Tensor] = sine_position_map
+    config: DetectorConfig, channels: Sequence[int], position: Callable[[Tensor, int], Tensor] = sine_position_map
 ) -> tuple[FeaturePyramid, DeformableEncoder]:
-    """The pyramid over the backbone's maps, and the encoder of its levels; `position` embeds the places of a level."""
-    pyramid = FeaturePyramid(backbone.channels, config.width, config.levels)
+    """The pyramid over maps with these `channels`, and the encoder of its levels, which `position` embeds."""
+    pyramid = FeaturePyramid(channels, config.width, config.levels)
     return pyramid, DeformableEncoder(*layer_sizes(config), config.encoder_layers, config.dropout, position)

@@ -18,7 +18,7 @@ from oddetr.models.queries import MixedQueries
 
 
 def dino(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (see `presets.compose`); the decoder layers share one head, the encoder has its own."""
+    """Compose it around `backbone` (see `presets.compose`); all decoder layers share one head."""
     head = PredictionHead(config.width, num_classes)
     heads = head.copies(1)
     queries = MixedQueries(config.num_queries, config.width, head)

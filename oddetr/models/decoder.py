@@ -100,13 +100,13 @@ class DeformableDecoder(nn.Module):
         layers: the decoder's layers.
         heads: one for all layers, or one per layer.
         refine_anchors: each layer's box, without gradient, is the next layer's anchor (iterative box refinement);
-            otherwise every layer looks around, and corrects, the initial anchor.
-        position: computes the queries' position embeddings; None: queries bring them along, the same for all layers.
-        norm: through which heads see a layer's output, while the next anchor is refined from what comes before it
-            (DINO); None: heads see the output itself.
+            otherwise every layer samples around, and corrects, the initial anchor.
+        position: computes position embeddings before each layer; None: queries have their own, the same for all layers.
+        norm: normalises a layer's output for the heads; the next anchor is refined from the output before it (DINO).
+            None: heads read the output itself.
         look_forward_twice: a box is the correction of the last layer's refined anchor with its gradient, so that each
             layer learns from the next one's box too (DINO, arXiv 2203.03605, section 3.5).
-        eps: anchors count as this far from 0 and 1 at least, where logits are taken of them.
+        eps: anchors are clamped to this distance from 0 and 1 before their logits are taken.
 
     Raises:
         ValueError: neither one head nor one per layer.
@@ -141,8 +141,8 @@ class DeformableDecoder(nn.Module):
         attention = attention_of(groups)
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
         anchor_logits = box_logits = torch.cat([self._logits(group.anchors) for group in queries], dim=1)
-        brought = [group.position for group in queries if group.position is not None]
-        position = torch.cat(brought, dim=1) if brought else torch.zeros_like(content)
+        positions = [group.position for group in queries if group.position is not None]
+        position = torch.cat(positions, dim=1) if positions else torch.zeros_like(content)
         stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
             if self.position:
@@ -161,7 +161,7 @@ class DeformableDecoder(nn.Module):
         return {name: Predictions(*parts) for name, *parts in zip(groups, logits, boxes, contents, strict=True)}
 
     def _logits(self, anchors: Tensor) -> Tensor:
-        """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
+        """Logits of anchors as boxes; a point's size has logit 0: the head predicts all of it."""
         return F.pad(inverse_sigmoid(anchors, self.eps), (0, 4 - anchors.shape[-1]))
 
 

@@ -34,7 +34,7 @@ class FeaturePyramid(nn.Module):
         self.projections = nn.ModuleList(_projection(count, width, kernel, stride) for count, kernel, stride in sizes)
 
     def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch width _ _"]]:
-        """Returns the levels, finest first; each added level comes from the one before, the first from the last map."""
+        """The levels, finest first; each added level is computed from the one before, the first from the last map."""
         levels = [projection(features) for projection, features in zip(self.projections, maps, strict=False)]
         source = maps[-1]
         for projection in self.projections[len(maps) :]:
@@ -85,7 +85,7 @@ class DeformableEncoder(nn.Module):
         position: padding mask of a level, width -> its position embedding.
 
     Raises:
-        ValueError: sizes that do not go together (in the parts' constructors).
+        ValueError: sizes that do not fit together (in the parts' constructors).
     """
 
     def __init__(

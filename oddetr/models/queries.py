@@ -1,4 +1,4 @@
-"""Where the decoder's queries come from: learned slots or anchors, or the encoder's best proposals."""
+"""Sources of the decoder's queries: learned slots or anchors, or the encoder's best proposals."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from oddetr.structures import InitialQueries, Memory, Predictions, Queries
 
 
 class QuerySource(Protocol):
-    """Where queries come from."""
+    """A module: Memory -> InitialQueries."""
 
     num_queries: int
     class_agnostic: bool
@@ -62,7 +62,7 @@ class LearnedQueries(nn.Module):
     def position(
         self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
     ) -> Float[Tensor, "batch queries width"]:
-        """Position embeddings of queries that have moved to `anchors`: what was learned goes along."""
+        """Position embeddings of queries that have moved to `anchors`: the learned ones."""
         return learned
 
 
@@ -96,7 +96,7 @@ class LearnedAnchors(nn.Module):
 
 
 class ProposedQueries(nn.Module):
-    """What two-stage detectors share: the encoder predicts an object at each token, and the best become anchors.
+    """Base of two-stage query sources: the encoder predicts an object at each token, and the best become anchors.
 
     Args:
         head: predicts classes and boxes from tokens.
@@ -112,7 +112,7 @@ class ProposedQueries(nn.Module):
         self.token_norm = nn.LayerNorm(width)
 
     def another(self, num_queries: int) -> "ProposedQueries":
-        """See `QuerySource`; with a head of its own, which starts anew."""
+        """See `QuerySource`; it has a new head of its own."""
         width, classes = self.head.classes.in_features, self.head.classes.out_features
         return type(self)(num_queries, width, PredictionHead(width, classes))
 

@@ -20,11 +20,11 @@ from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector
 MODEL_PATH = "_name_or_path"
 """Where transformers keeps the folder of a model."""
 _COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
-"""What is in the names of how many parts there are, of which a list's numbers are added."""
-_MOST = {_COUNTS: 100, "size": 16_384, "": 10**6}
-"""The largest number in a configuration, by what its name holds."""
+"""In the names of fields that count parts; the numbers of a list are summed."""
+_LARGEST = {_COUNTS: 100, "size": 16_384, "": 10**6}
+"""The largest number in a configuration, by what the field's name contains."""
 _LONGEST = 256
-"""Values of a list, those of lists in it too."""
+"""Values in a list, nested lists included."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -39,7 +39,7 @@ class HuggingFaceConfig:
 
     Raises:
         ValueError: of a kind that is not supported, with a backbone from elsewhere, with quantised weights, or larger
-            numbers than any has.
+            numbers than any detector has.
     """
 
     content: dict[str, Any]
@@ -111,7 +111,7 @@ class HuggingFaceConfig:
                 f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
             ) from error
         optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        with _in_words(f"The model {name} of transformers cannot be read"):
+        with _explained(f"The model {name} of transformers cannot be read"):
             content = _read_object(described)
             check_kind(str(content.get("model_type")))
             _check_fields(content)
@@ -149,14 +149,14 @@ class HuggingFaceConfig:
         _need_transformers()
         from transformers import AutoModelForObjectDetection
 
-        with _in_words(f"transformers cannot make its {self.kind}"):
+        with _explained(f"transformers cannot make its {self.kind}"):
             model = AutoModelForObjectDetection.from_config(_configuration(self.content), trust_remote_code=False)
             return adapt(model, self.mean, self.std)
 
 
 @contextmanager
-def _in_words(what: str) -> Generator[None]:
-    """Whatever goes wrong within, but for OSError, is a ValueError that says what and why."""
+def _explained(what: str) -> Generator[None]:
+    """Turn any error but OSError into a ValueError that says what failed and why."""
     try:
         yield
     except OSError:
@@ -212,7 +212,7 @@ def _check_field(field: str, value: Any) -> None:
     parts = _parts(value)
     if len(parts) > _LONGEST:
         raise ValueError(f"{field} has {len(parts):,} values; it is at most {_LONGEST}.")
-    words, most = next((words, most) for words, most in _MOST.items() if re.search(words, name))
+    words, most = next((words, most) for words, most in _LARGEST.items() if re.search(words, name))
     numbers = [max(0, part) for part in parts if isinstance(part, int | float)]
     if (sum(numbers) if words == _COUNTS else max(numbers, default=0)) > most:
         raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
@@ -287,7 +287,7 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
             f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
             "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
         ) from error
-    with _in_words(f"The model {name} of transformers cannot be read"):
+    with _explained(f"The model {name} of transformers cannot be read"):
         config, state = _configuration(known.content), read_safetensors(file)
         kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
         model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)

@@ -26,7 +26,7 @@ from torch import Tensor
 from oddetr.models.kernels import compiled, cpu_loops, deformable, deformable_attention
 from oddetr.models.kernels.cpu import _geometry, numba_attention
 from oddetr.models.kernels.gather import gather_attention
-from oddetr.models.kernels.inputs import are_plain_on
+from oddetr.models.kernels.inputs import are_plain_on, common_precision
 from oddetr.models.kernels.own import own_form
 from oddetr.models.kernels.reference import grid_sample_attention
 
@@ -329,7 +329,7 @@ def test_kernels_compile_when_first_used_in_inference(module: str, name: str) ->
 def test_inputs_that_contradict_each_other_are_refused(form: Form) -> None:
     inputs = random_inputs(shapes=((6, 8), (3, 4)))
     with pytest.raises(ValueError, match=r"weights \(2, 7, 2, 2, 3\); found .* \(2, 7, 2, 2, 2\)"):
-        form(*inputs._replace(weights=inputs.weights[..., :2]))
+        common_precision(*inputs._replace(weights=inputs.weights[..., :2]))
     for shapes in (((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))):
         with pytest.raises(ValueError, match=re.escape(f"{shapes} do not hold the 60 tokens")):
             form(*inputs._replace(shapes=shapes))

@@ -18,7 +18,7 @@ KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
     "deformable attention": ("LoopAttention",),
     "self-attention": ("scaled_dot_product",),
-    "dropout": ("NumbaDropout", "bernoulli", "dropout"),
+    "dropout": ("bernoulli", "dropout"),
     "normalisation": ("norm",),
     "optimizer": ("adam",),
 }

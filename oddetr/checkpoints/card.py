@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import flat
 from oddetr.common.untrusted import is_number
-from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.structures import Weights
 
 if TYPE_CHECKING:
@@ -20,13 +19,6 @@ LIBRARY = "oddetr"
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
-_VARIANTS = {
-    "plain": "Deformable-DETR",
-    "refine": "Deformable-DETR with iterative box refinement",
-    "two_stage": "two-stage Deformable-DETR",
-    "dab": "DAB-Deformable-DETR",
-    "dino": "DINO",
-}
 _INDEXED = {"AP": "AP at IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP75": "AP at IoU 0.75"}
 
 
@@ -47,7 +39,7 @@ def model_card(
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="object-detection",
-        tags=["object-detection", "detr", _family(info), *(["od-detr"] if _distilled(info) else [])],
+        tags=["object-detection", "detr", info.detector.family, *(["od-detr"] if _distilled(info) else [])],
         license=license,
         model_name=title,
         eval_results=_index(info) or None,
@@ -56,7 +48,7 @@ def model_card(
         data,
         template_path=str(_TEMPLATE),
         title=in_markdown(title),
-        detector=in_markdown(_detector(info)),
+        detector=in_markdown(info.detector.summary),
         code_name=json.dumps(name, ensure_ascii=False),
         trained=bool(info.configuration),
         class_rows=_class_rows(info),
@@ -78,22 +70,6 @@ def in_markdown(text: object) -> str:
     """Escape text to one line that Markdown shows literally, also in a table."""
     line = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
     return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
-
-
-def _family(info: CheckpointInfo) -> str:
-    if isinstance(info.detector, HuggingFaceConfig):
-        return info.detector.kind
-    return {"dab": "dab-deformable-detr", "dino": "dino"}.get(info.detector.variant, "deformable-detr")
-
-
-def _detector(info: CheckpointInfo) -> str:
-    config = info.detector
-    if isinstance(config, HuggingFaceConfig):
-        return f"{config.kind} of transformers"
-    return (
-        f"{_VARIANTS[config.variant]} ({config.backbone}, {config.encoder_layers} + {config.decoder_layers} layers, "
-        f"width {config.width}, {config.num_queries} queries)"
-    )
 
 
 def _distilled(info: CheckpointInfo) -> bool:
@@ -162,7 +138,6 @@ def _recipe(info: CheckpointInfo) -> list[str]:
     run = info.configuration
     optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate") or 1
     start = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
-    pretrained = not isinstance(info.detector, HuggingFaceConfig) and info.detector.pretrained
     facts = {
         "epochs": run.get("epochs"),
         "batch size": run.get("batch_size") and f"{run['batch_size']}" + (f" x {accumulate}" if accumulate > 1 else ""),
@@ -172,7 +147,7 @@ def _recipe(info: CheckpointInfo) -> list[str]:
         "classification loss": run.get("loss", {}).get("classification"),
         "precision": run.get("precision"),
         "seed": run.get("seed"),
-        "initial weights": start or ("ImageNet weights of the backbone" if run and pretrained else None),
+        "initial weights": start or ("ImageNet weights of the backbone" if run and info.detector.pretrained else None),
     }
     return [_row(name, in_markdown(value)) for name, value in facts.items() if value is not None]
 

@@ -33,8 +33,8 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.evaluation.scores import read_scores
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, build_detector, count_values
-from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.families.presets import build_detector, count_values, read_config
+from oddetr.models.interface import DetectorSpec
 from oddetr.structures import Weights
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"
@@ -69,7 +69,7 @@ class CheckpointInfo:
         versions: of the packages it was trained with.
     """
 
-    detector: DetectorConfig | HuggingFaceConfig
+    detector: DetectorSpec
     classes: ClassTable
     image_size: int
     mean: tuple[float, ...]
@@ -94,13 +94,9 @@ class CheckpointInfo:
         """
         if content.pop("format") not in range(1, FORMAT + 1):
             raise ValueError("the file's format is newer than this oddetr; upgrade it")
-        detector: dict[str, Any] = content["detector"]
         classes = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
         content["classes"] = classes
-        if "content" in detector:
-            content["detector"] = HuggingFaceConfig.from_plain(detector).for_classes(classes.names)
-        else:
-            content["detector"] = DetectorConfig(**detector)
+        content["detector"] = read_config(content["detector"]).for_classes(classes.names)
         content["mean"], content["std"] = read_normalisation(content)
         metrics = dict(content.get("metrics", {}))  # very old runs had no teacher: their scores are left out
         content["metrics"] = {model: read_scores(metrics[model]) for model in WEIGHT_FILES if model in metrics}

@@ -19,7 +19,7 @@ from oddetr.common.untrusted import read_json, read_safetensors, read_weights_on
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.families.presets import DetectorConfig, Variant
-from oddetr.models.queries import TwoStageQueries
+from oddetr.models.queries import QuerySource
 
 _RENAMES = (
     (r"^backbone\.0\.body\.", "backbone.body."),
@@ -60,7 +60,7 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
     layers, heads = len(decoder.layers), len(decoder.heads)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        name = _our_name(key, layers, heads, isinstance(detector.query_source, TwoStageQueries))
+        name = _our_name(key, layers, heads, cast(QuerySource, detector.query_source).class_agnostic)
         if name in renamed and not renamed[name].equal(value):
             raise ValueError(f"The checkpoint has different weights where the detector shares one head: {key}.")
         renamed[name] = value

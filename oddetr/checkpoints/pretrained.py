@@ -16,8 +16,9 @@ from oddetr.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from oddetr.checkpoints.hub import PREFIX, fetch, on_hub, split_name, upload
+from oddetr.common.nested import without_key
 from oddetr.models.detector import Detector
-from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.transformers.config import MODEL_PATH
 from oddetr.structures import Weights
 
 CARD = "README.md"
@@ -162,7 +163,7 @@ class Pretrained(ABC):
 
 def without_paths(info: CheckpointInfo) -> CheckpointInfo:
     """Shorten each path on this machine to its last part."""
-    configuration = _anonymous(info.configuration)
+    configuration = without_key(info.configuration, MODEL_PATH)
     for name in _PATHS:
         value = configuration.get(name)
         if value and not on_hub(value):
@@ -171,23 +172,17 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
     if on_hub(model) and (_absolute(model.removeprefix(PREFIX)) or Path(model.removeprefix(PREFIX)).exists()):
         configuration["model"] = PREFIX + _last_part(model.removeprefix(PREFIX))
     if "trainer" in configuration:
-        configuration["trainer"] = _anonymous(configuration["trainer"], shorten=True)
-    detector = info.detector
-    if isinstance(detector, HuggingFaceConfig):
-        detector = replace(detector, content=_anonymous(detector.content))
-    return replace(info, detector=detector, configuration=configuration)
+        configuration["trainer"] = _shortened(configuration["trainer"])
+    return replace(info, detector=info.detector.without_paths(), configuration=configuration)
 
 
-def _anonymous(value: Any, shorten: bool = False) -> Any:
-    """Remove transformers' record of a model's folder; `shorten` reduces absolute paths to their last part.
-
-    (Not everywhere: there are class names that look like paths.)
-    """
+def _shortened(value: Any) -> Any:
+    """Reduce absolute paths to their last part. (Not everywhere: there are class names that look like paths.)"""
     if isinstance(value, dict):
-        return {name: _anonymous(each, shorten) for name, each in value.items() if name != "_name_or_path"}
-    if shorten and isinstance(value, list | tuple):
-        return [_anonymous(each, shorten) for each in value]
-    return _last_part(value) if shorten and isinstance(value, str | Path) and _absolute(str(value)) else value
+        return {name: _shortened(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(each) for each in value]
+    return _last_part(value) if isinstance(value, str | Path) and _absolute(str(value)) else value
 
 
 def _absolute(path: str) -> bool:

@@ -27,3 +27,12 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         name: merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in changes.items()
     }
+
+
+def without_key(values: dict[Any, Any], key: str) -> dict[Any, Any]:
+    """The same without `key`, at any depth."""
+    return {
+        name: without_key(value, key) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name != key
+    }

@@ -73,7 +73,7 @@ class ExtraGroups(nn.Module):
         self.config = config
         names = [f"one_to_one_{index}" for index in range(config.one_to_one)]
         names += [ONE_TO_MANY] if config.one_to_many else []
-        if (names or config.mixed) and not hasattr(detector, "query_source"):
+        if (names or config.mixed) and detector.query_source is None:
             raise ValueError(
                 "Further groups of queries (--groups) are not for detectors of transformers. Use one of our presets, "
                 "or leave the groups out."

@@ -19,7 +19,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.task import DistillationTask
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
-from oddetr.models.transformers.adapters import REAL_TIME, adapt
+from oddetr.models.transformers.adapters import adapt
 from oddetr.structures import Batch, GroundTruth
 
 TEACHER = "teacher"
@@ -150,7 +150,7 @@ def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
         if not self.training or labels is None:
             return own(self, pixel_values, pixel_mask, *arguments, labels=labels, **keywords)
         task.to(pixel_values.device)
-        masked = pixel_mask is not None and self.config.model_type not in REAL_TIME
+        masked = pixel_mask is not None and task.student.knows_padding
         padding = pixel_mask == 0 if masked else torch.zeros_like(pixel_values[:, 0], dtype=torch.bool)
         truth = GroundTruth.stack(
             [each["class_labels"].cpu() for each in labels], [each["boxes"].float().cpu() for each in labels]

@@ -1,4 +1,4 @@
-"""Backbones from timm, and where their ImageNet weights come from without ceremony."""
+"""Backbones from timm, and their ImageNet weights from a file, a package or timm."""
 
 import importlib.util
 import re
@@ -20,11 +20,11 @@ _STRIDES = [4, 8, 16, 32]
 
 
 class BackboneWeightsError(RuntimeError):
-    """ImageNet weights were asked for and cannot be had; the message names the ways to get them."""
+    """ImageNet weights were asked for and are not available; the message lists the ways to get them."""
 
 
 def require_own(name: str) -> None:
-    """Raises ValueError for a name with a place that a model's description would be fetched from."""
+    """Raise ValueError for a name whose model description timm would fetch (hf-hub:..., local-dir:...)."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a place.")
 
@@ -38,8 +38,8 @@ class Backbone(nn.Module):
         mean, std: what images are normalised with, RGB in [0, 1].
 
     Args:
-        name: a timm model name; without a place that timm would fetch the model's description from (hf-hub:...,
-            local-dir:...), since names stand in checkpoints, which come from anywhere.
+        name: a timm model name. Names that make timm fetch a model description (hf-hub:..., local-dir:...) are refused:
+            they stand in checkpoints, which may come from anyone.
         frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
             and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
             learn all of itself, so False there.
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
 
 
 def _feature_model(name: str, maps: int) -> Any:
-    """The timm model, for images of any size: those of Swin's family insist on one unless told otherwise."""
+    """The timm model for images of any size; Swin models insist on one size unless told otherwise."""
     create = partial(timm.create_model, name, pretrained=False, features_only=True, out_indices=tuple(range(-maps, 0)))
     try:
         return create(strict_img_size=False)
@@ -143,7 +143,7 @@ def _find_weights(name: str, weights: Path | None) -> tuple[dict[str, Tensor], s
 
 
 def _offline_weights(package: Path) -> dict[str, Tensor]:
-    """The package's tensors stand in timm's order under other names; classifiers, the last two, are left out."""
+    """The package's tensors, which are in timm's order under other names; the classifier, the last two, is left out."""
     file = next((package / "models").glob("*.pth"))
     tensors = list(read_weights_only(file).values())[:-2]
     names = list(timm.create_model(OFFLINE_BACKBONE).state_dict())[:-2]

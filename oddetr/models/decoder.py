@@ -1,7 +1,7 @@
 """The deformable decoder: queries read the memory, layer by layer (arXiv 2010.04159, sections 4.1 and A.4).
 
-Queries come in groups, which share every weight and all work but self-attention: a group is blind to the others, unless
-it says that it sees them.
+Queries come in groups, which share all weights and all work but self-attention: a group attends to itself and to the
+groups that it names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
-from oddetr.models.groups import Sight, sights
+from oddetr.models.groups import GroupAttention, attention_of
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
-from oddetr.models.kernels.dropout import dropout_
 from oddetr.models.levels import level_sizes
 from oddetr.models.position import sine_anchor_embedding
 from oddetr.structures import Memory, Predictions, Queries
@@ -33,7 +32,7 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, ffn_width)
         self.linear2 = nn.Linear(ffn_width, width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = dropout
+        self.dropout = nn.Dropout(dropout)
         for weight in (self.self_attn.out_proj.weight, self.linear1.weight, self.linear2.weight):
             nn.init.xavier_uniform_(weight)
 
@@ -43,7 +42,7 @@ class DecoderLayer(nn.Module):
         position: Float[Tensor, "batch queries width"],
         anchors: Float[Tensor, "batch queries levels 4"],
         memory: Memory,
-        groups: Sequence[Sight],
+        groups: Sequence[GroupAttention],
     ) -> Float[Tensor, "batch queries width"]:
         """Returns the new content.
 
@@ -51,26 +50,22 @@ class DecoderLayer(nn.Module):
             anchors: boxes relative to each level's padded map.
             groups: in the order in which their queries follow one another.
         """
-        lengths = [sight.length for sight in groups]
+        lengths = [group.length for group in groups]
         placed, values = (content + position).split(lengths, dim=1), content.split(lengths, dim=1)
-        attended = torch.cat([self._attend(placed, values, sight) for sight in groups], dim=1)
-        content = self.norm2(content + self._drop(attended))
+        attended = torch.cat([self._attend(placed, values, group) for group in groups], dim=1)
+        content = self.norm2(content + self.dropout(attended))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
-        content = self.norm1(content + self._drop(read))
-        hidden = self._drop(self.linear1(content), relu=True)
-        return self.norm3(content + self._drop(self.linear2(hidden)))
+        content = self.norm1(content + self.dropout(read))
+        hidden = self.dropout(self.linear1(content).relu())
+        return self.norm3(content + self.dropout(self.linear2(hidden)))
 
-    def _drop(self, x: Tensor, relu: bool = False) -> Tensor:
-        return dropout_(x, self.dropout, self.training, relu)
-
-    def _attend(self, placed: Sequence[Tensor], values: Sequence[Tensor], sight: Sight) -> Tensor:
-        own = sight.seen[0]
+    def _attend(self, placed: Sequence[Tensor], values: Sequence[Tensor], group: GroupAttention) -> Tensor:
+        own = group.keys[0]
         query, key, value = placed[own], placed[own], values[own]
-        if len(sight.seen) > 1:
-            key, value = (torch.cat([parts[group] for group in sight.seen], dim=1) for parts in (placed, values))
-        return self.self_attn(
-            query, key, value, key_padding_mask=sight.padding, attn_mask=sight.blind, need_weights=False
-        )[0]
+        if len(group.keys) > 1:
+            key, value = (torch.cat([parts[index] for index in group.keys], dim=1) for parts in (placed, values))
+        masks = {"key_padding_mask": group.key_padding_mask, "attn_mask": group.attn_mask}
+        return self.self_attn(query, key, value, **masks, need_weights=False)[0]
 
 
 class AnchorPosition(nn.Module):
@@ -105,13 +100,13 @@ class DeformableDecoder(nn.Module):
         layers: the decoder's layers.
         heads: one for all layers, or one per layer.
         refine_anchors: each layer's box, without gradient, is the next layer's anchor (iterative box refinement);
-            otherwise every layer looks around, and corrects, the initial anchor.
-        position: computes the queries' position embeddings; None: queries bring them along, the same for all layers.
-        norm: through which heads see a layer's output, while the next anchor is refined from what comes before it
-            (DINO); None: heads see the output itself.
+            otherwise every layer samples around, and corrects, the initial anchor.
+        position: computes position embeddings before each layer; None: queries have their own, the same for all layers.
+        norm: normalises a layer's output for the heads; the next anchor is refined from the output before it (DINO).
+            None: heads read the output itself.
         look_forward_twice: a box is the correction of the last layer's refined anchor with its gradient, so that each
             layer learns from the next one's box too (DINO, arXiv 2203.03605, section 3.5).
-        eps: anchors count as this far from 0 and 1 at least, where logits are taken of them.
+        eps: anchors are clamped to this distance from 0 and 1 before their logits are taken.
 
     Raises:
         ValueError: neither one head nor one per layer.
@@ -143,16 +138,16 @@ class DeformableDecoder(nn.Module):
         """Decodes all groups over `memory` in one pass; predictions of every layer, by the group's name."""
         queries = list(groups.values())
         content = torch.cat([group.content for group in queries], dim=1)
-        seen = sights(groups)
+        attention = attention_of(groups)
         places = torch.cat([_on_levels(group.anchors, memory, self.points) for group in queries], dim=1)
         anchor_logits = box_logits = torch.cat([self._logits(group.anchors) for group in queries], dim=1)
-        brought = [group.position for group in queries if group.position is not None]
-        position = torch.cat(brought, dim=1) if brought else torch.zeros_like(content)
+        positions = [group.position for group in queries if group.position is not None]
+        position = torch.cat(positions, dim=1) if positions else torch.zeros_like(content)
         stacked: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
             if self.position:
                 position = self.position(places[:, :, 0], content, index)
-            content = layer(content, position, places, memory, seen)
+            content = layer(content, position, places, memory, attention)
             head = cast(PredictionHead, self.heads[index % len(self.heads)])
             logits, boxes = head(self.norm(content) if self.norm else content, box_logits)
             stacked.append((logits, boxes, content))
@@ -166,7 +161,7 @@ class DeformableDecoder(nn.Module):
         return {name: Predictions(*parts) for name, *parts in zip(groups, logits, boxes, contents, strict=True)}
 
     def _logits(self, anchors: Tensor) -> Tensor:
-        """Logits of anchors as boxes; a point's size has logit 0, and is all for the head to say."""
+        """Logits of anchors as boxes; a point's size has logit 0: the head predicts all of it."""
         return F.pad(inverse_sigmoid(anchors, self.eps), (0, 4 - anchors.shape[-1]))
 
 

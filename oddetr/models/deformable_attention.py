@@ -11,7 +11,7 @@ from oddetr.models.levels import level_sizes
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """A query reads `points` places per head and level, at learned offsets from its anchor (arXiv 2010.04159, eq. 3).
+    """Each query samples `points` places per head and level around its anchor (arXiv 2010.04159, eq. 3).
 
     Offsets are in cells of the level around an anchor point; around an anchor box in units of half the box over
     `points`. Initially the points of head h lie on a ray at angle 2 pi h / heads, at distances 1 .. points cells.
@@ -57,7 +57,7 @@ class MultiScaleDeformableAttention(nn.Module):
         padding_mask: Bool[Tensor, "batch tokens"],
         shapes: tuple[tuple[int, int], ...],
     ) -> Float[Tensor, "batch queries width"]:
-        """Reads `tokens` (levels of `shapes`, one after the other) around `anchors`.
+        """Sample `tokens` (levels of `shapes`, one after the other) around `anchors`.
 
         Anchors are relative to each level's padded map. Padded tokens read as 0.
         """
@@ -66,7 +66,7 @@ class MultiScaleDeformableAttention(nn.Module):
         value = value.view(batch, -1, self.heads, width // self.heads)
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
         weights = weights.softmax(dim=-1).view(batch, queries, self.heads, self.levels, self.points)
-        # Levels, points and coordinates are one axis here: broadcasting along axes of 4 and 2 costs ten times as much.
+        # Levels, points and coordinates share one axis: broadcasting along axes of 4 and 2 takes ten times as long.
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)
         centre = self._at_points(anchors[..., :2])
         if anchors.shape[-1] == 2:
@@ -77,6 +77,6 @@ class MultiScaleDeformableAttention(nn.Module):
         return self.output_proj(deformable_attention(value, shapes, locations, weights))
 
     def _at_points(self, pairs: Float[Tensor, "*leading #levels 2"]) -> Float[Tensor, "*leading_and_one offsets"]:
-        """A pair of each level -> the pair of each of its points, all in one row; the same for all heads."""
+        """Repeat each level's pair for all its points, in one row; the same for all heads."""
         leading = pairs.shape[:-2]
         return pairs[..., None, :].expand(*leading, self.levels, self.points, 2).reshape(*leading, 1, -1)

@@ -1,4 +1,4 @@
-"""Contrastive denoising: objects, disturbed, are queries that are to find them again (DINO, arXiv 2203.03605)."""
+"""Contrastive denoising: noised objects are queries that learn to find the objects again (DINO, arXiv 2203.03605)."""
 
 import torch
 from jaxtyping import Bool
@@ -9,14 +9,15 @@ from oddetr.structures import AssignedQueries, GroundTruth, Queries
 
 
 class ContrastiveDenoising(nn.Module):
-    """Groups of disturbed objects: in each, every object once near (to be found again) and once farther off (to be
-    called background). A group sees itself and the own queries, which do not see it (DINO, section 3.3).
+    """Groups of noised objects. Each group has every object twice: with little noise (positive, to be found again) and
+    with more (negative, to be called background). A group attends to itself and to the detector's own queries, which do
+    not attend to it (DINO, section 3.3).
 
-    A corner of the box moves by up to `box_noise` of half the box's side, or, farther off, by one to two times that. A
+    A corner of the box moves by up to `box_noise` of half the box's side, or, negative, by one to two times that. A
     label is replaced by a random one with probability `label_noise` / 2.
 
-    Officially queries that pad images with fewer objects are seen by the group's others, and learn to be background;
-    here they are not and do not.
+    Officially, the queries that pad images with fewer objects are attended to, and learn to be background; here they
+    are masked.
 
     Args:
         num_classes: of objects.
@@ -35,18 +36,18 @@ class ContrastiveDenoising(nn.Module):
         self.labels = nn.Embedding(num_classes + 1, width)
 
     def forward(self, truth: GroundTruth) -> AssignedQueries:
-        """Disturbs the objects anew, by torch's generator of their device; at least one query, if only padding."""
+        """Draw noise from torch's generator of the device; gives at least one query, if only padding."""
         batch, objects = len(truth.counts), max(1, *truth.counts)
         groups = max(1, self.queries // objects) if truth.total else 1
-        disturbed = (batch, groups, 2, objects)
+        sizes = (batch, groups, 2, objects)
 
         def spread(values: Tensor) -> Tensor:
-            """[B, M, ...] -> [B, groups, near and far, M, ...], without further padding."""
+            """[B, M, ...] -> [B, groups, positive and negative, M, ...], without further padding."""
             values = values[:, None, None, :objects]
-            return values.expand(*disturbed, *values.shape[4:])
+            return values.expand(*sizes, *values.shape[4:])
 
         labels = spread(truth.labels.clamp(min=0))
-        replaced = torch.rand(disturbed, device=labels.device) < self.label_noise / 2
+        replaced = torch.rand(sizes, device=labels.device) < self.label_noise / 2
         labels = torch.where(replaced, torch.randint_like(labels, self.num_classes), labels)
 
         boxes = spread(truth.boxes)
@@ -58,7 +59,7 @@ class ContrastiveDenoising(nn.Module):
         anchors = xyxy_to_cxcywh(corners.clamp(0, 1)).clamp(min=0)
 
         padding = spread(~truth.valid)
-        index = torch.arange(objects, device=labels.device).expand(disturbed).clone()
+        index = torch.arange(objects, device=labels.device).expand(sizes).clone()
         index[:, :, 1] = -1
         queries = Queries(
             content=self.labels(labels.flatten(1)),

@@ -1,16 +1,99 @@
-"""A detector: four steps, composed of parts."""
+"""A detector: three steps, and what its family says of itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from oddetr.models.heads import PredictionHead
 from oddetr.structures import InitialQueries, Memory, Predictions, Queries
 
 
 class Detector(nn.Module):
     """Images -> predictions of every decoder layer, in the steps `encode`, `initial_queries`, `decode`.
+
+    Base class of `ComposedDetector` (our presets) and of the adapters in `models.transformers`.
+
+    Attributes:
+        backbone: the part with ImageNet weights, which learns at a rate of its own.
+        query_source: makes the initial queries (`QuerySource`); None where they cannot be made anew for further groups.
+        denoising: GroundTruth -> AssignedQueries, a group for training only; None: there is none.
+        top_k: detections of an image that post-processing keeps.
+        knows_padding: whether the model itself reads a padding mask.
+    """
+
+    backbone: nn.Module
+    query_source: nn.Module | None
+    denoising: nn.Module | None
+    top_k: int
+    knows_padding = True
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Images are normalised with this mean, RGB in [0, 1]."""
+        raise NotImplementedError
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Images are normalised with this standard deviation."""
+        raise NotImplementedError
+
+    @property
+    def saved(self) -> nn.Module:
+        """The module whose weights a checkpoint holds."""
+        return self
+
+    def describe(self, folder: Path) -> None:
+        """Writes the files that other programs need beside the weights into `folder`: none."""
+
+    def class_rows(self) -> dict[str, tuple[int, ...]]:
+        """Tensors of the state dict with one row per class -> their rows that belong to no class."""
+        raise NotImplementedError
+
+    def exporting(self) -> AbstractContextManager[None]:
+        """The context in which the detector can be traced for ONNX."""
+        return nullcontext()
+
+    def encode(
+        self,
+        images: Float[Tensor, "batch 3 image_height image_width"],
+        padding_mask: Bool[Tensor, "batch image_height image_width"],
+    ) -> Memory:
+        """Backbone, pyramid and encoder; `padding_mask` is True on padding."""
+        raise NotImplementedError
+
+    def initial_queries(self, memory: Memory) -> InitialQueries:
+        """The detector's own queries."""
+        raise NotImplementedError
+
+    def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
+        """Predictions of each decoder layer for each group of queries; groups do not attend to one another."""
+        raise NotImplementedError
+
+    def position(
+        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
+    ) -> Float[Tensor, "batch queries width"] | None:
+        """Position embeddings of queries that have moved to `anchors`.
+
+        Args:
+            learned: the embeddings that the queries came with; None where the decoder computes them.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 image_height image_width"],
+        padding_mask: Bool[Tensor, "batch image_height image_width"],
+    ) -> Predictions:
+        """All three steps, for the detector's own queries."""
+        memory = self.encode(images, padding_mask)
+        return self.decode(memory, {"own": self.initial_queries(memory).queries})["own"]
+
+
+class ComposedDetector(Detector):
+    """A detector composed of our own parts.
 
     Args:
         backbone: images -> feature maps, finest first.
@@ -18,8 +101,7 @@ class Detector(nn.Module):
         encoder: levels, padding mask -> Memory.
         query_source: Memory -> InitialQueries.
         decoder: Memory, groups of Queries by name -> Predictions by name.
-        denoising: GroundTruth -> AssignedQueries, a group that the detector is trained with besides; None: it is not.
-        top_k: how many detections of an image its post-processing keeps.
+        denoising, top_k: see `Detector`.
     """
 
     def __init__(
@@ -43,50 +125,46 @@ class Detector(nn.Module):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """What images are normalised with, RGB in [0, 1]: the backbone's."""
+        """The backbone's."""
         return self.backbone.mean  # pyright: ignore[reportReturnType]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Likewise."""
+        """The backbone's."""
         return self.backbone.std  # pyright: ignore[reportReturnType]
 
-    @property
-    def saved(self) -> nn.Module:
-        """The module whose weights a checkpoint holds."""
-        return self
+    def class_rows(self) -> dict[str, tuple[int, ...]]:
+        """The class outputs of all heads, and the label embedding of denoising, whose last row means "no class"."""
+        return dict(self._class_rows())
 
-    def describe(self, folder: Path) -> None:
-        """Writes what others than us want to know of a checkpoint in `folder`: nothing."""
+    def _class_rows(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name, module in self.named_modules():
+            if isinstance(module, PredictionHead):
+                proposes = name.startswith("query_source.") and getattr(self.query_source, "class_agnostic", False)
+                for kind in ("weight", "bias"):
+                    yield f"{name}.classes.{kind}", (0,) if proposes else ()
+        if self.denoising:
+            yield "denoising.labels.weight", (-1,)
 
     def encode(
         self,
         images: Float[Tensor, "batch 3 image_height image_width"],
         padding_mask: Bool[Tensor, "batch image_height image_width"],
     ) -> Memory:
-        """Backbone, pyramid and encoder; `padding_mask` is True on padding."""
+        """See `Detector`."""
         return self.encoder(self.pyramid(self.backbone(images)), padding_mask)
 
     def initial_queries(self, memory: Memory) -> InitialQueries:
-        """The detector's own queries."""
+        """See `Detector`."""
+        assert self.query_source
         return self.query_source(memory)
 
     def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
-        """Predictions of each decoder layer for each group of queries; groups are blind to one another."""
+        """See `Detector`."""
         return self.decoder(memory, groups)
 
     def position(
         self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
     ) -> Float[Tensor, "batch queries width"] | None:
-        """Position embeddings of queries that have moved to `anchors`; `learned` are those they came with (None: the
-        decoder computes them)."""
-        return None if learned is None else self.query_source.position(anchors, learned)  # pyright: ignore[reportCallIssue]
-
-    def forward(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Predictions:
-        """All three steps, for the detector's own queries."""
-        memory = self.encode(images, padding_mask)
-        return self.decode(memory, {"own": self.initial_queries(memory).queries})["own"]
+        """See `Detector`; the query source embeds positions that the decoder does not."""
+        return None if learned is None else self.query_source.position(anchors, learned)  # pyright: ignore

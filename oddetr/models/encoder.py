@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
-from oddetr.models.kernels.dropout import dropout_
 from oddetr.models.position import sine_position_map
 from oddetr.structures import Memory
 
@@ -35,7 +34,7 @@ class FeaturePyramid(nn.Module):
         self.projections = nn.ModuleList(_projection(count, width, kernel, stride) for count, kernel, stride in sizes)
 
     def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch width _ _"]]:
-        """Returns the levels, finest first; each added level comes from the one before, the first from the last map."""
+        """The levels, finest first; each added level is computed from the one before, the first from the last map."""
         levels = [projection(features) for projection, features in zip(self.projections, maps, strict=False)]
         source = maps[-1]
         for projection in self.projections[len(maps) :]:
@@ -61,7 +60,7 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, ffn_width)
         self.linear2 = nn.Linear(ffn_width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = dropout
+        self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
@@ -74,12 +73,9 @@ class EncoderLayer(nn.Module):
         """Returns the new tokens."""
         tokens = memory.tokens
         read = self.self_attn(tokens + position, anchors, tokens, memory.padding_mask, memory.shapes)
-        tokens = self.norm1(tokens + self._drop(read))
-        hidden = self._drop(self.linear1(tokens), relu=True)
-        return self.norm2(tokens + self._drop(self.linear2(hidden)))
-
-    def _drop(self, x: Tensor, relu: bool = False) -> Tensor:
-        return dropout_(x, self.dropout, self.training, relu)
+        tokens = self.norm1(tokens + self.dropout(read))
+        hidden = self.dropout(self.linear1(tokens).relu())
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 
 class DeformableEncoder(nn.Module):
@@ -89,7 +85,7 @@ class DeformableEncoder(nn.Module):
         position: padding mask of a level, width -> its position embedding.
 
     Raises:
-        ValueError: sizes that do not go together (in the parts' constructors).
+        ValueError: sizes that do not fit together (in the parts' constructors).
     """
 
     def __init__(

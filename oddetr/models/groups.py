@@ -1,4 +1,4 @@
-"""Who sees whom in self-attention, of the groups of queries that are decoded in one pass."""
+"""Self-attention of the query groups that are decoded in one pass: which queries attend to which."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,37 +12,37 @@ from oddetr.structures import Queries
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a group's queries see in self-attention.
+class GroupAttention:
+    """The keys of one group's self-attention, and its masks as `nn.MultiheadAttention` names them.
 
     Attributes:
-        length: how many they are.
-        seen: which groups they see, by number: first their own.
-        padding: True on queries of these groups that nobody sees.
-        blind: True where a query does not see another.
+        length: number of the group's queries.
+        keys: indices of the groups whose queries are the keys: the group itself first.
+        key_padding_mask: True on keys that nobody attends to.
+        attn_mask: True where a query does not attend to a key.
     """
 
     length: int
-    seen: tuple[int, ...]
-    padding: Bool[Tensor, "batch seen"] | None
-    blind: Bool[Tensor, "queries seen"] | None
+    keys: tuple[int, ...]
+    key_padding_mask: Bool[Tensor, "batch keys"] | None
+    attn_mask: Bool[Tensor, "queries keys"] | None
 
 
-def sights(groups: Mapping[str, Queries]) -> list[Sight]:
-    """What the queries of each group see."""
-    numbers = {name: number for number, name in enumerate(groups)}
-    found: list[Sight] = []
+def attention_of(groups: Mapping[str, Queries]) -> list[GroupAttention]:
+    """The self-attention of each group, in their order."""
+    index = {name: place for place, name in enumerate(groups)}
+    found: list[GroupAttention] = []
     for name, group in groups.items():
-        seen = [groups[other] for other in (name, *group.sees)]
-        padding, blind = None, group.blind
-        if any(each.padding is not None for each in seen):
-            padding = torch.cat([_padding(each) for each in seen], dim=1)
-            # Of an image with nothing else, padding sees padding: nothing reads it, and nothing at all would be NaN.
+        names = (name, *group.sees)
+        keys = [groups[other] for other in names]
+        padding, mask = None, group.blind
+        if any(each.padding is not None for each in keys):
+            padding = torch.cat([_padding(each) for each in keys], dim=1)
+            # A softmax over no key is NaN: where an image has padding only, it attends to itself, and nobody reads it.
             padding = padding & ~padding.all(dim=1, keepdim=True)
-        if blind is not None:
-            blind = F.pad(blind, (0, sum(each.content.shape[1] for each in seen[1:])))
-        places = tuple(numbers[other] for other in (name, *group.sees))
-        found.append(Sight(group.content.shape[1], places, padding, blind))
+        if mask is not None:
+            mask = F.pad(mask, (0, sum(each.content.shape[1] for each in keys[1:])))
+        found.append(GroupAttention(group.content.shape[1], tuple(index[each] for each in names), padding, mask))
     return found
 
 

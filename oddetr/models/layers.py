@@ -1,4 +1,4 @@
-"""Layers that take the place of timm's in a backbone: less work, the same results, the same names in state dicts."""
+"""Faster replacements for layers of timm backbones, with the same results and the same names in state dicts."""
 
 from typing import cast
 
@@ -12,12 +12,12 @@ from oddetr.models.kernels.depthwise import depthwise_conv2d
 
 
 class FrozenNorm(nn.Module):
-    """A batch norm that learns nothing, and the activation that timm has in some, in one pass over the maps less:
+    """A frozen batch norm, with the activation that timm puts into some, in one pass less over the maps:
 
     y = act(s x + b - s m),  s = g / sqrt(v + eps)
 
-    The result has the precision of the buffers, float32, also of maps in bfloat16. The buffers are named as a batch
-    norm's: `weight` g, `bias` b, `running_mean` m, `running_var` v.
+    The result is in the buffers' precision, float32, for bfloat16 maps too. The buffers have a batch norm's names:
+    `weight` g, `bias` b, `running_mean` m, `running_var` v.
     """
 
     weight: Tensor
@@ -36,14 +36,14 @@ class FrozenNorm(nn.Module):
         self.act = getattr(norm, "act", nn.Identity())
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        """Normalises by the statistics that were learned, and activates."""
+        """Normalise by the learned statistics, and activate."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return self.act(self.drop(torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))))
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution, whose parameters it takes over; see `depthwise_conv2d`."""
+    """`depthwise_conv2d` as a layer that takes over the parameters of a depthwise convolution."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         channels, size = convolution.in_channels, cast(tuple[int, int], convolution.kernel_size)
@@ -54,7 +54,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether it can take the module's place, and learn faster there on a CPU: 3x3 kernels are fast as they are."""
+        """Whether it can replace `module`, and trains faster on a CPU; 3x3 kernels are fast already."""
         if type(module) not in (nn.Conv2d, Conv2dSame):
             return False
         convolution = cast(nn.Conv2d, module)
@@ -72,7 +72,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def replace_layers(module: nn.Module, freeze_norms: bool) -> None:
-    """Replaces what can be replaced in `module`, at any depth; batch norms only where they are to be frozen."""
+    """Replace depthwise convolutions, and batch norms if they are to be frozen, in `module` at any depth."""
     for name, child in list(module.named_children()):
         if freeze_norms and isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenNorm(child))

@@ -25,7 +25,7 @@ def sine_position_map(
         padding_mask: True on padding.
         features: length of the embedding, a multiple of 4.
         temperature: ratio of the longest to the shortest wave: Deformable-DETR's; 20 in DINO.
-        centred: taken at the cells' centres, as Deformable-DETR has it; otherwise, as DINO, at their far corners.
+        centred: measure at the cells' centres, as Deformable-DETR does; else at their far corners, as DINO does.
     """
     inside = (~padding_mask).float()
     phases: list[Tensor] = []

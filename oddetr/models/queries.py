@@ -1,4 +1,4 @@
-"""Where the decoder's queries come from: learned slots or anchors, or the encoder's best proposals."""
+"""Sources of the decoder's queries: learned slots or anchors, or the encoder's best proposals."""
 
 from typing import Protocol
 
@@ -13,9 +13,11 @@ from oddetr.structures import InitialQueries, Memory, Predictions, Queries
 
 
 class QuerySource(Protocol):
-    """Where queries come from."""
+    """A module: Memory -> InitialQueries."""
 
     num_queries: int
+    class_agnostic: bool
+    """Whether proposals find objects of any class: the first output of their head means "is an object"."""
 
     def __call__(self, memory: Memory) -> InitialQueries:
         """The queries of each image."""
@@ -28,6 +30,8 @@ class QuerySource(Protocol):
 
 class LearnedQueries(nn.Module):
     """One learned content and position per slot; the anchor is a point read off the position."""
+
+    class_agnostic = False
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
@@ -58,12 +62,14 @@ class LearnedQueries(nn.Module):
     def position(
         self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
     ) -> Float[Tensor, "batch queries width"]:
-        """Position embeddings of queries that have moved to `anchors`: what was learned goes along."""
+        """Position embeddings of queries that have moved to `anchors`: the learned ones."""
         return learned
 
 
 class LearnedAnchors(nn.Module):
     """One learned content and anchor box per slot (DAB-DETR, arXiv 2201.12329); the decoder computes positions."""
+
+    class_agnostic = False
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
@@ -90,11 +96,13 @@ class LearnedAnchors(nn.Module):
 
 
 class ProposedQueries(nn.Module):
-    """What two-stage detectors share: the encoder predicts an object at each token, and the best become anchors.
+    """Base of two-stage query sources: the encoder predicts an object at each token, and the best become anchors.
 
     Args:
         head: predicts classes and boxes from tokens.
     """
+
+    class_agnostic = False
 
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
         super().__init__()
@@ -104,7 +112,7 @@ class ProposedQueries(nn.Module):
         self.token_norm = nn.LayerNorm(width)
 
     def another(self, num_queries: int) -> "ProposedQueries":
-        """See `QuerySource`; with a head of its own, which starts anew."""
+        """See `QuerySource`; it has a new head of its own."""
         width, classes = self.head.classes.in_features, self.head.classes.out_features
         return type(self)(num_queries, width, PredictionHead(width, classes))
 
@@ -126,6 +134,8 @@ class TwoStageQueries(ProposedQueries):
     Ranked, as officially, by the logit of the first class, which the proposals' loss teaches "is an object".
     """
 
+    class_agnostic = True
+
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
         super().__init__(num_queries, width, head)
         self.position_projection = nn.Linear(2 * width, 2 * width)
@@ -139,7 +149,8 @@ class TwoStageQueries(ProposedQueries):
         chosen = self.best(proposals.logits[0, ..., 0])
         anchors = _at(proposals.boxes[0].detach(), chosen)
         position, content = self._embed(anchors, memory.tokens.shape[-1]).chunk(2, dim=-1)
-        return InitialQueries(Queries(content, anchors, position, identity=chosen), proposals, class_agnostic=True)
+        queries = Queries(content, anchors, position, identity=chosen)
+        return InitialQueries(queries, proposals, self.class_agnostic)
 
     def position(
         self, anchors: Float[Tensor, "batch queries 4"], learned: Float[Tensor, "batch queries width"]

@@ -4,7 +4,6 @@ import importlib
 import json
 import logging
 import math
-import os
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from oddetr.models.detector import Detector
 from oddetr.structures import Weights
 
 OPSET = 18
-_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 TOLERANCE = 1e-4
 """The most that a score, or a box relative to the image, may differ between PyTorch and ONNX Runtime."""
 
@@ -258,7 +256,7 @@ def _write(
 ) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     try:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), module.detector.exporting(), _quietly():
             program = torch.onnx.export(
                 module,
                 examples,
@@ -281,10 +279,7 @@ def _write(
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Without the exporter's remarks on its own workings, and without transformers' checks of tensors' sizes, which it
-    cannot write."""
-    checked = os.environ.get(_CHECKS)
-    os.environ[_CHECKS] = "1"
+    """Without the exporter's remarks on its own workings."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -294,8 +289,6 @@ def _quietly() -> Generator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        os.environ.pop(_CHECKS)
-        os.environ.update({_CHECKS: checked} if checked is not None else {})
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -1,7 +1,6 @@
 """The weights that a training begins with: a checkpoint's, a model's of transformers, or ImageNet's in the backbone."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -11,18 +10,12 @@ from oddetr.checkpoints.checkpoint import load_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig
-from oddetr.models.transformers.config import HuggingFaceConfig, configuration_only, load_pretrained
+from oddetr.models.interface import DetectorSpec
+from oddetr.models.transformers.config import configuration_only, load_pretrained
 from oddetr.training.config import TrainConfig
 
-_OUTPUTS = re.compile(r"(^|\.)(heads\.\d+\.classes|head\.classes|class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")
-_LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
-"""What belongs to a class: outputs, and denoising labels, of which the last belongs to none."""
 
-
-def begin(
-    config: TrainConfig, detector: Detector, made_of: DetectorConfig | HuggingFaceConfig, classes: ClassTable
-) -> str:
+def begin(config: TrainConfig, detector: Detector, made_of: DetectorSpec, classes: ClassTable) -> str:
     """Loads the weights into `detector` and returns where they came from.
 
     Raises:
@@ -30,28 +23,22 @@ def begin(
     """
     if config.init:
         source, info = load_checkpoint(config.init)
-        known = take_weights(detector, classes.names, source, info.classes.names, made_of)
+        known = take_weights(detector, classes.names, source, info.classes.names)
         return f"from {config.init}, with the outputs of {known} of {len(classes)} classes"
     if config.hugging_face and configuration_only(config.hugging_face):
         return f"random: {config.hugging_face} holds a configuration only"
     if config.hugging_face:
         source, names = load_pretrained(config.hugging_face)
-        known = take_weights(detector, classes.names, source, names, made_of)
+        known = take_weights(detector, classes.names, source, names)
         return f"from {config.hugging_face}, with the outputs of {known} of {len(classes)} classes"
-    if isinstance(made_of, DetectorConfig) and made_of.pretrained:
+    if made_of.pretrained:
         backbone = cast(Backbone, detector.backbone)
         origin = backbone.load_imagenet(config.backbone_weights)
         return f"the backbone's ({backbone.name}) from {origin}, the others random"
     return "random"
 
 
-def take_weights(
-    detector: Detector,
-    classes: Sequence[str],
-    source: Detector,
-    source_classes: Sequence[str],
-    made_of: DetectorConfig | HuggingFaceConfig,
-) -> int:
+def take_weights(detector: Detector, classes: Sequence[str], source: Detector, source_classes: Sequence[str]) -> int:
     """Takes over the weights of `source`; returns how many classes it knew by name.
 
     What belongs to a class is carried over by the class's name; classes that the source does not know keep the
@@ -64,13 +51,11 @@ def take_weights(
     labels = [(mine, known[name]) for mine, name in enumerate(classes) if name in known]
     mine, theirs = (torch.tensor([pair[side] for pair in labels], dtype=torch.int64) for side in (0, 1))
     state, given = detector.state_dict(), source.state_dict()
-    ranking = _ranking_output(made_of)
+    class_rows = detector.class_rows()
     for name, value in state.items():
         other = given.get(name)
-        if other is not None and _OUTPUTS.search(name):
-            state[name] = _with_rows(value, other, mine, theirs, [0] if ranking and ranking in name else [])
-        elif other is not None and _LABELS.search(name):
-            state[name] = _with_rows(value, other, mine, theirs, [-1])
+        if other is not None and name in class_rows:
+            state[name] = _with_rows(value, other, mine, theirs, class_rows[name])
         elif other is None or other.shape != value.shape:
             found = "nothing" if other is None else tuple(other.shape)
             raise ValueError(
@@ -83,14 +68,7 @@ def take_weights(
     return len(labels)
 
 
-def _ranking_output(made_of: DetectorConfig | HuggingFaceConfig) -> str | None:
-    """Part of the name of the encoder's outputs whose first, by which proposals are ranked, is no class's."""
-    if isinstance(made_of, HuggingFaceConfig):
-        return f"class_embed.{made_of.content['decoder_layers']}." if made_of.class_agnostic else None
-    return "query_source.head." if made_of.variant == "two_stage" else None
-
-
-def _with_rows(value: Tensor, source: Tensor, mine: Tensor, theirs: Tensor, same: list[int]) -> Tensor:
+def _with_rows(value: Tensor, source: Tensor, mine: Tensor, theirs: Tensor, same: Iterable[int]) -> Tensor:
     value = value.clone()
     value[mine] = source[theirs]
     for row in same:

@@ -19,7 +19,8 @@ from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, Matc
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
-from oddetr.models.families.presets import PRESETS, DetectorConfig
+from oddetr.models.families.presets import PRESETS, read_config
+from oddetr.models.interface import DetectorSpec
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.upgrades import upgraded
 
@@ -227,7 +228,7 @@ class TrainConfig:
         """The folder or hub name of a model of transformers."""
         return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
 
-    def detector_config(self) -> DetectorConfig | HuggingFaceConfig:
+    def detector_config(self) -> DetectorSpec:
         """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
         is resumed without what it began with.)
 
@@ -235,7 +236,7 @@ class TrainConfig:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.
         """
         if "content" in self.detector:
-            return HuggingFaceConfig.from_plain(self.detector)
+            return read_config(self.detector)
         if self.init and not self.resume:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
         if self.hugging_face:

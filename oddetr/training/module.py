@@ -1,7 +1,5 @@
 """A thin adapter of the training task to Lightning."""
 
-import re
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -28,21 +26,15 @@ AGREE_EVERY = 20
 """Steps after which several processes agree on what each may hold otherwise: statistics of batch norms, if these learn,
 and whether to save or to stop."""
 
-BACKBONE = re.compile(r"(^|\.)(backbone|conv_encoder\.model)\.")
-"""Parameters of the backbone: by its name here and in most detectors of transformers, and in DEIMv2."""
 
-
-def parameter_groups(learned: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The parameters that learn, by learning rate: backbone, places to read, and all others.
-
-    Args:
-        learned: by name (`DistillationTask.learned`); those without gradient are left out.
-    """
+def parameter_groups(task: DistillationTask, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The parameters that learn, by learning rate: backbone, sampling places, and all others."""
+    backbone = {id(parameter) for parameter in task.student.backbone.parameters()}
     groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": [], "places": []}
-    for name, parameter in learned:
+    for name, parameter in task.learned():
         if parameter.requires_grad:
             slow = any(part in name.split(".") for part in SLOW)
-            groups["backbone" if BACKBONE.search(name) else "places" if slow else "main"].append(parameter)
+            groups["backbone" if id(parameter) in backbone else "places" if slow else "main"].append(parameter)
     rate = chosen(config.learning_rate)
     rates = {"main": 1.0, "backbone": chosen(config.backbone_factor), "places": config.places_factor}
     return [
@@ -187,7 +179,7 @@ class TrainingModule(LightningModule):
         """
         fused = self.trainer.precision != "16-mixed"
         optimizer = AdamW(
-            parameter_groups(self.task.learned(), self.optimizer_config),
+            parameter_groups(self.task, self.optimizer_config),
             weight_decay=self.optimizer_config.weight_decay,
             fused=fused,
         )

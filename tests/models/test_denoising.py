@@ -23,7 +23,7 @@ def made(truth: GroundTruth, seed: int = 0, **options: float) -> AssignedQueries
     return denoising(truth)
 
 
-def test_group_when_made_then_near_queries_have_their_object_and_far_ones_none() -> None:
+def test_near_queries_have_their_object_and_far_ones_none() -> None:
     """At most 2 objects, 12 near queries: 6 groups of 2 near and 2 far; the second image has 1 object, so that each
     second query is padding."""
     group = made(truth_of(2, 1))
@@ -32,7 +32,7 @@ def test_group_when_made_then_near_queries_have_their_object_and_far_ones_none()
     assert group.queries.padding.tolist() == [[False] * 24, [False, True] * 12]
 
 
-def test_groups_when_objects_are_many_or_none_then_there_is_one() -> None:
+def test_many_or_no_objects_make_one_group() -> None:
     for counts in ((20, 3), (0, 0)):
         group = made(truth_of(*counts))
         assert group.repeats == 1
@@ -40,7 +40,7 @@ def test_groups_when_objects_are_many_or_none_then_there_is_one() -> None:
     assert group.queries.padding.all()
 
 
-def test_boxes_when_disturbed_then_corners_move_by_as_much_as_is_said() -> None:
+def test_corners_move_within_the_box_noise() -> None:
     """Near: by less than 0.4 of half a side; far: by 0.4 to 0.8 of it, unless the image's edge stops them."""
     truth = GroundTruth.stack([torch.zeros(4, dtype=torch.int64)], [torch.tensor([[0.5, 0.5, 0.2, 0.3]] * 4)])
     group = made(truth, queries=4000, box_noise=0.4)
@@ -54,14 +54,14 @@ def test_boxes_when_disturbed_then_corners_move_by_as_much_as_is_said() -> None:
     assert (moved > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_boxes_when_at_the_edge_then_stay_in_the_image() -> None:
+def test_noised_boxes_stay_in_the_image() -> None:
     truth = GroundTruth.stack([torch.zeros(1, dtype=torch.int64)], [torch.tensor([[0.02, 0.97, 0.04, 0.06]])])
     corners = cxcywh_to_xyxy(made(truth, queries=500, box_noise=1.0).queries.anchors)
     assert corners.min() >= -1e-6
     assert corners.max() <= 1 + 1e-6
 
 
-def test_labels_when_disturbed_then_half_of_the_noise_is_replaced_by_any_class() -> None:
+def test_half_of_the_label_noise_becomes_a_random_class() -> None:
     truth = GroundTruth.stack([torch.full((4,), 2)], [torch.rand(4, 4)])
     torch.manual_seed(0)
     denoising = ContrastiveDenoising(3, 32, 4000, label_noise=0.6)
@@ -70,14 +70,14 @@ def test_labels_when_disturbed_then_half_of_the_noise_is_replaced_by_any_class()
     assert same == pytest.approx(1 - 0.3 * 2 / 3, abs=0.02)
 
 
-def test_group_when_drawn_again_then_differs_and_with_the_same_seed_does_not() -> None:
+def test_noise_follows_the_seed() -> None:
     first, again, other = (made(truth_of(2, 1), seed) for seed in (0, 0, 1))
     assert first.queries.anchors.equal(again.queries.anchors)
     assert not first.queries.anchors.equal(other.queries.anchors)
 
 
 @pytest.mark.parametrize("variant", ["dab", "dino"])
-def test_decode_when_denoising_then_groups_see_themselves_and_the_own_queries_only(variant: str) -> None:
+def test_denoising_groups_attend_to_themselves_and_own_queries(variant: str) -> None:
     """Each group decoded alone beside the own queries gives the same; the own queries do not notice them."""
     detector, batch = small_detector(variant, denoising=4).eval(), small_batch((2, 1))
     memory = detector.encode(batch.images, batch.padding_mask)
@@ -98,7 +98,7 @@ def test_decode_when_denoising_then_groups_see_themselves_and_the_own_queries_on
     assert not blind.logits.allclose(found["denoising"].logits, atol=1e-4)
 
 
-def test_loss_when_computed_by_hand_then_divides_by_objects_and_groups() -> None:
+def test_denoising_loss_equals_a_calculation_by_hand() -> None:
     """One object (.5 .5 .4 .4), 3 groups: boxes (.5 .5 .2 .2) have L1 0.4, 1 - GIoU 3/4; QFL at logits 0: near
     (1/4)^2 ln 2, far (1/2)^2 ln 2."""
     truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])

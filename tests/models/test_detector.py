@@ -11,7 +11,7 @@ from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_detector_given_images_gives_predictions_of_every_layer(variant: str) -> None:
+def test_detector_predicts_from_every_layer(variant: str) -> None:
     batch = small_batch()
     predictions = small_detector(variant)(batch.images, batch.padding_mask)
     assert predictions.logits.shape == (2, 2, 6, 3)
@@ -21,7 +21,7 @@ def test_detector_given_images_gives_predictions_of_every_layer(variant: str) ->
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_when_its_features_change_then_predictions_do_not(variant: str) -> None:
+def test_predictions_do_not_depend_on_padding(variant: str) -> None:
     """Every difference would come through a mask that is not honoured: nothing else connects padding and image here."""
     detector = small_detector(variant).eval()
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_padding_when_its_features_change_then_predictions_do_not(variant: str) 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_when_an_image_is_padded_then_its_valid_ratios_say_so(variant: str) -> None:
+def test_valid_ratios_tell_the_padding(variant: str) -> None:
     detector = small_detector(variant)
     batch = small_batch()
     memory = detector.encode(batch.images, batch.padding_mask)
@@ -54,7 +54,7 @@ def test_padding_when_an_image_is_padded_then_its_valid_ratios_say_so(variant: s
     assert memory.tokens.shape[1] == sum(h * w for h, w in memory.shapes) == memory.padding_mask.shape[1]
 
 
-def test_anchors_when_boxes_are_refined_then_carry_no_gradient_to_earlier_layers() -> None:
+def test_refined_anchors_carry_no_gradient() -> None:
     detector = small_detector("refine")
     batch = small_batch()
     predictions = detector(batch.images, batch.padding_mask)
@@ -64,7 +64,7 @@ def test_anchors_when_boxes_are_refined_then_carry_no_gradient_to_earlier_layers
     assert later.count_nonzero() == 0
 
 
-def test_identity_when_queries_are_learned_is_the_slot_and_when_two_stage_the_token() -> None:
+def test_identity_is_the_slot_or_the_token() -> None:
     batch = small_batch()
     for variant, expected in (("plain", None), ("two_stage", "tokens")):
         detector = small_detector(variant)
@@ -79,14 +79,14 @@ def test_identity_when_queries_are_learned_is_the_slot_and_when_two_stage_the_to
             assert not initial.queries.anchors.requires_grad
 
 
-def test_two_stage_when_image_has_fewer_tokens_than_queries_then_each_token_gives_one() -> None:
+def test_two_stage_gives_at_most_one_query_per_token() -> None:
     batch = small_batch()
     predictions = small_detector("two_stage", num_queries=500)(batch.images, batch.padding_mask)
     assert predictions.logits.shape[2] == 64 + 16 + 4 + 1
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
-def test_preset_when_built_then_has_its_sizes(preset: object) -> None:
+def test_presets_have_their_sizes(preset: object) -> None:
     config = preset()
     with torch.device("meta"):
         detector = build_detector(config, num_classes=7)
@@ -96,7 +96,7 @@ def test_preset_when_built_then_has_its_sizes(preset: object) -> None:
     assert detector.decoder.refine_anchors is (config.variant != "plain")
 
 
-def test_r50_when_built_then_learns_as_many_parameters_as_the_official_model() -> None:
+def test_r50_has_the_official_number_of_parameters() -> None:
     """The official training prints `number of params: 39847265` (ResNet-50, 91 classes, plain variant)."""
     with torch.device("meta"):
         detector = build_detector(PRESETS["deformable_detr_r50"](), num_classes=91)
@@ -104,7 +104,7 @@ def test_r50_when_built_then_learns_as_many_parameters_as_the_official_model() -
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("dino_r50", 47), ("dino_r50_5scale", 47)])
-def test_dino_when_built_then_has_as_many_parameters_as_published(preset: str, millions: int) -> None:
+def test_dino_has_the_published_number_of_parameters(preset: str, millions: int) -> None:
     """Table 1 of arXiv 2203.03605: 47 million (ResNet-50's frozen ones included, 91 classes)."""
     with torch.device("meta"):
         detector = build_detector(PRESETS[preset](), num_classes=91)
@@ -125,7 +125,7 @@ def test_dino_when_built_then_has_as_many_parameters_as_published(preset: str, m
         ({"denoising": 100}, "variants dab and dino"),
     ],
 )
-def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str) -> None:
+def test_wrong_sizes_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(DetectorConfig(), **changes)
 
@@ -134,12 +134,12 @@ def test_config_when_a_size_is_wrong_then_says_which(changes: dict, message: str
     ("changes", "message"),
     [({"num_querys": 5}, "no field 'num_querys'"), ({"num_queries": "many"}, "must be a whole number")],
 )
-def test_override_when_it_does_not_fit_then_says_so(changes: dict, message: str) -> None:
+def test_wrong_overrides_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         deformable_detr_tiny(**changes)
 
 
-def test_parts_when_their_sizes_do_not_go_together_then_say_which() -> None:
+def test_parts_that_do_not_fit_are_refused() -> None:
     """For who puts a detector together by hand: presets check their fields before."""
     with pytest.raises(ValueError, match="A pyramid of 2 levels cannot hold the backbone's 3 maps"):
         FeaturePyramid([4, 8, 12], width=32, levels=2)

@@ -30,7 +30,7 @@ def other_group(queries: Queries, count: int, point_or_box: int, seed: int = 0) 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("point_or_box", [2, 4])
-def test_decode_when_groups_are_added_then_none_changes_another(variant: str, point_or_box: int) -> None:
+def test_groups_do_not_change_one_another(variant: str, point_or_box: int) -> None:
     detector, memory, own = encoded(variant)
     others = {"a": other_group(own, 5, point_or_box), "b": other_group(own, 1, 4, seed=1)}
     alone = {name: detector.decode(memory, {name: group})[name] for name, group in ({"own": own} | others).items()}
@@ -43,7 +43,7 @@ def test_decode_when_groups_are_added_then_none_changes_another(variant: str, po
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_decode_when_a_group_is_added_then_no_gradient_of_the_own_group_reaches_it(variant: str) -> None:
+def test_no_gradient_passes_between_groups(variant: str) -> None:
     detector, memory, own = encoded(variant)
     other = other_group(own, 5, 4)
     content = other.content.requires_grad_()
@@ -55,7 +55,7 @@ def test_decode_when_a_group_is_added_then_no_gradient_of_the_own_group_reaches_
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_decode_when_a_group_is_padded_then_its_queries_do_not_notice(variant: str) -> None:
+def test_padding_changes_no_query_of_its_group(variant: str) -> None:
     detector, memory, own = encoded(variant)
     whole = other_group(own, 6, 4)
     padding = torch.tensor([[False, False, False, False, True, True], [True] * 6])
@@ -69,7 +69,7 @@ def test_decode_when_a_group_is_padded_then_its_queries_do_not_notice(variant: s
     torch.testing.assert_close(padded.boxes[:, 0, :4], expected.boxes[:, 0], atol=1e-6, rtol=1e-6)
 
 
-def test_backward_when_a_group_is_all_padding_then_gradients_are_finite() -> None:
+def test_gradients_are_finite_for_a_group_of_padding() -> None:
     detector, memory, own = encoded("refine")
     group = replace(other_group(own, 3, 4), padding=torch.ones(2, 3, dtype=torch.bool))
     found = detector.decode(memory, {"own": own, "group": group})
@@ -77,7 +77,7 @@ def test_backward_when_a_group_is_all_padding_then_gradients_are_finite() -> Non
     assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
 
 
-def test_decode_when_an_anchor_is_a_box_as_large_as_points_see_then_layers_read_the_same_places() -> None:
+def test_a_point_reads_like_the_box_of_its_reach() -> None:
     """Around a point offsets count in cells: a box of 2 * points cells says the same on a memory of one level."""
     detector, _, _ = encoded("plain")
     generator = torch.Generator().manual_seed(0)

@@ -4,18 +4,17 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from oddetr.models import decoder, encoder
+from oddetr.distillation import DistillationTask
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.families.presets import DetectorConfig
-from oddetr.models.kernels.dropout import dropout_ as kernel
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 
-def test_offsets_when_new_then_lie_in_rings() -> None:
+def test_new_offsets_lie_in_rings() -> None:
     attention = MultiScaleDeformableAttention(width=64, heads=8, levels=3, points=4)
     offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)
     assert attention.sampling_offsets.weight.count_nonzero() == 0
@@ -27,7 +26,7 @@ def test_offsets_when_new_then_lie_in_rings() -> None:
             torch.testing.assert_close(offsets[head, :, point], (ray * (point + 1)).expand(3, 2), atol=1e-5, rtol=0)
 
 
-def test_attention_when_new_then_weighs_all_points_alike_and_projects_by_xavier() -> None:
+def test_new_attention_is_uniform_and_its_projections_xavier() -> None:
     attention = MultiScaleDeformableAttention(width=64, heads=8, levels=3, points=4)
     assert attention.attention_weights.weight.count_nonzero() == 0
     assert attention.attention_weights.bias.count_nonzero() == 0
@@ -38,7 +37,7 @@ def test_attention_when_new_then_weighs_all_points_alike_and_projects_by_xavier(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_heads_when_new_then_have_the_prior_and_the_official_box_bias(variant: str) -> None:
+def test_new_heads_have_the_prior_and_the_official_box_bias(variant: str) -> None:
     detector = small_detector(variant)
     heads = list(detector.decoder.heads)
     assert len(heads) == (1 if variant in ("plain", "dino") else 2)
@@ -55,7 +54,7 @@ def test_heads_when_new_then_have_the_prior_and_the_official_box_bias(variant: s
         assert detector.query_source.head.classes.weight is not heads[0].classes.weight
 
 
-def test_transformer_when_new_then_matrices_are_xavier() -> None:
+def test_new_transformer_matrices_are_xavier() -> None:
     detector = small_detector("two_stage")
     linears = [
         module
@@ -71,29 +70,24 @@ def test_transformer_when_new_then_matrices_are_xavier() -> None:
     assert detector.encoder.level_embed.std() > 0.7
 
 
-def test_paper_config_when_default_then_has_dropout_at_the_official_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_at_the_official_places() -> None:
+    """Per layer: after attention, inside and after the feed-forward network; the decoder also after self-attention."""
     assert DetectorConfig().dropout == 0.1
-    detector = small_detector("plain", dropout=0.1)
-    batch = small_batch()
-    for layer in (*detector.encoder.layers, *detector.decoder.layers):
-        assert layer.dropout == 0.1
+    detector, batch = small_detector("plain", dropout=0.1).train(), small_batch()
     assert detector.decoder.layers[0].self_attn.dropout == 0.1
-    dropped: list[str] = []
-    for name, part in (("encoder", encoder), ("decoder", decoder)):
-
-        def dropout_(x: Tensor, p: float, training: bool, relu: bool, name: str = name) -> Tensor:
-            assert (p, training) == (0.1, True)
-            dropped.append(name)
-            return kernel(x, p, training, relu)
-
-        monkeypatch.setattr(part, "dropout_", dropout_)
-    detector.train()
+    counts = {"encoder": 0, "decoder": 0}
+    for name in counts:
+        for module in getattr(detector, name).modules():
+            if isinstance(module, nn.Dropout):
+                assert module.p == 0.1
+                module.register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
     torch.manual_seed(0)
-    detector(batch.images, batch.padding_mask)
-    # Per layer: after attention, inside and after the feed-forward network; the decoder also after self-attention.
-    assert (dropped.count("encoder"), dropped.count("decoder")) == (3 * 1, 4 * 2)
-    monkeypatch.undo()
-    first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
+    first = detector(batch.images, batch.padding_mask).content
+    assert counts == {"encoder": 3 * 1, "decoder": 4 * 2}
+    second = detector(batch.images, batch.padding_mask).content
+    torch.manual_seed(0)
+    again = detector(batch.images, batch.padding_mask).content
+    assert first.equal(again)
     assert not first.equal(second)
     detector.eval()
     first, second = (detector(batch.images, batch.padding_mask).content for _ in range(2))
@@ -101,17 +95,12 @@ def test_paper_config_when_default_then_has_dropout_at_the_official_places(monke
 
 
 @pytest.mark.parametrize("variant", ["plain", "two_stage"])
-def test_parameter_groups_when_made_then_hold_each_parameter_once_at_its_rate(variant: str) -> None:
+def test_each_parameter_learns_at_its_rate(variant: str) -> None:
     detector = small_detector(variant)
     detector.backbone.stages[0].requires_grad_(False)
-    groups = {
-        group["name"]: group
-        for group in parameter_groups(
-            detector.named_parameters(), OptimizerConfig(learning_rate=1e-3, backbone_factor=0.1)
-        )
-    }
-    rates = {id(parameter): group["lr"] for group in groups.values() for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups.values()) == len(rates)
+    groups = parameter_groups(DistillationTask(detector, 1), OptimizerConfig(learning_rate=1e-3, backbone_factor=0.1))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates)
     for name, parameter in detector.named_parameters():
         if name.startswith("backbone.stages.0"):
             assert id(parameter) not in rates

@@ -1,7 +1,6 @@
 """Layers in the place of timm's: equal in results, gradients and names."""
 
 import copy
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -59,9 +58,7 @@ def gradients(convolve: Callable[..., Tensor], inputs: list[Tensor]) -> list[Ten
     ],
     ids=["usual", "stride 2", "stride 3", "no bias", "larger than the map", "blocks", "all ones", "float32"],
 )
-def test_depthwise_when_compared_with_torch_then_output_and_gradients_agree(
-    inputs: list[Tensor], stride: int, padding: int
-) -> None:
+def test_depthwise_agrees_with_torch(inputs: list[Tensor], stride: int, padding: int) -> None:
     found = gradients(lambda x, w, b: depthwise_conv2d(x, w, b, stride, padding), inputs)
     expected = gradients(lambda x, w, b: F.conv2d(x, w, b, stride, padding, groups=len(w)), inputs)
     assert found[0].grad_fn is not None
@@ -71,7 +68,7 @@ def test_depthwise_when_compared_with_torch_then_output_and_gradients_agree(
         torch.testing.assert_close(ours, theirs, **tolerance)
 
 
-def test_depthwise_when_inputs_are_in_any_memory_order_then_is_the_same() -> None:
+def test_depthwise_takes_any_memory_order() -> None:
     input, weight, bias = random_case(dtype=torch.float32)
     expected = gradients(lambda x, w, b: depthwise_conv2d(x, w, b, 1, 2), [input, weight, bias])
     last = input.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -83,7 +80,7 @@ def test_depthwise_when_inputs_are_in_any_memory_order_then_is_the_same() -> Non
             torch.testing.assert_close(ours, theirs)
 
 
-def test_depthwise_when_differentiated_numerically_then_first_and_second_derivatives_agree() -> None:
+def test_depthwise_passes_gradcheck_twice() -> None:
     inputs = random_case(channels=2, sides=(4, 3))
 
     def convolve(*arguments: Tensor) -> Tensor:
@@ -93,8 +90,8 @@ def test_depthwise_when_differentiated_numerically_then_first_and_second_derivat
     assert torch.autograd.gradgradcheck(convolve, inputs)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_loops_when_blocks_are_shared_among_threads_then_every_bit_is_the_same(parts: int) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_depthwise_loops_are_bitwise_equal_with_any_threads(parts: int) -> None:
     generator = np.random.default_rng(0)
     input, gradient = (generator.standard_normal((2, 6, 5, 400)).astype(np.float32) for _ in range(2))
     whole, shared = (np.zeros((5, 5, 400), np.float32) for _ in range(2))
@@ -104,7 +101,7 @@ def test_loops_when_blocks_are_shared_among_threads_then_every_bit_is_the_same(p
     assert np.array_equal(whole, shared)
 
 
-def test_depthwise_when_vectorised_by_functorch_then_agrees_with_a_loop() -> None:
+def test_depthwise_works_under_functorch() -> None:
     input, weight, _ = random_case()
 
     def loss(weight: Tensor) -> Tensor:
@@ -117,28 +114,8 @@ def test_depthwise_when_vectorised_by_functorch_then_agrees_with_a_loop() -> Non
         torch.testing.assert_close(gradient, torch.autograd.grad(loss(each), each)[0])
 
 
-RECORDING = """
-import torch
-from torch import nn
-from oddetr.models.layers import DepthwiseConv2d
-
-layer = DepthwiseConv2d(nn.Conv2d(4, 4, 5, padding=2, groups=4))
-images = torch.randn(2, 4, 9, 8)
-program = torch.export.export(layer, (images,))
-operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-assert operators == {"aten.conv2d.default"}, operators
-compiled = torch.compile(layer, backend="eager", fullgraph=True)
-torch.testing.assert_close(compiled(images), layer(images))
-"""
-
-
-def test_depthwise_when_exported_and_compiled_then_is_one_convolution() -> None:
-    process = subprocess.run([sys.executable, "-c", RECORDING], capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-
-
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
-def test_depthwise_when_only_some_inputs_learn_then_they_get_their_gradients(wanted: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("wanted", [(1,), (0, 2)], ids=str)
+def test_depthwise_gives_only_the_gradients_that_are_wanted(wanted: tuple[int, ...]) -> None:
     inputs = [each.detach().requires_grad_(place in wanted) for place, each in enumerate(random_case())]
     depthwise_conv2d(*with_bias(inputs), stride=1, padding=2).sum().backward()
     expected = random_case()
@@ -150,7 +127,7 @@ def test_depthwise_when_only_some_inputs_learn_then_they_get_their_gradients(wan
             assert ours.grad is None
 
 
-def test_depthwise_when_it_does_not_learn_or_numba_is_missing_or_half_precise_then_is_torchs(
+def test_depthwise_falls_back_to_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ours(inputs: list[Tensor]) -> bool:
@@ -189,9 +166,7 @@ def test_depthwise_when_it_does_not_learn_or_numba_is_missing_or_half_precise_th
     ],
     ids=str,
 )
-def test_depthwise_layer_when_asked_then_takes_only_places_that_it_can_fill(
-    convolution: nn.Module, suits: bool
-) -> None:
+def test_depthwise_replaces_only_what_it_can(convolution: nn.Module, suits: bool) -> None:
     assert DepthwiseConv2d.suits(convolution) is suits
     if suits:
         images = torch.randn(2, 4, 9, 8)
@@ -199,7 +174,7 @@ def test_depthwise_layer_when_asked_then_takes_only_places_that_it_can_fill(
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
-def test_layers_when_replaced_then_results_gradients_and_names_are_timms(name: str) -> None:
+def test_replaced_layers_equal_timms(name: str) -> None:
     torch.manual_seed(0)
     ours, theirs = (timm.create_model(name, features_only=True, out_indices=(-3, -2, -1)) for _ in range(2))
     with torch.no_grad():
@@ -226,14 +201,14 @@ def test_layers_when_replaced_then_results_gradients_and_names_are_timms(name: s
         torch.testing.assert_close(mine.grad, other.grad, msg=key)
 
 
-def test_frozen_norm_when_the_norm_has_no_parameters_of_its_own_then_is_it_in_evaluation() -> None:
+def test_frozen_norm_without_parameters_equals_evaluation() -> None:
     norm = nn.BatchNorm2d(3, affine=False)
     norm(torch.randn(4, 3, 5, 5) * 3 + 1)
     images = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(FrozenNorm(norm)(images), norm.eval()(images))
 
 
-def test_layers_when_norms_learn_then_they_stay() -> None:
+def test_norms_that_learn_stay() -> None:
     model = timm.create_model("tf_efficientnet_lite0", features_only=True)
     replace_layers(model, freeze_norms=False)
     assert not any(isinstance(each, FrozenNorm) for each in model.modules())

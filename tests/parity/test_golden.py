@@ -69,7 +69,7 @@ def build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> nn.Module:
     return detector
 
 
-def test_detector_with_official_weights_gives_official_outputs(golden_file: Path) -> None:
+def test_outputs_equal_the_official_ones(golden_file: Path) -> None:
     metadata, tensors = read(golden_file)
     if "variant" not in metadata:
         pytest.skip("not a detector's file")
@@ -98,7 +98,7 @@ def predictions_of(logits: Tensor, boxes: Tensor) -> Predictions:
     return Predictions(logits, boxes, content=torch.zeros(*logits.shape[:-1], 1))
 
 
-def test_criterion_on_official_inputs_gives_official_assignments_losses_and_gradients(golden_file: Path) -> None:
+def test_criterion_equals_the_official_one(golden_file: Path) -> None:
     _, tensors = read(golden_file)
     if "input/gt_labels" not in tensors:
         pytest.skip("not a criterion's file")
@@ -119,7 +119,7 @@ def test_criterion_on_official_inputs_gives_official_assignments_losses_and_grad
     torch.testing.assert_close(boxes.grad, tensors["output/grad_boxes"], atol=1e-5, rtol=0)
 
 
-def test_criterion_on_official_proposals_gives_official_losses(golden_file: Path) -> None:
+def test_proposal_losses_equal_the_official_ones(golden_file: Path) -> None:
     _, tensors = read(golden_file)
     if "input/encoder_logits" not in tensors:
         pytest.skip("no proposals in this file")

@@ -132,7 +132,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(ours, theirs, batch, output, criterion)
 
 
-def test_detector_with_weights_of_transformers_gives_its_outputs_in_every_layer(pair: Pair) -> None:
+def test_outputs_equal_transformers_in_every_layer(pair: Pair) -> None:
     for ours, theirs, _ in pair.supervised().values():
         assert ours.boxes.std(dim=2).min() > 1e-3, "every coordinate must vary from query to query"
         for name, key in (("logits", "logits"), ("boxes", "pred_boxes")):
@@ -140,7 +140,7 @@ def test_detector_with_weights_of_transformers_gives_its_outputs_in_every_layer(
             torch.testing.assert_close(getattr(ours, name), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_criterion_with_weights_of_transformers_gives_its_assignments_and_losses_in_every_layer(pair: Pair) -> None:
+def test_assignments_and_losses_equal_transformers_in_every_layer(pair: Pair) -> None:
     for part, (ours, theirs, truth) in pair.supervised().items():
         (assignment,) = hungarian(matching_cost(ours, truth, MATCHING), counts=truth.counts)
         loss = detection_loss(ours, truth, (assignment,), float(truth.total), "focal")
@@ -155,7 +155,7 @@ def test_criterion_with_weights_of_transformers_gives_its_assignments_and_losses
                 torch.testing.assert_close(getattr(loss, name)[index], losses[key + suffix], atol=1e-5, rtol=1e-5)
 
 
-def test_training_step_with_weights_of_transformers_gives_its_loss_and_gradients(pair: Pair) -> None:
+def test_loss_and_gradients_equal_transformers(pair: Pair) -> None:
     expected, supervised = pair.output.loss, pair.supervised()
     if "proposals" in supervised:
         _, theirs, truth = supervised["proposals"]

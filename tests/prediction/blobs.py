@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
 from oddetr.evaluation.detections import Detections
-from oddetr.models.detector import Detector
+from oddetr.models.detector import ComposedDetector
 from oddetr.prediction.predictor import Predictor
 from tests.models.helpers import SMALL
 
@@ -43,7 +43,7 @@ looks: list[list[tuple[int, int]]] = []
 def blob_predictor() -> BlobPredictor:
     looks.clear()
     info = CheckpointInfo(SMALL, CLASSES, 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    return BlobPredictor(Detector(*[torch.nn.Identity()] * 5), info, torch.device("cpu"))
+    return BlobPredictor(ComposedDetector(*[torch.nn.Identity()] * 5), info, torch.device("cpu"))
 
 
 def scattered(height: int, width: int, step: int = 37) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention: one function in four forms that agree; depthwise convolution; dropout.
+"""Multi-scale deformable attention: four implementations that agree; depthwise convolution.
 
-`deformable_attention` chooses the form; `reference`, `gather`, `cpu` and `gpu` each hold one, `inputs` what they share,
-`function` what the two with loops of our own share. `compiled` is how numba's loops become machine code and are shared
-among threads.
+`deformable_attention` chooses the implementation: `reference` (grid_sample), `gather`, `cpu` (numba) or `gpu` (Triton).
+`inputs` checks inputs, `function` makes loops differentiable, `compiled` compiles numba loops and shares them among
+threads, `own` loads our kernels where they compile.
 """
 
 from oddetr.models.kernels.deformable import deformable_attention

@@ -1,4 +1,4 @@
-"""How loops are compiled by numba, and shared among threads."""
+"""Compile loops by numba, and share them among threads."""
 
 import functools
 import threading
@@ -12,7 +12,7 @@ FAST_MATH = {"contract", "reassoc", "nsz"}
 """Lets sums be vectorised; assumes nothing about NaN and infinity."""
 
 WORK_PER_THREAD = 1 << 17
-"""Multiplications worth waking one more thread for: some 50 microseconds."""
+"""Multiplications that are worth one more thread: some 50 microseconds."""
 
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]: made at run time
 
@@ -23,7 +23,7 @@ _threads_in_use = threading.Lock()
 def compiled(function: Callable[..., Any], **options: bool) -> Any:
     """`function` compiled on first use; the machine code is kept on disk where any folder for it can be written.
 
-    numba keeps it until the file of `function` changes: who changes the options here must touch these files too.
+    numba keeps it until the file of `function` changes: after a change of the options here, touch those files too.
     """
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=FAST_MATH, **options)
     try:
@@ -39,7 +39,7 @@ compiled_parallel = functools.partial(compiled, parallel=True)
 def share_among_threads(
     serial: Callable[..., None], parallel: Callable[..., None], arguments: list[Any], tasks: int, work: int
 ) -> None:
-    """Does all `tasks`, in as many threads as torch would take and the work is worth.
+    """Do all `tasks`, in as many threads as torch would use and the work is worth.
 
     Args:
         serial: (*arguments, first, last) does the tasks from `first` to before `last`.

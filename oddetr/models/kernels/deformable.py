@@ -1,4 +1,4 @@
-"""The entry to deformable attention: chooses the form that suits the inputs."""
+"""Deformable attention: chooses the implementation that suits the inputs."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ def deformable_attention(
     if are_plain_on("cpu", value, locations, weights):
         form = own_form("cpu", "numba_attention")
     elif are_plain_on("cuda", value, locations, weights):
-        # Triton's loops add in no fixed order.
+        # Triton's atomic additions have no fixed order.
         fixed = torch.are_deterministic_algorithms_enabled()
         form = gather_attention if fixed else own_form("gpu", "triton_attention", "cuda")
     return (form or grid_sample_attention)(value, shapes, locations, weights)

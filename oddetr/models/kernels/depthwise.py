@@ -1,4 +1,4 @@
-"""The entry to depthwise convolution: chooses the form that suits the inputs."""
+"""Depthwise convolution: chooses the implementation that suits the inputs."""
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ def depthwise_conv2d(
 
 
 def _learns_on_cpu(input: Tensor, weight: Tensor) -> bool:
-    """Whether the weight learns, on a CPU, in one precision, and nothing looks into the operators."""
+    """Whether the weight learns, on a CPU, in one precision, and no operators are being traced."""
     learns = weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     precise = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
     looked_into = must_stay_symbolic() or are_transformed()

@@ -1,6 +1,6 @@
-"""Depthwise convolution on the CPU, whose weight learns by a loop of our own.
+"""Depthwise convolution on the CPU, with our own loop for the weight's gradient.
 
-oneDNN has a fast loop for the weight's gradient of 3x3 kernels only: at 5x5 it takes 5 to 13 times as long as the rest.
+oneDNN is fast for 3x3 kernels only: at 5x5 this gradient takes 5 to 13 times as long as the rest.
 """
 
 from typing import Any, no_type_check
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from oddetr.models.kernels.compiled import compiled, compiled_parallel, share_among_threads
 
 _BLOCK = 64
-"""Channels of a task: what a kernel of them gathers stays in the nearest cache."""
+"""Channels per task, so that the sums of a kernel stay in the nearest cache."""
 
 
 def numba_depthwise(input: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:

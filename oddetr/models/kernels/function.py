@@ -1,4 +1,4 @@
-"""Deformable attention as a differentiable function of loops, whichever device they run on."""
+"""Deformable attention as a differentiable function of a device's loops."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 class Loops(NamedTuple):
-    """What one device does: both take contiguous (value, locations, weights) as `deformable_attention` has them.
+    """The loops of one device: both take contiguous (value, locations, weights) as `deformable_attention` has them.
 
     Attributes:
         forward: (shapes, value, locations, weights) -> output [batch, queries, heads, width].

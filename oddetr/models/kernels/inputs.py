@@ -1,4 +1,4 @@
-"""What the forms of a kernel ask of their inputs, and of where they are called."""
+"""Checks of a kernel's inputs, and of the context in which it is called."""
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ def must_stay_symbolic() -> bool:
 
 
 def are_transformed() -> bool:
-    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot look into loops of our own."""
-    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public question
+    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot trace our loops."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public function
 
 
 def are_plain_on(device: str, *tensors: Tensor) -> bool:
-    """Whether loops of our own for this type of device can read the tensors' numbers, all on one such device."""
+    """Whether our loops for this type of device can read the tensors: plain ones, all on one such device."""
     plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == device for tensor in tensors)
     return plain and len({tensor.device for tensor in tensors}) == 1
 

@@ -1,4 +1,4 @@
-"""Loops of our own: imported on first use, and taken only where they compile and run."""
+"""Our compiled kernels: imported on first use, and used only where they compile and run."""
 
 import functools
 import importlib
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @functools.cache
 def own_form(module: str, name: str, device: str = "cpu") -> Callable[..., Tensor] | None:
-    """The form `name` in a module of this folder; None, with a warning, where it cannot be had.
+    """The function `name` of a module in this folder; None, with a warning, where it does not compile.
 
-    The module's `trial` runs it once, forward and backward, on a type of device: a compiler may be missing, or too new
-    for the card, which shows in many kinds of error.
+    The module's `trial` runs it once, forward and backward, on that type of device: a compiler may be missing, or not
+    fit the card, which raises many kinds of error.
     """
     try:
         found = importlib.import_module(f"oddetr.models.kernels.{module}")

@@ -1,27 +1,30 @@
-"""A detector of `transformers` by its configuration or its name; `huggingface_detectors` has the adapters."""
+"""A detector of `transformers` by its configuration or its name."""
 
 import importlib.util
 import re
 import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oddetr.common.nested import flat
+from oddetr.common.nested import flat, without_key
 from oddetr.common.untrusted import read_json, read_normalisation, read_safetensors
 from oddetr.models.backbone import require_own
-from oddetr.models.transformers.adapters import IMAGENET, REAL_TIME, HuggingFaceDetector, adapt, check_kind
+from oddetr.models.transformers.adapters import REAL_TIME, adapt, check_kind
+from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector
 
+MODEL_PATH = "_name_or_path"
+"""Where transformers keeps the folder of a model."""
 _COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
-"""What is in the names of how many parts there are, of which a list's numbers are added."""
-_MOST = {_COUNTS: 100, "size": 16_384, "": 10**6}
-"""The largest number in a configuration, by what its name holds."""
+"""In the names of fields that count parts; the numbers of a list are summed."""
+_LARGEST = {_COUNTS: 100, "size": 16_384, "": 10**6}
+"""The largest number in a configuration, by what the field's name contains."""
 _LONGEST = 256
-"""Values of a list, those of lists in it too."""
+"""Values in a list, nested lists included."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -36,7 +39,7 @@ class HuggingFaceConfig:
 
     Raises:
         ValueError: of a kind that is not supported, with a backbone from elsewhere, with quantised weights, or larger
-            numbers than any has.
+            numbers than any detector has.
     """
 
     content: dict[str, Any]
@@ -55,13 +58,37 @@ class HuggingFaceConfig:
         return str(self.content.get("model_type"))
 
     @property
+    def family(self) -> str:
+        """See `DetectorSpec`: the kind."""
+        return self.kind
+
+    @property
+    def summary(self) -> str:
+        """See `DetectorSpec`."""
+        return f"{self.kind} of transformers"
+
+    @property
+    def num_queries(self) -> int | None:
+        """See `DetectorSpec`; Deformable-DETR's pretrained weights fix the number."""
+        return self.content.get("num_queries") if self.kind in REAL_TIME else None
+
+    @property
     def class_agnostic(self) -> bool:
-        """Whether the encoder's first output means "is an object"."""
+        """See `DetectorSpec`."""
         return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
+
+    @property
+    def pretrained(self) -> bool:
+        """See `DetectorSpec`: its weights are the whole model's."""
+        return False
+
+    def to_plain(self) -> dict[str, Any]:
+        """See `DetectorSpec`."""
+        return asdict(self)
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "HuggingFaceConfig":
-        """From what `dataclasses.asdict` gave, also by way of JSON."""
+        """From what `to_plain` gave, also by way of JSON."""
         return cls(values["content"], *read_normalisation(values))
 
     @classmethod
@@ -84,7 +111,7 @@ class HuggingFaceConfig:
                 f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
             ) from error
         optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        with _in_words(f"The model {name} of transformers cannot be read"):
+        with _explained(f"The model {name} of transformers cannot be read"):
             content = _read_object(described)
             check_kind(str(content.get("model_type")))
             _check_fields(content)
@@ -101,16 +128,20 @@ class HuggingFaceConfig:
         for name in changes:
             if name not in self.content:
                 raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
-        return HuggingFaceConfig(self.content | changes, self.mean, self.std)
+        return replace(self, content=self.content | changes)
 
     def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
         """The same with outputs for these classes."""
         labels = {str(index): name for index, name in enumerate(names)}
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
-        return HuggingFaceConfig(content, self.mean, self.std)
+        return replace(self, content=content)
 
-    def build(self) -> HuggingFaceDetector:
-        """The detector with random weights, its backbone's too.
+    def without_paths(self) -> "HuggingFaceConfig":
+        """See `DetectorSpec`. (Class names that look like paths stay.)"""
+        return replace(self, content=without_key(self.content, MODEL_PATH))
+
+    def build(self, num_classes: int) -> HuggingFaceDetector:
+        """The detector with random weights, its backbone's too; the configuration names its classes.
 
         Raises:
             OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
@@ -118,14 +149,14 @@ class HuggingFaceConfig:
         _need_transformers()
         from transformers import AutoModelForObjectDetection
 
-        with _in_words(f"transformers cannot make its {self.kind}"):
+        with _explained(f"transformers cannot make its {self.kind}"):
             model = AutoModelForObjectDetection.from_config(_configuration(self.content), trust_remote_code=False)
             return adapt(model, self.mean, self.std)
 
 
 @contextmanager
-def _in_words(what: str) -> Generator[None]:
-    """Whatever goes wrong within, but for OSError, is a ValueError that says what and why."""
+def _explained(what: str) -> Generator[None]:
+    """Turn any error but OSError into a ValueError that says what failed and why."""
     try:
         yield
     except OSError:
@@ -181,7 +212,7 @@ def _check_field(field: str, value: Any) -> None:
     parts = _parts(value)
     if len(parts) > _LONGEST:
         raise ValueError(f"{field} has {len(parts):,} values; it is at most {_LONGEST}.")
-    words, most = next((words, most) for words, most in _MOST.items() if re.search(words, name))
+    words, most = next((words, most) for words, most in _LARGEST.items() if re.search(words, name))
     numbers = [max(0, part) for part in parts if isinstance(part, int | float)]
     if (sum(numbers) if words == _COUNTS else max(numbers, default=0)) > most:
         raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
@@ -231,7 +262,7 @@ _ELSEWHERE = (
 
 
 def configuration_only(name: str) -> bool:
-    """Whether `name` is a folder with a config.json and no weights: a detector that is to begin at random."""
+    """Whether `name` is a folder with a config.json and no weights: a detector to start from random weights."""
     folder = Path(name)
     return (folder / "config.json").is_file() and not any(
         file.suffix in (".safetensors", ".bin") for file in folder.iterdir()
@@ -256,7 +287,7 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
             f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
             "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
         ) from error
-    with _in_words(f"The model {name} of transformers cannot be read"):
+    with _explained(f"The model {name} of transformers cannot be read"):
         config, state = _configuration(known.content), read_safetensors(file)
         kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
         model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)

@@ -6,8 +6,7 @@ import numpy as np
 
 from oddetr.common.text import listed
 from oddetr.data.dataset import Annotations
-from oddetr.models.families.presets import DetectorConfig
-from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.interface import DetectorSpec
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8
@@ -18,9 +17,9 @@ FEW = 50
 """Objects below which an AP moves by points by chance."""
 
 
-def baseline_was_better(made_of: DetectorConfig | HuggingFaceConfig) -> bool:
+def baseline_was_better(made_of: DetectorSpec) -> bool:
     """Whether OD-DETR ended below the baseline where such detectors were compared: two-stage Deformable-DETR, DINO."""
-    return made_of.class_agnostic or (isinstance(made_of, DetectorConfig) and made_of.variant == "dino")
+    return made_of.class_agnostic or made_of.family == "dino"
 
 
 def cautions(

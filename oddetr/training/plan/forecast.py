@@ -86,7 +86,7 @@ def forecast(
     batches = limited(len(training), flags, "train") * epochs
     copy = deepcopy(task).to(device).train()
     copy.steps = max(1, batches // config.accumulate)
-    optimizer = AdamW(parameter_groups(copy.learned(), config.optimizer), fused=config.precision != "fp16")
+    optimizer = AdamW(parameter_groups(copy, config.optimizer), fused=config.precision != "fp16")
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

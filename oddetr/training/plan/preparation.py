@@ -1,7 +1,7 @@
 """What a run is to be, before anything trains: arguments, data, choices, a detector; each is said as it is known."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from oddetr.common.durable import writing
 from oddetr.data.dataset import ClassTable, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, build_detector
-from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.families.presets import build_detector
+from oddetr.models.interface import DetectorSpec
 from oddetr.training.beginning import begin
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.plan.cautions import baseline_was_better, cautions
@@ -47,7 +47,7 @@ class Prepared:
     state: Path | None
     sources: dict[str, Source]
     detector: Detector
-    made_of: DetectorConfig | HuggingFaceConfig
+    made_of: DetectorSpec
     said: dict[str, list[str]]
 
     @property
@@ -102,7 +102,7 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     if state is None:
         say(f"weights: {begin(config, detector, made_of, classes)}")
     if config.init or config.hugging_face:
-        config = replace(config, detector=asdict(made_of))
+        config = replace(config, detector=made_of.to_plain())
     out = config.out or _new_folder(config)
     say(_introduction(config, out, sources, made_of))
     warned = _cautions(config, sources, made_of)
@@ -147,10 +147,8 @@ def _going_on(config: TrainConfig, state: Path, classes: ClassTable, say: Say) -
     return config
 
 
-def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, DetectorConfig | HuggingFaceConfig]:
-    made_of = config.detector_config()
-    if isinstance(made_of, HuggingFaceConfig):
-        made_of = made_of.for_classes(classes.names)
+def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, DetectorSpec]:
+    made_of = config.detector_config().for_classes(classes.names)
     return build_detector(made_of, len(classes)), made_of
 
 
@@ -168,9 +166,7 @@ def _new_folder(config: TrainConfig) -> Path:
                 number += 1
 
 
-def _introduction(
-    config: TrainConfig, out: Path, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig
-) -> str:
+def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], made_of: DetectorSpec) -> str:
     classes = sources["train"].classes
     shown = [f"{name} ({i})" for name, i in zip(classes.names, classes.ids, strict=True)]
     table = ", ".join(shown[:12]) + (" ..." if len(shown) > 12 else "")
@@ -188,11 +184,8 @@ _BEHIND = (
 )
 
 
-def _cautions(
-    config: TrainConfig, sources: dict[str, Source], made_of: DetectorConfig | HuggingFaceConfig
-) -> list[str]:
+def _cautions(config: TrainConfig, sources: dict[str, Source], made_of: DetectorSpec) -> list[str]:
     if config.data == DIGITS:
         return []
-    queries = made_of.num_queries if isinstance(made_of, DetectorConfig) else None
     train, val = sources["train"].annotations(), sources["val"].annotations()
-    return cautions(train, val, sources["train"].classes.names, chosen(config.image_size), queries)
+    return cautions(train, val, sources["train"].classes.names, chosen(config.image_size), made_of.num_queries)

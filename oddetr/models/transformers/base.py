@@ -1,0 +1,137 @@
+"""What the adapters of `transformers` detectors share.
+
+Their decoders decode all queries in one call; an attention mask keeps the groups apart. Nothing of a model is changed:
+`save_pretrained` writes what `from_pretrained` reads.
+"""
+
+import os
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from oddetr.models.detector import Detector
+from oddetr.models.groups import attention_of
+from oddetr.structures import Predictions, Queries
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_OUTPUTS = re.compile(r"(^|\.)(class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")
+_LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
+_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+
+
+class HuggingFaceDetector(Detector):
+    """Base class of the adapters.
+
+    Attributes:
+        model: of transformers, `...ForObjectDetection`.
+        first_is_object: name of the encoder's outputs whose first row means "is an object", or None.
+    """
+
+    query_source = None
+    first_is_object: str | None = None
+
+    def __init__(self, model: Any, mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]) -> None:
+        super().__init__()
+        self.model = model
+        self._mean, self._std = mean, std
+        self.denoising = None
+        self.top_k = 100
+
+    @property
+    def backbone(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model's backbone; DEIMv2 has another name for it."""
+        inner = self.model.model
+        return inner.backbone if hasattr(inner, "backbone") else inner.conv_encoder.model
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """See `Detector`."""
+        return self._mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """See `Detector`."""
+        return self._std
+
+    @property
+    def saved(self) -> nn.Module:
+        """The model itself, so that `from_pretrained` reads what is saved."""
+        return self.model
+
+    def describe(self, folder: Path) -> None:
+        """Writes the model's config.json."""
+        self.config.save_pretrained(folder)
+
+    def class_rows(self) -> dict[str, tuple[int, ...]]:
+        """The class outputs by their names in transformers, tied ones under each name, and denoising's labels."""
+        rows: dict[str, tuple[int, ...]] = {}
+        for name in self.state_dict():
+            if _OUTPUTS.search(name):
+                rows[name] = (0,) if self.first_is_object and self.first_is_object in name else ()
+            elif _LABELS.search(name):
+                rows[name] = (-1,)
+        return rows
+
+    @contextmanager
+    def exporting(self) -> Generator[None]:
+        """Switches off transformers' checks of tensor sizes, which cannot be written as ONNX."""
+        before = os.environ.get(_CHECKS)
+        os.environ[_CHECKS] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(_CHECKS)
+            os.environ.update({_CHECKS: before} if before is not None else {})
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    def position(
+        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
+    ) -> Float[Tensor, "batch queries width"] | None:
+        """See `Detector`; what was learned stays."""
+        return learned
+
+
+def level_arguments(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[str, Any]:
+    """The arguments by which their deformable attention finds the levels of `shapes` (height, width)."""
+    sizes = torch.tensor(shapes, dtype=torch.long, device=device)
+    starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+    return {"spatial_shapes": sizes, "spatial_shapes_list": [*shapes], "level_start_index": starts}
+
+
+def attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor, "batch 1 queries queries"] | None:
+    """0 where a query attends to another, -inf where not; None where all attend to all."""
+    (first, *others) = groups.values()
+    if not others and first.padding is None and first.blind is None:
+        return None
+    lengths = [group.content.shape[1] for group in groups.values()]
+    places = torch.arange(sum(lengths), device=like.device).split(lengths)
+    attends = torch.zeros(like.shape[0], sum(lengths), sum(lengths), dtype=torch.bool, device=like.device)
+    for rows, attention in zip(places, attention_of(groups), strict=True):
+        columns = torch.cat([places[index] for index in attention.keys])
+        visible = torch.ones(len(like), len(rows), len(columns), dtype=torch.bool, device=like.device)
+        if attention.key_padding_mask is not None:
+            visible &= ~attention.key_padding_mask[:, None]
+        if attention.attn_mask is not None:
+            visible &= ~attention.attn_mask
+        attends[:, rows[:, None], columns] = visible
+    mask = torch.zeros(attends.shape, dtype=torch.float32, device=like.device).masked_fill(~attends, -torch.inf)
+    return mask[:, None]
+
+
+def split_groups(
+    groups: Mapping[str, Queries], logits: Tensor, boxes: Tensor, contents: Tensor
+) -> dict[str, Predictions]:
+    """The predictions of each group, from [layers, batch, queries of all groups, ...]."""
+    lengths = [group.content.shape[1] for group in groups.values()]
+    parts = (values.split(lengths, dim=2) for values in (logits.float(), boxes.float(), contents))
+    return {name: Predictions(*each) for name, *each in zip(groups, *parts, strict=True)}

@@ -23,6 +23,7 @@ from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_
 from oddetr.cli import main
 from oddetr.common.untrusted import MOST_JSON, read_json, read_weights_only
 from oddetr.data.dataset import ClassTable
+from oddetr.evaluation.scores import read_scores
 from oddetr.models.families.presets import DetectorConfig, build_detector, count_values
 from oddetr.training.config import TrainConfig
 from oddetr.training.records.log import MOST_EVENTS, read_events
@@ -537,10 +538,6 @@ def test_checkpoint_when_its_image_size_is_no_size_then_is_refused(size: object,
         ("images", {"train": "many"}),
         ("versions", {"torch": 2}),
         ("metrics", {"teacher": 0.5}),
-        ("metrics", {"teacher": {"AP": "0.5", "per_class": {}}}),
-        ("metrics", {"teacher": {"AP": 0.5, "per_class": [0.5]}}),
-        ("metrics", {"teacher": {"AP": 0.5, "per_class": {}, "instability": 0.5}}),
-        ("metrics", {"teacher": {"AP": 10**400, "per_class": {}}}),
         ("configuration", {"optimizer": []}),
         ("configuration", {"batch_size": "8"}),
         ("configuration", {"out": ["runs/a"]}),
@@ -561,14 +558,19 @@ def test_checkpoint_when_what_it_says_is_of_another_kind_then_is_refused(
 @pytest.mark.parametrize("value", ["x", [1], True])
 def test_events_when_lines_are_of_another_kind_then_they_are_none(line: str, value: object, tmp_path: Path) -> None:
     sound = {"kind": "train", "step": 1, "loss": 0.5}
-    scores = {"AP": 0.5, "per_class": {"cat": None}, "normalised_instability": [0.5]}
-    epoch = {"kind": "epoch", "step": 1, "epoch": 1, "teacher": scores, "student": scores}
-    wrong = [sound | {"step": value}, sound | {"loss": value}, epoch | {"epoch": value}, epoch | {"teacher": value}]
-    wrong += [sound | {"step": 10**30}, sound | {"step": -1}, epoch | {"teacher": {"per_class": {}}}]
-    wrong += [epoch | {"student": scores | {"per_class": value}}, epoch | {"student": scores | {"AP": value}}]
+    epoch = {"kind": "epoch", "step": 1, "epoch": 1}
+    wrong = [sound | {"step": value}, epoch | {"epoch": value}, sound | {"step": 10**30}, sound | {"step": -1}]
     text = [json.dumps(event) for event in (sound, *wrong, epoch)]
     (tmp_path / "metrics.jsonl").write_text("\n".join([text[0], line, *text[1:], text[0][:-5]]))
     assert read_events(tmp_path) == [sound, epoch]
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"y": 1}, True, 10**400])
+def test_scores_when_of_another_kind_then_are_left_out_one_by_one(value: object) -> None:
+    scores = {"AP": 0.5, "per_class": {"cat": None}, "instability": [0.5], "AP50": 1.0}
+    for name in ("AP", "AP50"):
+        assert read_scores(scores | {name: value}) == {key: kept for key, kept in scores.items() if key != name}
+    assert read_scores(scores | {"per_class": {"cat": None, "dog": value}, "instability": [0.5]}) == scores
 
 
 def test_checkpoint_when_its_description_is_huge_or_nested_without_end_then_is_refused_unread(checkpoint: Path) -> None:

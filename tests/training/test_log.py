@@ -1,7 +1,13 @@
+import csv
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from oddetr.training.records.log import Speed, StepMeans, table_row
+from oddetr.training.records.log import RunLog, Speed, StepMeans, read_events, table_row
+from oddetr.training.records.logged import logged_values
+from oddetr.training.records.recorder import Recorder
 
 
 def test_means_when_a_part_ends_within_the_window_then_are_over_the_steps_that_have_it() -> None:
@@ -71,3 +77,27 @@ def test_means_when_a_step_was_left_out_then_does_not_count_whatever_its_batches
         means.add({"loss": torch.tensor(share)}, step, left_out=step == 2 and share == 1.0)
     assert means.steps(3) == 3
     assert means.read(3) == {"loss": 5.0}
+
+
+def test_epoch_with_an_unknown_nested_or_damaged_score_stays_whole_but_for_that_score(tmp_path: Path) -> None:
+    scores = {"AP": 0.5, "per_class": {"cat": 0.5, "dog": 0.4}, "normalised_instability": [0.2, 0.1]}
+    odd = {"AP_by_size": {"small": 0.1}, "AP50": [0.2], "AR": "high", "of tomorrow": 0.3}
+    odd |= {"instability": {"layer 1": 2.0}, "unstable_score": [0.1, "x"]}
+    classes = {"per_class": {"cat": 0.5, "dog": {"AP": 0.4}}}
+    epoch = {"kind": "epoch", "step": 4, "epoch": 1, "seconds": 9.0}
+    events = [
+        epoch | {"teacher": scores | odd, "student": scores | classes, "gpu": {"peak": 1}},
+        epoch | {"teacher": {"AP": 0.9}, "student": "none"},
+        {"kind": "train", "step": 5, "loss": 0.5, "loss_by_layer": [0.1, 0.4]},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    first, second, third = read_events(tmp_path)
+    assert first["teacher"] == scores | {"of tomorrow": 0.3, "unstable_score": [0.1, None]}
+    assert first["student"] == scores | {"per_class": {"cat": 0.5}}
+    assert second == epoch | {"teacher": {"AP": 0.9, "per_class": {}, "normalised_instability": None}}
+    assert third == {"kind": "train", "step": 5, "loss": 0.5}
+    assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=4).best == 0.9
+    RunLog(tmp_path, steps_done=4).add(epoch | {"step": 8, "epoch": 2})
+    rows = [*csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())]
+    assert [row["teacher AP"] for row in rows] == ["0.5", "0.9", ""]
+    assert logged_values(first)["val/teacher/AP"] == 0.5

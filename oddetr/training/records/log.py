@@ -187,26 +187,23 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def _event(written: Any) -> dict[str, Any]:
-    """What `RunLog.add` wrote, counts as integers and other numbers as floats.
+    """Read one event; a value that is not of its kind is left out by itself, so that no epoch is lost for one score.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is no event, or does not say of which step and epoch.
     """
     kind = written.get("kind") if isinstance(written, dict) else None
     if kind not in ("train", "epoch"):
         raise ValueError("it is no event")
-    event: dict[str, Any] = {}
+    event = {"kind": kind, "step": read_count(written.get("step"))}
+    if kind == "epoch":
+        event["epoch"] = read_count(written.get("epoch"))
     for name, value in written.items():
-        if name == "kind":
-            event[name] = value
-        elif name in _COUNTS:
-            event[name] = read_count(value)
-        else:
-            event[name] = read_scores(value) if name in MODELS else read_number(value)
-    needed = {"step", "epoch"} if kind == "epoch" else {"step"}
-    scores = [event[model] for model in MODELS if model in event]
-    if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
-        raise ValueError("it is not whole")
+        with suppress(ValueError):
+            if name in MODELS:
+                event[name] = _ALWAYS | read_scores(value)
+            elif name not in event:
+                event[name] = read_count(value) if name in _COUNTS else read_number(value)
     return event
 
 
@@ -221,8 +218,8 @@ def table_row(event: dict[str, Any]) -> dict[str, Any]:
 
 _COUNTS = ("step", "epoch", "skipped_steps")
 """Of an event, what is a whole number."""
-_ALWAYS = {"AP", PER_CLASS, "normalised_instability"}
-"""What every validation has."""
+_ALWAYS: dict[str, Any] = {"AP": None, PER_CLASS: {}, "normalised_instability": None}
+"""Scores that every reader counts on, and what stands for a missing one."""
 _NESTED = (PER_CLASS, *PER_LAYER)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from oddetr.common.text import unknown_option
 from oddetr.common.untrusted import refuse_imports
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
-from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
+from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
@@ -83,16 +84,6 @@ class OptimizerConfig:
         return rise * (0.1 if progress >= self.drop_at else 1.0)
 
 
-_PARTS = {
-    "optimizer": OptimizerConfig,
-    "loss": LossConfig,
-    "matching": MatchingWeights,
-    "groups": GroupsConfig,
-    "distillation": DistillationConfig,
-    "augment": AugmentConfig,
-    "digits": DigitsConfig,
-}
-_LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
 _PATHS = ("out", "init", "backbone_weights")
 _FREE = ("detector", "trainer")
 """Fields of any content, which is looked at elsewhere."""
@@ -243,15 +234,13 @@ class TrainConfig:
         return PRESETS[self.model or DEFAULT_MODEL]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        for name, value in content.items():
-            if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                content[name] = dataclasses.asdict(value)
-        for name in _PATHS:
-            content[name] = content[name] and str(content[name])
-        content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}
-        return content
+        """Return plain values, as `json.loads` would give them; `TrainConfig.from_plain` reads them."""
+        parts = _parts(TrainConfig)
+        fields = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        plain = {name: dataclasses.asdict(value) if name in parts else value for name, value in fields.items()}
+        plain |= {name: plain[name] and str(plain[name]) for name in _PATHS}
+        trainer = {name: value for name, value in self.trainer.items() if name != "callbacks"}
+        return json.loads(json.dumps(plain | {"trainer": trainer}))
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -261,18 +250,16 @@ class TrainConfig:
             ValueError: a field that does not exist, with similar ones; or see the class.
         """
         values = upgraded(values)
-        _refuse_unknown(values)
-        if isinstance(values.get("distillation"), dict):
-            values["distillation"] = _made(values["distillation"], _LESSONS)
-        values = _made(values, _PARTS)
-        for name in _PATHS:
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
+        known = _field_names(cls)
+        for name in flat({name: value for name, value in values.items() if name not in _FREE}):
+            if name not in known:
+                raise ValueError(unknown_option(name, known))
+        values |= {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
         if "data" in values:
             values["data"] = str(values["data"])
         if "loggers" in values:
             values["loggers"] = logger_names(values["loggers"])
-        return cls(**values)
+        return _made(cls, values)
 
 
 def chosen(value: Value | None) -> Value:
@@ -297,18 +284,19 @@ def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
     return tuple(found)
 
 
-def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
-    """The same with dicts made into the values that they describe."""
-    made = {name: kind(**values[name]) for name, kind in kinds.items() if isinstance(values.get(name), dict)}
-    return values | made
+def _parts(kind: type) -> dict[str, type]:
+    """The fields of a configuration that are configurations themselves."""
+    found = {part.name: part.default_factory for part in dataclasses.fields(kind)}
+    return {name: part for name, part in found.items() if isinstance(part, type) and dataclasses.is_dataclass(part)}
 
 
-def _refuse_unknown(values: dict[str, Any]) -> None:
-    """Fields of a run, or of one of its parts, that do not exist."""
-    kinds: dict[str, type[Any]] = {"": TrainConfig}
-    kinds |= {f"{name}.": kind for name, kind in _PARTS.items()}
-    kinds |= {f"distillation.{name}.": kind for name, kind in _LESSONS.items()}
-    known = [prefix + part.name for prefix, kind in kinds.items() for part in dataclasses.fields(kind)]
-    for name in flat({name: value for name, value in values.items() if name not in _FREE}):
-        if name not in known:
-            raise ValueError(unknown_option(name, known))
+def _field_names(kind: type, prefix: str = "") -> list[str]:
+    """The dotted names of all fields, those of parts after the others."""
+    names = [prefix + part.name for part in dataclasses.fields(kind)]
+    return names + [name for part, of in _parts(kind).items() for name in _field_names(of, f"{prefix}{part}.")]
+
+
+def _made(kind: type[Value], values: dict[str, Any]) -> Value:
+    """Make a configuration of plain values; parts may be made already."""
+    parts = {name: part for name, part in _parts(kind).items() if isinstance(values.get(name), dict)}
+    return kind(**values | {name: _made(part, values[name]) for name, part in parts.items()})

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "l
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 """What may hold a state, the newest first where all are whole: see `oddetr.common.durable.replace_folder`."""
-_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers", "tensorboard")
-"""Fields of `TrainConfig` that do not say what is learned; the last is an older oddetr's."""
+_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers")
+"""Fields of `TrainConfig` that do not say what is learned."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
 """What the switch makes idle; not the horizon, which is that of the EMA too."""
@@ -112,34 +113,39 @@ def resumed(
         return _begun(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    recorded = _recorded(out, state, say)
-    saved = flat(TrainConfig.from_plain(recorded | {"resume": True}).to_json())
-    changed = differences(saved, saved | _given(config, given))
+    saved = _load(_recorded(out, state, say))
+    fields = flat(saved.to_json())
+    changed = _differences(fields, fields | _given(config, given))
     if changed:
         raise ValueError(
             f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
             f"new run (--out NEW_FOLDER, with its weights by --init {out})."
         )
-    return _with_command(config, recorded), state
+    return _with_command(config, saved), state
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, the fields in which two `TrainConfig.to_json`, nested or flat, differ that say what is learned; fields
-    that `before` lacks had their defaults.
+    """Name the fields that change what is learned and differ between two recorded configurations, with both values.
 
-    What would be distilled does not matter where both switch distillation off.
+    Fields that one of them lacks have their defaults. Distillation's own fields do not count where both switch it off.
+
+    Args:
+        before, now: as `TrainConfig.to_json` writes them; `before` may be an older oddetr's.
     """
     default = flat(TrainConfig().to_json())
-    old = default | upgraded(flat(json.loads(json.dumps(before))))
-    new = default | flat(json.loads(json.dumps(now)))
-    off = not (old[_SWITCH] or new[_SWITCH])
-    ignored = (*_SAYS_NOTHING, *(name for name in default if off and name.startswith(_IDLE)))
-    names = (name for name in old | new if name not in ignored and name.partition(".")[0] not in ignored)
+    return _differences(default | flat(upgraded(before)), default | flat(now))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`differences` of two whole configurations with dotted names."""
+    idle = () if old[_SWITCH] or new[_SWITCH] else _IDLE
     missing = "not set"
     return [
         f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
-        for name in names
-        if old.get(name, missing) != new.get(name, missing)
+        for name in old | new
+        if name.partition(".")[0] not in _SAYS_NOTHING
+        and not (idle and name.startswith(idle))
+        and old.get(name, missing) != new.get(name, missing)
     ]
 
 
@@ -184,7 +190,7 @@ def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: fr
     if _given(config, given) or not file.is_file():
         return config
     say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
-    return _with_command(config, read_json(file))
+    return _with_command(config, _load(read_json(file)))
 
 
 def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
@@ -197,12 +203,16 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _with_command(config: TrainConfig, recorded: dict[str, Any]) -> TrainConfig:
-    """The run's own configuration, but for what a resumed run takes from the command."""
-    saved = TrainConfig.from_plain(recorded | {"resume": True}).to_json()  # With fields that are newer than the run.
-    wanted, usual = config.to_json(), TrainConfig().to_json()
-    kept = {name: wanted[name] for name in MAY_CHANGE if wanted[name] != usual[name]}
-    return TrainConfig.from_plain(saved | kept | {"trainer": saved["trainer"] | config.trainer})
+def _load(recorded: dict[str, Any]) -> TrainConfig:
+    """A run's own configuration; `resume` keeps it from reading again what it began with."""
+    return TrainConfig.from_plain(recorded | {"resume": True})
+
+
+def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """Take from the command (`config`) what a resumed run takes from there, and the rest from the run."""
+    usual = TrainConfig()
+    wanted = {name: getattr(config, name) for name in MAY_CHANGE if getattr(config, name) != getattr(usual, name)}
+    return replace(saved, **wanted | {"trainer": saved.trainer | config.trainer})
 
 
 def save_configuration(config: TrainConfig, out: Path) -> None:

@@ -195,7 +195,7 @@ def _event(written: Any) -> dict[str, Any]:
     kind = written.get("kind") if isinstance(written, dict) else None
     if kind not in ("train", "epoch"):
         raise ValueError("it is no event")
-    event = {"kind": kind, "step": read_count(written.get("step"))}
+    event: dict[str, Any] = {"kind": kind, "step": read_count(written.get("step"))}
     if kind == "epoch":
         event["epoch"] = read_count(written.get("epoch"))
     for name, value in written.items():

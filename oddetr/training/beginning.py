@@ -1,4 +1,4 @@
-"""The weights that a training begins with: a checkpoint's, a model's of transformers, or ImageNet's in the backbone."""
+"""Load initial weights: a checkpoint's, a transformers model's, or ImageNet's for the backbone."""
 
 import re
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from oddetr.training.config import TrainConfig
 
 _OUTPUTS = re.compile(r"(^|\.)(heads\.\d+\.classes|head\.classes|class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")
 _LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
-"""What belongs to a class: outputs, and denoising labels, of which the last belongs to none."""
+"""Weights with a row per class: outputs, and denoising labels, whose last row is no class."""
 
 
 def begin(
     config: TrainConfig, detector: Detector, made_of: DetectorConfig | HuggingFaceConfig, classes: ClassTable
 ) -> str:
-    """Loads the weights into `detector` and returns where they came from.
+    """Load initial weights into `detector` and return a description of their source.
 
     Raises:
-        CheckpointError, OSError, BackboneWeightsError: they cannot be had; ValueError: they do not fit.
+        CheckpointError, OSError, BackboneWeightsError: they cannot be read; ValueError: they do not fit.
     """
     if config.init:
         source, info = load_checkpoint(config.init)
@@ -52,13 +52,12 @@ def take_weights(
     source_classes: Sequence[str],
     made_of: DetectorConfig | HuggingFaceConfig,
 ) -> int:
-    """Takes over the weights of `source`; returns how many classes it knew by name.
+    """Copy the weights of `source` into `detector`; return how many classes have the same name in both.
 
-    What belongs to a class is carried over by the class's name; classes that the source does not know keep the
-    detector's new weights.
+    Rows of classes are copied by the class's name; classes that the source does not have keep the detector's own rows.
 
     Raises:
-        ValueError: the detector has other sizes; names the first weights that do not fit.
+        ValueError: sizes differ; names the first weights that do not fit.
     """
     known = {name: label for label, name in enumerate(source_classes)}
     labels = [(mine, known[name]) for mine, name in enumerate(classes) if name in known]
@@ -84,7 +83,7 @@ def take_weights(
 
 
 def _ranking_output(made_of: DetectorConfig | HuggingFaceConfig) -> str | None:
-    """Part of the name of the encoder's outputs whose first, by which proposals are ranked, is no class's."""
+    """Part of the names of the encoder's class outputs if their first row ranks proposals and is no class."""
     if isinstance(made_of, HuggingFaceConfig):
         return f"class_embed.{made_of.content['decoder_layers']}." if made_of.class_agnostic else None
     return "query_source.head." if made_of.variant == "two_stage" else None

@@ -1,4 +1,4 @@
-"""What a training run is: every field is an argument of `oddetr train` and of `oddetr.train`."""
+"""The configuration of a training run: every field is an argument of `oddetr train` and of `oddetr.train`."""
 
 import dataclasses
 import difflib
@@ -30,7 +30,7 @@ LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
-"""Begins the name of a model of transformers."""
+"""Prefix of the name of a model of transformers."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it is a fraction of the run, in [0, 1].")
 
     def factor(self, step: int, steps: int) -> float:
-        """The learning rate over `learning_rate` in step `step` (from 0) of `steps`."""
+        """Return the factor of `learning_rate` in step `step` (from 0) of `steps`."""
         progress = step / steps
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         if self.schedule == "cosine":
@@ -86,7 +86,7 @@ class OptimizerConfig:
 
 _PATHS = ("out", "init", "backbone_weights")
 _FREE = ("detector", "trainer")
-"""Fields of any content, which is looked at elsewhere."""
+"""Fields of any content, which is checked elsewhere."""
 _LEAST = {
     "epochs": 1,
     "image_size": LEAST_SIDE,
@@ -127,7 +127,7 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. `oddetr.training.plan.choice` chooses from the data and the machine what has no default here.
+    """A training run. `oddetr.training.plan.choice` fills in what has no default, from the data and the machine.
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
@@ -219,8 +219,9 @@ class TrainConfig:
         return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
 
     def detector_config(self) -> DetectorConfig | HuggingFaceConfig:
-        """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
-        is resumed without what it began with.)
+        """Return the detector's configuration: the preset's or that of `init`, with the changes.
+
+        (A run's own configuration is complete, so that it is resumed without `init`.)
 
         Raises:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.
@@ -244,10 +245,10 @@ class TrainConfig:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
-        """From what `to_json` wrote, or a caller's keywords: paths may be strings, parts may be dicts.
+        """Load what `to_json` wrote, of an older oddetr too, or a caller's keywords: paths may be strings, parts dicts.
 
         Raises:
-            ValueError: a field that does not exist, with similar ones; or see the class.
+            ValueError: a field does not exist (names similar ones), or see the class.
         """
         values = upgraded(values)
         known = _field_names(cls)
@@ -263,13 +264,13 @@ class TrainConfig:
 
 
 def chosen(value: Value | None) -> Value:
-    """A value that `choice.choose` has filled in where the user gave none."""
+    """Return a value that `choice.choose` has filled in."""
     assert value is not None, "the run's choices are not made yet"
     return value
 
 
 def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
-    """The names of loggers that `given` lists, or has with commas between them; each once.
+    """Read names of loggers, a list or separated by commas; each once.
 
     Raises:
         ValueError: there is no such logger.

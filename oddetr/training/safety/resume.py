@@ -1,4 +1,4 @@
-"""Beginning a run in a folder, and going on with one that was stopped."""
+"""Begin a run in a folder, or resume one that was stopped."""
 
 import json
 import shutil
@@ -18,25 +18,24 @@ from oddetr.training.upgrades import upgraded
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
 MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
-"""Fields that a resumed run takes from the command rather than from the run."""
+"""Fields that a resumed run takes from the command."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
-"""What may hold a state, the newest first where all are whole: see `oddetr.common.durable.replace_folder`."""
-_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers")
-"""Fields of `TrainConfig` that do not say what is learned."""
+"""Folders that may hold a state, newest first: see `oddetr.common.durable.replace_folder`."""
+_IGNORED = ("out", "resume", "allow_outside", "workers", "loggers")
+"""Fields of `TrainConfig` that do not change what is learned."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
-"""What the switch makes idle; not the horizon, which is that of the EMA too."""
+"""Fields without effect when distillation is off. The horizon is not one: it is the EMA's, too."""
 
 
 def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The state in the newest whole checkpoint of the run in `out`; None where it was killed before its first one.
+    """Return the state in the newest whole checkpoint of the run in `out`; None if it was killed before its first.
 
-    `last`; in its place, if it is damaged or gone, what a save left that was cut off between its two renames, or else
-    the one before. Which is taken is said aloud.
+    That is `last`; if it is damaged or missing, `last.new` of an interrupted save, or `last.old`, and `say` reports it.
 
     Raises:
-        CheckpointError: none is whole; says which file of which is damaged, and what can be done.
+        CheckpointError: all are damaged; names the files, and what can be done.
     """
     damaged: list[str] = []
     for name in _CHECKPOINTS:
@@ -59,7 +58,7 @@ def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def _unusable(checkpoint: Path) -> str | None:
-    """In words, why a run cannot go on from a checkpoint; None where it can."""
+    """Return why a run cannot go on from a checkpoint; None if it can."""
     how, state = damage(checkpoint), checkpoint / RESUME
     if how:
         return how
@@ -73,7 +72,7 @@ def _unusable(checkpoint: Path) -> str | None:
 
 
 def restore(found: Path, last: Path) -> None:
-    """Puts the checkpoint that a run goes on from in the place of `last`; a damaged one becomes `last.damaged`."""
+    """Rename the checkpoint that a run goes on from to `last`; a damaged `last` becomes `last.damaged`."""
     if found == last:
         return
     if last.exists():
@@ -87,19 +86,19 @@ def restore(found: Path, last: Path) -> None:
 def resumed(
     config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str] = frozenset()
 ) -> tuple[TrainConfig, Path | None]:
-    """What to run, and the state to go on from.
+    """Return the configuration to run with, and the state to go on from.
 
-    With `config.resume`, the configuration of the run in `out`; where that was killed before it saved anything, also
-    its configuration, with the given arguments, and None; where there is none yet, the given one and None.
+    With `config.resume` that is the configuration of the run in `out`. If that run saved nothing, its configuration and
+    None, unless arguments were given; if there is no run, `config` and None.
 
     Args:
-        say: is told of damage that is gone round.
-        given: fields, with dotted names, that were given, also where with the default's value.
+        say: prints for the user, of damage that is worked around.
+        given: dotted names of fields that were given, if only with their default.
 
     Raises:
-        FileExistsError: there is something in `out` that a run can go on from, and `config.resume` is off.
-        CheckpointError: no checkpoint of it is whole.
-        ValueError: arguments contradict the run that is to be resumed, or an older oddetr began it, without a teacher.
+        FileExistsError: `out` holds a run, and `config.resume` is off.
+        CheckpointError: all its checkpoints are damaged.
+        ValueError: arguments contradict the run, or an older oddetr began it, without a teacher.
     """
     if not config.resume:
         saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
@@ -143,14 +142,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
         for name in old | new
-        if name.partition(".")[0] not in _SAYS_NOTHING
+        if name.partition(".")[0] not in _IGNORED
         and not (idle and name.startswith(idle))
         and old.get(name, missing) != new.get(name, missing)
     ]
 
 
 def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> dict[str, Any]:
-    """What all processes of a run must have in common, by name; paths may differ from machine to machine."""
+    """Return what must be equal in all processes of a run, by name; paths may differ between machines."""
     own = (*MAY_CHANGE, "init", "backbone_weights")
     facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
     facts |= {f"{split} images": len(source) for split, source in sources.items()}
@@ -158,7 +157,7 @@ def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> di
 
 
 def check_classes(state: Path, classes: ClassTable) -> None:
-    """Compares the data's classes with those of the run that goes on from `state`.
+    """Compare the data's classes with those of the run that is resumed from `state`.
 
     Raises:
         ValueError: they differ.
@@ -172,7 +171,7 @@ def check_classes(state: Path, classes: ClassTable) -> None:
 
 
 def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The configuration of a run, from its file; if that is damaged, from the checkpoint."""
+    """Read the configuration of a run from its file, or if that is damaged, from the checkpoint."""
     try:
         return dict(read_json(out / CONFIGURATION))
     except (OSError, TypeError, ValueError) as error:
@@ -183,7 +182,7 @@ def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, A
 
 
 def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
-    """The configuration of a run that was killed before it saved anything, where the command says none."""
+    """The configuration of a run that was killed before it saved anything; the command's, if that gives one."""
     file = out / CONFIGURATION
     if not file.is_file():
         say(f"beginning: there is no run in {out} to go on with")
@@ -194,7 +193,7 @@ def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: fr
 
 
 def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
-    """What a command says of what is to be learned, with dotted names."""
+    """The fields that a command sets of those that a resumed run must not change, with dotted names."""
     default = flat(TrainConfig().to_json())
     return {
         name: value
@@ -216,7 +215,7 @@ def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
 
 
 def save_configuration(config: TrainConfig, out: Path) -> None:
-    """Makes the run's folder and writes what `resumed` reads."""
+    """Make the run's folder and write the configuration, which `resumed` reads."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
@@ -224,14 +223,14 @@ def save_configuration(config: TrainConfig, out: Path) -> None:
 
 
 def save_beginning(out: Path, **said: Any) -> None:
-    """Keeps what was said before the first step, for the report."""
+    """Write what was printed before the first step, for the report."""
     if is_first_process():
         with writing(out):
             write_file(out / BEGINNING, json.dumps(said, indent=1))
 
 
 def steps_done(state: Path | None) -> int:
-    """Optimizer steps that the training of `state` has done; 0 without one."""
+    """Return the optimizer steps that `state` has done; 0 without one."""
     if state is None:
         return 0
     return int(read_weights_only(state, mmap=True)["global_step"])

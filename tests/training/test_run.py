@@ -3,7 +3,6 @@ import dataclasses
 import gc
 import io
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ def test_accumulated_batches_equal_one_large_batch(frozen: dict) -> None:
         assert events[1][part] == pytest.approx(events[0][part], rel=1e-4)
 
 
-def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
+def test_a_run_leaves_metrics_configuration_and_checkpoints(config: TrainConfig) -> None:
     constant = DistillationConfig(prediction=PredictionConfig(weight=1.0))
     run(dataclasses.replace(config, epochs=2, distillation=constant), quiet())
     out = config.out
@@ -186,103 +185,14 @@ def test_run_when_done_then_leaves_metrics_configuration_and_checkpoints(config:
     assert TrainConfig.from_plain(json.loads((out / "config.json").read_text())).epochs == 2
 
 
-def test_run_when_validated_every_second_epoch_then_validates_the_last_too(config: TrainConfig) -> None:
+def test_the_last_epoch_is_always_validated(config: TrainConfig) -> None:
     run(dataclasses.replace(config, epochs=3, validate_every=2), quiet())
     for model in ("teacher", "student"):
         scored = [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch" and model in event]
         assert scored == [2, 3]
 
 
-def test_run_when_interrupted_then_says_how_to_go_on(config: TrainConfig) -> None:
-    class Interrupt(StopAfter):
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            if trainer.current_epoch == self.epochs:
-                raise KeyboardInterrupt
-
-    console = quiet()
-    with pytest.raises(KeyboardInterrupt):
-        run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Interrupt(1)]}), console)
-    assert "Stopped in epoch 2/4, step 3. Go on after the last checkpoint: " in console.file.getvalue()
-    assert f"oddetr train --out {config.out} --resume" in console.file.getvalue()
-
-
-class Signal(Callback):
-    """Sends this process a signal during a step."""
-
-    def __init__(self, number: signal.Signals, epoch: int, batch: int) -> None:
-        self.number, self.where = number, (epoch, batch)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.where:
-            signal.raise_signal(self.number)
-
-
-@pytest.mark.parametrize(
-    ("number", "epoch", "batch", "accumulate", "saved"),
-    [
-        (signal.SIGTERM, 0, 0, 1, 1),
-        (signal.SIGINT, 2, 0, 2, 5),
-        (signal.SIGINT, 2, 3, 1, 12),
-    ],
-)
-def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_alike(
-    tiny: dict, number: signal.Signals, epoch: int, batch: int, accumulate: int, saved: int
-) -> None:
-    """The last epoch's last step is followed by the validation, and the run is over: nothing is stopped."""
-    tiny |= {"optimizer": OptimizerConfig(learning_rate=5e-3), "distillation": DistillationConfig(horizon=3.0)}
-    tiny |= {"batch_size": 2, "accumulate": accumulate, "epochs": 3, "validate_every": 2}
-    whole = run(TrainConfig(**tiny), quiet())
-    out, console = tiny["out"].with_name("resumed"), quiet()
-    trainer = tiny["trainer"] | {"callbacks": [Signal(number, epoch, batch)]}
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    stopped = TrainConfig(**tiny | {"out": out, "trainer": trainer})
-    if epoch == 2 and batch == 3:
-        run(stopped, console)
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            run(stopped, console)
-        assert "Stopping after this step, with a checkpoint" in console.file.getvalue()
-        assert f"step {saved}. Go on after this step" in console.file.getvalue()
-        assert torch.load(out / "last" / "resume.ckpt", weights_only=True)["global_step"] == saved
-        run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-
-    for file in ("student.safetensors", "model.safetensors"):
-        expected, found = weights(whole, file), weights(out, file)
-        assert all(value.equal(found[name]) for name, value in expected.items()), file
-    scores = [[event["teacher"] for event in read_events(each) if "teacher" in event] for each in (whole, out)]
-    assert scores[0] == scores[1]
-
-
-def test_run_when_a_second_signal_comes_then_ends_at_once(tiny: dict) -> None:
-    twice = [Signal(signal.SIGINT, 1, 0), Signal(signal.SIGINT, 1, 0)]
-    with pytest.raises(KeyboardInterrupt):
-        run(TrainConfig(**tiny | {"trainer": tiny["trainer"] | {"callbacks": twice}}), quiet())
-    assert torch.load(tiny["out"] / "last" / "resume.ckpt", weights_only=True)["global_step"] == 2
-
-
-def test_a_run_killed_after_a_save_within_an_epoch_ends_in_the_same_weights(
-    tiny: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny |= {"batch_size": 2, "epochs": 2, "optimizer": OptimizerConfig(learning_rate=5e-3)}
-    whole = run(TrainConfig(**tiny), quiet())
-    monkeypatch.setattr("oddetr.training.records.recorder.SAVE_EVERY", 0.0)
-
-    class Kill(Callback):
-        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            if trainer.global_step == 6:
-                raise ConnectionAbortedError("killed by the test")
-
-    out, trainer = tiny["out"].with_name("resumed"), tiny["trainer"] | {"callbacks": [Kill()]}
-    with pytest.raises(ConnectionAbortedError):
-        run(TrainConfig(**tiny | {"out": out, "trainer": trainer}), quiet())
-    assert torch.load(out / "last" / "resume.ckpt", weights_only=True)["global_step"] == 6
-    run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-
-    assert all(value.equal(weights(out)[name]) for name, value in weights(whole).items())
-
-
-def test_run_when_it_shows_progress_then_says_what_matters(config: TrainConfig) -> None:
+def test_progress_shows_what_matters(config: TrainConfig) -> None:
     console = quiet()
     run(dataclasses.replace(config, epochs=4, validate_every=2), console)
     text = console.file.getvalue()
@@ -314,7 +224,7 @@ def test_every_variant_trains_in_bf16(tiny: dict, variant: str) -> None:
     assert all(0 < loss < 100 for loss in losses)
 
 
-def test_run_when_a_timed_step_is_not_finite_then_begins_without_a_forecast(
+def test_a_run_begins_without_forecast_if_a_timed_step_is_not_finite(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run will say where it is, or skip it."""
@@ -346,7 +256,7 @@ def test_resume_ignores_lessons_of_a_baseline(config: TrainConfig) -> None:
     run(dataclasses.replace(begun, resume=True, distillation=other), quiet())
 
 
-def test_run_when_data_has_errors_then_stops_before_training_and_says_where(tiny: dict, tmp_path: Path) -> None:
+def test_data_with_errors_stops_before_training(tiny: dict, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     write_coco(DigitScenes("train", 4), folder, "train")
     file = folder / "annotations" / "instances_train.json"
@@ -356,58 +266,6 @@ def test_run_when_data_has_errors_then_stops_before_training_and_says_where(tiny
     with pytest.raises(DataError, match="oddetr check"):
         run(TrainConfig(**tiny | {"data": str(folder)}), quiet())
     assert not (tiny["out"] / "last").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "gpu"), [({}, False), ({"accelerator": "cpu"}, True), ({"accelerator": "cpu", "devices": 2}, True)]
-)
-def test_fp16_on_a_cpu_is_refused_before_anything_is_written(
-    config: TrainConfig, flags: dict, gpu: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if there is a GPU that the run would not use."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    with pytest.raises(ValueError, match="fp16 needs a GPU"):
-        run(dataclasses.replace(config, precision="fp16", trainer=flags), quiet())
-    assert not config.out.exists()
-
-
-@pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU.*")
-def test_run_when_lightning_would_take_bf16_for_fp16_then_refuses(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However the run came to be on a CPU."""
-    monkeypatch.setattr("oddetr.training.plan.preparation.refuse_fp16_on_cpu", lambda *_: None)
-    with pytest.raises(ValueError, match="fp16 needs a GPU"):
-        run(dataclasses.replace(config, precision="fp16"), quiet())
-    assert not (config.out / "last").exists()
-
-
-class Types(Callback):
-    """The types of what the encoder's and decoder's linear layers give in training, and of the loss."""
-
-    def __init__(self) -> None:
-        self.seen: set[torch.dtype] = set()
-        self.losses: set[torch.dtype] = set()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for part in (pl_module.task.student.encoder, pl_module.task.student.decoder.layers):
-            for module in part.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.register_forward_hook(lambda module, inputs, output: self.seen.add(output.dtype))
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        self.losses.add(outputs["loss"].dtype)
-
-
-@pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_layers_compute_in_the_precision_and_losses_in_fp32(
-    config: TrainConfig, precision: str, expected: torch.dtype
-) -> None:
-    types = Types()
-    trainer = config.trainer | {"callbacks": [types], "limit_train_batches": 1}
-    run(dataclasses.replace(config, epochs=1, precision=precision, trainer=trainer), quiet())
-    assert types.seen == {expected}
-    assert types.losses == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +292,7 @@ def test_resume_takes_the_default_of_a_field_newer_than_the_run(config: TrainCon
     assert [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch"] == [1, 2]
 
 
-def test_resume_when_the_data_has_other_classes_then_refuses(config: TrainConfig, tmp_path: Path) -> None:
+def test_resume_refuses_data_with_other_classes(config: TrainConfig, tmp_path: Path) -> None:
     run(dataclasses.replace(config, epochs=1), quiet())
     for split in ("train", "val"):
         write_coco(DigitScenes("train", 4), tmp_path / "other", split)
@@ -444,7 +302,7 @@ def test_resume_when_the_data_has_other_classes_then_refuses(config: TrainConfig
         run(TrainConfig(data=str(tmp_path / "other"), out=config.out, resume=True), quiet())
 
 
-def test_run_when_the_detector_diverges_then_names_step_and_images(config: TrainConfig) -> None:
+def test_a_detector_that_diverges_names_step_and_images(config: TrainConfig) -> None:
     class Poison(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             if trainer.global_step == 1:
@@ -467,7 +325,7 @@ def test_a_detector_that_diverges_in_validation_names_epoch_and_images(config: T
         run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Poison()]}), quiet())
 
 
-def test_resume_when_an_older_version_began_the_run_then_says_so(config: TrainConfig) -> None:
+def test_resume_refuses_a_run_without_teacher(config: TrainConfig) -> None:
     run(dataclasses.replace(config, epochs=1), quiet())
     (config.out / "last" / "student.safetensors").unlink()
     without_checksums(config.out / "last")
@@ -475,7 +333,7 @@ def test_resume_when_an_older_version_began_the_run_then_says_so(config: TrainCo
         run(TrainConfig(out=config.out, resume=True), quiet())
 
 
-def test_train_when_called_as_a_function_then_takes_the_fields(tiny: dict) -> None:
+def test_train_takes_plain_values_as_fields(tiny: dict) -> None:
     plain = tiny | {"epochs": 1, "out": str(tiny["out"]), "data": Path(tiny["data"]), "optimizer": {"clip": 0.2}}
     assert oddetr.train(**plain) == tiny["out"]
     with pytest.raises(ValueError, match=r"There is no option epoch\. Did you mean epochs\?"):

@@ -1,4 +1,4 @@
-"""The weights that a training begins with: a checkpoint's, a model's of transformers, or ImageNet's in the backbone."""
+"""Load initial weights: a checkpoint's, a transformers model's, or ImageNet's for the backbone."""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -19,7 +19,7 @@ def begin(config: TrainConfig, detector: Detector, made_of: DetectorSpec, classe
     """Loads the weights into `detector` and returns where they came from.
 
     Raises:
-        CheckpointError, OSError, BackboneWeightsError: they cannot be had; ValueError: they do not fit.
+        CheckpointError, OSError, BackboneWeightsError: they cannot be read; ValueError: they do not fit.
     """
     if config.init:
         source, info = load_checkpoint(config.init)
@@ -41,11 +41,10 @@ def begin(config: TrainConfig, detector: Detector, made_of: DetectorSpec, classe
 def take_weights(detector: Detector, classes: Sequence[str], source: Detector, source_classes: Sequence[str]) -> int:
     """Takes over the weights of `source`; returns how many classes it knew by name.
 
-    What belongs to a class is carried over by the class's name; classes that the source does not know keep the
-    detector's new weights.
+    Rows of classes are copied by the class's name; classes that the source does not have keep the detector's own rows.
 
     Raises:
-        ValueError: the detector has other sizes; names the first weights that do not fit.
+        ValueError: sizes differ; names the first weights that do not fit.
     """
     known = {name: label for label, name in enumerate(source_classes)}
     labels = [(mine, known[name]) for mine, name in enumerate(classes) if name in known]

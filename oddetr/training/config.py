@@ -1,8 +1,9 @@
-"""What a training run is: every field is an argument of `oddetr train` and of `oddetr.train`."""
+"""The configuration of a training run: every field is an argument of `oddetr train` and of `oddetr.train`."""
 
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from oddetr.common.text import unknown_option
 from oddetr.common.untrusted import refuse_imports
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
-from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig, MatchingConfig, PredictionConfig
+from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
@@ -30,7 +31,7 @@ LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
-"""Begins the name of a model of transformers."""
+"""Prefix of the name of a model of transformers."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it is a fraction of the run, in [0, 1].")
 
     def factor(self, step: int, steps: int) -> float:
-        """The learning rate over `learning_rate` in step `step` (from 0) of `steps`."""
+        """Return the factor of `learning_rate` in step `step` (from 0) of `steps`."""
         progress = step / steps
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         if self.schedule == "cosine":
@@ -84,19 +85,9 @@ class OptimizerConfig:
         return rise * (0.1 if progress >= self.drop_at else 1.0)
 
 
-_PARTS = {
-    "optimizer": OptimizerConfig,
-    "loss": LossConfig,
-    "matching": MatchingWeights,
-    "groups": GroupsConfig,
-    "distillation": DistillationConfig,
-    "augment": AugmentConfig,
-    "digits": DigitsConfig,
-}
-_LESSONS = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
 _PATHS = ("out", "init", "backbone_weights")
 _FREE = ("detector", "trainer")
-"""Fields of any content, which is looked at elsewhere."""
+"""Fields of any content, which is checked elsewhere."""
 _LEAST = {
     "epochs": 1,
     "image_size": LEAST_SIDE,
@@ -137,7 +128,7 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. `oddetr.training.plan.choice` chooses from the data and the machine what has no default here.
+    """A training run. `oddetr.training.plan.choice` fills in what has no default, from the data and the machine.
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
@@ -244,46 +235,42 @@ class TrainConfig:
         return PRESETS[self.model or DEFAULT_MODEL]().override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`; `TrainConfig.from_plain` reads them."""
-        content = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        for name, value in content.items():
-            if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                content[name] = dataclasses.asdict(value)
-        for name in _PATHS:
-            content[name] = content[name] and str(content[name])
-        content["trainer"] = {name: value for name, value in self.trainer.items() if name != "callbacks"}
-        return content
+        """Return plain values, as `json.loads` would give them; `TrainConfig.from_plain` reads them."""
+        parts = _parts(TrainConfig)
+        fields = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        plain = {name: dataclasses.asdict(value) if name in parts else value for name, value in fields.items()}
+        plain |= {name: plain[name] and str(plain[name]) for name in _PATHS}
+        trainer = {name: value for name, value in self.trainer.items() if name != "callbacks"}
+        return json.loads(json.dumps(plain | {"trainer": trainer}))
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
-        """From what `to_json` wrote, or a caller's keywords: paths may be strings, parts may be dicts.
+        """Load what `to_json` wrote, of an older oddetr too, or a caller's keywords: paths may be strings, parts dicts.
 
         Raises:
-            ValueError: a field that does not exist, with similar ones; or see the class.
+            ValueError: a field does not exist (names similar ones), or see the class.
         """
         values = upgraded(values)
-        _refuse_unknown(values)
-        if isinstance(values.get("distillation"), dict):
-            values["distillation"] = _made(values["distillation"], _LESSONS)
-        values = _made(values, _PARTS)
-        for name in _PATHS:
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
+        known = _field_names(cls)
+        for name in flat({name: value for name, value in values.items() if name not in _FREE}):
+            if name not in known:
+                raise ValueError(unknown_option(name, known))
+        values |= {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
         if "data" in values:
             values["data"] = str(values["data"])
         if "loggers" in values:
             values["loggers"] = logger_names(values["loggers"])
-        return cls(**values)
+        return _made(cls, values)
 
 
 def chosen(value: Value | None) -> Value:
-    """A value that `choice.choose` has filled in where the user gave none."""
+    """Return a value that `choice.choose` has filled in."""
     assert value is not None, "the run's choices are not made yet"
     return value
 
 
 def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
-    """The names of loggers that `given` lists, or has with commas between them; each once.
+    """Read names of loggers, a list or separated by commas; each once.
 
     Raises:
         ValueError: there is no such logger.
@@ -298,18 +285,19 @@ def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
     return tuple(found)
 
 
-def _made(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
-    """The same with dicts made into the values that they describe."""
-    made = {name: kind(**values[name]) for name, kind in kinds.items() if isinstance(values.get(name), dict)}
-    return values | made
+def _parts(kind: type) -> dict[str, type]:
+    """The fields of a configuration that are configurations themselves."""
+    found = {part.name: part.default_factory for part in dataclasses.fields(kind)}
+    return {name: part for name, part in found.items() if isinstance(part, type) and dataclasses.is_dataclass(part)}
 
 
-def _refuse_unknown(values: dict[str, Any]) -> None:
-    """Fields of a run, or of one of its parts, that do not exist."""
-    kinds: dict[str, type[Any]] = {"": TrainConfig}
-    kinds |= {f"{name}.": kind for name, kind in _PARTS.items()}
-    kinds |= {f"distillation.{name}.": kind for name, kind in _LESSONS.items()}
-    known = [prefix + part.name for prefix, kind in kinds.items() for part in dataclasses.fields(kind)]
-    for name in flat({name: value for name, value in values.items() if name not in _FREE}):
-        if name not in known:
-            raise ValueError(unknown_option(name, known))
+def _field_names(kind: type, prefix: str = "") -> list[str]:
+    """The dotted names of all fields, those of parts after the others."""
+    names = [prefix + part.name for part in dataclasses.fields(kind)]
+    return names + [name for part, of in _parts(kind).items() for name in _field_names(of, f"{prefix}{part}.")]
+
+
+def _made(kind: type[Value], values: dict[str, Any]) -> Value:
+    """Make a configuration of plain values; parts may be made already."""
+    parts = {name: part for name, part in _parts(kind).items() if isinstance(values.get(name), dict)}
+    return kind(**values | {name: _made(part, values[name]) for name, part in parts.items()})

@@ -1,4 +1,4 @@
-"""A thin adapter of the training task to Lightning."""
+"""Adapt the training task to Lightning."""
 
 from typing import Any, cast
 
@@ -20,11 +20,10 @@ from oddetr.training.config import OptimizerConfig, chosen
 from oddetr.training.safety.nonfinite import Place, StepWatch
 
 SLOW = ("sampling_offsets", "reference_points")
-"""Parameters that move the places that queries read, which officially learn slower."""
+"""Parameters of sampling locations and reference points, which have a lower rate officially."""
 
 AGREE_EVERY = 20
-"""Steps after which several processes agree on what each may hold otherwise: statistics of batch norms, if these learn,
-and whether to save or to stop."""
+"""Steps after which several processes synchronise the statistics of batch norms, and whether to save or to stop."""
 
 
 def parameter_groups(task: DistillationTask, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -45,26 +44,25 @@ def parameter_groups(task: DistillationTask, config: OptimizerConfig) -> list[di
 
 
 def running_statistics(task: DistillationTask) -> list[Tensor]:
-    """Those of the student's batch norms that learn, and of the same of the teacher: what each of several processes
-    gathers from its own images."""
+    """Return the running statistics of student and teacher, which each process computes from its own images."""
     pairs = zip(task.student.modules(), task.teacher.detector.modules(), strict=True)
     norms = [norm for pair in pairs if isinstance(pair[0], nn.modules.batchnorm._BatchNorm) for norm in pair]  # pyright: ignore[reportPrivateUsage]
     return [buffer for norm in norms for buffer in norm.buffers()]
 
 
 class TrainingModule(LightningModule):
-    """Steps, validation of teacher and student, and optimizer of one run.
+    """Run the steps, the validation of teacher and student, and the optimizer of one run.
 
     Attributes:
         validation: of teacher and student; holds the last scores.
-        scored_epoch: the epoch, from 1, after which they were computed; 0 before the first.
+        scored_epoch: the epoch, from 1, of these scores; 0 before the first.
 
     Args:
         task: computes the loss of a batch.
         optimizer_config: learning rate and schedule.
-        source: what to validate on.
-        seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run goes on as if not stopped.
-        watch: looks for steps that are not finite; default: one that stops the training.
+        source: the validation data.
+        seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run equals an uninterrupted one.
+        watch: checks that steps are finite; default: one that stops the training.
     """
 
     def __init__(
@@ -85,13 +83,12 @@ class TrainingModule(LightningModule):
 
     @property
     def detectors(self) -> dict[Weights, Detector]:
-        """What is validated and saved."""
+        """The detectors that are validated and saved."""
         return {"teacher": self.task.teacher.detector, "student": self.task.student}
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        """The optimizer's step, and the teacher's after it; of one that is not made, neither. Where several processes
-        agree, all take the first one's statistics of batch norms: what is validated is what is saved, and what a
-        resumed run goes on from.
+        """Make the optimizer's step and the teacher's after it, or neither if the step is not finite. Several processes
+        take the statistics of batch norms from the first one now and then, and before each validation.
 
         Raises:
             FloatingPointError: loss or gradient is not finite: names step, images and what it is; see `StepWatch`.
@@ -106,7 +103,7 @@ class TrainingModule(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_train_start(self) -> None:
-        """A run that goes on within an epoch does not begin it, and does not read again what it has learned from."""
+        """Start the watch; a run resumed within an epoch skips the batches that it has trained on."""
         self.watch.start()
         self.on_train_epoch_start()
         loop = self.trainer.fit_loop
@@ -114,18 +111,20 @@ class TrainingModule(LightningModule):
             cast(AccumulatedLoader, self.trainer.train_dataloader).skip(loop.epoch_loop.batch_progress.current.ready)
 
     def on_train_epoch_start(self) -> None:
-        """The last epoch is validated whatever the period."""
+        """Validate the last epoch whatever the period."""
         if self.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes this step's randomness a function of its place in the run."""
+        """Seed this step as a function of its place in the run."""
         seed = mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         self.watch.begin(batch, Place(self.global_step, self.current_epoch, batch_idx, self.global_rank, seed))
         torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss; Lightning divides it by the accumulated batches, whose objects its sums are divided by already."""
+        """Return the loss times the number of accumulated batches, by which Lightning divides.
+
+        It is normalised by the objects of all of them already."""
         try:
             parts = self.task(batch)
             loss = self.watch.loss(parts)
@@ -135,16 +134,16 @@ class TrainingModule(LightningModule):
         return parts | {"loss": loss * self.trainer.accumulate_grad_batches}
 
     def on_after_backward(self) -> None:
-        """Of several batches of a step, each is told apart."""
+        """Let the watch tell accumulated batches apart."""
         if self.trainer.accumulate_grad_batches > 1:
             self.watch.batch_ends()
 
     def on_validation_epoch_start(self) -> None:
-        """Begins a validation."""
+        """Start a validation."""
         self.validation.begin()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects what teacher and student find.
+        """Add the detections of teacher and student.
 
         Raises:
             FloatingPointError: a detector predicts NaN or infinity; names the epoch and the images.
@@ -157,25 +156,25 @@ class TrainingModule(LightningModule):
             raise FloatingPointError(f"{where}: {error}") from error
 
     def on_validation_epoch_end(self) -> None:
-        """Scores it."""
+        """Compute the scores."""
         if not self.trainer.sanity_checking:
             self.validation.finish(self.trainer.world_size)
             self.scored_epoch = self.current_epoch + 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the last validation's matching, and how many steps were left out."""
+        """Save the last validation's matching, and the number of skipped steps."""
         checkpoint["matching"] = self.validation.state()
         checkpoint["non_finite"] = self.watch.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes them back; an older oddetr left no step out."""
+        """Restore them; checkpoints of oddetr 0.1 may lack the latter."""
         self.validation.load(checkpoint["matching"])
         self.watch.load(checkpoint.get("non_finite", {}))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and its schedule by step; tells the task how long the run is.
+        """Make AdamW and its schedule by step; set the length of the run in the task.
 
-        Fused, except in fp16, where gradients are unscaled before clipping.
+        AdamW is fused except in fp16, where gradients are unscaled before clipping.
         """
         fused = self.trainer.precision != "16-mixed"
         optimizer = AdamW(
@@ -188,14 +187,14 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clips the whole gradient's norm, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
+        """Clip the norm of the whole gradient, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
         self.watch.gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch, without waiting for it."""
+        """Move a batch without waiting for it."""
         return batch.to(device, non_blocking=True)
 
     @property
     def learning_rate(self) -> float:
-        """Of the main parameters, now."""
+        """The current learning rate of the main parameters."""
         return cast(Optimizer, self.optimizers()).param_groups[0]["lr"]

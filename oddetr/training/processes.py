@@ -1,4 +1,4 @@
-"""Which process of a run this is, before Lightning has begun to say so."""
+"""Count the processes of a run, and find the first, before Lightning has started."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes and prints: of the first node, the first."""
+    """Return whether this is the process that writes and prints: the first of the first node."""
     if int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0) > 0:
         return False
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
@@ -15,10 +15,10 @@ def is_first_process() -> bool:
 
 
 def process_count(trainer_flags: dict[str, Any]) -> int:
-    """How many processes Lightning's flags, or a launcher such as torchrun, make of a run; each has one device.
+    """Count the processes that Lightning's flags or a launcher such as torchrun start; each has one device.
 
     Raises:
-        ValueError: `devices` or `num_nodes` is no number of them.
+        ValueError: `devices` or `num_nodes` is not a number of them.
     """
     devices = trainer_flags.get("devices", 1)
     if str(devices) in ("auto", "-1"):
@@ -38,12 +38,12 @@ def _at_least_one(name: str, value: Any) -> int:
 
 
 def several_processes(trainer_flags: dict[str, Any]) -> bool:
-    """Whether there is more than one."""
+    """Return whether a run has more than one process."""
     return process_count(trainer_flags) > 1
 
 
 def launched() -> dict[str, int]:
-    """Lightning's flags for the processes that torchrun has started; one device without."""
+    """Return Lightning's flags for the processes that torchrun has started; one device without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return {"devices": 1}
     here = int(os.environ["LOCAL_WORLD_SIZE"])

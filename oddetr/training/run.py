@@ -1,4 +1,4 @@
-"""`train`: from arguments to a run's folder."""
+"""Train a detector: from a configuration to a run's folder."""
 
 import os
 import signal
@@ -43,37 +43,39 @@ def run(
     given: frozenset[str] = frozenset(),
     report: Callable[..., Any] | None = None,
 ) -> Path:
-    """Trains a detector and returns the run's folder; `oddetr.train` is this with the configuration's fields.
+    """Train a detector and return the run's folder; `oddetr.train` is this with the configuration's fields.
 
     Args:
-        console: where progress goes.
-        compared: whether the run is one of a comparison, which tells its time itself and has a report of its own.
+        console: where to print.
+        compared: whether the run is part of a comparison, which has its own forecast and report.
         given: see `prepare`.
         report: writes the run's report (`oddetr.report`); a very short run has none.
     """
     console = (console or Terminal()) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
-    it = prepare(config, say, console, given)
-    config, out = it.config, it.out
+    prepared = prepare(config, say, console, given)
+    config, out = prepared.config, prepared.out
     save_configuration(config, out)
-    recorder = Recorder(out, it.describe, it.steps_done, it.state)
-    task = DistillationTask(it.detector, 1, config.distillation, config.loss, config.matching, config.groups)
-    watch = StepWatch(task, config.non_finite, partial(_keep, it, task), partial(_files, it.sources["train"]), say)
-    module = TrainingModule(task, config.optimizer, it.sources["val"], config.seed, watch)
+    recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state)
+    task = DistillationTask(prepared.detector, 1, config.distillation, config.loss, config.matching, config.groups)
+    watch = StepWatch(
+        task, config.non_finite, partial(_keep, prepared, task), partial(_files, prepared.sources["train"]), say
+    )
+    module = TrainingModule(task, config.optimizer, prepared.sources["val"], config.seed, watch)
     with quiet(), shared_with_workers():
-        same = Agreement(agreed(config, it.sources, it.steps_done))
+        same = Agreement(agreed(config, prepared.sources, prepared.steps_done))
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         check_lightnings(config.precision, trainer.precision)
-        loaders = _loaders(config, it.sources, it.detector, trainer)
+        loaders = _loaders(config, prepared.sources, prepared.detector, trainer)
         alone = not compared and is_long(config, loaders[0])
-        if it.state is None:
-            timed = alone and not several_processes(config.trainer)  # of several, none can time its steps alone
-            expected = _forecast(task, it, loaders, trainer) if timed else None
-            save_beginning(out, **it.said, forecast=asdict(expected) if expected else None)
+        if prepared.state is None:
+            timed = alone and not several_processes(config.trainer)  # no process can time its steps alone
+            expected = _forecast(task, prepared, loaders, trainer) if timed else None
+            save_beginning(out, **prepared.said, forecast=asdict(expected) if expected else None)
             if expected:
                 say(f"time: {expected}")
-        trainer.loggers = open_loggers(config.loggers, _logged(it), say)
-        _fit(trainer, module, loaders, it)
+        trainer.loggers = open_loggers(config.loggers, _logged(prepared), say)
+        _fit(trainer, module, loaders, prepared)
     if watch.skipped:
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: nothing to validate on"
@@ -84,21 +86,23 @@ def run(
 
 
 def _forecast(
-    task: DistillationTask, it: Prepared, loaders: tuple[AccumulatedLoader, AccumulatedLoader], trainer: Trainer
+    task: DistillationTask, prepared: Prepared, loaders: tuple[AccumulatedLoader, AccumulatedLoader], trainer: Trainer
 ) -> Forecast | None:
-    """None where a step that is timed is not finite: the run itself says so, and may skip it."""
+    """None if a timed step is not finite: the run itself reports that, and may skip it."""
     try:
-        return forecast(task, it.config, it.sources["val"], *loaders, trainer.strategy.root_device)
+        return forecast(task, prepared.config, prepared.sources["val"], *loaders, trainer.strategy.root_device)
     except FloatingPointError:
         return None
 
 
-def _keep(it: Prepared, task: DistillationTask, accident: Accident) -> Path:
-    return save_replay(it.out, task, it.describe(accident.place.epoch, {}), it.config.precision, accident)
+def _keep(prepared: Prepared, task: DistillationTask, accident: Accident) -> Path:
+    return save_replay(
+        prepared.out, task, prepared.describe(accident.place.epoch, {}), prepared.config.precision, accident
+    )
 
 
 def _files(source: Source, ids: Sequence[int]) -> list[str]:
-    """Of images; none where they are generated."""
+    """The files of images; none if they are generated."""
     if not isinstance(source, DetectionData):
         return []
     places = {image: place for place, image in enumerate(source.truth.image_ids.tolist())}
@@ -106,7 +110,7 @@ def _files(source: Source, ids: Sequence[int]) -> list[str]:
 
 
 def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
-    """Writes the report of a run that is done; where it cannot be written, the run has not failed."""
+    """Write the report of a finished run; an error is printed, and does not fail the run."""
     try:
         say(f"report: {report(out, allow_outside=allow_outside).file}")
     except Exception as error:
@@ -114,12 +118,12 @@ def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, sa
 
 
 def _fit(
-    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], it: Prepared
+    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], prepared: Prepared
 ) -> None:
-    """Trains; Ctrl-C, which Lightning makes an exit of the process that ignores further ones, stays Ctrl-C, and is told
-    of. Of several processes none waits for one that has failed."""
+    """Run Lightning's loop. Ctrl-C, which Lightning turns into an exit that ignores further ones, stays
+    KeyboardInterrupt; when one of several processes fails, all end."""
     try:
-        trainer.fit(module, *loaders, ckpt_path=it.state, weights_only=True)
+        trainer.fit(module, *loaders, ckpt_path=prepared.state, weights_only=True)
     except SystemExit as stopped:
         end_others(trainer)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -129,14 +133,16 @@ def _fit(
         if lost_another(error):
             raise ConnectionError(
                 "Another process of this run has ended; what it printed, if anything, says why. Go on after the last "
-                f"checkpoint: the same command and --resume (the run's folder: {it.out})."
+                f"checkpoint: the same command and --resume (the run's folder: {prepared.out})."
             ) from error
         raise
 
 
-def _logged(it: Prepared) -> LoggedRun:
-    info = it.describe(0, {})
-    return LoggedRun(it.out, it.steps_done, parameters(info.configuration, info.classes.names), info.versions)
+def _logged(prepared: Prepared) -> LoggedRun:
+    info = prepared.describe(0, {})
+    return LoggedRun(
+        prepared.out, prepared.steps_done, parameters(info.configuration, info.classes.names), info.versions
+    )
 
 
 def _loaders(

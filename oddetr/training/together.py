@@ -1,4 +1,4 @@
-"""Several processes begin alike, and end together."""
+"""Make several processes of a run start with equal settings and end together."""
 
 import re
 import subprocess
@@ -11,20 +11,20 @@ _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", r
 
 
 class Agreement(Callback):
-    """Processes that would train different things do not begin to.
+    """Refuse to train if the processes of a run differ in what must be equal.
 
     Args:
-        facts: what must be the same on all, by name.
+        facts: what must be equal in all processes, by name.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares them.
+        """Compare the facts of all processes.
 
         Raises:
-            ValueError: they differ; on all processes.
+            ValueError: they differ; raised in all processes.
         """
         if trainer.world_size == 1:
             return
@@ -41,16 +41,16 @@ class Agreement(Callback):
 
 
 def end_others(trainer: Trainer) -> None:
-    """Ends the processes that this one has begun: they would wait for it. (Lightning does so after Ctrl-C only.)"""
+    """Kill the processes that this one started, which would wait for it. (Lightning does so only after Ctrl-C.)"""
     children: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     for child in children:
         child.kill()
         child.wait()
-    children.clear()  # Lightning watches these, and kills this process when one has ended.
+    children.clear()  # Lightning watches these, and would kill this process.
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether this process failed because another one of its run is gone."""
+    """Return whether this process failed because another process of the run ended."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, made of a run's configuration, and what of its talk is heard."""
+"""Make Lightning's Trainer from a run's configuration, and silence its advice."""
 
 import logging
 import warnings
@@ -25,10 +25,18 @@ _ADVICE = (
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
     ".*Grad strides do not match bucket view strides.*",
 )
+_LOUD = {
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,
+    "mlflow.store.db.utils": logging.ERROR,
+    "alembic": logging.ERROR,
+}
+"""Python loggers, and the level from which their messages are shown."""
 
 
 def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
-    """The Trainer of a run, on a CUDA device where there is one and else on the CPU, unless its flags say otherwise.
+    """Make the Trainer of a run: on CUDA if there is a device, else on the CPU, unless its flags say otherwise.
 
     Raises:
         ValueError: Lightning refuses the flags; names them.
@@ -54,7 +62,7 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
     flags["callbacks"] = [*callbacks, *flags.get("callbacks", [])]
     try:
         return Trainer(**flags)
-    except Exception as error:  # of any kind: Lightning compares and converts what it is given
+    except Exception as error:  # of any kind: Lightning compares and converts the flags' values
         given = " ".join(f"--trainer.{name} {value}" for name, value in config.trainer.items())
         advice = " Correct this, or leave it out." if given else ""
         reason = str(error).rstrip(".")
@@ -62,7 +70,7 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
 
 
 def check_flags(config: TrainConfig) -> None:
-    """Before anything is read or written, and while epochs may be open.
+    """Check Lightning's flags before anything is read or written; the number of epochs may still be open.
 
     Raises:
         ValueError: see `make_trainer`.
@@ -73,16 +81,15 @@ def check_flags(config: TrainConfig) -> None:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Keeps Lightning's advice on things that are chosen here to itself; its warnings and errors are heard."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    """Silence the advice of Lightning and MLflow on what is chosen here; their other warnings and errors are shown."""
+    before = {name: logging.getLogger(name).level for name in _LOUD}
+    for name, level in _LOUD.items():
+        logging.getLogger(name).setLevel(level)
     try:
         with warnings.catch_warnings():
             for message in _ADVICE:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,48 +1,44 @@
-"""Configurations that an older oddetr recorded, in today's fields."""
+"""Read configurations that an older oddetr recorded."""
 
 from typing import Any
 
 from oddetr.common.nested import flat, nested
 
 GONE: dict[str, Any] = {
-    "distillation.matching.layers": "same",
-    "distillation.matching.box_power": 1.0,
-    "distillation.matching.boxes": "both",
-    "distillation.matching.carry_by": "token",
-    "distillation.prediction.confidence_power": 1.0,
-    "distillation.prediction.min_confidence": 0.0,
-    "distillation.prediction.divide_by": "objects",
-    "distillation.auxiliary.apart": False,
-    "distillation.auxiliary.pool": "layers",
-    "distillation.auxiliary.distinct": False,
-    "distillation.auxiliary.anchors": "initial",
+    "matching.layers": "same",
+    "matching.box_power": 1.0,
+    "matching.boxes": "both",
+    "matching.carry_by": "token",
+    "prediction.confidence_power": 1.0,
+    "prediction.min_confidence": 0.0,
+    "prediction.divide_by": "objects",
+    "auxiliary.apart": False,
+    "auxiliary.pool": "layers",
+    "auxiliary.distinct": False,
+    "auxiliary.anchors": "initial",
 }
-"""Fields of oddetr 0.1.0, and the value with which they do what is done without them."""
-_AS_IN_0_1: dict[str, Any] = {"distillation.auxiliary.rivals": 0, "distillation.matching.queries": "own"}
-"""What was done before there were these fields."""
+"""Fields of `distillation` in oddetr 0.1, and the value at which they change nothing."""
+_AS_IN_0_1: dict[str, Any] = {"auxiliary.rivals": 0, "matching.queries": "own"}
+"""Fields of `distillation` that oddetr 0.1 did not have, and the value at which they do what it did."""
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration, nested or with dotted names, in today's fields.
+    """Translate a configuration, whole or in part, that an older oddetr recorded into today's fields.
 
     Raises:
-        ValueError: it sets a field that is gone to what cannot be done any more.
+        ValueError: a field that is gone has a value that cannot be had any more.
     """
     values = dict(values)
     if "tensorboard" in values:
         values.setdefault("loggers", ["tensorboard"] if values.pop("tensorboard") else [])
-    part = values.get("distillation")
-    if isinstance(part, dict):
-        return values | nested(_upgraded(flat({"distillation": part})))
-    return _upgraded(values)
-
-
-def _upgraded(dotted: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values.get("distillation"), dict):
+        return values
+    fields = flat(values["distillation"])
     for name, value in GONE.items():
-        if dotted.get(name, value) != value:
+        if fields.get(name, value) != value:
             raise ValueError(
-                f"{name} is {dotted[name]}, which only oddetr 0.1 can do: it never helped, and is gone. Leave it out, "
-                "or use oddetr 0.1."
+                f"distillation.{name} is {fields[name]}, which only oddetr 0.1 can do: it never helped, and is gone. "
+                "Leave it out, or use oddetr 0.1."
             )
-    kept = {name: value for name, value in dotted.items() if name not in GONE}
-    return kept if len(kept) == len(dotted) else _AS_IN_0_1 | kept
+    kept = {name: value for name, value in fields.items() if name not in GONE}
+    return values | {"distillation": nested(_AS_IN_0_1 | kept)} if len(kept) < len(fields) else values

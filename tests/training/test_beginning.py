@@ -47,9 +47,7 @@ def saved(folder: Path, variant: str, *names: str) -> Any:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_when_classes_have_the_same_names_then_their_outputs_are_carried_over(
-    variant: str, tmp_path: Path
-) -> None:
+def test_outputs_of_classes_with_the_same_name_are_copied(variant: str, tmp_path: Path) -> None:
     source = saved(tmp_path / "old", variant, "cat", "dog", "cow")
     torch.manual_seed(2)
     target = build_detector(config_of(variant), 2)
@@ -74,7 +72,7 @@ def test_weights_when_classes_have_the_same_names_then_their_outputs_are_carried
     assert all(target.state_dict()[name].equal(source.state_dict()[name]) for name in same)
 
 
-def test_training_when_begun_with_a_checkpoint_then_has_its_detector_and_resumes(tiny: dict, tmp_path: Path) -> None:
+def test_training_from_a_checkpoint_has_its_detector_and_resumes(tiny: dict, tmp_path: Path) -> None:
     source = saved(tmp_path / "old", "dab", *"0123456789")
     console = Console(file=io.StringIO())
     arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector", "image_size")}
@@ -91,14 +89,14 @@ def test_training_when_begun_with_a_checkpoint_then_has_its_detector_and_resumes
     run(TrainConfig(out=tiny["out"], resume=True, trainer=tiny["trainer"]), Console(file=io.StringIO()))
 
 
-def test_checkpoint_when_sizes_differ_then_names_the_weights(tmp_path: Path) -> None:
+def test_weights_of_other_sizes_are_named(tmp_path: Path) -> None:
     saved(tmp_path / "old", "refine", "cat")
     config = TrainConfig(init=tmp_path / "old", detector={"num_queries": 9}, out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"query_source.embedding.weight is \(9, 64\) here and \(6, 64\) there"):
         run(config, Console(file=io.StringIO()))
 
 
-def test_config_when_init_is_no_checkpoint_or_a_model_is_named_too_then_says_so(tmp_path: Path) -> None:
+def test_init_needs_a_checkpoint_and_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no"):
         TrainConfig(init=tmp_path / "nothing")
     saved(tmp_path / "old", "refine", "cat")
@@ -107,7 +105,7 @@ def test_config_when_init_is_no_checkpoint_or_a_model_is_named_too_then_says_so(
 
 
 @pytest.mark.parametrize("name", ["RT-DETR v2", "D-FINE", "deformable two-stage"])
-def test_training_when_of_a_model_of_transformers_then_gives_back_a_folder_of_its_kind(
+def test_a_transformers_model_is_saved_as_a_folder_of_its_kind(
     tiny: dict, scenes: Path, tmp_path: Path, name: str
 ) -> None:
     transformers = pytest.importorskip("transformers", minversion="5.23")
@@ -136,9 +134,7 @@ def test_training_when_of_a_model_of_transformers_then_gives_back_a_folder_of_it
     assert 0 <= oddetr.evaluate(tiny["out"], split="test").ap <= 1
 
 
-def test_training_when_a_folder_of_transformers_has_a_configuration_only_then_begins_at_random(
-    tiny: dict, tmp_path: Path
-) -> None:
+def test_a_transformers_configuration_without_weights_begins_at_random(tiny: dict, tmp_path: Path) -> None:
     pytest.importorskip("transformers", minversion="5.23")
     from tests.models.test_huggingface import MODELS
 

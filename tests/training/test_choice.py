@@ -36,9 +36,7 @@ def test_facts_when_made_of_annotations_then_crowd_regions_do_not_count() -> Non
 
 
 @pytest.mark.parametrize(("machine", "model"), [(CPU, DEFAULT_MODEL), (GPU, GPU_MODEL)])
-def test_choose_when_only_the_data_is_given_then_nothing_stays_open_and_everything_chosen_is_told(
-    machine: Machine, model: str
-) -> None:
+def test_everything_open_is_chosen_and_told(machine: Machine, model: str) -> None:
     choice = choose(TrainConfig(data="photos"), PHOTOS, machine)
 
     config, told = choice.config, "\n".join(choice.reasons)
@@ -108,7 +106,7 @@ def test_choose_when_gpu_is_larger_then_batches_are(gib: float, expected: int) -
     assert config.batch_size == expected
 
 
-def test_choose_when_devices_share_the_images_then_steps_are_counted_on_each() -> None:
+def test_steps_are_counted_on_each_device() -> None:
     config = TrainConfig(data="photos", batch_size=4, epochs=10)
 
     assert steps_of(config, 300, 1) == (75, 750)
@@ -127,7 +125,7 @@ def test_choose_when_the_model_is_chosen_then_it_is_a_preset() -> None:
     assert {DEFAULT_MODEL, GPU_MODEL} <= {*PRESETS}
 
 
-def test_choose_when_epochs_are_given_then_validations_are_equally_far_apart_where_they_can_be() -> None:
+def test_validations_are_equally_spaced_if_possible() -> None:
     def every(epochs: int) -> int:
         return chosen(choose(TrainConfig(data="photos", epochs=epochs), PHOTOS, CPU).config.validate_every)
 
@@ -137,7 +135,7 @@ def test_choose_when_epochs_are_given_then_validations_are_equally_far_apart_whe
     assert every(97) == 6
 
 
-def test_steps_when_lightning_takes_fewer_batches_then_these_are_counted() -> None:
+def test_steps_count_lightnings_limits() -> None:
     def steps(**flags: float) -> tuple[int, int]:
         return steps_of(TrainConfig(data="photos", batch_size=4, epochs=10, trainer=flags), 300, 1)
 
@@ -146,12 +144,10 @@ def test_steps_when_lightning_takes_fewer_batches_then_these_are_counted() -> No
     assert steps(limit_train_batches=1000) == (75, 750)
 
 
-@pytest.mark.parametrize(("pretrained", "weights"), [(True, True), (False, False)])
-def test_choose_when_weights_are_random_then_the_reason_does_not_speak_of_imagenet(
-    pretrained: bool, weights: bool
-) -> None:
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_reason_names_imagenet_only_with_its_weights(pretrained: bool) -> None:
     config = TrainConfig(data="photos", detector={"pretrained": pretrained})
 
     choice = choose(config, PHOTOS, CPU)
-    assert ("ImageNet" in "".join(choice.reasons)) == weights
+    assert ("ImageNet" in "".join(choice.reasons)) == pretrained
     assert choice.config.optimizer.learning_rate == 4e-4

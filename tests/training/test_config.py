@@ -15,13 +15,11 @@ from oddetr.training.processes import launched, several_processes
     ],
     ids=["step", "step with warm-up", "cosine"],
 )
-def test_rate_when_the_run_has_100_steps_then_follows_the_schedule(
-    config: OptimizerConfig, expected: dict[int, float]
-) -> None:
+def test_the_rate_follows_the_schedule(config: OptimizerConfig, expected: dict[int, float]) -> None:
     assert {step: config.factor(step, 100) for step in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_rate_when_the_run_has_one_step_then_is_the_full_one() -> None:
+def test_a_run_of_one_step_has_the_full_rate() -> None:
     assert OptimizerConfig().factor(0, 1) == 1.0
 
 
@@ -33,13 +31,13 @@ def test_rate_when_the_run_has_one_step_then_is_the_full_one() -> None:
         ({"drop_at": 1.5}, "fraction of the run"),
     ],
 )
-def test_optimizer_when_a_field_is_out_of_range_then_says_which(fields: dict, message: str) -> None:
+def test_an_optimizer_field_out_of_range_is_named(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**fields)
 
 
 @pytest.mark.parametrize(("size", "told"), [(16, "at least 32"), (4097, "at most 4,096")])
-def test_config_when_the_image_size_is_out_of_range_then_says_its_limit(size: int, told: str) -> None:
+def test_an_image_size_out_of_range_is_refused_with_its_limit(size: int, told: str) -> None:
     with pytest.raises(ValueError, match=f"image_size is {size}; it must be .*{told}"):
         TrainConfig(data="photos", image_size=size)
 
@@ -54,7 +52,7 @@ def test_config_when_the_image_size_is_out_of_range_then_says_its_limit(size: in
         ({"optimizer": {"learning_rate": {"x": 1}}}, r"no option optimizer\.learning_rate\.x"),
     ],
 )
-def test_train_when_a_field_is_unknown_then_names_similar_ones(fields: dict, message: str) -> None:
+def test_an_unknown_field_is_refused_with_similar_ones(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         oddetr.train(**fields)
 
@@ -69,7 +67,7 @@ def test_train_when_a_field_is_unknown_then_names_similar_ones(fields: dict, mes
         ({"num_nodes": 2}, True),
     ],
 )
-def test_processes_when_flags_ask_for_several_then_are_several(flags: dict, several: bool) -> None:
+def test_flags_that_ask_for_several_processes(flags: dict, several: bool) -> None:
     assert several_processes(flags) is several
 
 
@@ -81,16 +79,16 @@ def test_processes_when_flags_ask_for_several_then_are_several(flags: dict, seve
         ({"num_nodes": "two"}, r"--trainer.num_nodes is 'two'; give a whole number of at least 1\."),
     ],
 )
-def test_processes_when_a_flag_is_no_number_of_them_then_is_named(flags: dict, message: str) -> None:
+def test_a_flag_that_is_no_number_of_processes_is_named(flags: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         several_processes(flags)
 
 
-def test_processes_when_all_devices_are_asked_for_then_depends_on_the_machine() -> None:
+def test_devices_auto_depends_on_the_machine() -> None:
     assert several_processes({"devices": "auto"}) is (torch.cuda.device_count() > 1)
 
 
-def test_processes_when_torchrun_has_started_them_then_no_flag_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_torchrun_need_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == {"devices": 1}
     for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("LOCAL_WORLD_SIZE", "4"), ("WORLD_SIZE", "8")):
         monkeypatch.setenv(name, value)

@@ -36,7 +36,7 @@ def trained(arguments: dict, out: Path, data: Path, workers: int, hash_seed: str
     return out
 
 
-def test_run_when_repeated_elsewhere_with_all_that_should_not_matter_changed_then_is_the_same_to_the_bit(
+def test_a_run_is_the_same_to_the_bit_elsewhere(
     tmp_path: Path,
 ) -> None:
     """Another process, another folder, files written in another order and listed in another, loading processes, another

@@ -139,7 +139,7 @@ def test_train_when_its_data_vanish_then_says_so_and_goes_on_later(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_train_when_a_signal_reaches_its_loading_processes_too_then_saves_and_says_how_to_go_on(
+def test_a_signal_to_the_loading_processes_too_saves_and_says_how_to_resume(
     scenes: Path, out: Path, number: signal.Signals
 ) -> None:
     """As a terminal or a batch system does it: to the whole process group."""

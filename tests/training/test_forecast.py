@@ -23,7 +23,7 @@ def trained(config: TrainConfig) -> tuple[str, dict[str, torch.Tensor]]:
     return console.file.getvalue(), load_file(folder / "last" / "model.safetensors")
 
 
-def test_run_when_it_is_forecast_then_says_how_long_and_its_weights_are_the_same(
+def test_a_forecast_is_printed_and_changes_no_weights(
     tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny |= {"epochs": 3, "validate_every": 2, "accumulate": 2, "batch_size": 2}
@@ -43,11 +43,11 @@ def test_run_when_it_is_forecast_then_says_how_long_and_its_weights_are_the_same
         (Forecast(2.0, 9000, 0.25, 3), "about 5.0 hours: 9,000 batches of 2 s, 3 validations of 0.25 s"),
     ],
 )
-def test_forecast_when_shown_then_in_minutes_or_hours(forecast: Forecast, text: str) -> None:
+def test_forecast_is_shown_in_minutes_or_hours(forecast: Forecast, text: str) -> None:
     assert str(forecast) == text
 
 
-def test_forecast_when_other_programs_slow_some_steps_then_the_cost_is_that_of_the_others(
+def test_the_cost_of_distillation_is_a_median_that_outliers_do_not_move(
     tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock of its own: a distilled step takes 3, the baseline's 2; the second step and the sixth take 10 longer."""
@@ -73,7 +73,7 @@ def test_forecast_when_other_programs_slow_some_steps_then_the_cost_is_that_of_t
     assert told["batch"] == (4 * 3 + 10) / 4
 
 
-def test_forecast_when_nothing_is_distilled_then_no_cost_is_told(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_has_no_cost_of_distillation(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "LEAST", 1)
     folder = run(
         TrainConfig(**tiny | {"epochs": 1, "distillation": DistillationConfig(enabled=False)}),

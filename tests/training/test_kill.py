@@ -134,9 +134,7 @@ def test_run_when_killed_while_it_saves_then_goes_on_and_ends_in_the_same_weight
 
 @pytest.mark.slow
 @pytest.mark.parametrize("save", [1, 3, 4], ids=["the first save", "a save within an epoch", "the save of an epoch"])
-def test_run_when_killed_before_any_file_operation_of_a_save_then_goes_on_and_ends_in_the_same_weights(
-    arguments: dict, tmp_path: Path, save: int
-) -> None:
+def test_a_kill_before_any_file_operation_of_a_save_loses_nothing(arguments: dict, tmp_path: Path, save: int) -> None:
     lives = Lives(arguments, tmp_path)
     deaths = plans(lives.saves[save - 1], save)
     for plan in deaths:
@@ -145,9 +143,7 @@ def test_run_when_killed_before_any_file_operation_of_a_save_then_goes_on_and_en
 
 
 @pytest.mark.slow
-def test_run_when_killed_at_40_random_moments_then_always_goes_on_and_ends_in_the_same_weights(
-    arguments: dict, tmp_path: Path
-) -> None:
+def test_a_kill_at_any_of_40_random_moments_loses_nothing(arguments: dict, tmp_path: Path) -> None:
     lives = Lives(arguments | {"epochs": 60, "validate_every": 10}, tmp_path)
     within = kill_at_random(lives, 40)
     steps = torch.load(lives.out / "last" / "resume.ckpt", weights_only=True)["global_step"]

@@ -89,15 +89,13 @@ def fails(launcher: list[str], rank: int, what: str, told: str, data: Path, fold
     load_checkpoint(folder / "run" / "last", "student")
 
 
-def test_run_when_one_of_two_processes_is_killed_then_the_other_ends_and_a_checkpoint_is_left(
-    data: Path, tmp_path: Path
-) -> None:
+def test_the_other_process_ends_when_one_is_killed_and_a_checkpoint_is_left(data: Path, tmp_path: Path) -> None:
     fails(LIGHTNING, 1, "training", "", data, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "rank", "what", "told"), CASES)
-def test_run_when_one_of_two_processes_fails_then_all_end_and_a_checkpoint_is_left(
+def test_all_processes_end_when_one_fails_and_a_checkpoint_is_left(
     launcher: str, rank: int, what: str, told: str, data: Path, tmp_path: Path
 ) -> None:
     fails(LAUNCHERS[launcher], rank, what, told, shutil.copytree(data, tmp_path / "data"), tmp_path)
@@ -105,7 +103,7 @@ def test_run_when_one_of_two_processes_fails_then_all_end_and_a_checkpoint_is_le
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_run_when_one_of_two_processes_was_killed_then_goes_on_as_if_nothing_had_happened(
+def test_a_run_resumes_after_one_of_two_processes_was_killed(
     launcher: str, data: Path, whole: Path, tmp_path: Path
 ) -> None:
     fails(LAUNCHERS[launcher], 1, "training", "", data, tmp_path)
@@ -117,7 +115,7 @@ def test_run_when_one_of_two_processes_was_killed_then_goes_on_as_if_nothing_had
 
 
 @pytest.mark.slow
-def test_run_when_ctrl_c_reaches_two_processes_then_they_save_and_say_how_to_go_on(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_on_two_processes_saves_and_says_how_to_resume(data: Path, tmp_path: Path) -> None:
     """As a terminal does it: to the whole process group."""
     words = [*arguments(data, tmp_path / "run"), "--trainer.devices", "2"]
     command = [*LIGHTNING, "oddetr.cli", *words, "--epochs", "1000", "--validate-every", "1000"]

@@ -3,12 +3,12 @@ import math
 from oddetr.training.records.logged import best_values, logged_values, parameters, plain_names
 
 
-def test_values_when_steps_are_told_then_stand_under_train() -> None:
+def test_step_values_are_logged_under_train() -> None:
     event = {"kind": "train", "step": 20, "epoch": 0, "loss": 2.0, "loss_l1": 1, "learning_rate": 1e-4}
     assert logged_values(event) == {"train/loss": 2.0, "train/loss_l1": 1.0, "train/learning_rate": 1e-4}
 
 
-def test_values_when_an_epoch_is_told_then_layers_and_classes_have_names_of_their_own() -> None:
+def test_epoch_values_name_layers_and_classes() -> None:
     teacher = {
         "AP": 0.5,
         "APl": None,
@@ -32,7 +32,7 @@ def test_values_when_an_epoch_is_told_then_layers_and_classes_have_names_of_thei
     }
 
 
-def test_names_when_classes_are_called_anything_then_are_plain_and_differ() -> None:
+def test_class_names_become_plain_and_stay_different() -> None:
     names = ["cat", "a/b: c", "a.b? c", "a_b_ c_2", "..", "", "猫", "犬", " x ", "long" * 100]
     plain = plain_names(names)
     assert [*plain] == names
@@ -46,12 +46,12 @@ def test_names_when_classes_are_called_anything_then_are_plain_and_differ() -> N
     assert all(len(name) <= 210 for name in plain.values())
 
 
-def test_parameters_when_nested_then_have_dotted_names_and_those_of_the_classes() -> None:
+def test_parameters_have_dotted_names_and_include_the_classes() -> None:
     found = parameters({"epochs": 3, "optimizer": {"clip": 0.1}, "detector": {"id2label": {"a:b": 1}}}, ["x", "y"])
     assert found == {"epochs": 3, "optimizer.clip": 0.1, "detector.id2label.a_b": 1, "classes": "x, y"}
 
 
-def test_best_when_it_has_no_ap_then_only_the_epoch_is_told() -> None:
+def test_best_without_ap_logs_only_the_epoch() -> None:
     assert best_values({"epoch": 4, "metrics": {"teacher": {"AP": None}, "student": {"AP": 0.5}}}) == {
         "best/epoch": 4.0,
         "best/student/AP": 0.5,

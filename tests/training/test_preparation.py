@@ -47,7 +47,7 @@ def test_prepare_when_two_runs_begin_together_then_each_has_a_folder_of_its_own(
         ("strategy", "foo"),
     ],
 )
-def test_prepare_when_lightning_refuses_a_flag_then_names_it_before_anything_is_read_or_written(
+def test_a_refused_trainer_flag_is_named_before_anything_is_read_or_written(
     flag: str, value: Any, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -68,9 +68,7 @@ def test_trainer_when_there_is_apples_gpu_then_it_is_not_taken_unasked(monkeypat
     assert trainer.strategy.root_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_prepare_when_the_model_is_a_name_on_the_hub_then_the_folder_is_called_by_its_last_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_named_after_the_last_part_of_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from oddetr.training.plan import preparation
 
     monkeypatch.chdir(tmp_path)
@@ -87,7 +85,7 @@ def test_prepare_when_the_data_is_built_in_then_says_so(tiny: dict) -> None:
 
 
 @pytest.mark.parametrize("of_python", [True, False])
-def test_resume_when_a_given_argument_is_the_default_then_it_is_compared_all_the_same(
+def test_an_argument_that_is_the_default_is_compared_on_resume(
     tiny: dict, of_python: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(TrainConfig(**tiny | {"epochs": 1, "seed": 3}), Console(quiet=True))

@@ -14,7 +14,7 @@ from oddetr.training.records.log import read_events
 from oddetr.training.records.recorder import Recorder
 
 
-def test_recorder_when_a_run_goes_on_then_knows_the_teachers_best_ap_and_the_time_passed(tmp_path: Path) -> None:
+def test_a_resumed_recorder_knows_the_best_ap_and_the_time_passed(tmp_path: Path) -> None:
     """The last epoch is done again: what it said is forgotten. One epoch was not validated, one has no AP."""
     rest: dict[str, Any] = {"per_class": {}, "normalised_instability": None}
     scores = [(0.1, 0.6), (0.3, 0.2), None, (None, None), (0.9, 0.9)]
@@ -31,9 +31,7 @@ def test_recorder_when_a_run_goes_on_then_knows_the_teachers_best_ap_and_the_tim
     assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=0).best == -1.0
 
 
-def test_epoch_when_its_steps_tell_what_the_matching_carried_then_tells_the_mean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_records_the_mean_agreement_of_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """25 steps, more than are logged at a time; then an epoch whose steps tell nothing of it."""
     recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=0)
     monkeypatch.setattr(recorder, "_save", lambda *_: None)

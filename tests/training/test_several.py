@@ -103,9 +103,7 @@ def seen_by(pair: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_run_when_two_processes_share_the_images_then_gradients_and_weights_are_those_of_one(
-    name: str, data: Path, pair: Path, tmp_path: Path
-) -> None:
+def test_two_processes_have_the_gradients_and_weights_of_one(name: str, data: Path, pair: Path, tmp_path: Path) -> None:
     """Without dropout, and with disturbed objects that lie where the objects are. The weights to 1e-5, and the
     gradients, relative to the largest, in most steps, too: where rounding, which is the machine's, takes a ReLU's
     input, a sampled place or two boxes' edges past a kink, one query's gradient jumps."""
@@ -129,7 +127,7 @@ def test_run_when_two_processes_share_the_images_then_gradients_and_weights_are_
         assert difference < 1e-5
 
 
-def test_run_when_two_processes_share_the_images_then_steps_without_objects_and_shorter_batches_were_among_them(
+def test_two_processes_met_steps_without_objects_and_short_batches(
     pair: Path,
 ) -> None:
     """What the runs above have met: else they would show less than they seem to."""
@@ -145,13 +143,13 @@ def test_run_when_two_processes_share_the_images_then_steps_without_objects_and_
 
 
 @pytest.mark.parametrize("name", [*ALIKE, "whole"])
-def test_teachers_when_two_processes_train_then_are_equal_bit_for_bit_after_every_step(name: str, pair: Path) -> None:
+def test_teachers_of_two_processes_are_equal_to_the_bit_after_every_step(name: str, pair: Path) -> None:
     first, second = (part["teachers"] for part in seen_by(pair, name))
     assert first == second
     assert len({*first}) > 3
 
 
-def test_validation_when_two_processes_share_the_images_then_each_is_seen_once_and_scores_are_those_of_one(
+def test_two_processes_validate_each_image_once_with_the_scores_of_one(
     pair: Path,
 ) -> None:
     """An odd number of them."""
@@ -167,7 +165,7 @@ def test_validation_when_two_processes_share_the_images_then_each_is_seen_once_a
         assert found["AP"] > 0
 
 
-def test_run_when_two_processes_are_stopped_and_resumed_then_ends_in_the_same_weights(pair: Path) -> None:
+def test_two_processes_resume_to_the_same_weights(pair: Path) -> None:
     """After a checkpoint within an epoch; with batch norms that learn, dropout and all augmentation."""
     for which in ("last", "best"):
         for file in WEIGHTS:

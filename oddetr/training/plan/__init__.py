@@ -1,1 +1,1 @@
-"""What is decided, and told, before the first step."""
+"""Decide and report before the first step."""

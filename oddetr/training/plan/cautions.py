@@ -1,4 +1,4 @@
-"""What is worth knowing of the data before a run begins: what the detector will hardly learn, or scores hardly tell."""
+"""Warn before a run of objects that it will hardly learn and of scores that will say little."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from oddetr.models.interface import DetectorSpec
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8
-"""Pixels, the square root of an area, below which an object is less than a cell of the finest map."""
+"""Square root of an object's area in pixels below which it is smaller than a cell of the finest map."""
 WORTH_TELLING = 0.05
-"""The share of objects from which on it is told that they are too small."""
+"""Share of objects that may be too small without a caution."""
 FEW = 50
-"""Objects below which an AP moves by points by chance."""
+"""Objects below which AP moves by points by chance."""
 
 
 def baseline_was_better(made_of: DetectorSpec) -> bool:
@@ -25,13 +25,13 @@ def baseline_was_better(made_of: DetectorSpec) -> bool:
 def cautions(
     train: Annotations, val: Annotations, names: Sequence[str], image_size: int, queries: int | None
 ) -> list[str]:
-    """In sentences, with what to do.
+    """Return cautions, a sentence each, with what to do.
 
     Args:
-        train, val: at least one object in `train`.
+        train, val: annotations; at least one object in `train`.
         names: of the classes.
         image_size: shorter side that images are resized to, in pixels.
-        queries: the most objects that the detector finds in an image; None where that is not known.
+        queries: the most objects that the detector can find in an image; None if unknown.
     """
     return [*_small(train, image_size), *_full(train, queries), *_few(val), *_unseen(train, val, names)]
 

@@ -1,7 +1,7 @@
-"""What a run is where its user does not say: chosen from the data and the machine, and told with the reasons.
+"""Choose the settings that the user leaves open from the data and the machine, and give the reasons.
 
-The sizes and rates are those that did well in runs of this length (docs/results.md): a detector of 50 to 100 queries on
-two CPU cores, some thousands of steps from ImageNet weights.
+Sizes and rates are those that did well in short runs (docs/results.md): a detector of 50 to 100 queries on two CPU
+cores, some thousands of steps from ImageNet weights.
 """
 
 import math
@@ -24,40 +24,40 @@ GPU_MODEL = "deformable_detr_refine_r50"
 SIZES = {"cpu": (240, 320, 400, 480), "gpu": (480, 640, 800)}
 """Shorter sides to choose from, in pixels."""
 LEGIBLE = 16
-"""Pixels, the square root of an area, that nine of ten objects should have at least: two cells of the finest map."""
+"""Square root of the area in pixels that nine of ten objects should have at least: two cells of the finest map."""
 STEPS = {"cpu": 2500, "gpu": 6000}
 """Optimizer steps that a short run should have."""
 EPOCHS = (12, 100)
 VALIDATIONS = 16
 LEAST_BATCHES = 50
-"""Of an epoch, where images allow it."""
+"""Batches of an epoch, if there are enough images."""
 SHORT = 20_000
-"""Steps up to which a run that begins with no detector learns at the higher rates."""
+"""Steps up to which a run without a pretrained detector has the higher rates."""
 OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1}
-"""Deformable-DETR's rates: of longer runs, and of those that begin with a detector."""
+"""Deformable-DETR's rates: for longer runs and for fine-tuning."""
 GIB_PER_IMAGE = 2.5
-"""Of a GPU's memory at 640 pixels: 2.2 were measured for the baseline (docs/performance.md)."""
+"""GPU memory in GiB per image of 640 pixels; 2.2 were measured for the baseline (docs/performance.md)."""
 
 
 def fullest(truth: Annotations) -> int:
-    """Objects of the image that has most; regions to ignore do not count."""
+    """Return the largest number of objects in an image, without crowd regions."""
     return int(np.bincount(truth.owners[~truth.crowd], minlength=1).max())
 
 
 def queries_for(objects: int) -> int:
-    """Queries that are plenty for so many objects: twice as many, in tens."""
+    """Return enough queries for so many objects: twice as many, rounded up to tens."""
     return 10 * math.ceil(objects / 5)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the training images.
+    """Facts of the training images.
 
     Attributes:
         images: how many.
         side: median of their shorter sides, in pixels.
         smallest: the tenth percentile of the square root of objects' areas, over the image's shorter side.
-        most: objects of the fullest image.
+        most: the largest number of objects in an image.
     """
 
     images: int
@@ -67,7 +67,7 @@ class Facts:
 
     @classmethod
     def of(cls, truth: Annotations) -> "Facts":
-        """From annotations with at least one object; regions to ignore do not count."""
+        """Make them from annotations with at least one object; crowd regions do not count."""
         owners = truth.owners[~truth.crowd]
         shorter = truth.sizes.min(axis=1)
         relative = np.sqrt(truth.areas[~truth.crowd]) / shorter[owners]
@@ -75,20 +75,20 @@ class Facts:
 
     @classmethod
     def of_digits(cls, images: int) -> "Facts":
-        """Of the built-in scenes: their own size is legible."""
+        """Make them for the built-in scenes, which are legible at their own size."""
         return cls(images, 128, 1.0, MAX_OBJECTS)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the run is: `gpu_gib`, memory of the first CUDA device in GiB, None without; and devices that share it."""
+    """The machine: `gpu_gib`, memory of the first CUDA device in GiB, None without one; and the number of devices."""
 
     gpu_gib: float | None = None
     devices: int = 1
 
     @classmethod
     def this(cls, trainer: dict[str, Any]) -> "Machine":
-        """This one, under Lightning's flags."""
+        """Describe this machine, under Lightning's flags."""
         devices = process_count(trainer)
         if trainer.get("accelerator") == "cpu" or not torch.cuda.is_available():
             return cls(None, devices)
@@ -102,14 +102,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration in which nothing is left open, and what was chosen and why, in lines."""
+    """A complete configuration, and the reasons of what was chosen, a line each."""
 
     config: TrainConfig
     reasons: tuple[str, ...]
 
 
 def choose(config: TrainConfig, facts: Facts, machine: Machine) -> Choice:
-    """Fills in what `config` leaves open. The same data on the same kind of machine gives the same choice."""
+    """Fill in what `config` leaves open. The same data on the same kind of machine gives the same choice."""
     open_ = [part.name for part in fields(config) if getattr(config, part.name) is None]
     reasons: list[str] = []
     if "model" in open_ and not config.init and "content" not in config.detector:
@@ -124,8 +124,8 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> Choice:
 
 
 def settled(config: TrainConfig) -> TrainConfig:
-    """The same with constants in the place of choices: runs that are compared do not depend on the machine. (They were
-    the defaults of the first runs, which `--resume` goes on with.)"""
+    """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
+    defaults of the first versions, whose runs `--resume` goes on with.)"""
     constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1}
     if not config.init:
         constants |= {"model": DEFAULT_MODEL, "image_size": 128 if config.data == DIGITS else 320}
@@ -137,14 +137,14 @@ def settled(config: TrainConfig) -> TrainConfig:
 
 
 def steps_of(config: TrainConfig, images: int, devices: int) -> tuple[int, int]:
-    """Optimizer steps of an epoch, and of the run."""
+    """Return the optimizer steps of an epoch, and of the run."""
     batches = limited(math.ceil(math.ceil(images / devices) / chosen(config.batch_size)), config.trainer, "train")
     each = math.ceil(batches / config.accumulate)
     return each, each * chosen(config.epochs)
 
 
 def limited(batches: int, flags: dict[str, Any], split: str) -> int:
-    """Batches of an epoch that Lightning takes of so many under its flag for `train` or `val`."""
+    """Return how many of the `batches` of an epoch Lightning takes under its flag `limit_SPLIT_batches`."""
     limit: int | float | None = flags.get(f"limit_{split}_batches")
     if limit is None:
         return batches
@@ -194,8 +194,8 @@ def _with_length(
 
 
 def _period(epochs: int) -> int:
-    """Epochs between validations: about a sixteenth of the run, and where it can be had such that the last one is as
-    far from the one before as the others are, for their matchings are compared."""
+    """Epochs between validations: about a sixteenth of the run, if possible a divisor of the epochs, since matchings of
+    successive validations are compared."""
     wanted = max(1, round(epochs / VALIDATIONS))
     even = [every for every in range(math.ceil(wanted / 2), 2 * wanted + 1) if epochs % every == 0]
     return min(even, key=lambda every: abs(every - wanted), default=wanted)
@@ -209,8 +209,8 @@ def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
 
 
 def _with_rates(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
-    """Deformable-DETR's rates are for some 185,000 steps (50 epochs of COCO by 32 images), and fine-tuning wants no
-    higher ones."""
+    """Choose learning rates. Deformable-DETR's are for 185,000 steps (50 epochs of COCO, batches of 32), and suit
+    fine-tuning."""
     optimizer = config.optimizer
     if optimizer.learning_rate is not None and optimizer.backbone_factor is not None:
         return config

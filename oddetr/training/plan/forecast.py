@@ -1,4 +1,4 @@
-"""How long a run will take, measured in a few steps before it begins."""
+"""Estimate how long a run will take from a few steps before it begins."""
 
 import math
 import time
@@ -24,17 +24,17 @@ from oddetr.training.plan.choice import limited
 from oddetr.training.precision import computing_in
 
 WARM, TIMED, SECONDS = 2, 8, 20.0
-"""Batches that are not timed, batches that are, and the time after which no further one is (of each of the timings)."""
+"""Warm-up batches, timed batches, and the seconds after which a measurement ends."""
 LEAST = 100
-"""Batches of a run that is worth a forecast, and a report of its own accord."""
+"""Batches from which on a run has a forecast and a report."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of a batch and of a validation, and how many there will be.
+    """Seconds of a batch and of a validation, and their numbers.
 
-    `cost`: a distilled step's time over the baseline's on the same images, the median of some pairs; `cost_low` and
-    `cost_high`: their quartiles. None where distillation is off.
+    `cost`: time of a distilled step over the baseline's on the same images, median of a few pairs; `cost_low` and
+    `cost_high`: quartiles. None if distillation is off.
     """
 
     batch: float
@@ -47,7 +47,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of the run."""
+        """Seconds of the run."""
         return self.batch * self.batches + self.validation * self.validations
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Forecast:
 
 
 def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
-    """Whether the run is worth it, and a report of its own accord."""
+    """Return whether the run is long enough for a forecast and a report."""
     return limited(len(training), config.trainer, "train") * chosen(config.epochs) >= LEAST
 
 
@@ -72,13 +72,13 @@ def forecast(
     validation: AccumulatedLoader,
     device: torch.device,
 ) -> Forecast:
-    """Times a few batches with a copy of the task, which changes nothing in the run: its randomness has keys.
+    """Time a few batches with a copy of the task. The run is not changed: all its randomness is keyed.
 
-    What fades over the run makes it a little faster than it begins. Then distilled steps and the baseline's are timed
-    in turns, so that a report can say what distillation cost.
+    Distilled and baseline steps are timed in turns, for the cost of distillation. A lesson that fades makes the run a
+    little faster than the forecast.
 
     Args:
-        source: what is validated on.
+        source: the validation data.
         training, validation: the run's loaders.
         device: the run's.
     """
@@ -121,7 +121,7 @@ def forecast(
 
 
 def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch.device) -> float:
-    """Seconds of a batch, loading included."""
+    """Return the seconds per batch, including loading."""
     marks = [_now(device)]
     for batch in islice(loader, WARM + TIMED):
         work(batch)
@@ -135,7 +135,7 @@ def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch
 def _ratios(
     loader: Iterable[Batch], work: Callable[[Batch], None], other: Callable[[Batch], None], device: torch.device
 ) -> list[float]:
-    """Seconds of `work` on a batch over those of `other` on the same, without loading; each is the first in turns."""
+    """Return the time of `work` over that of `other` on the same batches, without loading; they take turns."""
     ratios: list[float] = []
     begun = _now(device)
     for number, batch in enumerate(islice(loader, WARM + TIMED)):
@@ -151,7 +151,7 @@ def _ratios(
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, with all that the device was given to do done."""
+    """The time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

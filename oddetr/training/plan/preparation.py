@@ -1,4 +1,4 @@
-"""What a run is to be, before anything trains: arguments, data, choices, a detector; each is said as it is known."""
+"""Prepare a run: check arguments, read data, make choices, build the detector, and report each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,12 +34,12 @@ class Prepared:
     """A run that is about to train.
 
     Attributes:
-        config: nothing in it is open.
+        config: the complete configuration.
         out: the run's folder.
-        state: what it goes on from; None where it begins.
-        sources: train and val, and test where there is one.
-        detector, made_of: with the weights that it begins with.
-        said: what was said of the data, the choices and the cautions.
+        state: the state it goes on from; None for a new run.
+        sources: train and val, and test if there is one.
+        detector, made_of: with its initial weights, and its configuration.
+        said: what was printed of the data, the choices and the cautions.
     """
 
     config: TrainConfig
@@ -52,11 +52,11 @@ class Prepared:
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps that it has done already."""
+        """Optimizer steps that are done already."""
         return steps_done(self.state)
 
     def describe(self, epoch: int, metrics: dict[str, Any]) -> CheckpointInfo:
-        """What to write beside the weights after so many epochs."""
+        """Return the description to write beside the weights after so many epochs."""
         config, detector = self.config, self.detector
         images = {split: len(source) for split, source in self.sources.items() if split in ("train", "val")}
         return CheckpointInfo(
@@ -73,11 +73,12 @@ class Prepared:
 
 
 def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[str] = frozenset()) -> Prepared:
-    """Reads what there is, and chooses what is open.
+    """Prepare a run, new or resumed.
 
     Args:
+        say: prints for the user.
         console: shows the progress of reading.
-        given: the fields, with dotted names, that the command or the caller gave, also where they gave the default.
+        given: dotted names of the fields that were given, if only with their default.
 
     Raises:
         ValueError, DataError, FileExistsError, BackboneWeightsError: see `oddetr.train`.
@@ -113,7 +114,7 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
 
 
 def _checked(config: TrainConfig) -> TrainConfig:
-    """The same with whole paths, where it makes sense."""
+    """Check arguments before anything is read, and make paths absolute."""
     if config.out is None and config.resume:
         raise ValueError("--resume goes on with a run: name its folder by --out.")
     if config.out is None and several_processes(config.trainer):
@@ -127,7 +128,7 @@ def _checked(config: TrainConfig) -> TrainConfig:
 
 
 def _chosen(config: TrainConfig, train: Source, say: Say) -> tuple[TrainConfig, tuple[str, ...]]:
-    """`config` with what it leaves open, said aloud."""
+    """Fill in what `config` leaves open, and print the reasons."""
     facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())
     choice = choose(config, facts, Machine.this(config.trainer))
     for reason in choice.reasons:
@@ -136,7 +137,7 @@ def _chosen(config: TrainConfig, train: Source, say: Say) -> tuple[TrainConfig, 
 
 
 def _going_on(config: TrainConfig, state: Path, classes: ClassTable, say: Say) -> TrainConfig:
-    """The configuration of a run that goes on from `state`."""
+    """Complete the configuration of a run that goes on from `state`, and print where that is."""
     check_classes(state, classes)
     out, config = state.parent.parent, settled(config)
     if read_info(state.parent).epoch >= chosen(config.epochs):
@@ -153,7 +154,7 @@ def _detector(config: TrainConfig, classes: ClassTable) -> tuple[Detector, Detec
 
 
 def _new_folder(config: TrainConfig) -> Path:
-    """Makes runs/DATA-MODEL-N; two trainings that begin together have one each."""
+    """Make runs/DATA-MODEL-N; two trainings that start together get one each."""
     model = [config.model.removeprefix(HUGGING_FACE).rpartition("/")[2]] if config.model else []
     name, number = "-".join([Path(config.data).resolve().name, *model]), 1
     with writing(Path("runs")):
@@ -179,8 +180,8 @@ def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], ma
 
 
 _BEHIND = (
-    "\nnote: on two-stage Deformable-DETR and DINO, OD-DETR ended below its baseline in our comparisons, by doubles "
-    "(docs/results.md); --distillation.enabled false trains the baseline"
+    "\nnote: on two-stage Deformable-DETR and DINO, OD-DETR ended below its baseline in our comparisons, because of "
+    "duplicates (docs/results.md); --distillation.enabled false trains the baseline"
 )
 
 

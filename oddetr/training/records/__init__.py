@@ -1,1 +1,1 @@
-"""What a run tells: events, progress, loggers."""
+"""Record a run: events, checkpoints, progress, loggers."""

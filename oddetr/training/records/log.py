@@ -1,5 +1,4 @@
-"""A run's records: metrics.jsonl (every event, for machines) and metrics.csv (a row per epoch, for people); and what is
-measured for them."""
+"""Write and read a run's metrics.jsonl (every event) and metrics.csv (a row per epoch), and measure what they hold."""
 
 import csv
 import io
@@ -23,14 +22,14 @@ from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER, read_scores
 from oddetr.training.processes import is_first_process
 
 MOST_EVENTS = 2**28
-"""Bytes of a metrics.jsonl; 300 epochs of 1,200 classes with their steps take a tenth of that."""
+"""Largest metrics.jsonl in bytes; 300 epochs of 1,200 classes take a tenth of it."""
 
 
 class StepMeans:
-    """Means over optimizer steps of the loss and its parts, added up on the device and read when asked for.
+    """Average the loss and its parts over optimizer steps, on the device until they are read.
 
-    Each batch holds its share of its step's loss (`Batch.step_objects`), so the shares of a step are added. A part that
-    only some steps have, of a lesson that ends say, has its mean over these. Steps that were left out do not count.
+    Each batch has its share of its step's loss (`Batch.step_objects`), so the shares of a step are summed. A part that
+    only some steps have is averaged over these. Skipped steps do not count.
     """
 
     def __init__(self, steps_done: int = 0) -> None:
@@ -40,11 +39,11 @@ class StepMeans:
         self._since = self._done = steps_done
 
     def steps(self, steps_done: int) -> int:
-        """How many steps have been added since the last reading."""
+        """Return how many steps were added since the last `read`."""
         return steps_done - self._since
 
     def add(self, shares: Mapping[str, Tensor], steps_done: int, left_out: bool = False) -> None:
-        """Adds one batch; `steps_done` counts the step that it finishes, if it does; `left_out`, if it was."""
+        """Add one batch; `steps_done` includes the step that it finishes, if any; `left_out`: that was skipped."""
         _add(self._step, shares)
         if steps_done > self._done:
             if not left_out:
@@ -53,7 +52,7 @@ class StepMeans:
             self._step, self._done = {}, steps_done
 
     def read(self, steps_done: int) -> dict[str, float]:
-        """The means since the last reading, which waits for the device; empty where no step was done."""
+        """Return the means since the last `read`, empty if there was no step. Waits for the device."""
         sums, steps = self._sums, self._steps
         self._sums, self._steps, self._since = {}, Counter(), steps_done
         values: list[float] = torch.stack(list(sums.values())).tolist() if steps else []
@@ -66,10 +65,10 @@ def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
 
 
 class Speed:
-    """Time that training takes without its pauses, images per second, and the share of time spent waiting for data.
+    """Measure the time of training without its pauses, images per second, and the share of time spent waiting for data.
 
-    Waiting is all that passes between a step's end, or the epoch's beginning, and the next step's beginning: loading,
-    and the copy to the device. Clocks of the host: no step waits for the device.
+    Waiting is the time between a step's end, or the epoch's start, and the next step's start: loading, and the copy to
+    the device. Only the host's clock is read, so no step waits for the device.
     """
 
     def __init__(self) -> None:
@@ -77,45 +76,45 @@ class Speed:
         self._mark: float | None = None
 
     def go_on(self) -> None:
-        """Waiting for the first batch begins."""
+        """Start waiting for a batch."""
         self._mark = time.perf_counter()
 
     def step_begins(self) -> None:
-        """A batch is there."""
+        """Start a step."""
         now = time.perf_counter()
         if self._mark is not None:
             self.waiting += now - self._mark
         self._mark = now
 
     def step_ends(self, images: int) -> None:
-        """A batch of `images` is done."""
+        """End a step on a batch of `images`."""
         now = time.perf_counter()
         self.working += now - (self._mark or now)
         self.images += images
         self._mark = now
 
     def pause(self) -> None:
-        """What follows (validation, say) is no part of training."""
+        """Stop the clock, for a validation for example."""
         self._mark = None
 
     @property
     def seconds(self) -> float:
-        """Of steps, and of waiting for data."""
+        """Time of steps and of waiting for data."""
         return self.waiting + self.working
 
     @property
     def images_per_second(self) -> float:
-        """Since the beginning, pauses left out."""
+        """Images per second since the start, without pauses."""
         return self.images / max(self.seconds, 1e-9)
 
     @property
     def waiting_share(self) -> float:
-        """In [0, 1]."""
+        """Share of time spent waiting for data, in [0, 1]."""
         return self.waiting / max(self.seconds, 1e-9)
 
 
 def peak_memory_gib() -> float:
-    """The most memory held so far: the device's on CUDA, else this process's; NaN where the system does not tell."""
+    """Return the peak memory: the device's on CUDA, else this process's; NaN where the system does not report it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     try:
@@ -127,7 +126,7 @@ def peak_memory_gib() -> float:
 
 
 class RunLog:
-    """Appends events to `metrics.jsonl`, and keeps `metrics.csv` of the epochs beside it.
+    """Append events to `metrics.jsonl`, and keep `metrics.csv` of the epochs beside it.
 
     An event is a JSON object with `kind` and `step`. `train`: losses and their like, means over the steps since the
     last. Both: `epoch`, from 1; `seconds` since the first step, over all parts of a resumed run; `training_seconds`, of
@@ -140,7 +139,7 @@ class RunLog:
 
     Args:
         folder: the run's.
-        steps_done: where the run goes on: later events, of a part of the run that is done again, are dropped.
+        steps_done: where a resumed run goes on; later events are dropped, since their steps are done again.
     """
 
     def __init__(self, folder: Path, steps_done: int = 0) -> None:
@@ -152,14 +151,14 @@ class RunLog:
                 write_file(self.file, "".join(json.dumps(event) + "\n" for event in kept))
 
     def add(self, event: dict[str, Any]) -> None:
-        """Appends one event; an epoch also becomes a row of the table."""
+        """Append one event; an epoch also becomes a row of the table."""
         with self.file.open("a") as stream:
             stream.write(json.dumps(event) + "\n")
         if event["kind"] == "epoch":
             self._write_table()
 
     def sync(self) -> None:
-        """Waits until the events are on the disk, so that a checkpoint is not newer than the records beside it."""
+        """Wait until the events are on the disk, so that no checkpoint is newer than the records beside it."""
         sync(self.file)
 
     def _write_table(self) -> None:
@@ -173,7 +172,7 @@ class RunLog:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's `metrics.jsonl`, oldest first; a line that was half written, or damaged since, is none.
+    """Read the events of a run's `metrics.jsonl`, oldest first, without lines that are torn or damaged.
 
     Raises:
         OSError: it cannot be read, is no regular file, or has more than `MOST_EVENTS` bytes.
@@ -187,31 +186,28 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def _event(written: Any) -> dict[str, Any]:
-    """What `RunLog.add` wrote, counts as integers and other numbers as floats.
+    """Read one event; a value that is not of its kind is left out by itself, so that no epoch is lost for one score.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is no event, or does not say of which step and epoch.
     """
     kind = written.get("kind") if isinstance(written, dict) else None
     if kind not in ("train", "epoch"):
         raise ValueError("it is no event")
-    event: dict[str, Any] = {}
+    event: dict[str, Any] = {"kind": kind, "step": read_count(written.get("step"))}
+    if kind == "epoch":
+        event["epoch"] = read_count(written.get("epoch"))
     for name, value in written.items():
-        if name == "kind":
-            event[name] = value
-        elif name in _COUNTS:
-            event[name] = read_count(value)
-        else:
-            event[name] = read_scores(value) if name in MODELS else read_number(value)
-    needed = {"step", "epoch"} if kind == "epoch" else {"step"}
-    scores = [event[model] for model in MODELS if model in event]
-    if needed - event.keys() or any(_ALWAYS - table.keys() for table in scores):
-        raise ValueError("it is not whole")
+        with suppress(ValueError):
+            if name in MODELS:
+                event[name] = _ALWAYS | read_scores(value)
+            elif name not in event:
+                event[name] = read_count(value) if name in _COUNTS else read_number(value)
     return event
 
 
 def table_row(event: dict[str, Any]) -> dict[str, Any]:
-    """An epoch's numbers by the names of columns: `teacher AP`, `teacher AP CLASS`; instability of the last layer."""
+    """Name an epoch's numbers by column: `teacher AP`, `teacher AP CLASS`, instability of the last layer."""
     row = {name: value for name, value in event.items() if name not in ("kind", *MODELS)}
     for model in MODELS:
         if model in event:
@@ -220,9 +216,9 @@ def table_row(event: dict[str, Any]) -> dict[str, Any]:
 
 
 _COUNTS = ("step", "epoch", "skipped_steps")
-"""Of an event, what is a whole number."""
-_ALWAYS = {"AP", PER_CLASS, "normalised_instability"}
-"""What every validation has."""
+"""Fields of an event that are whole numbers."""
+_ALWAYS: dict[str, Any] = {"AP": None, PER_CLASS: {}, "normalised_instability": None}
+"""Scores that every reader counts on, and what stands for a missing one."""
 _NESTED = (PER_CLASS, *PER_LAYER)
 
 

@@ -1,4 +1,4 @@
-"""What experiment loggers are told of a run, under names that TensorBoard, MLflow and Weights & Biases all accept."""
+"""Name a run's numbers and parameters as TensorBoard, MLflow and Weights & Biases all accept them."""
 
 import math
 import re
@@ -10,11 +10,11 @@ from oddetr.common.untrusted import is_number
 from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER
 
 _LONGEST = 200
-"""Characters of a class's or parameter's name; MLflow takes 250 with what stands before it."""
+"""Characters of a class's or parameter's name; MLflow takes 250 with the prefix."""
 
 
 def logged_values(event: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an event of `metrics.jsonl` (see `RunLog`); what is null or not finite is left out.
+    """Name the numbers of an event of `metrics.jsonl` (see `RunLog`), without those that are null or not finite.
 
     train/loss, train/loss_l1, train/learning_rate      of `train`
     epoch, epoch/seconds, epoch/images_per_second       of `epoch`
@@ -43,28 +43,28 @@ def _scores(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """To each class's name one of letters a-z and A-Z, digits, `_`, `-` and spaces.
+    """Give each class a name of letters a-z and A-Z, digits, `_`, `-` and spaces.
 
-    Each other character becomes `_`. Where an earlier class has that name already, the class's place in the list, from
-    0, follows: ["a/b", "a:b"] -> ["a_b", "a_b_1"].
+    Other characters become `_`. If an earlier class has the name already, the class's index is appended:
+    ["a/b", "a:b"] -> ["a_b", "a_b_1"].
     """
     found: dict[str, str] = {}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         plain = re.sub(r"[^a-zA-Z0-9_ -]", "_", name)[:_LONGEST].strip() or "_"
         while plain in found.values():
-            plain += f"_{place}"
+            plain += f"_{index}"
         found[name] = plain
     return found
 
 
 def parameters(configuration: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
-    """A run's configuration with dotted names, and its classes' names: `optimizer.learning_rate`, `classes`."""
+    """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add `classes`, their names."""
     values = flat(configuration) | {"classes": ", ".join(classes)}
     return {re.sub(r"[^a-zA-Z0-9_. -]", "_", name)[:_LONGEST]: value for name, value in values.items()}
 
 
 def best_values(description: dict[str, Any]) -> dict[str, float]:
-    """`best/epoch`, `best/teacher/AP` and `best/student/AP` of what a checkpoint's `checkpoint.json` says."""
+    """Take `best/epoch`, `best/teacher/AP` and `best/student/AP` from the content of a `checkpoint.json`."""
     scores = {f"best/{model}/AP": told.get("AP") for model, told in description["metrics"].items()}
     values = {"best/epoch": description["epoch"], **scores}
     return _finite(values)

@@ -1,33 +1,27 @@
-"""TensorBoard, MLflow and Weights & Biases: how each takes up a run, and what it is told besides numbers."""
+"""TensorBoard, MLflow and Weights & Biases: Lightning's loggers, and what they are told besides numbers."""
 
 import json
-import logging
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from oddetr.training.config import LoggerName
-from oddetr.training.records.logged import best_values
 
 PROJECT = "oddetr"
-"""MLflow's experiment and wandb's project, where their own variables name none."""
-_LONGEST_PARAMETER, _PARAMETERS_AT_ONCE = 6000, 100
-"""What MLflow takes."""
+"""MLflow's experiment and wandb's project, unless their own environment variables name one."""
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told of a run when it begins or goes on.
+    """What a logger is told when a run begins or is resumed.
 
     Attributes:
         folder: the run's.
-        steps_done: optimizer steps after which it goes on; 0 where it begins.
+        steps_done: optimizer steps done before; 0 for a new run.
         parameters: see `oddetr.training.records.logged.parameters`.
         versions: of packages, by name.
     """
@@ -38,60 +32,53 @@ class LoggedRun:
     versions: dict[str, str]
 
 
-@runtime_checkable
-class BegunLogger(Protocol):
-    """A logger that has taken up a run.
+class OpenLogger:
+    """A logger that has opened a run.
 
     Attributes:
-        identity: by which it finds the run again.
+        logger: Lightning's, of the package.
+        identity: the id under which it finds the run again.
         where: where a person finds what it logs.
     """
 
+    logger: Any
     identity: str
     where: str
 
-    @property
-    def logger(self) -> Logger:
-        """Lightning's, for the numbers."""
-        ...
+    def log_best(self, file: Path, values: dict[str, float], step: int) -> None:
+        """Log the numbers of the best checkpoint, and its description `file`."""
+        raise NotImplementedError
 
-    def tell_best(self, file: Path, description: dict[str, Any], step: int) -> None:
-        """Keeps the description of the best checkpoint: `file`, and what stands in it."""
-        ...
-
-    def end(self, status: str) -> None:
-        """Ends: success or failed."""
-        ...
+    def close(self, status: str) -> None:
+        """End the run with `status` success or failed."""
+        self.logger.finalize(status)
 
 
-class TensorBoard:
-    """In the run's folder tensorboard. A resumed run hides what was logged of steps that it does again."""
+class TensorBoard(OpenLogger):
+    """Log to RUN/tensorboard; a resumed run hides the steps that it does again."""
 
     def __init__(self, run: LoggedRun, known: str | None) -> None:
         self.run, self.identity = run, "tensorboard"
         self.logger = TensorBoardLogger(
-            run.folder,
-            name="",
-            version=self.identity,
-            default_hp_metric=False,
-            purge_step=run.steps_done + 1,
+            run.folder, name="", version=self.identity, default_hp_metric=False, purge_step=run.steps_done + 1
         )
         self.where = f"tensorboard --logdir {self.logger.log_dir}"
-        for name, content in (("configuration", run.parameters), ("versions", run.versions)):
-            self.logger.experiment.add_text(name, _markdown(content), run.steps_done)
+        self._add_text("configuration", run.parameters, run.steps_done)
+        self._add_text("versions", run.versions, run.steps_done)
 
-    def tell_best(self, file: Path, description: dict[str, Any], step: int) -> None:
-        """As a text, and the run's line on the page of hyper-parameters."""
-        self.logger.experiment.add_text("best", _markdown(description), step)
-        self.logger.log_hyperparams(self.run.parameters, best_values(description), step)
+    def log_best(self, file: Path, values: dict[str, float], step: int) -> None:
+        """Log the description as text, and the run's line on the page of hyper-parameters."""
+        self._add_text("best", json.loads(file.read_text()), step)
+        self.logger.log_hyperparams(self.run.parameters, values, step)
 
-    def end(self, status: str) -> None:
-        """Writes and closes the file."""
-        self.logger.finalize(status)
+    def _add_text(self, name: str, content: Any, step: int) -> None:
+        """Add text that TensorBoard shows as it is: it reads Markdown."""
+        lines = json.dumps(content, indent=1, default=str).splitlines()
+        self.logger.experiment.add_text(name, "\n".join("    " + line for line in lines), step)
 
 
-class MLflow:
-    """In the store of MLFLOW_TRACKING_URI, else in the run's folder mlflow: SQLite and a folder of artifacts."""
+class MLflow(OpenLogger):
+    """Log to the store of MLFLOW_TRACKING_URI, else to RUN/mlflow: SQLite and a folder of artifacts."""
 
     def __init__(self, run: LoggedRun, known: str | None) -> None:
         import mlflow
@@ -102,16 +89,15 @@ class MLflow:
             folder.mkdir(parents=True, exist_ok=True)
         store = given or f"sqlite:///{folder / 'mlflow.db'}"
         try:
-            with _silent("lightning.pytorch.loggers.mlflow", "mlflow.store.db.utils", "alembic"):
-                self.logger = MLFlowLogger(
-                    os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-                    run_name=run.folder.resolve().name,
-                    tracking_uri=store,
-                    tags={**run.versions},  # It adds its own.
-                    artifact_location=None if given else (folder / "artifacts").as_uri(),
-                    run_id=known,
-                )
-                self.identity = str(self.logger.run_id)
+            self.logger = MLFlowLogger(
+                os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+                run_name=run.folder.resolve().name,
+                tracking_uri=store,
+                tags={**run.versions},  # It adds its own.
+                artifact_location=None if given else (folder / "artifacts").as_uri(),
+                run_id=known,
+            )
+            self.identity = str(self.logger.run_id)
         finally:  # Lightning's logger sets the store of all that the process does later.
             mlflow.set_tracking_uri(given)  # pyright: ignore[reportArgumentType]
         shown = "the store of MLFLOW_TRACKING_URI" if given else f"mlflow ui --backend-store-uri {store}"
@@ -119,28 +105,16 @@ class MLflow:
         if known:
             self.logger.experiment.update_run(self.identity, status="RUNNING")
         else:
-            self._log_parameters(run.parameters)
+            self.logger.log_hyperparams(run.parameters)
 
-    def _log_parameters(self, values: dict[str, Any]) -> None:
-        """Lightning's own way keeps 250 characters of each."""
-        from mlflow.entities import Param
-
-        found = [Param(name, str(value)[:_LONGEST_PARAMETER]) for name, value in values.items()]
-        for i in range(0, len(found), _PARAMETERS_AT_ONCE):
-            self.logger.experiment.log_batch(self.identity, params=found[i : i + _PARAMETERS_AT_ONCE])
-
-    def tell_best(self, file: Path, description: dict[str, Any], step: int) -> None:
-        """As numbers and as the artifact best/checkpoint.json."""
-        self.logger.log_metrics(best_values(description), step)
+    def log_best(self, file: Path, values: dict[str, float], step: int) -> None:
+        """Log the numbers as metrics, and the description as the artifact best/checkpoint.json."""
+        self.logger.log_metrics(values, step)
         self.logger.experiment.log_artifact(self.identity, str(file), "best")
 
-    def end(self, status: str) -> None:
-        """The run is FINISHED or FAILED."""
-        self.logger.finalize(status)
 
-
-class WeightsAndBiases:
-    """As WANDB_MODE says; where nothing says, online with an API key, else offline in the run's folder wandb.
+class WeightsAndBiases(OpenLogger):
+    """Log as WANDB_MODE says; without it online if there is an API key, else offline in RUN/wandb.
 
     A run that the caller has begun by `wandb.init` is used, and left open. Offline, each part of a resumed run has a
     folder of its own, with the same id.
@@ -154,36 +128,34 @@ class WeightsAndBiases:
 
         self._theirs = wandb.run is not None
         mode, why = (None, "your run") if self._theirs else _wandb_mode()
-        self.run = wandb.run or wandb.init(
+        self.logger = WandbLogger(
+            os.environ.get("WANDB_NAME", run.folder.resolve().name),
+            os.environ.get("WANDB_DIR", str(run.folder)),
             project=wandb.setup().settings.project or PROJECT,
-            name=os.environ.get("WANDB_NAME", run.folder.resolve().name),
-            dir=os.environ.get("WANDB_DIR", str(run.folder)),
             id=known,
+            experiment=wandb.run,
             resume="allow" if known and mode == "online" else None,
             mode=mode,
             tags=[f"{name} {version}"[:64] for name, version in run.versions.items()],
         )
-        self.run.config.update(run.parameters, allow_val_change=True)
-        self.run.define_metric("trainer/global_step")
-        self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self.logger = WandbLogger(experiment=self.run)
+        self.logger.log_hyperparams(run.parameters)
+        self.run: Any = self.logger.experiment
         self.identity = self.run.id
         folder = Path(self.run.dir).parent
         self.where = f"offline ({why}), wandb sync {folder}" if self.run.offline else self.run.url or "disabled"
 
-    def tell_best(self, file: Path, description: dict[str, Any], step: int) -> None:
-        """As the run's summary and as the file best/checkpoint.json."""
-        self.run.summary.update(best_values(description))
-        if not Path(self.run.dir).is_dir():  # WANDB_MODE is disabled.
-            return
-        copy = Path(self.run.dir) / "best" / file.name
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copy(file, copy)
-        self.run.save(str(copy), base_path=self.run.dir, policy="now")
+    def log_best(self, file: Path, values: dict[str, float], step: int) -> None:
+        """Log the numbers as the run's summary, and the description as the file best/checkpoint.json."""
+        self.run.summary.update(values)
+        if Path(self.run.dir).is_dir():  # There is none where WANDB_MODE is disabled.
+            copy = Path(self.run.dir) / "best" / file.name
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(file, copy)
+            self.run.save(str(copy), base_path=self.run.dir, policy="now")
 
-    def end(self, status: str) -> None:
-        """Uploads what is left, where online."""
-        self.logger.finalize(status)
+    def close(self, status: str) -> None:
+        """End the run, which uploads the rest; leave the caller's open."""
+        super().close(status)
         if not self._theirs:
             self.run.finish(exit_code=0 if status == "success" else 1)
 
@@ -196,7 +168,7 @@ KINDS: dict[LoggerName, type[TensorBoard] | type[MLflow] | type[WeightsAndBiases
 
 
 def _wandb_mode() -> tuple[Any, str]:
-    """The mode for `wandb.init`, never one in which it would ask for an API key; and why that one."""
+    """The mode for `wandb.init`, never one in which it would ask for an API key, and the reason."""
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
@@ -205,22 +177,3 @@ def _wandb_mode() -> tuple[Any, str]:
     if "WANDB_MODE" in os.environ:
         raise ValueError("WANDB_MODE is online, but there is no API key: `wandb login`, or WANDB_MODE=offline")
     return "offline", "there is no API key: wandb login"
-
-
-def _markdown(content: dict[str, Any]) -> str:
-    """Lines that TensorBoard shows as they are."""
-    return "\n".join("    " + line for line in json.dumps(content, indent=1, default=str).splitlines())
-
-
-@contextmanager
-def _silent(*names: str) -> Generator[None]:
-    """Keeps what these log of their beginnings to itself, but for errors."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Experiment loggers beside a run's own records, and what happens when one fails."""
+"""Experiment loggers beside a run's own records. One that fails is dropped; the training goes on."""
 
 import importlib
 import json
@@ -15,10 +15,11 @@ from oddetr.common.durable import write_file, writing
 from oddetr.common.untrusted import read_json
 from oddetr.training.config import LoggerName
 from oddetr.training.processes import is_first_process
-from oddetr.training.records.logger_kinds import KINDS, BegunLogger, LoggedRun
+from oddetr.training.records.logged import best_values
+from oddetr.training.records.logger_kinds import KINDS, LoggedRun, OpenLogger
 
 IDS = "loggers.json"
-"""In the run's folder: under which id each logger knows the run."""
+"""The file in the run's folder with the id under which each logger knows the run."""
 
 
 class LoggerError(RuntimeError):
@@ -26,60 +27,51 @@ class LoggerError(RuntimeError):
 
 
 class GuardedLogger(Logger):
-    """A logger whose failure is told once and ends it, not the training.
+    """A logger whose first failure is reported and drops it, and not the training.
 
     Args:
-        kind: which.
-        begun: the logger.
+        kind: its name.
+        opened: the logger.
         run: what it logs.
-        say: prints for a person.
+        say: prints for the user.
     """
 
-    def __init__(self, kind: LoggerName, begun: BegunLogger, run: LoggedRun, say: Callable[[str], None]) -> None:
+    def __init__(self, kind: LoggerName, opened: OpenLogger, run: LoggedRun, say: Callable[[str], None]) -> None:
         super().__init__()
-        self.kind, self.begun, self.run, self.say = kind, begun, run, say
+        self.kind, self.opened, self.run, self.say = kind, opened, run, say
         self.failed = False
         self._step = run.steps_done
 
     @property
     def name(self) -> str:
-        """Which it is."""
+        """The logger's name."""
         return self.kind
 
     @property
     def version(self) -> str:
-        """Under which id it knows the run."""
-        return self.begun.identity
-
-    @property
-    def save_dir(self) -> str:
-        """The run's folder."""
-        return str(self.run.folder)
+        """The id under which the logger knows the run."""
+        return self.opened.identity
 
     @property
     def experiment(self) -> Any:
-        """What the package itself logs with; something that does nothing once it has failed."""
-        return DummyExperiment() if self.failed else getattr(self.begun.logger, "experiment", None)
+        """The package's own object, for callbacks; after a failure one that does nothing."""
+        return DummyExperiment() if self.failed else getattr(self.opened.logger, "experiment", None)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs numbers after `step` optimizer steps."""
+        """Log numbers after `step` optimizer steps."""
         self._step = self._step if step is None else step
-        self._attempt(lambda: self.begun.logger.log_metrics({**metrics}, step))
+        self._attempt(lambda: self.opened.logger.log_metrics({**metrics}, step))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Logs further parameters than the run's configuration, which is logged already."""
-        self._attempt(lambda: self.begun.logger.log_hyperparams(params, *args, **kwargs))
-
-    def save(self) -> None:
-        """Writes what is kept in memory."""
-        self._attempt(lambda: self.begun.logger.save())
+        """Log parameters besides the run's configuration, which is logged already."""
+        self._attempt(lambda: self.opened.logger.log_hyperparams(params, *args, **kwargs))
 
     def finalize(self, status: str) -> None:
-        """Tells of the best checkpoint, if there is one, and ends with the `status` success or failed."""
+        """Log the best checkpoint, if there is one, and close the logger with `status` success or failed."""
         best = self.run.folder / "best" / DESCRIPTION
         if best.is_file():
-            self._attempt(lambda: self.begun.tell_best(best, read_json(best), self._step))
-        self._attempt(lambda: self.begun.end(status))
+            self._attempt(lambda: self.opened.log_best(best, best_values(read_json(best)), self._step))
+        self._attempt(lambda: self.opened.close(status))
 
     def _attempt(self, what: Callable[[], None]) -> None:
         if self.failed:
@@ -89,13 +81,13 @@ class GuardedLogger(Logger):
         except Exception as error:
             self.failed = True
             self.say(
-                f"The logger {self.kind} has failed and gets nothing more of this run ({_told(error)}). The training "
-                f"goes on, and so does {self.run.folder / 'metrics.jsonl'}."
+                f"The logger {self.kind} has failed and gets nothing more of this run ({_in_one_line(error)}). The "
+                f"training goes on, and so does {self.run.folder / 'metrics.jsonl'}."
             )
 
 
 def check_packages(names: Sequence[LoggerName]) -> None:
-    """Imports the loggers' packages.
+    """Import the loggers' packages.
 
     Raises:
         LoggerError: one is missing.
@@ -108,11 +100,11 @@ def check_packages(names: Sequence[LoggerName]) -> None:
 
 
 def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str], None]) -> list[Logger]:
-    """Begins the loggers, or goes on where those of the resumed run stopped; none but in the first process.
+    """Open the loggers, with the ids of the run that is resumed; only the first process has any.
 
     Raises:
-        LoggerError: one cannot begin. When a run is resumed, that is told, and the run goes on without it.
-        WriteError: their ids cannot be written.
+        LoggerError: one cannot begin. A resumed run goes on without it, and says so.
+        WriteError: the ids cannot be written.
     """
     if not names or not is_first_process():
         return []
@@ -125,13 +117,13 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
             except Exception as error:
                 if not run.steps_done:
                     raise LoggerError(
-                        f"The logger {name} cannot begin ({_told(error)}). Leave it out of --loggers; see "
+                        f"The logger {name} cannot begin ({_in_one_line(error)}). Leave it out of --loggers; see "
                         "docs/loggers.md."
                     ) from error
-                say(f"The logger {name} cannot go on and gets nothing of this part of the run ({_told(error)}).")
+                say(f"The logger {name} cannot go on and gets nothing of this part of the run ({_in_one_line(error)}).")
                 continue
             opened.append(logger)
-            say(f"logging to {name}: {logger.begun.where}")
+            say(f"logging to {name}: {logger.opened.where}")
         with writing(run.folder):
             ids = known | {logger.kind: logger.version for logger in opened}
             write_file(run.folder / IDS, json.dumps(ids, indent=1))
@@ -143,7 +135,7 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
 
 
 def _known(file: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """Under which id each logger knows the run; none where the file is damaged, which is told."""
+    """Read the ids of the loggers; none, with a message, if the file is damaged."""
     try:
         ids = read_json(file)
         if not isinstance(ids, dict) or not all(isinstance(identity, str) for identity in ids.values()):
@@ -156,6 +148,5 @@ def _known(file: Path, say: Callable[[str], None]) -> dict[str, str]:
     return ids
 
 
-def _told(error: Exception) -> str:
-    """In one line."""
+def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

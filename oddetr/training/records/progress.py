@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a line that moves on a terminal, a line per epoch elsewhere."""
+"""Show a running training: a progress bar on a terminal, and a line per epoch."""
 
 import math
 import time
@@ -16,17 +16,17 @@ from oddetr.training.records.log import peak_memory_gib
 from oddetr.training.records.recorder import Recorder
 
 TOLD = "where it was stopped, and how to go on, is told"
-"""A Ctrl-C with a message has been told of already."""
+"""The message of a KeyboardInterrupt that was reported already."""
 
 
 class ProgressLine(Callback):
-    """Epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per
-    second, share of time waiting for data, memory, time left.
+    """Show epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per
+    second, share of time spent waiting for data, memory, and time left.
 
     Args:
-        console: where it goes.
+        console: where to print.
         folder: the run's.
-        recorder: measures; its callback comes before this one.
+        recorder: provides the numbers; its callback comes before this one.
     """
 
     def __init__(self, console: Console, folder: Path, recorder: Recorder) -> None:
@@ -40,7 +40,7 @@ class ProgressLine(Callback):
         self._task = self._bar.add_task("", total=1, status="")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._begin, self._steps_before = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar.start()
@@ -48,7 +48,7 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Moves the line on."""
+        """Update the bar."""
         if trainer.is_global_zero and self.console.is_terminal:
             total = max(1, int(trainer.estimated_stepping_batches))
             self._bar.update(
@@ -60,12 +60,12 @@ class ProgressLine(Callback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how the epoch went."""
+        """Print the epoch's line."""
         if trainer.is_global_zero:
             self.console.print(f"{self._epoch(trainer)}  {self._status(trainer)}", highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After Ctrl-C, and where something outside the training failed, says how to go on."""
+        """Print how to resume, after Ctrl-C or an error of the system."""
         self._bar.stop()
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | OSError):
             hint = "There is no checkpoint to go on from."
@@ -79,7 +79,7 @@ class ProgressLine(Callback):
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the terminal back."""
+        """Remove the bar."""
         self._bar.stop()
 
     def _epoch(self, trainer: Trainer) -> str:
@@ -126,7 +126,7 @@ def _number(value: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
+    """Format seconds as h:mm:ss, or m:ss below an hour."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

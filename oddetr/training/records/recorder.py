@@ -1,4 +1,4 @@
-"""What a run leaves behind: events, and the checkpoints `last` and `best`."""
+"""Record a run: log events, and write the checkpoints `last` and `best`."""
 
 import math
 import time
@@ -18,31 +18,31 @@ from oddetr.training.records.logged import logged_values
 from oddetr.training.safety.resume import restore
 
 EVERY = 20
-"""Steps between two events of kind `train`: to read the losses waits for the device."""
+"""Steps between two events of kind `train`: reading the losses waits for the device."""
 AGREEMENT = ("matching_carried", "matching_disagreement")
-"""What an epoch's event tells of its steps, too: see `oddetr.distillation.group.agreement`."""
+"""Values of the steps that an epoch averages: see `oddetr.distillation.group.agreement`."""
 SAVE_EVERY = 300.0
-"""Seconds after which `last` is written within an epoch, too."""
+"""Seconds between two saves of `last` within an epoch."""
 
 
 class Recorder(Callback):
-    """Logs losses and scores; writes the checkpoints after each epoch, and `last` every few minutes, too.
+    """Log losses and scores; write the checkpoints after each epoch, and `last` every few minutes.
 
-    `best` is the epoch with the teacher's highest validation AP; without an AP (no objects in the validation images),
-    the last. It is written before `last`, so that a run killed between the two does the epoch, and its `best`, again.
+    `best` is the epoch with the teacher's highest validation AP, or without any AP (no objects to validate on) the last
+    epoch. It is written before `last`, so that a run killed between the two repeats the epoch, and its `best`.
 
     Attributes:
-        stopping: whether to write `last` after the step that is being done, and end the training.
+        stopping: whether to write `last` after the current step, and end the training.
         speed: of the training, in this process.
-        loss: mean over the steps of the last event; NaN before the first.
-        best: the teacher's highest AP; -1 where there is none.
-        trained: seconds of training before this process went on with the run.
+        loss: mean of the last event; NaN before the first.
+        best: the teacher's highest AP; -1 without any.
+        trained: seconds of training before this process resumed the run.
 
     Args:
         folder: the run's.
-        describe: (epochs trained, scores) -> what to write beside the weights.
+        describe: (epochs trained, scores) -> the description to write beside the weights.
         steps_done: where a resumed run goes on.
-        state: what it goes on from.
+        state: the state it goes on from.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Recorder(Callback):
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on within an epoch does not begin it. What it goes on from has been read by now."""
+        """Start the clock, also of a run resumed within an epoch; make the checkpoint it was resumed from `last`."""
         self._begin = time.monotonic()
         self._restore(trainer)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that was done already trains no step."""
+        """Do the same for a finished run, which trains no step."""
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
@@ -85,17 +85,17 @@ class Recorder(Callback):
                     restore(state.parent, self.folder / "last")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self.speed.go_on()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """A step begins."""
+        """Start a step."""
         self.speed.step_begins()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A step is done: adds up the parts of the loss on the device, and logs their means every `EVERY` steps."""
+        """Add the parts of the loss, log their means every `EVERY` steps, and save if it is time."""
         left_out = cast(TrainingModule, pl_module).watch.left_out
         self._means.add(outputs, trainer.global_step, left_out)
         agreement = {name: outputs[name] for name in AGREEMENT if name in outputs}
@@ -108,14 +108,14 @@ class Recorder(Callback):
             self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
+        """Stop the clock."""
         self.speed.pause()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the epoch and writes `last`, and `best` where the epoch is the best so far.
+        """Log the epoch and write `last`, and `best` if the epoch is the best so far.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop, and this is not the end of the run.
+            KeyboardInterrupt: the run was asked to stop, and this is not its last epoch.
         """
         self.speed.pause()
         module = cast(TrainingModule, pl_module)
@@ -134,10 +134,10 @@ class Recorder(Callback):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Where it is time. Several processes agree on it every `AGREE_EVERY` steps.
+        """Save `last` if it is time; several processes agree on that every `AGREE_EVERY` steps.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop.
+            KeyboardInterrupt: the run was asked to stop.
         """
         stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
         if trainer.world_size > 1:
@@ -205,5 +205,5 @@ class Recorder(Callback):
 
 
 def _agreed(trainer: Trainer, wanted: bool) -> bool:
-    """Whether any process wants it."""
+    """Whether any process wants it; all of them call it."""
     return trainer.strategy.reduce_boolean_decision(wanted, all=False)

@@ -1,1 +1,1 @@
-"""Runs that stop, break and go on."""
+"""Resume, stop and repair runs."""

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite is found in its own step, which then moves nothing."""
+"""Find a loss or gradient that is not finite in its own step, and leave that step out."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ from oddetr.structures import Batch
 from oddetr.training.config import NonFinite
 
 MOST_IN_A_ROW = 20
-"""Steps that are left out one after another before the training stops whatever the policy. An odd image spoils the step
-that it is in; where steps of twenty different batches are spoilt, the detector is."""
+"""Skipped steps in a row after which the training stops whatever the policy. One odd image spoils one step; twenty
+in a row mean that the detector has diverged."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a run a batch is learned from.
+    """The place of a batch in a run.
 
     Attributes:
         step: optimizer steps done before.
         epoch: from 0.
         batch: of the epoch and this process, from 0.
         process: from 0.
-        seed: of all that is random in the batch's forward pass.
+        seed: of the randomness of the forward pass.
     """
 
     step: int
@@ -44,15 +44,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Accident:
-    """What is known of the batch that spoilt a step.
+    """A step that is not finite, and the batch that made it so.
 
     Attributes:
-        batch: the batch; place: where it is in the run.
+        batch, place: the batch and its place in the run.
         parts: the loss and its parts, by the names of metrics.jsonl.
-        images: ids of images for which NaN or infinity was predicted; empty where that is not the cause.
-        statistics: batch norms' running statistics that are not finite, by name; they are set back.
-        gradients: parameters whose gradient is not finite, by name; only looked for where the loss is finite.
-        here: False where the loss of this process is finite and that of others may not be.
+        images: ids of images for which NaN or infinity was predicted; empty if that is not the cause.
+        statistics: running statistics of batch norms that were not finite, by name; they are restored.
+        gradients: parameters whose gradient is not finite, by name; empty if the loss is not finite.
+        here: False if this process found nothing, and another one may have.
     """
 
     batch: Batch
@@ -65,7 +65,7 @@ class Accident:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """The parts of the loss that are not finite; the whole, where all its parts are finite."""
+        """The parts of the loss that are not finite; the loss itself if all its parts are finite."""
         bad = tuple(name for name, value in self.parts.items() if not math.isfinite(value))
         return tuple(name for name in bad if name != "loss") or bad
 
@@ -84,7 +84,7 @@ class Accident:
 
 @dataclass
 class _Part:
-    """A batch of the step; `finite` of its loss and statistics, `norm` of the gradient up to it, on the device."""
+    """A batch of the step: whether loss and statistics are `finite`, and the gradient's `norm` so far (on device)."""
 
     batch: Batch
     place: Place
@@ -95,27 +95,25 @@ class _Part:
 
 
 class StepWatch:
-    """Looks at each optimizer step of a run: at loss and gradient before the optimizer moves the student, and at the
-    student before the teacher takes it in.
+    """Check each optimizer step of a run: loss and gradient before the optimizer moves the student, and the student
+    before the teacher averages it.
 
-    Two flags are read from the device, together, at the end of the step: nothing else waits. A loss that is not finite
-    becomes NaN, so that the gradient is NaN in all processes, and all come to the same end. Where the gradient's norm
-    is not finite the fused optimizer leaves its step out, as it does for gradient scaling, and the statistics of batch
-    norms are set back.
+    The device is read once, at the end of the step. A loss that is not finite becomes NaN, so that the reduced gradient
+    is NaN in all processes, and all of them decide alike. If the gradient's norm is not finite, the fused optimizer
+    skips its step, as it does for gradient scaling, and the statistics of batch norms are restored.
 
-    In fp16, a gradient that is not finite is what the gradient's scaling provokes and cures, as long as the scale is 1
-    or more.
+    In fp16 the gradient scaler causes and cures gradients that are not finite, as long as its scale is 1 or more.
 
     Attributes:
-        skipped: steps of the run that were left out; in_a_row: without a good one between them and now.
-        left_out: whether the last step was.
+        skipped: skipped steps of the run; in_a_row: those since the last good step.
+        left_out: whether the last step was skipped.
 
     Args:
-        task: what is trained.
+        task: the task that is trained.
         policy: of `TrainConfig.non_finite`.
         keep: writes a replay file.
-        files: the files of images by their ids, as far as they are known.
-        say: tells the user.
+        files: looks up the files of image ids; may return none.
+        say: prints for the user.
     """
 
     def __init__(
@@ -132,7 +130,7 @@ class StepWatch:
         self._norm: Tensor | None = None
 
     def start(self) -> None:
-        """The run begins, or goes on; all is on its device."""
+        """Call once before the first step, when the task is on its device."""
         self._learned = [parameter for _, parameter in self.task.learned()]
         self._student = [value for value in all_values(self.task.student) if value.is_floating_point()]
         self._buffers = [*self.task.student.buffers()]
@@ -140,13 +138,13 @@ class StepWatch:
         self._before = [buffer.clone() for buffer in self._buffers]
 
     def begin(self, batch: Batch, place: Place) -> None:
-        """A batch of the step; before the first, statistics are kept."""
+        """Call before each batch of a step; saves the statistics of batch norms before the first."""
         if not self._parts:
             _copy(self._before, self._buffers)
         self._parts.append(_Part(batch, place))
 
     def loss(self, found: dict[str, Tensor], error: NonFiniteCostError | None = None) -> Float[Tensor, ""]:
-        """The batch's loss, NaN where something of this process is not finite; `error`: what the matching found."""
+        """Return the batch's loss, or NaN if anything of it is not finite; `error` is what the matching raised."""
         part = self._parts[-1]
         part.found = {name: value.detach() for name, value in found.items()}
         part.images = tuple(part.batch.image_ids[index] for index in error.images) if error else ()
@@ -157,12 +155,13 @@ class StepWatch:
         return found["loss"] * torch.where(finite, 1.0, torch.nan)
 
     def batch_ends(self) -> None:
-        """After the backward pass of one of several batches of the step."""
+        """Call after the backward pass of each of several accumulated batches."""
         self._parts[-1].norm = nn.utils.get_total_norm(self._gradients())
 
     def gradient(self, optimizer: Optimizer, clip: float, scaled: bool) -> None:
-        """Clips the gradient to the norm `clip` (0: does not); where it is not finite the optimizer will not move
-        (`scaled`: by its gradient scaler)."""
+        """Clip the gradient to the norm `clip` (0: not at all), and make the optimizer skip a step that is not finite.
+
+        In fp16 (`scaled`) the gradient scaler makes it skip."""
         self._norm = norm = nn.utils.get_total_norm(self._gradients())
         finite = norm.isfinite()
         if clip:
@@ -172,15 +171,15 @@ class StepWatch:
             setattr(optimizer, "found_inf", (~finite).float())  # noqa: B010
 
     def passed(self, scaler: torch.amp.GradScaler | None = None) -> bool:
-        """After the optimizer's step: whether it was made. Waits for the device.
+        """Return whether the optimizer made its step; call after it. Waits for the device.
 
         Args:
-            scaler: of gradients in fp16. That its scale was too large for a gradient is usual: no step is made, the
-                scale is halved, and nothing is counted.
+            scaler: of gradients in fp16. A scale that was too large is usual: the step is not made, the scale is
+                halved, and nothing is counted.
 
         Raises:
-            FloatingPointError: it was not, and the policy is to stop, or too many were not.
-            NonFiniteStudentError: it was, and the student is not finite.
+            FloatingPointError: the step was not finite, and the policy is to stop, or too many were not.
+            NonFiniteStudentError: the step was made, and the student is not finite.
         """
         assert self._norm is not None
         finite, sound = torch.stack([self._norm.isfinite(), all_finite(self._student)]).tolist()
@@ -197,22 +196,22 @@ class StepWatch:
         return False
 
     def state(self) -> dict[str, int]:
-        """For a checkpoint."""
+        """Return the counts for a checkpoint."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load(self, state: dict[str, int]) -> None:
-        """Takes it back."""
+        """Restore the counts of a checkpoint."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._learned if parameter.grad is not None]
 
     def _all_losses_finite(self, parts: Sequence[_Part]) -> bool:
-        """In all processes, which ask together: their gradients are the same."""
+        """Whether the losses of all processes are finite; all of them call it."""
         return not any(_gathered(not all(bool(part.finite) for part in parts)))
 
     def _accident(self, parts: Sequence[_Part]) -> Accident:
-        """What is known of the step's first batch that spoilt it; sets the statistics back."""
+        """Describe the first bad batch of the step, and restore the statistics."""
         bad = next((part for part in parts if not part.finite), None)
         early = next((part for part in parts if part.norm is not None and not part.norm.isfinite()), None)
         part = bad or early or parts[-1]
@@ -226,7 +225,7 @@ class StepWatch:
         return Accident(part.batch, part.place, values, part.images, statistics, () if bad else tuple(wrong), here)
 
     def _leave_out(self, accident: Accident) -> None:
-        """Tells of the step, all processes alike, and ends the training if it must."""
+        """Report the step, the same in all processes, and raise if the training must stop."""
         known = any(_gathered(accident.here))
         lost = not bool(all_finite(self._student))
         stops = self.policy == "stop" or lost or self.in_a_row >= MOST_IN_A_ROW
@@ -278,7 +277,7 @@ def _several() -> bool:
 
 
 def _gathered(value: Any) -> list[Any]:
-    """Of all processes, which call it together."""
+    """The values of all processes; all of them call it."""
     if not _several():
         return [value]
     found = [None] * distributed.get_world_size()

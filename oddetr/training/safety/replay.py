@@ -1,7 +1,7 @@
-"""`replay`: a step whose loss or gradient was not finite, kept in a file, is computed again.
+"""Keep a step whose loss or gradient was not finite in a file, and compute it again (`oddetr replay`).
 
-A replay file holds the student and the teacher of before the step, the batch, where it was in the run, and what was
-found; it is read as weights only.
+A replay file holds student and teacher before the step, the batch, its place in the run, and what was not finite. It is
+read as weights only.
 """
 
 import dataclasses
@@ -9,9 +9,7 @@ import json
 import math
 import reprlib
 import zipfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.durable import replacing, writing
 from oddetr.common.text import listed
-from oddetr.common.untrusted import is_number, read_count, read_weights_only
+from oddetr.common.untrusted import read_count, read_weights_only
 from oddetr.distillation.task import DistillationTask
 from oddetr.losses.matching import NonFiniteCostError
 from oddetr.models.families.presets import build_detector, count_values
@@ -39,15 +37,15 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class Trial:
-    """The step computed once.
+    """The step, computed once.
 
     Attributes:
         precision: of the forward pass.
         parts: the loss and its parts, by the names of metrics.jsonl.
         images: ids of images for which NaN or infinity was predicted.
         module: the first module whose output was not finite, by its name in `DistillationTask`; None: all were.
-        statistics: statistics of batch norms that the step made not finite, by name.
-        gradients: parameters whose gradient was not finite, by name, in the order in which they were computed.
+        statistics: running statistics of batch norms that the step made not finite, by name.
+        gradients: parameters whose gradient was not finite, by name, in the order of the backward pass.
         norm: of the whole gradient.
     """
 
@@ -64,18 +62,30 @@ class Trial:
         """The parts of the loss that are not finite."""
         return _not_finite(self.parts)
 
+    def lines(self) -> list[str]:
+        """Describe the trial, without the parts of the loss."""
+        told = [f"in {self.precision}:"]
+        told += [f"  the first module whose output is not finite: {self.module or 'none'}"]
+        told += [f"  predicted NaN or infinity for: {_listed(self.images, 8)}"]
+        told += [f"  not finite in the loss: {_listed(self.losses, 12)}"]
+        if self.statistics:
+            told += [f"  statistics of batch norms that are not finite: {_listed(self.statistics, 5)}"]
+        told += [f"  gradients that are not finite, in their order: {_listed(self.gradients, 5)}"]
+        return [*told, f"  norm of the gradient: {self.norm:.6g}"]
+
 
 @dataclass(frozen=True)
 class ReplayReport:
     """What `replay` found.
 
     Attributes:
-        place: where the step was in its run; image_ids: its batch's.
+        place: the step's place in its run.
+        image_ids: of its batch.
         recorded: the loss and its parts in the run.
-        before: what was not finite before the step began: the images, boxes, or weights by name.
-        trials: the step in the run's precision, and where that is bf16 or fp16 in fp32, too.
-        reproduced: whether in the run's precision the same was not finite: the same parts of the loss, or where the
-            loss was finite, the gradient or the statistics.
+        before: what was not finite before the step: the images, boxes, or weights by name.
+        trials: the step in the run's precision, and after bf16 or fp16 in fp32, too.
+        reproduced: whether in the run's precision the same was not finite: the same parts of the loss, or if the loss
+            was finite, the gradient or the statistics.
     """
 
     place: Place
@@ -86,30 +96,21 @@ class ReplayReport:
     reproduced: bool
 
     def lines(self) -> list[str]:
-        """In words, all but the loss's parts."""
-        place, nothing = self.place, "nothing"
-        ids = listed([str(each) for each in self.image_ids], 8)
-        told = [f"step {place.step} (epoch {place.epoch + 1}, batch {place.batch}), images with the ids {ids}"]
-        told += [f"not finite before the step: {listed([*self.before]) or nothing}"]
-        for trial in self.trials:
-            told += [f"in {trial.precision}:"]
-            told += [f"  the first module whose output is not finite: {trial.module or 'none'}"]
-            told += [f"  predicted NaN or infinity for: {listed([str(i) for i in trial.images], 8) or nothing}"]
-            told += [f"  not finite in the loss: {listed([*trial.losses], 12) or nothing}"]
-            if trial.statistics:
-                told += [f"  statistics of batch norms that are not finite: {listed([*trial.statistics])}"]
-            told += [f"  gradients that are not finite, in their order: {listed([*trial.gradients], 5) or nothing}"]
-            told += [f"  norm of the gradient: {trial.norm:.6g}"]
-        return told
+        """Describe the step and its trials, without the parts of the loss."""
+        place = self.place
+        where = f"step {place.step} (epoch {place.epoch + 1}, batch {place.batch})"
+        told = [f"{where}, images with the ids {_listed(self.image_ids, 8)}"]
+        told += [f"not finite before the step: {_listed(self.before, 5)}"]
+        return told + [line for trial in self.trials for line in trial.lines()]
 
 
 def save_replay(
     folder: Path, task: DistillationTask, info: CheckpointInfo, precision: Precision, accident: Accident
 ) -> Path:
-    """Writes RUN/replay_step_N.pt aside and puts it in its place; of processes but the first, their number follows.
+    """Write RUN/replay_step_N.pt, atomically; processes other than the first append their number to the name.
 
     Raises:
-        OSError: it cannot be written; what had been written of it is removed.
+        OSError: it cannot be written; nothing of it stays.
     """
     place, batch, truth = accident.place, accident.batch, accident.batch.truth
     process = f"_process_{place.process}" if place.process else ""
@@ -136,7 +137,7 @@ def save_replay(
 
 
 def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
-    """Computes the step of a replay file again, with its randomness, and looks for what is not finite, and where first.
+    """Compute the step of a replay file again, with its randomness, and find what is not finite, and where first.
 
     Args:
         file: replay_step_N.pt, which a training leaves in its folder.
@@ -149,14 +150,13 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
     where = _device(device)
     kept = _read(Path(file))
     task, batch, place = kept.task, kept.batch, kept.place
-    names = [name for name, value in _named(task) if not value.isfinite().all()]
-    inputs = {"images": batch.images, "boxes": batch.truth.boxes}
-    before = tuple(name for name, value in inputs.items() if not value.isfinite().all()) + tuple(names)
+    inputs = {"images": batch.images, "boxes": batch.truth.boxes, **dict(task.named_parameters())}
+    before = _not_finite_names(inputs | dict(task.named_buffers()))
     trials: list[Trial] = []
     try:
-        for each in dict.fromkeys((kept.precision, cast(Precision, "fp32"))):
+        for precision in dict.fromkeys((kept.precision, cast(Precision, "fp32"))):
             task.load_state_dict(kept.state)
-            trials.append(_computed(task.to(where), batch.to(where), place.seed, each))
+            trials.append(_compute(task.to(where), batch.to(where), place.seed, precision))
     except Exception as error:
         raise ReplayError(
             f"The step of {file} cannot be computed on {device} ({type(error).__name__}: {error}). Try another device; "
@@ -168,11 +168,7 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
 
 
 def _device(name: str) -> torch.device:
-    """Where something can be computed.
-
-    Raises:
-        ValueError: nothing can.
-    """
+    """Raises ValueError if nothing can be computed there."""
     try:
         device = torch.device(name)
         torch.ones(1, device=device).sum().item()
@@ -184,7 +180,7 @@ def _device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a replay file holds: the step's task of before with its `state`, its batch, and what the run told."""
+    """The content of a replay file: the task as it was before the step, its `state`, and what the run recorded."""
 
     place: Place
     precision: Precision
@@ -207,11 +203,14 @@ def _read(file: Path) -> _Kept:
             raise ValueError(f"its format is {told['format']}, not {FORMAT}: another oddetr wrote it")
         if told["precision"] not in get_args(Precision):
             raise ValueError(f"precision is {reprlib.repr(told['precision'])}")
+        place, seed = dict(told["place"]), told["place"]["seed"]
+        if type(seed) is not int or not 0 <= seed < 2**64:
+            raise ValueError(f"seed is {reprlib.repr(seed)}")
+        place = Place(**{name: read_count(value) for name, value in place.items() if name != "seed"}, seed=seed)
         info = CheckpointInfo.from_json(told["info"])
-        recorded = {name: _number(value) for name, value in told["parts"].items()}
+        recorded = {name: float(value) for name, value in told["parts"].items()}
         batch, state = _batch(told, content["batch"], len(info.classes)), content["task"]
-        task = _task(info, read_count(told["steps"]), state)
-        return _Kept(_place(told["place"]), told["precision"], recorded, batch, task, state)
+        return _Kept(place, told["precision"], recorded, batch, _task(info, read_count(told["steps"]), state), state)
     except Exception as error:
         why = f"{error}".rstrip(".") if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ReplayError(
@@ -220,69 +219,37 @@ def _read(file: Path) -> _Kept:
         ) from error
 
 
-def _number(value: Any) -> float:
-    """One that may be NaN or infinite.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not is_number(value):
-        raise ValueError(f"{reprlib.repr(value)} is no number")
-    return float(value)
-
-
-def _place(told: dict[str, Any]) -> Place:
-    """Raises TypeError or ValueError where that is not told."""
-    seed = told.pop("seed")
-    if type(seed) is not int or not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {reprlib.repr(seed)}")
-    return Place(**{name: read_count(value) for name, value in told.items()}, seed=seed)
-
-
-def _batch(told: dict[str, Any], tensors: dict[str, Any], classes: int) -> Batch:
-    """The step's batch.
-
-    Raises:
-        ValueError: something of it is of another kind, shape or range than a batch's.
-    """
-    images = _tensor(tensors, "images", torch.float32, None, 3, None, None)
-    labels = _tensor(tensors, "labels", torch.int64, len(images), None)
-    counts = tuple(read_count(count) for count in told["counts"])
-    ids, wholes = tuple(told["image_ids"]), (told["step_objects"], told["step_images"])
-    if not len(images) == len(counts) == len(ids) or any(type(each) is not int for each in ids):
-        raise ValueError(f"{len(images)} images have {len(counts)} counts and {len(ids)} ids, or an id is no number")
-    if any(whole is not None and read_count(whole) < least for whole, least in zip(wholes, (0, 1), strict=True)):
-        raise ValueError("the step has no images")
-    real = torch.arange(labels.shape[1]) < torch.tensor(counts)[:, None]
-    if max(counts) > labels.shape[1] or not torch.where(real, (labels >= 0) & (labels < classes), labels == -1).all():
+def _batch(told: dict[str, Any], tensors: dict[str, Tensor], classes: int) -> Batch:
+    """Make the step's batch; raises an error of any kind if the file does not hold a sound one."""
+    images, objects = tensors["images"], tensors["labels"].shape[1]
+    count, _, *size = images.shape
+    expected = {
+        "images": (torch.float32, (count, 3, *size)),
+        "labels": (torch.int64, (count, objects)),
+        "boxes": (torch.float32, (count, objects, 4)),
+        "padding_mask": (torch.bool, (count, *size)),
+        "original_sizes": (torch.int64, (count, 2)),
+    }
+    for name, (kind, shape) in expected.items():
+        value = tensors[name]
+        if value.dtype != kind or value.shape != shape:
+            raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, where {kind} {shape} is needed")
+    counts, ids = tuple(map(read_count, told["counts"])), tuple(told["image_ids"])
+    if not 0 < count == len(counts) == len(ids) or any(type(each) is not int for each in ids):
+        raise ValueError(f"{count} images have {len(counts)} counts and {len(ids)} ids, or an id is no number")
+    labels = tensors["labels"]
+    real = torch.arange(objects) < torch.tensor(counts)[:, None]
+    if max(counts) > objects or not torch.where(real, (labels >= 0) & (labels < classes), labels == -1).all():
         raise ValueError(f"labels are not, as counted, from 0 to {classes - 1}, and beyond -1")
-    truth = GroundTruth(labels, _tensor(tensors, "boxes", torch.float32, *labels.shape, 4), counts)
-    mask = _tensor(tensors, "padding_mask", torch.bool, len(images), *images.shape[2:])
-    sizes = _tensor(tensors, "original_sizes", torch.int64, len(images), 2)
-    return Batch(images, mask, truth, ids, sizes, *wholes)
-
-
-def _tensor(tensors: dict[str, Any], name: str, kind: torch.dtype, *shape: int | None) -> Tensor:
-    """One of the batch's tensors; None in `shape`: any size from 1 on.
-
-    Raises:
-        ValueError: it is of another kind or shape.
-    """
-    value = tensors[name]
-    found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    if not isinstance(value, Tensor) or value.dtype != kind or value.ndim != len(shape):
-        raise ValueError(f"{name} is {found}, where {kind} with {len(shape)} axes is needed")
-    if any(size != (wanted or max(size, 1)) for size, wanted in zip(value.shape, shape, strict=True)):
-        raise ValueError(f"{name} is {found}, where the shape {shape} is needed")
-    return value
+    step_objects, step_images = (told[name] and read_count(told[name]) for name in ("step_objects", "step_images"))
+    if step_images == 0:
+        raise ValueError("the step has no images")
+    truth = GroundTruth(labels, tensors["boxes"], counts)
+    return Batch(images, tensors["padding_mask"], truth, ids, tensors["original_sizes"], step_objects, step_images)
 
 
 def _task(info: CheckpointInfo, steps: int, state: dict[str, Any]) -> DistillationTask:
-    """The task of before the step.
-
-    Raises:
-        ValueError: it would have more weights than are there. And whatever else comes of a state that does not fit it.
-    """
+    """Make the task as it was before the step; raises ValueError if it would have more weights than `state` holds."""
     config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
     least = count_values(info.detector, len(info.classes))
     held = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
@@ -294,14 +261,23 @@ def _task(info: CheckpointInfo, steps: int, state: dict[str, Any]) -> Distillati
     return task
 
 
-def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precision) -> Trial:
-    """One forward and backward pass."""
+def _compute(task: DistillationTask, batch: Batch, seed: int, precision: Precision) -> Trial:
+    """Run one forward and backward pass, and watch the outputs of all modules and the gradients."""
     modules, gradients = list[str](), list[str]()
-    hooks = [each.register_forward_hook(partial(_look_at_output, modules, name)) for name, each in task.named_modules()]
+
+    def watch_output(name: str, module: nn.Module) -> Any:
+        return module.register_forward_hook(
+            lambda _, inputs, output: modules.append(name) if _has_non_finite(output) else None
+        )
+
+    def watch_gradient(name: str, parameter: nn.Parameter) -> Any:
+        return parameter.register_post_accumulate_grad_hook(
+            lambda each: gradients.append(name) if _has_non_finite(each.grad) else None
+        )
+
     learned = [(name, each) for name, each in task.learned() if each.requires_grad]
-    hooks += [
-        each.register_post_accumulate_grad_hook(partial(_look_at_gradient, gradients, name)) for name, each in learned
-    ]
+    hooks = [watch_output(name, module) for name, module in task.named_modules()]
+    hooks += [watch_gradient(name, parameter) for name, parameter in learned]
     task.zero_grad()
     torch.manual_seed(seed)
     images: tuple[int, ...] = ()
@@ -317,43 +293,28 @@ def _computed(task: DistillationTask, batch: Batch, seed: int, precision: Precis
             hook.remove()
     norm = nn.utils.get_total_norm([each.grad for _, each in learned if each.grad is not None]).item()
     parts = {name: value.item() for name, value in found.items()}
-    buffers = dict(task.student.named_buffers())
-    statistics = [name for name, each in buffers.items() if each.is_floating_point() and not each.isfinite().all()]
-    return Trial(precision, parts, images, next(iter(modules), None), tuple(statistics), tuple(gradients), norm)
+    statistics = _not_finite_names(dict(task.student.named_buffers()))
+    return Trial(precision, parts, images, next(iter(modules), None), statistics, tuple(gradients), norm)
 
 
-def _look_at_output(bad: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-    if not all(bool(value.isfinite().all()) for value in _tensors(output)):
-        bad.append(name)
-
-
-def _look_at_gradient(bad: list[str], name: str, parameter: Tensor) -> None:
-    assert parameter.grad is not None
-    if not parameter.grad.isfinite().all():
-        bad.append(name)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All floating-point tensors in dicts, lists and dataclasses."""
+def _has_non_finite(value: Any) -> bool:
+    """Whether a tensor, or one in dicts, lists and dataclasses, holds NaN or infinity."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-    elif dataclasses.is_dataclass(value):
-        for part in dataclasses.fields(value):
-            yield from _tensors(getattr(value, part.name))
+        return not bool(value.isfinite().all())
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list | tuple) and any(map(_has_non_finite, value))
 
 
-def _named(task: DistillationTask) -> Iterator[tuple[str, Tensor]]:
-    for name, value in (*task.named_parameters(), *task.named_buffers()):
-        if value.is_floating_point():
-            yield name, value
+def _not_finite_names(values: dict[str, Tensor]) -> tuple[str, ...]:
+    return tuple(name for name, value in values.items() if _has_non_finite(value))
 
 
 def _not_finite(parts: dict[str, float]) -> tuple[str, ...]:
     return tuple(name for name, value in parts.items() if not math.isfinite(value))
+
+
+def _listed(values: tuple[Any, ...], most: int) -> str:
+    return listed([str(value) for value in values], most) or "nothing"

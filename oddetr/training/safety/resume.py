@@ -1,8 +1,9 @@
-"""Beginning a run in a folder, and going on with one that was stopped."""
+"""Begin a run in a folder, or resume one that was stopped."""
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,24 @@ from oddetr.training.upgrades import upgraded
 
 CONFIGURATION, BEGINNING = "config.json", "beginning.json"
 MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
-"""Fields that a resumed run takes from the command rather than from the run."""
+"""Fields that a resumed run takes from the command."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
-"""What may hold a state, the newest first where all are whole: see `oddetr.common.durable.replace_folder`."""
-_SAYS_NOTHING = ("out", "resume", "allow_outside", "workers", "loggers", "tensorboard")
-"""Fields of `TrainConfig` that do not say what is learned; the last is an older oddetr's."""
+"""Folders that may hold a state, newest first: see `oddetr.common.durable.replace_folder`."""
+_IGNORED = ("out", "resume", "allow_outside", "workers", "loggers")
+"""Fields of `TrainConfig` that do not change what is learned."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
-"""What the switch makes idle; not the horizon, which is that of the EMA too."""
+"""Fields without effect when distillation is off. The horizon is not one: it is the EMA's, too."""
 
 
 def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The state in the newest whole checkpoint of the run in `out`; None where it was killed before its first one.
+    """Return the state in the newest whole checkpoint of the run in `out`; None if it was killed before its first.
 
-    `last`; in its place, if it is damaged or gone, what a save left that was cut off between its two renames, or else
-    the one before. Which is taken is said aloud.
+    That is `last`; if it is damaged or missing, `last.new` of an interrupted save, or `last.old`, and `say` reports it.
 
     Raises:
-        CheckpointError: none is whole; says which file of which is damaged, and what can be done.
+        CheckpointError: all are damaged; names the files, and what can be done.
     """
     damaged: list[str] = []
     for name in _CHECKPOINTS:
@@ -58,7 +58,7 @@ def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def _unusable(checkpoint: Path) -> str | None:
-    """In words, why a run cannot go on from a checkpoint; None where it can."""
+    """Return why a run cannot go on from a checkpoint; None if it can."""
     how, state = damage(checkpoint), checkpoint / RESUME
     if how:
         return how
@@ -72,7 +72,7 @@ def _unusable(checkpoint: Path) -> str | None:
 
 
 def restore(found: Path, last: Path) -> None:
-    """Puts the checkpoint that a run goes on from in the place of `last`; a damaged one becomes `last.damaged`."""
+    """Rename the checkpoint that a run goes on from to `last`; a damaged `last` becomes `last.damaged`."""
     if found == last:
         return
     if last.exists():
@@ -86,19 +86,19 @@ def restore(found: Path, last: Path) -> None:
 def resumed(
     config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str] = frozenset()
 ) -> tuple[TrainConfig, Path | None]:
-    """What to run, and the state to go on from.
+    """Return the configuration to run with, and the state to go on from.
 
-    With `config.resume`, the configuration of the run in `out`; where that was killed before it saved anything, also
-    its configuration, with the given arguments, and None; where there is none yet, the given one and None.
+    With `config.resume` that is the configuration of the run in `out`. If that run saved nothing, its configuration and
+    None, unless arguments were given; if there is no run, `config` and None.
 
     Args:
-        say: is told of damage that is gone round.
-        given: fields, with dotted names, that were given, also where with the default's value.
+        say: prints for the user, of damage that is worked around.
+        given: dotted names of fields that were given, if only with their default.
 
     Raises:
-        FileExistsError: there is something in `out` that a run can go on from, and `config.resume` is off.
-        CheckpointError: no checkpoint of it is whole.
-        ValueError: arguments contradict the run that is to be resumed, or an older oddetr began it, without a teacher.
+        FileExistsError: `out` holds a run, and `config.resume` is off.
+        CheckpointError: all its checkpoints are damaged.
+        ValueError: arguments contradict the run, or an older oddetr began it, without a teacher.
     """
     if not config.resume:
         saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
@@ -112,39 +112,44 @@ def resumed(
         return _begun(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    recorded = _recorded(out, state, say)
-    saved = flat(TrainConfig.from_plain(recorded | {"resume": True}).to_json())
-    changed = differences(saved, saved | _given(config, given))
+    saved = _load(_recorded(out, state, say))
+    fields = flat(saved.to_json())
+    changed = _differences(fields, fields | _given(config, given))
     if changed:
         raise ValueError(
             f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
             f"new run (--out NEW_FOLDER, with its weights by --init {out})."
         )
-    return _with_command(config, recorded), state
+    return _with_command(config, saved), state
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, the fields in which two `TrainConfig.to_json`, nested or flat, differ that say what is learned; fields
-    that `before` lacks had their defaults.
+    """Name the fields that change what is learned and differ between two recorded configurations, with both values.
 
-    What would be distilled does not matter where both switch distillation off.
+    Fields that one of them lacks have their defaults. Distillation's own fields do not count where both switch it off.
+
+    Args:
+        before, now: as `TrainConfig.to_json` writes them; `before` may be an older oddetr's.
     """
     default = flat(TrainConfig().to_json())
-    old = default | upgraded(flat(json.loads(json.dumps(before))))
-    new = default | flat(json.loads(json.dumps(now)))
-    off = not (old[_SWITCH] or new[_SWITCH])
-    ignored = (*_SAYS_NOTHING, *(name for name in default if off and name.startswith(_IDLE)))
-    names = (name for name in old | new if name not in ignored and name.partition(".")[0] not in ignored)
+    return _differences(default | flat(upgraded(before)), default | flat(now))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`differences` of two whole configurations with dotted names."""
+    idle = () if old[_SWITCH] or new[_SWITCH] else _IDLE
     missing = "not set"
     return [
         f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
-        for name in names
-        if old.get(name, missing) != new.get(name, missing)
+        for name in old | new
+        if name.partition(".")[0] not in _IGNORED
+        and not (idle and name.startswith(idle))
+        and old.get(name, missing) != new.get(name, missing)
     ]
 
 
 def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> dict[str, Any]:
-    """What all processes of a run must have in common, by name; paths may differ from machine to machine."""
+    """Return what must be equal in all processes of a run, by name; paths may differ between machines."""
     own = (*MAY_CHANGE, "init", "backbone_weights")
     facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
     facts |= {f"{split} images": len(source) for split, source in sources.items()}
@@ -152,7 +157,7 @@ def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> di
 
 
 def check_classes(state: Path, classes: ClassTable) -> None:
-    """Compares the data's classes with those of the run that goes on from `state`.
+    """Compare the data's classes with those of the run that is resumed from `state`.
 
     Raises:
         ValueError: they differ.
@@ -166,7 +171,7 @@ def check_classes(state: Path, classes: ClassTable) -> None:
 
 
 def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The configuration of a run, from its file; if that is damaged, from the checkpoint."""
+    """Read the configuration of a run from its file, or if that is damaged, from the checkpoint."""
     try:
         return dict(read_json(out / CONFIGURATION))
     except (OSError, TypeError, ValueError) as error:
@@ -177,18 +182,18 @@ def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, A
 
 
 def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
-    """The configuration of a run that was killed before it saved anything, where the command says none."""
+    """The configuration of a run that was killed before it saved anything; the command's, if that gives one."""
     file = out / CONFIGURATION
     if not file.is_file():
         say(f"beginning: there is no run in {out} to go on with")
     if _given(config, given) or not file.is_file():
         return config
     say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
-    return _with_command(config, read_json(file))
+    return _with_command(config, _load(read_json(file)))
 
 
 def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
-    """What a command says of what is to be learned, with dotted names."""
+    """The fields that a command sets of those that a resumed run must not change, with dotted names."""
     default = flat(TrainConfig().to_json())
     return {
         name: value
@@ -197,16 +202,20 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _with_command(config: TrainConfig, recorded: dict[str, Any]) -> TrainConfig:
-    """The run's own configuration, but for what a resumed run takes from the command."""
-    saved = TrainConfig.from_plain(recorded | {"resume": True}).to_json()  # With fields that are newer than the run.
-    wanted, usual = config.to_json(), TrainConfig().to_json()
-    kept = {name: wanted[name] for name in MAY_CHANGE if wanted[name] != usual[name]}
-    return TrainConfig.from_plain(saved | kept | {"trainer": saved["trainer"] | config.trainer})
+def _load(recorded: dict[str, Any]) -> TrainConfig:
+    """A run's own configuration; `resume` keeps it from reading again what it began with."""
+    return TrainConfig.from_plain(recorded | {"resume": True})
+
+
+def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """Take from the command (`config`) what a resumed run takes from there, and the rest from the run."""
+    usual = TrainConfig()
+    wanted = {name: getattr(config, name) for name in MAY_CHANGE if getattr(config, name) != getattr(usual, name)}
+    return replace(saved, **wanted | {"trainer": saved.trainer | config.trainer})
 
 
 def save_configuration(config: TrainConfig, out: Path) -> None:
-    """Makes the run's folder and writes what `resumed` reads."""
+    """Make the run's folder and write the configuration, which `resumed` reads."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
@@ -214,14 +223,14 @@ def save_configuration(config: TrainConfig, out: Path) -> None:
 
 
 def save_beginning(out: Path, **said: Any) -> None:
-    """Keeps what was said before the first step, for the report."""
+    """Write what was printed before the first step, for the report."""
     if is_first_process():
         with writing(out):
             write_file(out / BEGINNING, json.dumps(said, indent=1))
 
 
 def steps_done(state: Path | None) -> int:
-    """Optimizer steps that the training of `state` has done; 0 without one."""
+    """Return the optimizer steps that `state` has done; 0 without one."""
     if state is None:
         return 0
     return int(read_weights_only(state, mmap=True)["global_step"])

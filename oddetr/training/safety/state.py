@@ -1,4 +1,4 @@
-"""The file of a training's state."""
+"""Write the state of a training to its file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from oddetr.common.durable import open_new
 
 
 class StateFile(TorchCheckpointIO):
-    """Writes it where it is to be.
+    """Write the state directly to its place.
 
-    Lightning's own writes it into memory, from there into the system's folder of temporary files, and copies it from
-    there: three times the size, and a process that is killed leaves the middle one behind.
+    Lightning's own writes it to memory, then to a temporary file, and copies that: three times the size, and a killed
+    process leaves the temporary file behind.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes `checkpoint` to the file `path`.
+        """Write `checkpoint` to the file `path`.
 
         Raises:
             OSError, RuntimeError: it cannot be written.

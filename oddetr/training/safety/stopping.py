@@ -1,4 +1,4 @@
-"""A training that is asked to stop, by Ctrl-C or SIGTERM, ends after the step that it is doing, with a checkpoint."""
+"""Stop a training at Ctrl-C or SIGTERM after its current step, with a checkpoint."""
 
 import signal
 import threading
@@ -15,13 +15,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping(Callback):
-    """Tells the recorder that the first signal has come; a second one ends the process as it would have.
+    """Ask the recorder to stop at the first signal; a second one has its usual effect.
 
-    Signals reach the main thread only: trainings in others cannot be stopped so.
+    Signals reach the main thread only: a training in another thread cannot be stopped this way.
 
     Args:
         recorder: writes the checkpoint and ends the training.
-        say: tells the user.
+        say: prints for the user.
     """
 
     def __init__(self, recorder: Recorder, say: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ class Stopping(Callback):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens, in the place of Lightning."""
+        """Install the handlers, in place of Lightning's."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._stop) for number in SIGNALS}
 
@@ -47,9 +47,9 @@ class Stopping(Callback):
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listens no more."""
+        """Restore the handlers."""
         self._restore()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens no more."""
+        """Restore the handlers."""
         self._restore()

@@ -26,7 +26,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Weights
-from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
+from oddetr.web.dropped import HEADERS, MAX_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -233,7 +233,7 @@ def serving(checkpoint: Path | str, host: str, port: int, threshold: float, max_
             _, address, _ = page.launch(
                 server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
-                app_kwargs={"middleware": _middleware(host, Path(kept), round(MOST_FILES * max_mb * 2**20) + 2**20)},
+                app_kwargs={"middleware": _middleware(host, Path(kept), round(MAX_FILES * max_mb * 2**20) + 2**20)},
                 theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
                 css=_CSS,
                 share=False,

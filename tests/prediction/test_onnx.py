@@ -60,7 +60,7 @@ def test_export_when_done_then_the_file_has_standard_operators_and_names_its_cla
     assert json.loads(told["classes"]) == list("0123456789")
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 5])
 def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(
     exported: Path, trained: Path, count: int
 ) -> None:
@@ -117,11 +117,10 @@ def test_example_when_run_without_torch_then_prints_what_predict_finds(
     assert np.mean(alike) > 0.9
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path, count: int) -> None:
+def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    images, sizes = export.WithProcessing.examples(count, (96, 160))
+    images, sizes = export._example(3, (96, 160))
     results = compiled({"images": images.numpy(), "sizes": sizes.numpy()})
     found = [results[name] for name in export.WithProcessing.outputs]
     detector, info = load_checkpoint(trained)
@@ -142,10 +141,10 @@ def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, 
 
 
 @pytest.mark.parametrize("processing", [True, False])
-def test_write_onnx_when_the_file_says_something_else_then_is_refused_and_not_left(
+def test_write_onnx_when_the_file_differs_from_pytorch_then_is_not_written(
     processing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is made of one detector and compared with another; an earlier file stays."""
+    """The file is made from one detector and compared with another; an earlier file stays."""
     file = tmp_path / "model.onnx"
     file.write_bytes(b"an earlier one")
     detector = decided("plain")
@@ -163,7 +162,7 @@ def test_write_onnx_when_the_file_says_something_else_then_is_refused_and_not_le
     assert file.read_bytes() == b"an earlier one"
 
 
-def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is_seen() -> None:
+def test_difference_when_equal_scores_are_swapped_then_is_zero_and_else_not() -> None:
     boxes = np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]], np.float32)
     scores, labels = np.array([0.9, 0.9, 0.3, 0.1], np.float32), np.array([0, 1, 1, 0])
     ours = (boxes, scores, labels)
@@ -182,7 +181,7 @@ def test_difference_when_equals_are_swapped_then_is_none_and_any_other_change_is
     assert export.WithProcessing.difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
 
 
-def test_difference_when_of_queries_then_both_sides_need_each_row() -> None:
+def test_difference_when_a_query_is_missing_on_either_side_then_is_large() -> None:
     logits, boxes = np.array([[0.0], [8.0]], np.float32), np.zeros((2, 4), np.float32)
     assert export.Bare.difference((logits, boxes), (logits[::-1], boxes)) == 0
     assert export.Bare.difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
@@ -193,10 +192,9 @@ def test_difference_when_of_queries_then_both_sides_need_each_row() -> None:
 def test_export_when_asked_for_the_impossible_then_says_what(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ValueError, match="16 x 96 pixels are too small: a side needs 32"):
-        oddetr.export(trained, tmp_path / "a.onnx", height=16)
-    with pytest.raises(ValueError, match="0 x 96 pixels are too small"):
-        oddetr.export(trained, tmp_path / "a.onnx", height=0)
+    for height in (0, 16):
+        with pytest.raises(ValueError, match=f"{height} x 96 pixels are too small: a side needs 32"):
+            oddetr.export(trained, tmp_path / "a.onnx", height=height)
     with pytest.raises(ValueError, match=r"is a folder. Give the file to write: .*model.onnx"):
         oddetr.export(trained, tmp_path)
     with pytest.raises(ValueError, match="top_k is 0"):

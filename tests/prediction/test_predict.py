@@ -19,7 +19,7 @@ from oddetr.data.formats import yolo
 from oddetr.data.formats.files import Files
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.inputs import View
-from oddetr.prediction.outputs import COLUMNS, CsvTable, Seen
+from oddetr.prediction.outputs import COLUMNS, CsvTable, Result
 from oddetr.prediction.predictor import Predictor
 from tests.prediction.blobs import CLASSES, blob_predictor, scattered
 
@@ -133,7 +133,7 @@ def test_predict_when_names_are_odd_then_the_csv_holds_them_unchanged(
     names = ("=1+1", '@a, "b"\n-c')
     table = CsvTable(tmp_path / "odd.csv", ClassTable(names, (1, 2)))
     found = Detections(np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.arange(2))
-    table.write(Seen(View(Path("+x.png"), np.zeros((9, 9, 3), np.uint8)), "+x", found))
+    table.write(Result(View(Path("+x.png"), np.zeros((9, 9, 3), np.uint8)), "+x", found))
     table.close()
     assert [(row["file"], row["class name"]) for row in rows_of(tmp_path / "odd.csv")] == [("+x.png", n) for n in names]
 

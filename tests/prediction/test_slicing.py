@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oddetr.evaluation.detections import Detections
-from oddetr.prediction.slicing import detect_sliced, slices, without_doubles
+from oddetr.prediction.slicing import detect_sliced, slices, without_duplicates
 from tests.prediction.blobs import blob_predictor, looks, scattered
 
 
@@ -61,13 +61,13 @@ def test_detect_sliced_when_nothing_is_there_or_wanted_then_is_empty() -> None:
     assert set(high.labels.tolist()) == {1}
 
 
-def test_without_doubles_when_cut_boxes_score_higher_then_the_whole_one_stays() -> None:
+def test_without_duplicates_when_cut_boxes_score_higher_then_the_whole_one_stays() -> None:
     boxes = np.array(
         [[0, 0, 100, 40], [0, 0, 55, 40], [2, 0, 40, 41], [200, 0, 240, 40], [201, 0, 240, 40]], np.float32
     )
     labels = np.array([0, 0, 1, 0, 0])
     detections = Detections(boxes, np.array([0.6, 0.9, 0.8, 0.5, 0.7], np.float32), labels)
-    found = without_doubles(detections, np.array([False, True, True, False, False]))
+    found = without_duplicates(detections, np.array([False, True, True, False, False]))
     assert found.boxes.tolist() == boxes[[4, 0]].tolist()
-    kept = without_doubles(detections, np.zeros(5, bool))
+    kept = without_duplicates(detections, np.zeros(5, bool))
     assert kept.boxes.tolist() == boxes[[1, 2, 4]].tolist()  # the larger IoU is 0.55

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from oddetr.models.detector import Detector
 from oddetr.prediction import onnx as export
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Predictions
-from tests.models.helpers import SMALL, VARIANTS, small_detector
+from tests.models.helpers import SMALL, small_detector
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -51,7 +52,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_export_when_done_then_the_file_has_standard_operators_and_names_its_classes(exported: Path) -> None:
+def test_export_when_done_then_file_has_standard_operators_and_classes(exported: Path) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
@@ -130,12 +131,18 @@ def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Pat
         assert export.WithProcessing.difference(image[:3], image[3:]) < 1e-3
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, tmp_path: Path) -> None:
-    report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+@pytest.mark.parametrize(("variant", "processing"), [("plain", False), ("dab", False), ("dino", True)])
+def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(
+    variant: str, processing: bool, tmp_path: Path
+) -> None:
+    """DINO's queries are the two-stage detector's too, and DAB's boxes are refined as the refined detector's."""
+    report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), processing, top_k=7)
     assert report.difference <= export.TOLERANCE
-    assert report.inputs == {"images": "float ['batch', 3, 64, 96]", "padding_mask": "bool ['batch', 64, 96]"}
-    assert report.outputs["logits"] == "float ['batch', 6, 3]"
+    if processing:
+        assert report.outputs["labels"] == "int64 ['batch', 7]"
+    else:
+        assert report.inputs == {"images": "float ['batch', 3, 64, 96]", "padding_mask": "bool ['batch', 64, 96]"}
+        assert report.outputs["logits"] == "float ['batch', 6, 3]"
     model = onnx.load(tmp_path / "model.onnx")
     assert {node.domain for node in model.graph.node} == {""}
 
@@ -214,14 +221,19 @@ def test_export_when_asked_for_the_impossible_then_says_what(
     assert not list(tmp_path.iterdir())
 
 
-def test_export_when_called_from_the_shell_then_tells_what_goes_in_and_out(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_export_when_called_from_the_shell_then_prints_inputs_and_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx"), "--top-k", "7"]) == 0
+    def stub(checkpoint: Path, out: str, top_k: int, **_: Any) -> export.ExportReport:
+        Path(out).touch()
+        return export.ExportReport(Path(out), {"images": "uint8"}, {"labels": f"int64 ['batch', {top_k}]"}, 1e-6)
+
+    monkeypatch.setattr(export, "export", functools.wraps(export.export)(stub))
+    assert cli.main(["export", "run", "--out", str(tmp_path / "a.onnx"), "--top-k", "7"]) == 0
     told = capsys.readouterr().out
-    assert "opset 18   differs from PyTorch by at most" in told
-    assert "images       uint8 ['batch', 96, 96, 3]" in told
-    assert "labels       int64 ['batch', 7]" in told
+    assert "opset 18   differs from PyTorch by at most 1e-06" in told
+    assert "in  images       uint8" in told
+    assert "out labels       int64 ['batch', 7]" in told
 
 
 @pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])

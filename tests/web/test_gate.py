@@ -28,7 +28,7 @@ def client(served: Served) -> "httpx.Client":
     return httpx.Client(base_url=served.url, timeout=60, trust_env=False)
 
 
-def test_page_when_a_request_names_a_file_that_was_not_dropped_then_fetches_and_reads_nothing(served: Served) -> None:
+def test_page_when_a_request_names_another_file_then_fetches_and_reads_nothing(served: Served) -> None:
     with client(served) as asking:
         for path in (FOREIGN, "/etc/hostname.png", "../../etc/hostname.png", "file:///etc/hostname.png", "\0.png"):
             content = {"data": [[file_data(path)], "teacher", 0.0, []]}
@@ -78,9 +78,7 @@ DROPPING = """(sizes) => {
 }"""
 
 
-def test_page_when_a_drop_is_partly_or_wholly_too_large_then_the_browser_shows_it(
-    served: Served, browser: "Browser"
-) -> None:
+def test_page_when_a_drop_is_too_large_then_the_browser_shows_it(served: Served, browser: "Browser") -> None:
     content = base64.b64encode(png((90, 60))).decode()
     visit = browser.new_page()
     visit.set_default_timeout(30_000)
@@ -127,7 +125,7 @@ def answer(folder: Path, body: bytes, path: str = "/gradio_api/queue/join", **he
     return sent[0]["status"], sent[1]["body"].decode()
 
 
-def test_gate_when_json_is_broken_large_or_names_a_file_deep_inside_then_refuses_it(tmp_path: Path) -> None:
+def test_gate_when_json_is_broken_large_or_names_another_file_then_refuses(tmp_path: Path) -> None:
     assert answer(tmp_path, b"no json")[0] == 400
     assert answer(tmp_path, b"[" * 200_000)[0] == 400
     assert answer(tmp_path, b"0" * (MAX_JSON + 1))[0] == 413

@@ -28,8 +28,8 @@ def choose_labels(words: Sequence[str], classes: ClassTable) -> list[int]:
     known = ids | names
     unknown = [word for word in words if word not in known]
     if unknown:
-        told = ", ".join(f"{word!r}{_alike(word, classes)}" for word in unknown)
-        raise ValueError(f"The detector does not know the class {told}; {_offer(classes)}.")
+        named = ", ".join(f"{word!r}{_alike(word, classes)}" for word in unknown)
+        raise ValueError(f"The detector does not know the class {named}; {_offer(classes)}.")
     return sorted({known[word] for word in words})
 
 

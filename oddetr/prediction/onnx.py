@@ -147,11 +147,10 @@ def export(
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
-        height: of the images, in pixels; default: the checkpoint's shorter side. Objects in images that are not square
+        height: images' height in pixels; default: the checkpoint's shorter side. Objects in images that are not square
             get smaller than in training: give both sides then.
-        width: of the images, in pixels; default: the checkpoint's shorter side.
-        processing: from pixels (uint8) to the best detections; else from normalised images to each query's logits and
-            box.
+        width: images' width in pixels; default: the checkpoint's shorter side.
+        processing: map pixels (uint8) to the best detections; else normalised images to each query's logits and box.
         top_k: detections per image, with processing; default: the detector's number (100; of DINO 300).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import yaml
@@ -44,6 +44,7 @@ class Result:
     detections: Detections
 
 
+@runtime_checkable
 class Output(Protocol):
     """Writes results of one format."""
 

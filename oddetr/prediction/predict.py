@@ -137,10 +137,10 @@ def predict(
                     report.count(result)
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
-        told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
+        message = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
         if console is not None:
-            console.print(told, highlight=False, soft_wrap=True)
-        raise KeyboardInterrupt(told) from stopped
+            console.print(message, highlight=False, soft_wrap=True)
+        raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
 

@@ -110,7 +110,7 @@ def detect_all(predictor: Predictor, files: Sequence[Path], weights: Weights, ma
         except Refused as reason:
             refused.append(str(reason))
     if len(files) > MAX_FILES:
-        refused.append(f"Only the first {MAX_FILES} of {len(files)} files were looked at. Drop the others later.")
+        refused.append(f"Only the first {MAX_FILES} of {len(files)} files were processed. Drop the others later.")
     return Drop(weights, tuple(found), tuple(refused))
 
 

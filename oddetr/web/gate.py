@@ -118,7 +118,7 @@ class Gate:
         with suppress(OSError, ValueError):
             inside = isinstance(path, str) and Path(path).resolve().is_relative_to(self.folder)
         if not inside:
-            raise HTTPException(403, "Only files that were dropped on this page are looked at.")
+            raise HTTPException(403, "Only files that were dropped on this page are accepted.")
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

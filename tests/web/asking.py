@@ -78,7 +78,7 @@ def file_data(path: str) -> dict[str, object]:
 
 
 def asked(url: str, name: str, content: bytes) -> str:
-    """What the page says about one file, uploaded as a browser would: its summary, or "refused: " and why."""
+    """The page's answer about one file, uploaded as a browser would: its summary, or "refused: " and why."""
     import httpx
 
     with httpx.Client(base_url=f"{url}gradio_api/", timeout=120, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""An oddetr detector as SAHI wants it, for SAHI's sliced prediction (the `sahi` extra).
+"""Adapter of a detector to SAHI's sliced prediction (the `sahi` extra).
 
     from sahi.predict import get_sliced_prediction
 
@@ -31,10 +31,10 @@ Pair = Sequence[int | float]
 
 
 class OddetrDetectionModel(DetectionModel):
-    """SAHI's detection model of a checkpoint: a run's folder as `model_path`, or a `Predictor` as `model`.
+    """SAHI's detection model with a checkpoint as `model_path`, or a `Predictor` as `model`.
 
-    Categories have the data set's original ids. SAHI's `image_size`, where given, is the shorter side in pixels that a
-    slice is resized to, in place of the checkpoint's.
+    Category ids are the data set's original ones. SAHI's `image_size`, if given, replaces the checkpoint's: the shorter
+    side in pixels to which slices are resized.
     """
 
     model: Predictor | None
@@ -51,7 +51,7 @@ class OddetrDetectionModel(DetectionModel):
         self.set_model(Predictor.load(Path(self.model_path)))
 
     def set_model(self, model: Predictor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Takes a detector that is loaded, or a copy of it on SAHI's device."""
+        """Uses a loaded detector, or a copy of it on SAHI's device."""
         device = torch.device(self.device)
         info = model.info if self.image_size is None else replace(model.info, image_size=self.image_size)
         detector = model.detector if device == model.device else deepcopy(model.detector).to(device)
@@ -60,17 +60,17 @@ class OddetrDetectionModel(DetectionModel):
 
     @property
     def num_categories(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self._loaded.classes)
 
     @property
     def category_names(self) -> list[str]:
-        """The classes' names, by label."""
+        """Names of the classes, by label."""
         return list(self._loaded.classes.names)
 
     @property
     def has_mask(self) -> bool:
-        """Whether there are masks: never."""
+        """False: detectors give boxes only."""
         return False
 
     @property
@@ -80,11 +80,11 @@ class OddetrDetectionModel(DetectionModel):
         return self.model
 
     def perform_inference(self, image: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Looks at an RGB image."""
+        """Detects on an RGB image."""
         self.perform_batch_inference([image])
 
     def perform_batch_inference(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> None:
-        """Looks at RGB images, in one batch."""
+        """Detects on RGB images, in one batch."""
         found = self._loaded.detect(images)
         self._original_predictions = [
             detections.above(self.confidence_threshold).clipped(*image.shape[:2])
@@ -121,7 +121,7 @@ class OddetrDetectionModel(DetectionModel):
 
 
 def _each(given: Any, count: int, missing: Pair | None) -> list[Pair | None]:
-    """One pair for each image: SAHI gives a pair of numbers for one image, or a list of pairs, or None."""
+    """A pair for each image: SAHI gives one pair of numbers for all, or a list of pairs, or None."""
     if given is None:
         return [missing] * count
     return [given] * count if isinstance(given[0], int | float) else list(given)

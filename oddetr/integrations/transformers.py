@@ -1,4 +1,4 @@
-"""OD-DETR in an existing fine-tuning script of transformers: `DistillationTrainer` in the place of `Trainer`.
+"""OD-DETR in a fine-tuning script of transformers: `DistillationTrainer` replaces `Trainer`.
 
 from oddetr.integrations.transformers import DistillationTrainer as Trainer
 """
@@ -23,18 +23,18 @@ from oddetr.models.transformers.adapters import adapt
 from oddetr.structures import Batch, GroundTruth
 
 TEACHER = "teacher"
-"""The folder, in each checkpoint, with the teacher's model, which `from_pretrained` reads."""
+"""Folder in each checkpoint with the teacher's model, for `from_pretrained`."""
 _STEPS = "oddetr.json"
 
 
 class DistillationTrainer(Trainer):
-    """transformers' Trainer, whose loss is OD-DETR's and whose evaluation is by the EMA teacher.
+    """transformers' Trainer with the loss of OD-DETR; evaluates the EMA teacher.
 
     Batches are those of transformers' detectors: `pixel_values`, `pixel_mask` where the model reads one, and `labels`,
-    a list of `class_labels` and `boxes` ((cx, cy, w, h), relative as the model's own loss takes them). Everything else
-    is Trainer's. A checkpoint holds the student, as Trainer saves it, and the teacher in the folder `teacher`; both are
-    loaded when training is resumed. With `gradient_accumulation_steps` sums are divided by the objects of the whole
-    step, as in `oddetr train`.
+    a list of `class_labels` and `boxes` ((cx, cy, w, h), relative as for the model's own loss). Everything else is
+    Trainer's. A checkpoint holds the student, as Trainer saves it, and the teacher in the folder `teacher`; a resumed
+    training loads both. With `gradient_accumulation_steps` losses are normalised by the objects of the whole step, as
+    in `oddetr train`.
 
     Args:
         distillation, loss, matching: of `DistillationTask`; everything else goes to Trainer.
@@ -62,17 +62,17 @@ class DistillationTrainer(Trainer):
         self._step = _Step()
         self.task = DistillationTask(adapt(model), 1, distillation, loss, matching)
         self.add_callback(_UpdateTeacher(self.task))
-        # Trainer's processes average the gradients of what the model's own forward computes: that must be the loss.
+        # DDP averages the gradients of what the model's own forward computes, so that must be the loss.
         model.forward = MethodType(_forward_of(self.task, self._step, type(model).forward), model)
         self.model_accepts_loss_kwargs = False
 
     @property
     def teacher(self) -> Any:
-        """The EMA of the model, of the same kind."""
+        """The EMA of the model, of the same class."""
         return self.task.teacher.detector.model  # pyright: ignore[reportAttributeAccessIssue]
 
     def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
-        """The parts of the next optimizer step; counts their objects."""
+        """Batches of the next optimizer step; counts their objects."""
         parts, items = super().get_batch_samples(*arguments, **keywords)
         self._step.parts = len(parts)
         self._step.images = sum(len(part["labels"]) for part in parts)
@@ -80,7 +80,7 @@ class DistillationTrainer(Trainer):
         return parts, items
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        """Evaluates the teacher."""
+        """Evaluates the teacher in place of the student."""
         self.task.teacher.to(self.args.device)
         return super().prediction_step(self.teacher, inputs, *arguments, **keywords)
 
@@ -99,8 +99,8 @@ class DistillationTrainer(Trainer):
         self._load_both(Path(str(self.state.best_model_checkpoint)))
 
     def _load_both(self, checkpoint: Path) -> None:
-        """Student and teacher. Trainer (5.23) leaves out student weights that `save_pretrained` gives other names
-        than the model does, with a warning only; `from_pretrained` knows both."""
+        """Loads student and teacher by `from_pretrained`: Trainer (5.23) skips, with a warning only, student weights
+        that `save_pretrained` renames."""
         folder = checkpoint / TEACHER
         if not folder.is_dir():
             raise ValueError(f"{checkpoint} has no teacher: it was not written by DistillationTrainer.")
@@ -112,7 +112,7 @@ class DistillationTrainer(Trainer):
 
 @dataclass
 class _Step:
-    """What is known of all parts (accumulated batches) of an optimizer step on this process, before the first."""
+    """Sizes of an optimizer step on this process: accumulated batches, their images and objects."""
 
     parts: int = 1
     images: int | None = None
@@ -120,7 +120,7 @@ class _Step:
 
 
 class _UpdateTeacher(TrainerCallback):
-    """After each optimizer step."""
+    """Updates the teacher after each optimizer step."""
 
     def __init__(self, task: DistillationTask) -> None:
         self.task = task
@@ -137,7 +137,7 @@ class _UpdateTeacher(TrainerCallback):
 
 
 def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
-    """The model's forward: in training, with labels, OD-DETR's loss; else its own."""
+    """The model's new forward: OD-DETR's loss in training with labels, else its own."""
 
     def forward(
         self: Any,
@@ -159,7 +159,7 @@ def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
         sizes = torch.zeros(count, 2, dtype=torch.int64)
         batch = Batch(pixel_values, padding, truth, tuple(range(count)), sizes, step.objects, step.images)
         parts = task(batch)
-        # Trainer divides by the number of parts, as if each were a mean of its own.
+        # Trainer divides by the number of parts, as if each were normalised by itself.
         return ModelOutput(loss=parts.pop("loss") * step.parts, loss_dict=parts)
 
     return forward

@@ -1,4 +1,4 @@
-"""Which classes are meant."""
+"""Choice of classes by name or id."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -9,17 +9,17 @@ _SHOWN = 30
 
 
 def split_words(words: str | Iterable[str]) -> list[str]:
-    """The words of a text with commas between them, or of a list, without the spaces around them."""
+    """Words of a comma-separated text, or of a list, without the spaces around them."""
     parts = words.split(",") if isinstance(words, str) else words
     return [word for part in parts if (word := part.strip())]
 
 
 def choose_labels(words: Sequence[str], classes: ClassTable) -> list[int]:
-    """The labels, 0..K-1 and rising, of classes that are named, or given by their original ids where no class has the
-    number as its name.
+    """Labels, 0..K-1 and rising, of the classes of these names, or of these original ids where no class has the number
+    as its name.
 
     Raises:
-        ValueError: there is no word, or a class that there is not; the message lists what there is.
+        ValueError: there is no word, or no such class; the message lists the classes.
     """
     if not words:
         raise ValueError(f"No class is named; {_offer(classes)}.")
@@ -28,8 +28,8 @@ def choose_labels(words: Sequence[str], classes: ClassTable) -> list[int]:
     known = ids | names
     unknown = [word for word in words if word not in known]
     if unknown:
-        told = ", ".join(f"{word!r}{_alike(word, classes)}" for word in unknown)
-        raise ValueError(f"The detector does not know the class {told}; {_offer(classes)}.")
+        named = ", ".join(f"{word!r}{_alike(word, classes)}" for word in unknown)
+        raise ValueError(f"The detector does not know the class {named}; {_offer(classes)}.")
     return sorted({known[word] for word in words})
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what was found, beside what is there."""
+"""Drawing of detections and ground truth."""
 
 import math
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
-"""Okabe and Ito's colours, which the colour-blind can tell apart; from the eighth class on they repeat."""
+"""Okabe and Ito's colours, which the colour-blind can tell apart; they repeat from the eighth class on."""
 
-_SHORT_SIDE = 480
-_LONG_SIDE = 1920
+_MIN_SHORT_SIDE = 480
+_MAX_LONG_SIDE = 1920
 
 
 def class_colour(label: int) -> Colour:
@@ -42,7 +42,7 @@ def contrast(first: Colour, second: Colour) -> float:
 
 
 def ink_on(background: Colour) -> Colour:
-    """Black or white, whichever stands out more."""
+    """Black or white, whichever has more contrast."""
     return max((BLACK, WHITE), key=lambda ink: contrast(ink, background))
 
 
@@ -53,17 +53,22 @@ def draw_detections(
     true_boxes: Float32[np.ndarray, "objects 4"] | None = None,
     true_labels: Int64[np.ndarray, " objects"] | None = None,
     enlarge: bool = True,
-    seen: int | None = None,
+    slice_side: int | None = None,
 ) -> Image.Image:
-    """The image with all detections (take `detections.above(threshold)` first), and the ground truth dashed in white.
+    """Draws all detections (take `detections.above(threshold)` first), and the ground truth in white dashes.
 
-    Small images are enlarged to a shorter side of 480 pixels, so that names and scores can be read, unless `enlarge` is
-    false; `true_boxes` are (x0, y0, x1, y1) in pixels of `image`, like the detections', and have their names where
-    `true_labels` are given. Where the detector saw squares of `seen` pixels, these are enlarged to 480 instead (up to
-    a longer side of 1920), and lines and letters suit them.
+    Args:
+        image: RGB.
+        detections: in pixels of `image`.
+        classes: their names.
+        true_boxes: (x0, y0, x1, y1) in pixels of `image`.
+        true_labels: their labels, to draw their names.
+        enlarge: enlarge small images to a shorter side of 480 pixels, so that names and scores can be read.
+        slice_side: side of the slices that the detector saw, in pixels: these are enlarged to 480 instead (up to a
+            longer side of 1920 of the image), and lines and letters suit their size.
     """
-    picture, scale = _enlarged(image, seen) if enlarge else (Image.fromarray(image), 1.0)
-    pen = _Pen.for_picture(picture, seen and round(seen * scale))
+    picture, scale = _enlarged(image, slice_side) if enlarge else (Image.fromarray(image), 1.0)
+    pen = _Pen.for_picture(picture, slice_side and round(slice_side * scale))
     found = detections.top(len(detections))
     boxes = _inside(found.boxes * scale, picture)
     truth = _inside((np.zeros((0, 4), np.float32) if true_boxes is None else true_boxes) * scale, picture)
@@ -82,13 +87,13 @@ def draw_detections(
 
 @dataclass
 class _Pen:
-    """Draws on one picture, with lines and letters that suit its size; names are placed first and written at the end.
+    """Draws on one picture, with lines and letters that suit its size; labels are placed first and written at the end.
 
     Attributes:
-        picture: what is drawn on.
+        picture: drawn on in place.
         font: of the labels.
         line: width of a box's line in pixels.
-        labels: what will be written, the most important first.
+        labels: placed so far, the most important first.
     """
 
     picture: Image.Image
@@ -97,31 +102,31 @@ class _Pen:
     labels: list["_Label"] = field(default_factory=list)
 
     @classmethod
-    def for_picture(cls, picture: Image.Image, square: int | None = None) -> "_Pen":
-        short = min(*picture.size, square or math.inf)
+    def for_picture(cls, picture: Image.Image, slice_side: int | None = None) -> "_Pen":
+        short = min(*picture.size, slice_side or math.inf)
         return cls(picture, ImageFont.load_default(max(13, round(short / 34))), max(2, round(short / 180)))
 
     @property
     def rim(self) -> int:
-        """Width of the dark rim on either side of a line, which parts it from a background of the same colour."""
+        """Width of the dark rim on either side of a line, which separates it from a background of its colour."""
         return max(1, self.line // 3)
 
     def outline(self, box: Box, colour: Colour) -> None:
-        """A box in its class's colour."""
+        """Draws a box."""
         draw = ImageDraw.Draw(self.picture)
         corners = [*(box[:2] - self.rim), *(box[2:] + self.rim)]
         draw.rectangle(corners, outline=BLACK, width=self.line + 2 * self.rim)
         draw.rectangle(box.tolist(), outline=colour, width=self.line)
 
     def dashes(self, box: Box) -> None:
-        """A box in white dashes; what was drawn before shows between them."""
+        """Draws a box in white dashes."""
         draw = ImageDraw.Draw(self.picture)
         for dash in _dashes(box, 4 * self.line):
             draw.line(dash, fill=BLACK, width=self.line + 2 * self.rim)
             draw.line(dash, fill=WHITE, width=self.line)
 
     def name(self, text: str, box: Box, colour: Colour, below: bool = False) -> None:
-        """Places a label at the box, above it by preference or `below` it: where it overlaps earlier ones the least."""
+        """Places a label where it overlaps earlier ones least: at the box, above it by preference, or `below` it."""
         text = _shortened(text, self.font, self.picture.width - 2 * self.line)
         _, top, _, bottom = self.font.getbbox("Ág")
         size = np.array([self.font.getlength(text), bottom - top]) + 2 * self.line
@@ -131,7 +136,7 @@ class _Pen:
         self.labels.append(_Label(text, np.concatenate([place, place + size]), colour))
 
     def write_names(self) -> None:
-        """Writes the labels, the most important last, so that none hides it."""
+        """Writes the labels, the most important last, on top."""
         draw = ImageDraw.Draw(self.picture)
         _, top, _, _ = self.font.getbbox("Ág")
         for label in reversed(self.labels):
@@ -142,19 +147,18 @@ class _Pen:
 
 @dataclass(frozen=True)
 class _Label:
-    """A name, the rectangle that it fills, and that rectangle's colour."""
+    """A text and its rectangle (x0, y0, x1, y1) with its background colour."""
 
     text: str
     rectangle: Box
     colour: Colour
 
 
-def _enlarged(image: UInt8[np.ndarray, "height width 3"], square: int | None = None) -> tuple[Image.Image, float]:
-    """The picture with a shorter side (or a `square`) of at least 480 pixels, unless the longer one is too long for
-    that, and the scale."""
+def _enlarged(image: UInt8[np.ndarray, "height width 3"], slice_side: int | None) -> tuple[Image.Image, float]:
+    """The picture, enlarged until its shorter side (or a slice) has 480 pixels, or its longer one 1920; the scale."""
     picture = Image.fromarray(image)
-    short = min(*picture.size, square or math.inf)
-    scale = max(1.0, min(_SHORT_SIDE / short, _LONG_SIDE / max(picture.size)))
+    short = min(*picture.size, slice_side or math.inf)
+    scale = max(1.0, min(_MIN_SHORT_SIDE / short, _MAX_LONG_SIDE / max(picture.size)))
     if scale == 1:
         return picture, scale
     size = (round(picture.width * scale), round(picture.height * scale))
@@ -162,14 +166,14 @@ def _enlarged(image: UInt8[np.ndarray, "height width 3"], square: int | None = N
 
 
 def _inside(boxes: Float[np.ndarray, "boxes 4"], picture: Image.Image) -> Float64[np.ndarray, "boxes 4"]:
-    """The part of xyxy boxes that lies in the picture; at least a point."""
+    """Clips (x0, y0, x1, y1) to the picture; an empty or inverted box becomes a line or a point."""
     last = np.array([picture.width, picture.height] * 2) - 1.0
     boxes = np.clip(boxes.astype(np.float64), 0, last)
     return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
 
 
 def _dashes(box: Box, length: int) -> Iterator[tuple[float, float, float, float]]:
-    """Lines (x0, y0, x1, y1) of about `length`, with as long gaps, along the four edges; every corner is drawn."""
+    """Lines (x0, y0, x1, y1) of about `length`, with equal gaps, along the four edges; they include the corners."""
     x0, y0, x1, y1 = box.tolist()
     for start, end in (((x0, y0), (x1, y0)), ((x1, y0), (x1, y1)), ((x1, y1), (x0, y1)), ((x0, y1), (x0, y0))):
         dashes = max(1, round(math.dist(start, end) / length / 2))
@@ -179,7 +183,7 @@ def _dashes(box: Box, length: int) -> Iterator[tuple[float, float, float, float]
 
 
 def _label_places(box: Box, size: Float64[np.ndarray, " 2"], below: bool) -> Float64[np.ndarray, "places 2"]:
-    """Top left corners of a label of `size` (width, height) at a box, the best first: outside the box, then inside."""
+    """Top left corners for a label of `size` (width, height) at a box, best first: outside the box, then inside."""
     (x0, y0, x1, y1), (width, height) = box, size
     above = [(x0, y0 - height), (x1 - width, y0 - height)]
     under = [(x0, y1), (x1 - width, y1)]
@@ -191,14 +195,14 @@ def _label_places(box: Box, size: Float64[np.ndarray, " 2"], below: bool) -> Flo
 def _overlaps(
     places: Float64[np.ndarray, "places 2"], size: Float64[np.ndarray, " 2"], taken: Float64[np.ndarray, "labels 4"]
 ) -> Float64[np.ndarray, " places"]:
-    """How many square pixels of the `taken` rectangles a label of `size` would overlap at each place."""
+    """Area in pixels that a label of `size` at each place would share with the `taken` rectangles."""
     start = np.maximum(places[:, None], taken[:, :2])
     end = np.minimum(places[:, None] + size, taken[:, 2:])
     return np.maximum(end - start, 0).prod(axis=2).sum(axis=1)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, or its beginning with an ellipsis where it is wider than `width` pixels."""
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     fitting = (text[:count] + "..." for count in range(len(text) - 1, 0, -1))

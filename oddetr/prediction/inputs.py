@@ -1,4 +1,4 @@
-"""What to look at: image and video files, named by files, folders and globs."""
+"""Inputs of `oddetr predict`: images and videos, given as files, folders and globs."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +11,17 @@ from jaxtyping import UInt8
 from oddetr.data.images import EXTENSIONS, ImageError, read_image
 from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader, check_drawable
 
-LONGEST_NAME = 240
-"""Bytes of a name that is written: a file's may have 255, with a number and `.png.part` behind."""
+MAX_NAME = 240
+"""Bytes of an output's name: file systems allow 255, with a number and `.png.part` at the end."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a video's frame stands.
+    """Position of a frame in its video.
 
     Attributes:
-        number: 0 for the first.
-        seconds: since the first: number / rate.
+        number: from 0.
+        seconds: since the first frame: number / rate.
         rate: frames per second.
     """
 
@@ -35,8 +35,8 @@ class View:
     """An image, or a frame of a video.
 
     Attributes:
-        file: where it comes from.
-        image: RGB, as shown.
+        file: it was read from.
+        image: RGB, upright.
         frame: None where the file is an image.
     """
 
@@ -46,18 +46,18 @@ class View:
 
 
 def is_video(file: Path) -> bool:
-    """Whether the file's name is a video's."""
+    """Whether the file has a video's extension."""
     return file.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list[Path]:
-    """The images and videos that files, folders (all below them) and globs mean, without repetition, in order.
+    """Lists the images and videos of files, folders (with all below) and globs, in order, each once.
 
     Args:
-        without: a folder whose files are left out where it lies inside a folder of `paths`: there pictures are written.
+        without: the folder of the outputs, left out where it lies inside a folder of `paths`.
 
     Raises:
-        FileNotFoundError: one of them means nothing.
+        FileNotFoundError: a path has no image or video.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -80,8 +80,11 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """A name without extension for each file; where files of different folders share one, a number is added. It ends
-    after `LONGEST_NAME` bytes, but for the number. None is only dots, which would mean a folder."""
+    """Assigns each file a name without extension.
+
+    Names are cut at `MAX_NAME` bytes; then files that share one get a number. No name is all dots, which would be a
+    folder's.
+    """
     taken: set[str] = set()
     numbers: dict[str, int] = {}
     names: dict[Path, str] = {}
@@ -98,14 +101,14 @@ def unique_names(files: Iterable[Path]) -> dict[Path, str]:
 
 
 def _cut(name: str) -> str:
-    """Its first `LONGEST_NAME` bytes, in whole characters."""
-    while len(os.fsencode(name)) > LONGEST_NAME:
+    """At most the first `MAX_NAME` bytes, in whole characters."""
+    while len(os.fsencode(name)) > MAX_NAME:
         name = name[:-1]
     return name
 
 
 def count_views(files: Iterable[Path]) -> int:
-    """How many views `read_views` will give, as far as the videos' headers tell; a broken file counts as one."""
+    """Number of views that `read_views` gives, according to the videos' headers; a broken file counts as one."""
     return sum(_length(file) if is_video(file) else 1 for file in files)
 
 
@@ -120,12 +123,12 @@ def _length(file: Path) -> int:
 def read_views(
     files: Sequence[Path], batch_size: int, unreadable: dict[Path, str], drawn: bool
 ) -> Iterator[list[View]]:
-    """Batches of views, in order: of images, or of one video's frames.
+    """Yields batches of views in order, each of images or of one video's frames.
 
     Args:
-        batch_size: views in a batch, at most.
+        batch_size: maximum views in a batch.
         unreadable: receives each file that cannot be read, or not to its end, and why.
-        drawn: whether pictures are drawn on: a video that cannot be is left out, as one that cannot be read.
+        drawn: whether pictures are written: then a video of a size that cannot be written counts as unreadable.
     """
     images: list[View] = []
     for file in files:

@@ -1,6 +1,5 @@
-"""From a checkpoint to an ONNX file that needs no PyTorch, checked in ONNX Runtime before it is called done."""
+"""Export of a checkpoint to ONNX, compared with PyTorch in ONNX Runtime before the file is written."""
 
-import importlib
 import json
 import logging
 import math
@@ -8,6 +7,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,16 +26,22 @@ from oddetr.structures import Weights
 
 OPSET = 18
 TOLERANCE = 1e-4
-"""The most that a score, or a box relative to the image, may differ between PyTorch and ONNX Runtime."""
+"""Largest accepted difference of a score, or of a box relative to the image, between PyTorch and ONNX Runtime."""
 
 
 class ExportError(RuntimeError):
-    """The detector cannot be exported, or the file does not say what PyTorch says."""
+    """The detector cannot be exported, or the file's results differ from PyTorch's."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export` wrote: the file, its inputs and outputs by name with their sizes, and the greatest difference."""
+    """What `export` wrote.
+
+    Attributes:
+        file: the ONNX file.
+        inputs, outputs: types and shapes by name.
+        difference: the largest from PyTorch.
+    """
 
     file: Path
     inputs: dict[str, str]
@@ -44,18 +50,14 @@ class ExportReport:
 
 
 class WithProcessing(nn.Module):
-    """Pixels -> the best detections."""
+    """Detector with pre- and post-processing: pixels to the best detections."""
 
     inputs = ("images", "sizes")
     outputs = ("boxes", "scores", "labels")
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(self, detector: Detector, info: CheckpointInfo, top_k: int) -> None:
         super().__init__()
-        self.detector, self.top_k = detector, top_k
-        self.register_buffer("pixel_mean", torch.tensor(info.mean).view(3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(info.std).view(3, 1, 1))
+        self.detector, self.info, self.top_k = detector, info, top_k
 
     def forward(
         self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
@@ -66,33 +68,32 @@ class WithProcessing(nn.Module):
             images: RGB, padded at the right and the bottom.
             sizes: (height, width) in pixels of each without padding.
         """
+        return best_detections(self.detector(*self.preprocess(images, sizes)), self.top_k)
+
+    def preprocess(
+        self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
+    ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch height width"]]:
+        """Normalised images, 0 in the padding, and the padding mask."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.info.mean, self.info.std))
         rows = torch.arange(images.shape[1], device=images.device)
         columns = torch.arange(images.shape[2], device=images.device)
-        beyond = (rows >= sizes[:, :1])[:, :, None] | (columns >= sizes[:, 1:])[:, None]
-        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.pixel_mean) / self.pixel_std
-        return best_detections(self.detector(pixels * ~beyond[:, None], beyond), self.top_k)
-
-    @staticmethod
-    def examples(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Noise of `size` (height, width), the last image padded to three quarters."""
-        sizes = _sizes(count, size)
-        noise = torch.Generator().manual_seed(count)
-        return torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=noise), sizes
+        padding = (rows >= sizes[:, :1])[:, :, None] | (columns >= sizes[:, 1:])[:, None]
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        return pixels * ~padding[:, None], padding
 
     @staticmethod
     def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Of an image's detections (boxes, scores, labels), of which `ours` may have more; infinite where a number is
-        not finite.
+        """Largest difference of one image's detections (boxes, scores, labels); infinite where one is not finite.
 
-        Scores are compared rank by rank; what was found with the nearest of ours: where two score alike, either may
-        come first.
+        Scores are compared rank by rank, and each detection of `found` with the nearest of `ours`, which may hold
+        more: detections of equal score come in any order.
         """
         ranks = np.abs(ours[1][: len(found[1])] - found[1])
-        return max(_apart(ours, found)[1], float(ranks.max()))
+        return max(_distance(found, ours), float(ranks.max()))
 
 
 class Bare(nn.Module):
-    """The detector alone: for those who bring their own processing."""
+    """Detector alone, for those who bring their own processing."""
 
     inputs = ("images", "padding_mask")
     outputs = ("logits", "boxes")
@@ -109,26 +110,19 @@ class Bare(nn.Module):
         return predictions.logits[-1], predictions.boxes[-1]
 
     @staticmethod
-    def examples(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Noise of `size` (height, width), the last image padded to three quarters."""
-        height, width = _sizes(count, size)[-1].tolist()
-        beyond = torch.zeros(count, *size, dtype=torch.bool)
-        beyond[-1, height:], beyond[-1, :, width:] = True, True
-        noise = torch.Generator().manual_seed(count)
-        return torch.randn(count, 3, *size, generator=noise) * ~beyond[:, None], beyond
-
-    @staticmethod
     def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Of an image's queries (logits, boxes), logits as scores; infinite where a number is not finite.
+        """Largest difference of one image's queries (logits, boxes), in scores and boxes; infinite where one is not
+        finite.
 
-        Each query of either side is compared with the nearest of the other: where two are as good, a detector that
-        chooses its queries may have them in another order.
+        Each query of either side is compared with the nearest of the other: selected queries of equal score come in
+        any order.
         """
-        return max(_apart(*([1 / (1 + np.exp(-side[0])), side[1]] for side in (ours, found))))
+        ours, found = ([1 / (1 + np.exp(-logits)), boxes] for logits, boxes in (ours, found))
+        return max(_distance(ours, found), _distance(found, ours))
 
 
 Exported = WithProcessing | Bare
-"""What a file holds."""
+"""Module that a file holds."""
 
 
 def export(
@@ -140,24 +134,22 @@ def export(
     top_k: int | None = None,
     weights: Weights = "teacher",
 ) -> ExportReport:
-    """Writes a detector as ONNX (opset 18, standard operators only), and compares it with PyTorch in ONNX Runtime.
+    """Writes a detector as ONNX (opset 18, standard operators only), if it agrees with PyTorch in ONNX Runtime.
 
-    The number of images is free; their size is fixed: an image of another shape is resized to fit inside, and padded at
-    the right and the bottom. The file's metadata hold the classes.
+    The number of images is free, their size is fixed: an image of another shape is to be resized to fit inside, and
+    padded at the right and the bottom. The file's metadata hold the classes.
 
-    OpenVINO (2026.4, on a CPU) runs the file as it is, and gave the same to 2e-6 when told to compute in float32
-    (`{"INFERENCE_PRECISION_HINT": "f32"}`). Left to itself it takes bfloat16 where the CPU has it: scores moved by up
-    to 0.09.
+    OpenVINO (2026.4, CPU) runs the file, and agrees to 2e-6 in float32 (`{"INFERENCE_PRECISION_HINT": "f32"}`). By
+    default it computes in bfloat16 where the CPU can: scores moved by up to 0.09.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
-        height: pixels of the images; default: the size of the checkpoint's shorter side. What is wider or higher is
-            seen at a smaller scale than in training: give both then.
-        width: likewise.
-        processing: take pixels (uint8), and give the best detections; else take normalised images, and give each
-            query's logits and box.
-        top_k: detections of an image, where they are processed; default: the detector's number (100; of DINO 300).
+        height: images' height in pixels; default: the checkpoint's shorter side. Objects in images that are not square
+            get smaller than in training: give both sides then.
+        width: images' width in pixels; default: the checkpoint's shorter side.
+        processing: map pixels (uint8) to the best detections; else normalised images to each query's logits and box.
+        top_k: detections per image, with processing; default: the detector's number (100; of DINO 300).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 
     Raises:
@@ -180,7 +172,7 @@ def write_onnx(
     processing: bool = True,
     top_k: int | None = None,
 ) -> ExportReport:
-    """`export` of a detector in evaluation mode that is in memory; `size`: (height, width)."""
+    """`export` of a detector in memory, in evaluation mode; `size`: (height, width)."""
     _need("onnx", "onnxscript", "onnxruntime")
     top_k = detector.top_k if top_k is None else top_k
     if top_k < 1:
@@ -189,57 +181,60 @@ def write_onnx(
         raise ValueError(f"Images of {size[0]} x {size[1]} pixels are too small: a side needs {LEAST_SIDE} at least.")
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / 'model.onnx'}")
-    # Compared with more detections than the file gives, as those that score alike may come in another order.
-    module, reference = (
-        (WithProcessing(detector, info, count) if processing else Bare(detector)).eval()
-        for count in (top_k, 4 * top_k + 100)
-    )
-    examples, batches = module.examples(2, size), [module.examples(count, size) for count in (1, 3)]
+    # PyTorch gives more detections than the file: those of equal score may come in another order.
+    processed, reference = (WithProcessing(detector, info, count).eval() for count in (top_k, 4 * top_k + 100))
+    batches = [_example(count, size) for count in (1, 2, 3)]
+    module: Exported = processed
+    if not processing:
+        module = reference = Bare(detector).eval()
+        batches = [processed.preprocess(*batch) for batch in batches]
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent) as folder:
-        aside = Path(folder) / "model.onnx"
-        content = (module, examples, aside, _metadata(info, processing))
-        _write(*content)
-        try:
-            difference = _compare(reference, aside, batches)
-        except ExportError:  # the exporter's optimization has lost values of some of transformers' detectors
-            _write(*content, optimize=False)
-            difference = _compare(reference, aside, batches)
+        trial = Path(folder) / "model.onnx"
+        session, difference = _write_and_compare(module, reference, batches, trial, _metadata(info, processing))
         if difference > TOLERANCE:
             raise ExportError(
                 f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: "
                 f"{file} is not written. Another version of torch, onnxscript or onnxruntime may write it right."
             )
-        aside.replace(file)
-    return ExportReport(file, *_interface(file), difference)
+        trial.replace(file)
+    inputs, outputs = (
+        {each.name: f"{each.type[7:-1]} {list(each.shape)}" for each in ends}
+        for ends in (session.get_inputs(), session.get_outputs())
+    )
+    return ExportReport(file, inputs, outputs, difference)
+
+
+class _RuntimeRefusal(ExportError):
+    """ONNX Runtime cannot read or run the file."""
 
 
 def _need(*packages: str) -> None:
     for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ExportError(f"Export needs {package}: pip install onnx onnxscript onnxruntime.") from error
+        if find_spec(package) is None:
+            raise ExportError(f"Export needs {package}: pip install onnx onnxscript onnxruntime.")
 
 
-def _sizes(count: int, size: tuple[int, int]) -> Int64[Tensor, "count 2"]:
-    """(height, width) of images, of which the last fills three quarters of `size`."""
+def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ _ 3"], Int64[Tensor, "count 2"]]:
+    """Noise of `size` (height, width), and the images' sizes, of which the last fills three quarters of its sides."""
     sizes = torch.tensor([size] * count)
     sizes[-1] = sizes[-1] * 3 // 4
-    return sizes
+    noise = torch.Generator().manual_seed(count)
+    return torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=noise), sizes
 
 
-def _apart(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
-    """How far any row of ours is from the nearest that was found, and any that was found from the nearest of ours; a
-    row is the greatest difference over all parts. Infinite where a number is not finite."""
-    rows, others = (
-        np.concatenate([np.reshape(part, (len(part), -1)) for part in side], axis=1).astype(np.float32)
-        for side in (ours, found)
+def _distance(rows: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Distance of the row that is farthest from its nearest one among `others`; infinite where one is not finite.
+
+    A row takes its values from all arrays of its side; the distance is their largest difference.
+    """
+    first, second = (
+        np.concatenate([part.reshape(len(part), -1) for part in side], axis=1, dtype=np.float32)
+        for side in (rows, others)
     )
-    if not (np.isfinite(rows).all() and np.isfinite(others).all()):
-        return math.inf, math.inf
-    apart = np.abs(rows[:, None] - others[None]).max(axis=-1)
-    return float(apart.min(axis=1).max()), float(apart.min(axis=0).max())
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return math.inf
+    return float(np.abs(first[:, None] - second).max(axis=-1).min(axis=1).max())
 
 
 def _metadata(info: CheckpointInfo, processing: bool) -> dict[str, str]:
@@ -247,12 +242,32 @@ def _metadata(info: CheckpointInfo, processing: bool) -> dict[str, str]:
     return {"oddetr": __version__, "processing": str(processing), **{key: json.dumps(v) for key, v in values.items()}}
 
 
+def _write_and_compare(
+    module: Exported,
+    reference: Exported,
+    batches: Sequence[tuple[Tensor, ...]],
+    file: Path,
+    metadata: Mapping[str, str],
+    optimize: bool = True,
+) -> tuple[Any, float]:
+    """Writes `module`; opens the file in ONNX Runtime and gives the session, and the difference from `reference`."""
+    _write(module, batches[1], file, metadata, optimize)
+    try:
+        session = _open_session(file)
+        return session, _compare(reference, session, batches)
+    except _RuntimeRefusal:
+        if not optimize:
+            raise
+        # torch's optimizer breaks the files of some of transformers' detectors.
+        return _write_and_compare(module, reference, batches, file, metadata, optimize=False)
+
+
 def _write(
     module: Exported,
     examples: tuple[Tensor, ...],
     file: Path,
     metadata: Mapping[str, str],
-    optimize: bool = True,
+    optimize: bool,
 ) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     try:
@@ -269,7 +284,7 @@ def _write(
                 dynamic_shapes=tuple({0: batch} for _ in examples),
             )
     except Exception as error:
-        cause = error.__cause__ or error  # the exporter wraps what went wrong in advice
+        cause = error.__cause__ or error  # the exporter wraps the cause in advice
         reason = str(cause).strip().partition("\n")[0]
         raise ExportError(f"torch.onnx cannot export this detector ({type(cause).__name__}: {reason}).") from error
     assert program is not None
@@ -279,54 +294,41 @@ def _write(
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Without the exporter's remarks on its own workings."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    """Silence the exporter."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
             yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        finally:
+            logging.disable(disabled)
 
 
-def _session(file: Path) -> Any:
+def _open_session(file: Path) -> Any:
+    import onnxruntime
+
     try:
-        return importlib.import_module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's kinds of error have no public names
-        raise ExportError(f"ONNX Runtime cannot read what torch.onnx wrote: {error}") from error
-
-
-def _interface(file: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Types and sizes of the file's inputs and outputs, by name."""
-    session = _session(file)
-    inputs, outputs = (
-        {each.name: f"{each.type[7:-1]} {list(each.shape)}" for each in ends}
-        for ends in (session.get_inputs(), session.get_outputs())
-    )
-    return inputs, outputs
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no public names
+        raise _RuntimeRefusal(f"ONNX Runtime cannot read what torch.onnx wrote: {error}") from error
 
 
 @torch.no_grad()
-def _compare(module: Exported, file: Path, batches: Sequence[tuple[Tensor, ...]]) -> float:
-    """The greatest difference between PyTorch and the file.
+def _compare(module: Exported, session: Any, batches: Sequence[tuple[Tensor, ...]]) -> float:
+    """The largest difference between PyTorch and the file over all images.
 
     Raises:
         ExportError: ONNX Runtime cannot run the file.
     """
-    session = _session(file)
-    names = [each.name for each in session.get_inputs()]
-    differences: list[float] = []
+    largest = 0.0
     for batch in batches:
         ours = [output.numpy() for output in module(*batch)]
-        inputs = {name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)}
+        inputs = {name: tensor.numpy() for name, tensor in zip(module.inputs, batch, strict=True)}
         try:
             found = session.run(None, inputs)
         except Exception as error:
-            raise ExportError(f"ONNX Runtime cannot run what torch.onnx wrote: {error}") from error
+            raise _RuntimeRefusal(f"ONNX Runtime cannot run what torch.onnx wrote: {error}") from error
         for image in zip(*ours, *found, strict=True):
-            differences.append(module.difference(image[: len(ours)], image[len(ours) :]))
-    return max(differences)
+            largest = max(largest, module.difference(image[: len(ours)], image[len(ours) :]))
+    return largest

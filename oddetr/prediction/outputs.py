@@ -1,12 +1,12 @@
-"""What `oddetr predict` writes: pictures and videos, COCO JSON, CSV, and YOLO text files.
+"""Outputs of `oddetr predict`: pictures and videos, COCO JSON, CSV, and YOLO text files.
 
-Each output takes what was seen one view after the other, and is closed at the end, or where the run is interrupted:
-then its files hold what was done. Only COCO's JSON is kept in memory until then.
+Each takes one result after the other, and is closed at the end or on an interruption; its files then hold all results
+until there. Only COCO's JSON is kept in memory until it is closed.
 """
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -25,18 +25,18 @@ Format = Literal["pictures", "coco", "csv", "yolo"]
 FORMATS: tuple[Format, ...] = ("pictures", "coco", "csv", "yolo")
 
 COLUMNS = ("file", "frame", "seconds", "class id", "class name", "score", "left", "top", "width", "height")
-"""Of the CSV table."""
+"""Columns of the CSV table."""
 _MARK = "# written by oddetr predict"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A view and what was found on it.
+class Result:
+    """The detections on one view.
 
     Attributes:
         view: the image or frame.
-        name: of the file, without extension; no two files share one.
-        detections: as they are to be written: above the threshold, inside the image, best first.
+        name: of the outputs, without extension; unique to the file.
+        detections: above the threshold, inside the image, best first.
     """
 
     view: View
@@ -46,10 +46,10 @@ class Seen:
 
 @runtime_checkable
 class Output(Protocol):
-    """Writes what was seen."""
+    """Writes results of one format."""
 
-    def write(self, seen: Seen) -> None:
-        """Takes the next view."""
+    def write(self, result: Result) -> None:
+        """Adds the next result."""
         ...
 
     def close(self) -> None:
@@ -57,46 +57,47 @@ class Output(Protocol):
         ...
 
 
-def open_outputs(formats: Sequence[Format], folder: Path, classes: ClassTable, side: int | None = None) -> list[Output]:
-    """The outputs of the given kinds in `folder`, pictures first, so that what the tables tell of has its picture.
+def open_outputs(
+    formats: Sequence[Format], folder: Path, classes: ClassTable, slice_side: int | None = None
+) -> list[Output]:
+    """Opens outputs in `folder`, pictures first: whatever is in a table has its picture.
 
     Args:
-        side: of the slices that images were looked at in, in pixels; None: they were not sliced.
+        slice_side: side of the slices that the detector saw, in pixels; None: whole images.
 
     Raises:
         ValueError: `folder` holds a data set's labels, which would be overwritten.
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    outputs: list[Output] = []
-    if "yolo" in formats:
-        outputs.append(YoloLabels(folder, classes))
-    if "pictures" in formats:
-        outputs.insert(0, Pictures(folder, classes, side))
-    if "coco" in formats:
-        outputs.append(CocoJson(folder / "detections.json", classes))
-    if "csv" in formats:
-        outputs.append(CsvTable(folder / "detections.csv", classes))
-    return outputs
+    makers: dict[Format, Callable[[], Output]] = {
+        "pictures": lambda: Pictures(folder, classes, slice_side),
+        "yolo": lambda: YoloLabels(folder, classes),
+        "coco": lambda: CocoJson(folder / "detections.json", classes),
+        "csv": lambda: CsvTable(folder / "detections.csv", classes),
+    }
+    return [make() for kind, make in makers.items() if kind in formats]
 
 
 class Pictures:
     """NAME.png of each image, small ones enlarged; NAME.mp4 of each video, of its size and rate, without sound.
 
     Attributes:
-        files: what was written so far.
+        files: written so far.
     """
 
-    def __init__(self, folder: Path, classes: ClassTable, side: int | None = None) -> None:
-        self.folder, self.classes, self.side = folder, classes, side
+    def __init__(self, folder: Path, classes: ClassTable, slice_side: int | None = None) -> None:
+        self.folder, self.classes, self.slice_side = folder, classes, slice_side
         self.files: list[Path] = []
         self._video: VideoWriter | None = None
 
-    def write(self, seen: Seen) -> None:
+    def write(self, result: Result) -> None:
         """Draws a picture, or the next frame."""
-        image, frame = seen.view.image, seen.view.frame
-        file = picture_file(self.folder, seen.name, video=frame is not None)
-        picture = draw_detections(image, seen.detections, self.classes, enlarge=frame is None, seen=self.side)
+        image, frame = result.view.image, result.view.frame
+        file = picture_file(self.folder, result.name, video=frame is not None)
+        picture = draw_detections(
+            image, result.detections, self.classes, enlarge=frame is None, slice_side=self.slice_side
+        )
         if not self.files or self.files[-1] != file:
             self.close()
             if frame is not None:
@@ -116,12 +117,12 @@ class Pictures:
 
 
 def picture_file(folder: Path, name: str, video: bool) -> Path:
-    """Where the picture of a file is written."""
+    """Path of a file's picture or video."""
     return folder / f"{name}{'.mp4' if video else '.png'}"
 
 
 class CocoJson:
-    """COCO's own layout.
+    """COCO's layout.
 
     `images` (id, file_name, width, height; of a video's frame also frame and seconds), `categories` (id, name: the data
     set's original ids) and `annotations` (id, image_id, category_id, bbox as left, top, width, height in pixels,
@@ -133,15 +134,15 @@ class CocoJson:
         self._images: list[dict[str, object]] = []
         self._results: list[CocoResult] = []
 
-    def write(self, seen: Seen) -> None:
-        """Keeps it until the end."""
-        view, number = seen.view, len(self._images) + 1
+    def write(self, result: Result) -> None:
+        """Keeps the result in memory."""
+        view, number = result.view, len(self._images) + 1
         height, width = view.image.shape[:2]
         image: dict[str, object] = {"id": number, "file_name": str(view.file), "height": height, "width": width}
         if view.frame is not None:
             image |= {"frame": view.frame.number, "seconds": round(view.frame.seconds, 6)}
         self._images.append(image)
-        self._results += seen.detections.to_coco(number, self.classes)
+        self._results += result.detections.to_coco(number, self.classes)
 
     def close(self) -> None:
         """Writes the file."""
@@ -155,10 +156,10 @@ class CocoJson:
 
 
 class CsvTable:
-    """A row per detection, under `COLUMNS`; frame and seconds are empty for images, boxes are in pixels.
+    """A row of `COLUMNS` for each detection; frame and seconds are empty for images, boxes are in pixels.
 
-    As the csv module writes it: names with commas, quotes or newlines are quoted, and nothing is changed. A name that
-    begins with = + - or @ stands there as it is: a spreadsheet should read this column as text.
+    Names are written unchanged, quoted as the csv module does. One that begins with = + - or @ stays so: a spreadsheet
+    should read the column as text.
     """
 
     def __init__(self, file: Path, classes: ClassTable) -> None:
@@ -167,14 +168,14 @@ class CsvTable:
         self._writer = csv.writer(self._stream)
         self._writer.writerow(COLUMNS)
 
-    def write(self, seen: Seen) -> None:
-        """Appends rows."""
-        frame = seen.view.frame
-        place = (str(seen.view.file), *(("", "") if frame is None else (frame.number, round(frame.seconds, 6))))
-        results = seen.detections.to_coco(0, self.classes)
-        for label, result in zip(seen.detections.labels.tolist(), results, strict=True):
+    def write(self, result: Result) -> None:
+        """Appends a row for each detection."""
+        frame = result.view.frame
+        place = (str(result.view.file), *(("", "") if frame is None else (frame.number, round(frame.seconds, 6))))
+        results = result.detections.to_coco(0, self.classes)
+        for label, found in zip(result.detections.labels.tolist(), results, strict=True):
             name = self.classes.names[label]
-            self._writer.writerow((*place, result["category_id"], name, result["score"], *result["bbox"]))
+            self._writer.writerow((*place, found["category_id"], name, found["score"], *found["bbox"]))
         self._stream.flush()
 
     def close(self) -> None:
@@ -183,10 +184,10 @@ class CsvTable:
 
 
 class YoloLabels:
-    """labels/NAME.txt of each image and labels/NAME/000000.txt of each frame; data.yaml with the names.
+    """labels/NAME.txt of each image, labels/NAME/000000.txt of each frame, and data.yaml with the names.
 
-    A line is `class cx cy width height score`: the class counts from 0, as data.yaml lists them, and the box is
-    relative to the image. With the images beside in images/, under the same names, it is a data set that oddetr reads.
+    A line is `class cx cy width height score`: the label, 0..K-1 in data.yaml's order, and the box relative to the
+    image. With the images in images/, under the same names, the folder is a data set that oddetr reads.
 
     Raises:
         ValueError: `folder` holds labels that oddetr predict did not write.
@@ -205,16 +206,16 @@ class YoloLabels:
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         write_file(table, f"{_MARK}\n{text}", synced=False)
 
-    def write(self, seen: Seen) -> None:
+    def write(self, result: Result) -> None:
         """Writes a text file, empty where nothing was found."""
-        frame, (height, width) = seen.view.frame, seen.view.image.shape[:2]
-        file = self.labels / (f"{seen.name}.txt" if frame is None else f"{seen.name}/{frame.number:06}.txt")
+        frame, (height, width) = result.view.frame, result.view.image.shape[:2]
+        file = self.labels / (f"{result.name}.txt" if frame is None else f"{result.name}/{frame.number:06}.txt")
         file.parent.mkdir(exist_ok=True)
-        corners = seen.detections.boxes.astype(np.float64) / [width, height, width, height]
+        corners = result.detections.boxes.astype(np.float64) / [width, height, width, height]
         boxes = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
-        rows = zip(seen.detections.labels.tolist(), boxes.tolist(), seen.detections.scores.tolist(), strict=True)
+        rows = zip(result.detections.labels.tolist(), boxes.tolist(), result.detections.scores.tolist(), strict=True)
         lines = (f"{label} {' '.join(f'{x:.6f}' for x in (*box, score))}\n" for label, box, score in rows)
         write_file(file, "".join(lines), synced=False)
 
     def close(self) -> None:
-        """All is written already."""
+        """Does nothing: all is written already."""

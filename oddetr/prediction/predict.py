@@ -1,6 +1,6 @@
-"""`oddetr predict`: files in, pictures and tables out."""
+"""`oddetr predict`: from image and video files to pictures and tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,13 +16,11 @@ from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
 from oddetr.prediction.inputs import count_views, find_files, is_video, read_views, unique_names
-from oddetr.prediction.outputs import FORMATS, Format, Pictures, Seen, open_outputs, picture_file
+from oddetr.prediction.outputs import FORMATS, Format, Pictures, Result, open_outputs, picture_file
 from oddetr.prediction.predictor import Predictor
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.prediction.video import VideoError, opencv
 from oddetr.structures import Weights
-
-Look = Callable[[list[UInt8[np.ndarray, "_ _ 3"]]], list[Detections]]
 
 
 @dataclass
@@ -30,11 +28,12 @@ class PredictionReport:
     """What `predict` did.
 
     Attributes:
-        images: that were looked at.
-        frames: of videos, that were looked at.
-        objects: that were found and written.
-        pictures: the files with pictures and videos.
-        unreadable: the files that could not be read, or a video not to its end or not be drawn on, and why.
+        images: number of processed images.
+        frames: number of processed frames of videos.
+        objects: number of detections that were written.
+        pictures: files of pictures and videos that were written.
+        unreadable: files that could not be read, and why; also videos not read to their end, or of a size that cannot
+            be written.
     """
 
     images: int
@@ -43,11 +42,11 @@ class PredictionReport:
     pictures: list[Path]
     unreadable: dict[Path, str]
 
-    def count(self, seen: Seen) -> None:
-        """Counts a view."""
-        self.images += seen.view.frame is None
-        self.frames += seen.view.frame is not None
-        self.objects += len(seen.detections)
+    def count(self, result: Result) -> None:
+        """Adds a result to the numbers."""
+        self.images += result.view.frame is None
+        self.frames += result.view.frame is not None
+        self.objects += len(result.detections)
 
 
 def predict(
@@ -63,7 +62,7 @@ def predict(
     slice: int | None = None,
     console: Console | None = None,
 ) -> PredictionReport:
-    """Finds objects in images and videos; writes pictures of what was found, and tables.
+    """Detects objects in images and videos, and writes pictures and tables.
 
     In `out`, by `formats`:
 
@@ -72,34 +71,34 @@ def predict(
     - coco: detections.json in COCO's layout, with the data set's original class ids; a frame of a video is an image
       with `frame` and `seconds`;
     - csv: detections.csv with file, frame, seconds, class id, class name, score, left, top, width, height, in pixels;
-      frame and seconds are empty for images. Names stand there as they are: let a spreadsheet read them as text;
+      frame and seconds are empty for images. Names are written unchanged: let a spreadsheet read them as text;
     - yolo: labels/NAME.txt with `class cx cy width height score`, relative to the image, and data.yaml with the names;
       of a video labels/NAME/000000.txt and so on. With the images in images/ it is a data set that oddetr reads.
 
-    Frames are numbered from 0. NAME is the file's, its end cut off where it is too long to be written. A file that
-    cannot be read is told of and left out; with pictures also a video with a side that MPEG-4 cannot hold. When
-    interrupted, what was done until then is on the disk, whole. Memory holds one batch, and for coco all detections.
+    Frames are numbered from 0. NAME is the file's, cut where it is too long. Unreadable files are reported and skipped;
+    with pictures, so are videos with a side that MPEG-4 cannot hold. An interruption leaves complete files of all
+    results until then. Memory holds one batch, and for coco all detections.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         paths: images, videos (the `video` extra), folders, globs.
         out: the folder to write to.
-        threshold: the least score, in [0, 1], of what is written.
+        threshold: minimum score, in [0, 1].
         batch_size: images per batch, or frames of a video, or slices of an image.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
-        classes: look for these alone: names with commas between them, or original ids where no class has the number as
+        classes: detect only these, given as comma-separated names, or original ids where no class has the number as
             its name; default: all.
-        top_k: at most so many of an image, the best; default: the detector's number (100; of DINO 300), or so many of
-            each slice.
-        formats: what to write, with commas between: pictures, coco, csv, yolo.
-        slice: side in pixels of overlapping squares (a fifth in common) that an image is looked at in, besides as a
-            whole; for small objects in large images. Best the side at which objects are as large, in what the detector
-            sees, as in training: with photos of one kind, the shorter side of the training images. Default: none.
+        top_k: keep the best so many detections of an image; default: the detector's number (100; of DINO 300) of each
+            image, or of each slice.
+        formats: outputs, comma-separated: pictures, coco, csv, yolo.
+        slice: for small objects in large images: detect also in overlapping squares (by a fifth) of this side, in
+            pixels. Best is the side with which objects appear to the detector as large as in training: for photos of
+            one kind, the shorter side of the training images. Default: none.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
         CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
-        FileNotFoundError: a path means no image.
+        FileNotFoundError: a path has no image or video.
         VideoError: a path is a video, and OpenCV is not installed.
         ValueError: an option is out of its range, a class or format unknown, or a file would be overwritten.
         OSError: `out` cannot be written.
@@ -116,7 +115,7 @@ def predict(
     if "pictures" in kinds:
         _refuse_overwriting(names, folder)
 
-    def look(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
+    def detect(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         if slice is None:
             return [found.above(threshold) for found in predictor.detect(images, top_k, labels)]
         sliced = (detect_sliced(predictor, image, slice, threshold, labels, batch_size) for image in images)
@@ -131,17 +130,17 @@ def predict(
             task, without = bar.add_task("", total=(total := count_views(files))), len(unreadable)
             for views in read_views(files, 1 if slice else batch_size, unreadable, drawn="pictures" in kinds):
                 bar.update(task, description=shown(views[0].file.name), total=total - len(unreadable) + without)
-                for view, found in zip(views, look([view.image for view in views]), strict=True):
-                    seen = Seen(view, names[view.file], found.clipped(*view.image.shape[:2]))
+                for view, found in zip(views, detect([view.image for view in views]), strict=True):
+                    result = Result(view, names[view.file], found.clipped(*view.image.shape[:2]))
                     for output in outputs:
-                        output.write(seen)
-                    report.count(seen)
+                        output.write(result)
+                    report.count(result)
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
-        told = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
+        message = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
         if console is not None:
-            console.print(told, highlight=False, soft_wrap=True)
-        raise KeyboardInterrupt(told) from stopped
+            console.print(message, highlight=False, soft_wrap=True)
+        raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
 
@@ -167,7 +166,7 @@ def _check_options(
 
 
 def _without_opencv(paths: Sequence[str | Path], files: Sequence[Path]) -> dict[Path, str]:
-    """The videos that are left out because OpenCV is not installed, and that reason: those that no path names."""
+    """Videos to skip where OpenCV is missing, and why; raises `VideoError` where a path names a video itself."""
     videos = [file for file in files if is_video(file)]
     try:
         if videos:

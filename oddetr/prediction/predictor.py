@@ -1,4 +1,4 @@
-"""From a checkpoint to detections: of images in memory, and of a data set's split with its scores."""
+"""Detection with a checkpoint: on images in memory, and on a data set's split with its scores."""
 
 import json as jsonlib
 from collections.abc import Iterator, Sequence
@@ -26,25 +26,25 @@ from oddetr.models.detector import Detector
 from oddetr.structures import Batch, Weights
 
 BATCH_SIZE = 8
-"""Where a checkpoint does not tell the run's."""
-MOST_IN_BATCH = 64
-"""Images of a batch, however many the run is said to have had: a checkpoint may be anyone's."""
+"""Default where a checkpoint does not record the run's."""
+MAX_BATCH = 64
+"""Limit on the batch size that a checkpoint records, which may come from anyone."""
 
 
 @dataclass(frozen=True)
 class Predictor(Pretrained):
-    """A detector that is ready to look at pictures.
+    """A detector with all it needs to process images.
 
     predictor = Predictor.load("runs/cells")
-    (detections,) = predictor.detect([picture])
+    (detections,) = predictor.detect([image])
 
     `Pretrained` has from_pretrained, save_pretrained and push_to_hub.
 
     Attributes:
-        info: what is known of the detector.
-        device: where it computes.
-        weights: whose it has.
-        checkpoint: where it was read from.
+        info: the detector's configuration, classes and image size.
+        device: it computes on.
+        weights: the teacher's or the student's.
+        checkpoint: it was read from.
     """
 
     detector: Detector
@@ -74,20 +74,20 @@ class Predictor(Pretrained):
 
     @property
     def transform(self) -> EvalTransform:
-        """How the detector wants to see an image."""
+        """Resizing and normalisation of the detector's images."""
         return EvalTransform(self.info.image_size, self.info.mean, self.info.std)
 
     def detect(
         self, images: list[UInt8[np.ndarray, "_ _ 3"]], top_k: int | None = None, labels: Sequence[int] | None = None
     ) -> list[Detections]:
-        """Detections of each RGB image, best first.
+        """Detects on RGB images; gives each one's detections, best first.
 
-        Images of different sizes are padded to one; the padding moves scores a little (the pyramid's normalisation sees
-        it), as in the official implementation.
+        Images of different sizes are padded to one; the padding moves scores a little (it enters the pyramid's
+        normalisation), as in the official implementation.
 
         Args:
-            top_k: at most so many of an image; default: as many as officially (`Detector.top_k`).
-            labels: the classes to look for, 0..K-1; default: all.
+            top_k: maximum number per image; default: the official one (`Detector.top_k`).
+            labels: the classes to detect, 0..K-1; default: all.
         """
         if not images:
             return []
@@ -99,7 +99,7 @@ class Predictor(Pretrained):
     def detect_batch(
         self, batch: Batch, top_k: int | None = None, labels: Sequence[int] | None = None
     ) -> list[Detections]:
-        """Detections of each image of a batch, in pixels of the original images; arguments as of `detect`."""
+        """Detects on a batch; gives detections in pixels of the original images. Arguments as of `detect`."""
         moved = batch.to(self.device)
         found = self.detector(moved.images, moved.padding_mask)
         return postprocess(found, batch.original_sizes, top_k or self.detector.top_k, labels)
@@ -107,12 +107,12 @@ class Predictor(Pretrained):
     def detect_source(
         self, source: Source, batch_size: int | None = None, console: Console | None = None
     ) -> Iterator[tuple[int, Detections]]:
-        """(image id, detections) of every image of a source whose classes are among the detector's, in the source's
-        labels.
+        """Yields (image id, detections with the source's labels) of every image of a source.
 
         Args:
-            batch_size: images per batch; default: the run's, at most 64 (`MOST_IN_BATCH`), in which its validation saw
-                them (images of a batch are padded to one size, which moves scores a little).
+            source: its classes must be among the detector's.
+            batch_size: images per batch; default: the run's, at most 64 (`MAX_BATCH`), as in its validation: images of
+                a batch are padded to one size, which moves scores a little.
             console: shows progress, if it is a terminal; None is silent.
 
         Raises:
@@ -123,22 +123,22 @@ class Predictor(Pretrained):
         loader = make_loader(
             TransformedDataset(source, self.transform),
             EpochSampler(len(source), shuffle=False),
-            batch_size or min(recorded, MOST_IN_BATCH),
+            batch_size or min(recorded, MAX_BATCH),
             workers=0,
         )
-        mine = np.zeros(len(self.classes), np.int64)
-        mine[labels] = np.arange(len(labels))
+        source_labels = np.zeros(len(self.classes), np.int64)
+        source_labels[labels] = np.arange(len(labels))
         silent = console is None or not console.is_terminal
-        for batch in track(loader, "Looking at images", len(loader), console=console, transient=True, disable=silent):
+        for batch in track(loader, "Detecting", len(loader), console=console, transient=True, disable=silent):
             for image, found in zip(batch.image_ids, self.detect_batch(batch, labels=labels), strict=True):
-                yield image, replace(found, labels=mine[found.labels])
+                yield image, replace(found, labels=source_labels[found.labels])
 
 
 def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
-    """The labels in `known` of the classes of `wanted`, by name.
+    """Labels in `known` of the classes of `wanted`, matched by name.
 
     Raises:
-        ValueError: some are unknown; names them.
+        ValueError: some are unknown; the message lists them.
     """
     unknown = [name for name in wanted.names if name not in known.names]
     if unknown:
@@ -160,17 +160,17 @@ def evaluate(
     allow_outside: bool = False,
     console: Console | None = None,
 ) -> Metrics:
-    """COCO scores of a checkpoint on a split. Data may lack some of the detector's classes: these are not looked for.
+    """Computes COCO scores of a checkpoint on a split; classes of the detector that the data lack are left out.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         data: a data set's folder, or `digits`; default: the data that the run was trained on.
         split: train, val or test.
         json: file to write the scores to, all in 0-1.
-        batch_size: images per batch; default: the run's, at most 64, which gives the scores that its validation gave
-            (of a run in bf16 or fp16 but for rounding: here all is float32).
+        batch_size: images per batch; default: the run's, at most 64, which reproduces the scores of its validation (up
+            to rounding for a run in bf16 or fp16: here all is float32).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
-        allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
+        allow_outside: follow paths and links out of the data's folder, which is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:

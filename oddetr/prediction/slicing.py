@@ -1,9 +1,9 @@
-"""Large images in slices: small objects are seen at the size that they are learned at.
+"""Detection in slices of a large image, in which small objects are as large as in training.
 
-SAHI's way (Akyon et al. 2022, arXiv:2202.06934): overlapping slices and the whole image are looked at, and doubles
-removed. The loop is our own: SAHI's package needs opencv-python (which may not stand beside opencv-python-headless),
-shapely and fire, looks at one slice at a time by default, and hides a machine's GPUs from the whole process where it is
-told `cpu`. Who uses SAHI has `oddetr.integrations.sahi`.
+The method is SAHI's (Akyon et al. 2022, arXiv:2202.06934): detect in overlapping slices and in the whole image, then
+remove duplicates. SAHI's package is not used, as it needs opencv-python (which conflicts with opencv-python-headless),
+shapely and fire, takes one slice at a time by default, and on `cpu` hides the GPUs from the whole process. SAHI's users
+have `oddetr.integrations.sahi`.
 """
 
 import math
@@ -16,20 +16,23 @@ from oddetr.evaluation.detections import Detections
 from oddetr.prediction.predictor import Predictor
 
 OVERLAP = 0.2
-"""The share of a slice's side that neighbours have in common, at least."""
+"""Minimum overlap of neighbouring slices, as a share of their side."""
 _BORDER = 0.02
-"""The share of a slice's side, from its edge, within which a box counts as cut."""
+"""A box that ends this near to its slice's edge, as a share of the slice's side, counts as cut."""
 _COVERED = 0.7
-"""A cut box of which a larger one covers this share is a part of it, whatever its class: half an 8 looks like a 0."""
-_DOUBLE = 0.5
-"""Of two boxes of a class with a greater IoU the better stays."""
+"""A cut box is removed if a larger one, of any class, covers more than this share of it: half an 8 looks like a 0."""
+_DUPLICATE_IOU = 0.5
+"""Of two boxes of a class with a greater IoU the one with the lower score is removed."""
 
 Slice = tuple[int, int, int, int]
 
 
 def slices(height: int, width: int, side: int) -> list[Slice]:
-    """(x0, y0, x1, y1) in pixels of the slices of an image, row by row: as few as leave `OVERLAP`, evenly spread, each
-    `side` wide and high, or as the image where that is smaller."""
+    """Slices (x0, y0, x1, y1) of an image in pixels, row by row.
+
+    They are the fewest that overlap by `OVERLAP`, evenly spaced, each `side` wide and high, or as the image where that
+    is smaller.
+    """
     rows, columns = _starts(height, side), _starts(width, side)
     return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
@@ -49,22 +52,22 @@ def detect_sliced(
     labels: Sequence[int] | None = None,
     batch_size: int = 8,
 ) -> Detections:
-    """Detections of an RGB image that is looked at in slices, and as a whole for what is larger than a slice.
+    """Detects in slices of an RGB image, and in the whole image for objects larger than a slice.
 
-    Best first, in pixels of the image, none twice; up to `Detector.top_k` of each slice.
+    Returns detections without duplicates, best first, in pixels of the image; up to `Detector.top_k` from each slice.
 
     Args:
-        side: of a slice, in pixels; the detector sees a slice as it sees a whole image, resized to its image size.
-        threshold: the least score, in [0, 1].
-        labels: the classes to look for; default: all.
+        side: of a slice, in pixels; slices are resized to the detector's image size, like whole images.
+        threshold: minimum score, in [0, 1].
+        labels: the classes to detect, 0..K-1; default: all.
         batch_size: slices in a batch.
     """
     height, width = image.shape[:2]
     places = slices(height, width, side)
-    looks = [(0, 0, width, height)] if len(places) > 1 else []
+    whole = [(0, 0, width, height)] if len(places) > 1 else []
     found: list[Detections] = []
     cut: list[Bool[np.ndarray, " _"]] = []
-    for group in (looks, *(places[start : start + batch_size] for start in range(0, len(places), batch_size))):
+    for group in (whole, *(places[start : start + batch_size] for start in range(0, len(places), batch_size))):
         parts = [image[y0:y1, x0:x1] for x0, y0, x1, y1 in group]
         for (x0, y0, x1, y1), part in zip(group, predictor.detect(parts, labels=labels), strict=True):
             part = part.above(threshold).clipped(y1 - y0, x1 - x0)
@@ -74,13 +77,13 @@ def detect_sliced(
     together = Detections(
         *(np.concatenate(parts) for parts in zip(*((d.boxes, d.scores, d.labels) for d in found), strict=True))
     )
-    return without_doubles(together, np.concatenate(cut))
+    return without_duplicates(together, np.concatenate(cut))
 
 
 def _is_cut(
     detections: Detections, place: Slice, size: tuple[int, int], border: float
 ) -> Bool[np.ndarray, " detections"]:
-    """Whether a box ends at an edge of its slice where the image goes on."""
+    """Whether each box ends at an edge of its slice inside the image."""
     (x0, y0, x1, y1), (height, width) = place, size
     left, top, right, bottom = detections.boxes.T
     return (
@@ -91,12 +94,11 @@ def _is_cut(
     )
 
 
-def without_doubles(detections: Detections, cut: Bool[np.ndarray, " detections"]) -> Detections:
-    """Those that remain, best first: no cut box that a larger one covers for the most part, and of boxes of a class
-    that overlap the best.
+def without_duplicates(detections: Detections, cut: Bool[np.ndarray, " detections"]) -> Detections:
+    """Removes cut boxes that a larger one covers (`_COVERED`), then duplicates (`_DUPLICATE_IOU`); best first.
 
     Args:
-        cut: whether a box ends at its slice's edge, so that more of the object may lie beyond.
+        cut: whether each box ends at its slice's edge, so that the object may go on beyond.
     """
     boxes = detections.boxes.astype(np.float64)
     areas = _areas(boxes)
@@ -107,7 +109,7 @@ def without_doubles(detections: Detections, cut: Bool[np.ndarray, " detections"]
             [np.maximum(boxes[larger, :2], boxes[row, :2]), np.minimum(boxes[larger, 2:], boxes[row, 2:])], axis=1
         )
         part[row] = (_areas(shared) > _COVERED * areas[row]).any()
-    return detections.take(~part).without_duplicates(_DOUBLE)
+    return detections.take(~part).without_duplicates(_DUPLICATE_IOU)
 
 
 def _areas(boxes: Float64[np.ndarray, "boxes 4"]) -> Float64[np.ndarray, " boxes"]:

@@ -1,4 +1,4 @@
-"""Video files, frame by frame, by OpenCV (the `video` extra)."""
+"""Reading and writing videos frame by frame with OpenCV (the `video` extra)."""
 
 import os
 from collections.abc import Iterator
@@ -11,31 +11,31 @@ from jaxtyping import UInt8
 from oddetr.data.images import MOST_PIXELS_ALONE
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
-"""Video files by their lower-case extension."""
+"""Lower-case extensions of video files."""
 
 _CODEC = "mp4v"
 """MPEG-4 Part 2. OpenCV's packages hold no H.264; they do hold VP9, ten times slower to write."""
 _LEAST_SIDE, _MOST_SIDE = 2, 8191
-"""Pixels of a frame's side that the codec can write."""
+"""Pixels of a frame's side, within which the codec can write."""
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v"
-"""What FFmpeg may take a file for. A list of further files or addresses, which a playlist is, is no video."""
+"""Formats that FFmpeg may read: no playlists, which name further files or addresses."""
 _RATE = 25.0
-"""Frames per second of a video that does not tell."""
+"""Frames per second of a video whose header has none."""
 _WHOLE = 0.9
-"""The share of the frames told by the header below which a video has broken off: headers may be a little wrong."""
+"""A video with less than this share of the frames in its header counts as broken: headers may be a little wrong."""
 
 
 class VideoError(OSError):
-    """A video file that is missing, empty, broken, no video, or of frames too large or small; or OpenCV is missing."""
+    """A video is missing, empty, broken, no video, or of frames too large or small; or OpenCV is missing."""
 
 
 def opencv() -> ModuleType:
-    """OpenCV's module.
+    """Imports OpenCV, with FFmpeg limited to video files.
 
     Raises:
         VideoError: it is not installed.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file, our errors say
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our errors say what is wrong with a file
     only = f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", only)
     try:
@@ -46,15 +46,15 @@ def opencv() -> ModuleType:
 
 
 class VideoReader:
-    """The frames of a video, as RGB, each once: iterate over it, in a `with` block.
+    """Iterates over the RGB frames of a video, once; a context manager.
 
     Attributes:
-        rate: frames per second; 25 where the file does not tell.
-        length: frames, as the file's header tells; at least 1.
+        rate: frames per second; 25 where the header has none.
+        length: number of frames in the header; at least 1.
 
     Raises:
-        VideoError: made of a file that is no video, or whose frames have too many pixels; iterating: there is no
-            frame, or (after the last that can be read) the video is broken, or goes on with frames of too many pixels.
+        VideoError: on construction, the file is no video, or its frames have too many pixels; on iteration, there is
+            no frame, or, after the last one that can be read, the video is broken or its frames become too large.
     """
 
     def __init__(self, file: Path) -> None:
@@ -107,14 +107,14 @@ class VideoReader:
 
 
 def check_drawable(file: Path, size: tuple[int, int]) -> None:
-    """Whether a `VideoWriter` can write what is drawn on a video's frames.
+    """Checks that `VideoWriter` can write frames of a video's size.
 
     Args:
         file: the video.
-        size: (height, width) in pixels of its frames.
+        size: (height, width) of its frames in pixels.
 
     Raises:
-        VideoError: it cannot.
+        VideoError: a side is too small or too large.
     """
     if not all(_LEAST_SIDE <= side <= _MOST_SIDE for side in size):
         raise VideoError(
@@ -124,16 +124,16 @@ def check_drawable(file: Path, size: tuple[int, int]) -> None:
 
 
 class VideoWriter:
-    """An MP4 file without sound (MPEG-4 Part 2), which holds the frames written so far once it is closed.
+    """Writes an MP4 file without sound (MPEG-4 Part 2); once closed, it can be played with the frames written so far.
 
     Args:
         file: ends in .mp4.
         rate: frames per second.
-        size: (height, width) in pixels of the frames, as `check_drawable` takes it; of an odd side the last row or
-            column is left out.
+        size: (height, width) of the frames in pixels, accepted by `check_drawable`; the last row or column of an odd
+            side is left out.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, file: Path, rate: float, size: tuple[int, int]) -> None:

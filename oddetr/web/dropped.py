@@ -1,6 +1,6 @@
-"""Images dropped on the demo's page: refused or read, looked at, and shown by threshold and classes.
+"""Images dropped on the demo's page: checked, run through the detector, and drawn by threshold and classes.
 
-What was found on an image is kept, so that another threshold or choice of classes draws anew without the detector.
+Detections are kept, so that another threshold or choice of classes needs no detector.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,26 +18,26 @@ from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Weights
 
-MOST_FILES = 20
-"""Files looked at of one drop."""
-MOST_PIXELS = 50_000_000
-"""Pixels of an image; twice the 24 million of most cameras, and 150 MB when unpacked."""
+MAX_FILES = 20
+"""Files processed of one drop."""
+MAX_PIXELS = 50_000_000
+"""Pixels of an image: twice the 24 million of most cameras, and 150 MB in memory."""
 HEADERS = ("class", "score", "left", "top", "right", "bottom")
-"""Of the table."""
+"""Columns of the table."""
 
 
 class Refused(ValueError):
-    """A file that the demo does not take; the message says why, for the page."""
+    """The demo does not accept a file; the page shows the message."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the detector found on one file.
+    """The detections on one file.
 
     Attributes:
-        file: the image's file, as it was dropped.
-        size: (height, width) in pixels as shown.
-        detections: the best, best first, cut at the image's edges.
+        file: the dropped image.
+        size: (height, width) in pixels, upright.
+        detections: best first, clipped to the image.
     """
 
     file: Path
@@ -47,12 +47,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Drop:
-    """What one drop of files came to; the page keeps it.
+    """Results of one drop of files; the page keeps it.
 
     Attributes:
-        weights: whose detector looked.
-        found: of each file that could be read, in order.
-        refused: why each of the others was refused.
+        weights: of the detector.
+        found: detections on each accepted file, in order.
+        refused: the reason for each file that was not accepted.
     """
 
     weights: Weights = "teacher"
@@ -61,13 +61,13 @@ class Drop:
 
 
 def open_image(file: Path, max_mb: float) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as `read_image` shows it, if the demo takes it.
+    """Reads an RGB image by `read_image`, within the demo's limits.
 
     Args:
-        max_mb: the most of the file, in MB (2^20 bytes).
+        max_mb: largest accepted file, in MB (2^20 bytes).
 
     Raises:
-        Refused: it is too large, too large when unpacked, of another type, or no image that can be read.
+        Refused: the file is too large, has too many pixels, is of another type, or is no readable image.
     """
     name = file.name
     if file.suffix.lower() not in EXTENSIONS:
@@ -78,9 +78,9 @@ def open_image(file: Path, max_mb: float) -> UInt8[np.ndarray, "height width 3"]
         raise Refused(f"{name} has {file.stat().st_size / 2**20:.1f} MB; at most {max_mb:g} MB are taken.")
     facts = read_size(file, MOST_PIXELS_ALONE)
     height, width = facts.size or (0, 0)
-    if facts.too_large or height * width > MOST_PIXELS:
+    if facts.too_large or height * width > MAX_PIXELS:
         shape = f"{width} x {height} pixels" if facts.size else "too many pixels"
-        raise Refused(f"{name} has {shape}; at most {MOST_PIXELS // 10**6} million are taken. Make it smaller.")
+        raise Refused(f"{name} has {shape}; at most {MAX_PIXELS // 10**6} million are taken. Make it smaller.")
     try:
         return read_image(file)
     except ImageError as error:
@@ -88,7 +88,7 @@ def open_image(file: Path, max_mb: float) -> UInt8[np.ndarray, "height width 3"]
 
 
 def detect(predictor: Predictor, file: Path, max_mb: float) -> Found:
-    """Looks at one file.
+    """Detects on one file.
 
     Raises:
         Refused: see `open_image`.
@@ -100,31 +100,31 @@ def detect(predictor: Predictor, file: Path, max_mb: float) -> Found:
 
 
 def detect_all(predictor: Predictor, files: Sequence[Path], weights: Weights, max_mb: float, before: Drop) -> Drop:
-    """Looks at the files that `before` does not know with these weights; says why some are refused."""
+    """Detects on all files, reusing what `before` has of the same weights; records why some are refused."""
     known = {found.file: found for found in before.found if before.weights == weights}
     found: list[Found] = []
     refused: list[str] = []
-    for file in files[:MOST_FILES]:
+    for file in files[:MAX_FILES]:
         try:
             found.append(known[file] if file in known else detect(predictor, file, max_mb))
         except Refused as reason:
             refused.append(str(reason))
-    if len(files) > MOST_FILES:
-        refused.append(f"Only the first {MOST_FILES} of {len(files)} files were looked at. Drop the others later.")
+    if len(files) > MAX_FILES:
+        refused.append(f"Only the first {MAX_FILES} of {len(files)} files were processed. Drop the others later.")
     return Drop(weights, tuple(found), tuple(refused))
 
 
 def choose(detections: Detections, threshold: float, labels: Collection[int]) -> Detections:
-    """Those with a score of at least `threshold`, of these classes; of all classes where `labels` is empty."""
+    """Filters by a minimum score and by classes; an empty `labels` keeps all classes."""
     above = detections.above(threshold)
     return above.take(np.isin(above.labels, list(labels))) if labels else above
 
 
 def draw(found: Found, chosen: Detections, classes: ClassTable, longer: int | None = None) -> Image.Image:
-    """The image with the chosen detections, shrunk where its longer side is above `longer` pixels.
+    """Draws the chosen detections on their image, shrunk to a longer side of at most `longer` pixels.
 
     Raises:
-        Refused: the file is no longer kept.
+        Refused: the file was deleted meanwhile.
     """
     picture = draw_detections(open_image(found.file, float("inf")), chosen, classes)
     if longer:
@@ -133,14 +133,14 @@ def draw(found: Found, chosen: Detections, classes: ClassTable, longer: int | No
 
 
 def tabulate(chosen: Detections, classes: ClassTable) -> list[tuple[str, ...]]:
-    """A row of `HEADERS` for each, best first; boxes in pixels of the original image."""
+    """Makes a row of `HEADERS` for each detection, best first; boxes in pixels of the original image."""
     best = chosen.top(len(chosen))
     rows = zip(best.labels.tolist(), best.scores.tolist(), best.boxes.tolist(), strict=True)
     return [(classes.names[label], f"{score:.3f}", *(f"{side:.1f}" for side in box)) for label, score, box in rows]
 
 
 def describe(found: Found, chosen: Detections, threshold: float) -> str:
-    """One sentence on what is shown."""
+    """Summarises what is shown in one sentence."""
     height, width = found.size
     objects = "1 object" if len(chosen) == 1 else f"{len(chosen) or 'no'} objects"
     advice = "" if len(chosen) else " Lower the threshold or choose other classes to see more."

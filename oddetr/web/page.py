@@ -1,9 +1,8 @@
-"""The demo: a local web page to drop images on and see what a detector finds.
+"""The demo: a local web page that shows what a detector finds on the images dropped on it.
 
-The page is gradio's, which is imported only here; what it shows comes from `oddetr.web.dropped`.
+gradio builds and serves the page; `oddetr.web.dropped` reads the images and draws what was found.
 """
 
-import errno
 import html
 import ipaddress
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from rich.console import Console
 
@@ -26,31 +26,30 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.images import EXTENSIONS
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Weights
-from oddetr.web.dropped import HEADERS, MOST_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
-from oddetr.web.gate import Gate
+from oddetr.web.dropped import HEADERS, MAX_FILES, Drop, Refused, choose, describe, detect_all, draw, tabulate
 
 if TYPE_CHECKING:
     import gradio as gr
 
 WAITING = 64
-"""Requests that wait; the detector answers one at a time, and a page beyond these is told to try again."""
+"""Requests that may wait for the detector, which takes one at a time; gradio refuses more."""
 SCREEN = 1600
-"""Longer side, in pixels, of the picture on the page; the download has the image's own."""
+"""Longer side, in pixels, of the picture on the page; the download has the image's own size."""
 
 _KEPT = 3600
-"""Seconds that dropped files and pictures are kept while the page is served; all go when it ends."""
+"""Seconds after which gradio deletes uploads and pictures; all are deleted when the demo ends."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the page's events call.
+    """Handlers of the page's events.
 
     Attributes:
         name: of the checkpoint, for the heading.
-        predictors: one for each kind of weights that the checkpoint holds, the teacher's first.
-        threshold: the least score shown at the start.
-        max_mb: the most of one file, in MB (2^20 bytes).
-        folder: where files lie while the page is served.
+        predictors: one for each kind of weights in the checkpoint, the teacher's first.
+        threshold: initial minimum score.
+        max_mb: largest accepted file, in MB (2^20 bytes).
+        folder: where uploads and pictures are stored while the page is served.
     """
 
     name: str
@@ -61,13 +60,13 @@ class Demo:
 
     @property
     def classes(self) -> ClassTable:
-        """Those that the detector knows."""
+        """The detector's classes."""
         return self.predictors["teacher"].classes
 
-    def look(
+    def detect(
         self, files: list[str] | None, weights: Weights, threshold: float | int, labels: list[int], before: Drop
     ) -> tuple[Any, ...]:
-        """Files were dropped or taken away, or other weights chosen."""
+        """Runs the detector after files were dropped or removed, or other weights were chosen."""
         import gradio as gr
 
         drop = detect_all(self.predictors[weights], [Path(file) for file in files or ()], weights, self.max_mb, before)
@@ -76,28 +75,28 @@ class Demo:
         return drop, choice, _alert(drop.refused), *self.show(drop, 0, threshold, labels)
 
     def show(self, drop: Drop, shown: int | None, threshold: float | int, labels: list[int]) -> tuple[Any, ...]:
-        """The picture, the sentence, the table and the button for the image that is shown."""
+        """Updates the picture, the sentence, the table and the button for the image that is shown."""
         import gradio as gr
 
         if shown is None or shown >= len(drop.found):
             nothing = "" if drop.refused else "Drop an image to see what the detector finds on it."
-            return gr.update(value=None, visible=False), _status(nothing), "", _button(False)
+            return gr.update(value=None, visible=False), _status(nothing), "", gr.update(visible=False)
         found = drop.found[shown]
         chosen = choose(found.detections, float(threshold), labels)
-        told = describe(found, chosen, float(threshold))
+        summary = describe(found, chosen, float(threshold))
         try:
             picture = draw(found, chosen, self.classes, SCREEN)
         except Refused as reason:
-            return gr.update(value=None, visible=False), _alert([str(reason)]), "", _button(False)
+            return gr.update(value=None, visible=False), _alert([str(reason)]), "", gr.update(visible=False)
         return (
-            gr.update(value=picture, alt_text=told, visible=True),
-            _status(told),
+            gr.update(value=picture, alt_text=summary, visible=True),
+            _status(summary),
             _table(tabulate(chosen, self.classes)),
-            _button(True),
+            gr.update(visible=True),
         )
 
     def save(self, drop: Drop, shown: int | None, threshold: float | int, labels: list[int]) -> str | None:
-        """Writes the picture in the image's own size, as PNG, for the download."""
+        """Writes the picture for download, as PNG in the image's own size."""
         if shown is None or shown >= len(drop.found):
             return None
         found = drop.found[shown]
@@ -113,7 +112,7 @@ class Demo:
 
 
 def build_page(demo: Demo) -> "gr.Blocks":
-    """The page; `demo.folder` must be gradio's temporary folder already."""
+    """Lays out the page and connects its events; `demo.folder` must be gradio's temporary folder already."""
     import gradio as gr
 
     with gr.Blocks(title=f"{demo.name} · oddetr demo", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
@@ -129,7 +128,7 @@ def build_page(demo: Demo) -> "gr.Blocks":
                 )
                 shown = gr.Dropdown([], label="Image shown", visible=False, interactive=True)
                 threshold = gr.Slider(
-                    0, 1, demo.threshold, step=0.01, label="Threshold", info="The least score of what is shown."
+                    0, 1, demo.threshold, step=0.01, label="Threshold", info="The minimum score of what is shown."
                 )
                 labels = gr.Dropdown(
                     [(name, label) for label, name in enumerate(demo.classes.names)],
@@ -147,24 +146,24 @@ def build_page(demo: Demo) -> "gr.Blocks":
                 )
             with gr.Column(scale=2, min_width=300):
                 refused = gr.HTML()
-                told = gr.HTML(_status("Drop an image to see what the detector finds on it."))
+                summary = gr.HTML(_status("Drop an image to see what the detector finds on it."))
                 picture = gr.Image(
                     label="Detections", type="pil", interactive=False, visible=False, buttons=["fullscreen"]
                 )
                 button = gr.Button("Download the picture", visible=False)
                 table = gr.HTML()
                 download = gr.DownloadButton(visible="hidden", elem_id="oddetr-download")
-        view, choice = [picture, told, table, button], [threshold, labels]
+        view, choice = [picture, summary, table, button], [threshold, labels]
         gr.on(
             [files.change, weights.input],
-            demo.look,
+            demo.detect,
             [files, weights, *choice, drop],
             [drop, shown, refused, *view],
             concurrency_id="detector",
             concurrency_limit=1,
-            api_name="look",
+            api_name="detect",
             trigger_mode="always_last",
-            show_progress_on=[told],
+            show_progress_on=[summary],
         )
         gr.on(
             [threshold.change, labels.change, shown.input],
@@ -180,59 +179,40 @@ def build_page(demo: Demo) -> "gr.Blocks":
         button.click(
             demo.save, [drop, shown, *choice], download, concurrency_id="drawing", api_visibility="private"
         ).success(None, js="() => document.querySelector('#oddetr-download').click()")
-    page.queue(max_size=WAITING)
+    page.queue(max_size=WAITING, api_open=False)
     return page
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine can reach an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _names(host: str) -> frozenset[str] | None:
-    """By which a page that only this machine reaches is asked; None where the network does, by any name."""
-    return frozenset({"127.0.0.1", "localhost", "::1", host.lower()}) if is_local(host) else None
-
-
 def check_address(host: str, port: int) -> None:
-    """Tries to listen there.
+    """Tries to listen on the address, before the checkpoint is loaded.
 
     Raises:
-        ValueError: the port is none.
-        OSError: it is taken, or cannot be listened on.
+        ValueError: the port is out of range.
+        OSError: the port is taken, or cannot be listened on.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"The port is {port}; it must lie in 1-65535.")
     try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(
-                f"Port {port} of {host} is taken, maybe by another demo. End that, or take another: --port {port + 1}."
-            ) from error
         raise OSError(
-            f"Cannot listen on port {port} of {host}: {error.strerror or error}. Give an address of this machine by "
-            "--host (127.0.0.1 is the default) and a port of 1024 or more by --port."
+            f"Cannot listen on port {port} of {host}: {error.strerror or error}. Another demo may use it: take another "
+            f"port of 1024 or more, as --port {port + 1}, or an address of this machine, as --host 127.0.0.1."
         ) from error
 
 
 @contextmanager
-def serving(
-    checkpoint: Path | str, host: str, port: int, threshold: float, max_mb: float
-) -> Generator[str, None, None]:
-    """Serves the page while the block runs; gives its address.
-
-    Raises:
-        CheckpointError: there is no checkpoint, or it cannot be read.
-        OSError: gradio is not installed, or the port is taken or cannot be listened on.
-        ValueError: the threshold is not in [0, 1], the size is not above 0, or the port is none.
-    """
+def serving(checkpoint: Path | str, host: str, port: int, threshold: float, max_mb: float) -> Generator[str]:
+    """Serves the page while the block runs, and yields its address; arguments and errors as of `demo`."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
     if not max_mb > 0:
@@ -245,24 +225,22 @@ def serving(
         whose: Predictor.load(folder, whose) for whose, file in WEIGHT_FILES.items() if (folder / file).is_file()
     }
     name = _name(checkpoint, folder)
-    with tempfile.TemporaryDirectory(prefix="oddetr-demo-") as kept, _environment(host, kept):
+    with tempfile.TemporaryDirectory(prefix="oddetr-demo-") as kept, patch.dict(os.environ, _environment(host, kept)):
         import gradio as gr
-        from starlette.middleware import Middleware
 
-        largest = round(MOST_FILES * max_mb * 2**20) + 2**20
-        gate = Middleware(Gate, folder=Path(kept), hosts=_names(host), most=largest)
         page = build_page(Demo(name or "oddetr", predictors, threshold, max_mb, Path(kept)))
         try:
             _, address, _ = page.launch(
                 server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
-                app_kwargs={"middleware": [gate]},
+                app_kwargs={"middleware": _middleware(host, Path(kept), round(MAX_FILES * max_mb * 2**20) + 2**20)},
                 theme=gr.themes.Default(font=_FONT, font_mono=_FONT).set(block_info_text_color="*neutral_600"),
                 css=_CSS,
                 share=False,
                 ssr_mode=False,
                 mcp_server=False,
                 enable_monitoring=False,
+                run_history=False,
                 footer_links=[],
                 prevent_thread_lock=True,
                 quiet=True,
@@ -270,6 +248,28 @@ def serving(
             yield address
         finally:
             page.close(verbose=False)
+
+
+def _middleware(host: str, folder: Path, max_bytes: int) -> list[Any]:
+    """The gate; and, where only this machine can reach the page, a check of the name that it is asked by: otherwise a
+    page of the web whose name leads to this machine (DNS rebinding) would count as the demo's own."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from oddetr.web.gate import Gate
+
+    names = ["127.0.0.1", "localhost", "[::1]", host] if is_local(host) else ["*"]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
+        Middleware(Gate, folder=folder, max_bytes=max_bytes),
+    ]
+
+
+def _environment(host: str, folder: str) -> dict[str, str]:
+    """Variables from which gradio takes its temporary folder, and which keep a proxy out when it asks its own page."""
+    proxied = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = ",".join(filter(None, (proxied, "127.0.0.1", "localhost", host)))
+    return {"GRADIO_TEMP_DIR": folder, "NO_PROXY": direct, "no_proxy": direct}
 
 
 def demo(
@@ -280,20 +280,20 @@ def demo(
     max_mb: float = 20.0,
     console: Console | None = None,
 ) -> None:
-    """Serves a web page to drop images on and see what a detector finds, until Ctrl-C. Images stay on this machine.
+    """Serves a web page that shows what a detector finds on dropped images, until Ctrl-C. Images stay on this machine.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         host: the address to listen on; at any but this machine's own (127.0.0.1) the whole network can use the page.
         port: 1-65535.
-        threshold: the least score, in [0, 1], of what is shown at the start.
-        max_mb: the largest file that is taken, in MB.
+        threshold: initial minimum score, in [0, 1].
+        max_mb: the largest accepted file, in MB (2^20 bytes).
         console: where the address is printed.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
-        OSError: the port is taken, or cannot be listened on; gradio is missing.
-        ValueError: the threshold is not in [0, 1], the size is not above 0, or the port is none.
+        OSError: the port cannot be listened on, or gradio is missing.
+        ValueError: threshold, port or size is out of range.
     """
     console = console or Terminal()
     if not is_local(host):
@@ -329,27 +329,8 @@ _CSS = """
 """
 
 
-@contextmanager
-def _environment(host: str, folder: str) -> Generator[None, None, None]:
-    """gradio takes its temporary folder from the environment, and asks its own address, which no proxy can know."""
-    local = ",".join(("127.0.0.1", "localhost", host))
-    names = ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy")
-    before = {name: os.environ.get(name) for name in names}
-    reached = before["no_proxy"] or before["NO_PROXY"]
-    told = f"{reached},{local}" if reached else local
-    os.environ.update({"GRADIO_TEMP_DIR": folder, "NO_PROXY": told, "no_proxy": told})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _name(checkpoint: Path | str, folder: Path) -> str:
-    """What the page calls the detector: the run, the folder, or the repository."""
+    """Name of the detector on the page: its run, folder or repository."""
     if on_hub(checkpoint):
         return split_name(checkpoint)[0]
     return folder.parent.name if folder.name in ("best", "last") else folder.resolve().name
@@ -383,13 +364,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in HEADERS)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    caption = "<caption>What was found, best first; boxes in pixels of the image</caption>"
+    caption = "<caption>Detections, best first; boxes in pixels of the image</caption>"
     return (
         f'<div class="oddetr-table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-
-
-def _button(visible: bool) -> dict[str, Any]:
-    import gradio as gr
-
-    return gr.update(visible=visible)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from oddetr.prediction.predictor import Predictor
-from tests.prediction.blobs import blob_predictor, looks, scattered
+from tests.prediction.blobs import blob_predictor, detect_calls, scattered
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -32,7 +32,7 @@ def test_sahi_when_slicing_a_large_image_then_finds_objects_at_their_places(tmp_
     assert sorted(list(each.bbox.to_xyxy()) for each in found) == sorted(boxes.tolist())
     named = {(each.category.id, each.category.name) for each in found}
     assert named == {(3, "grey"), (7, "white")}
-    assert max(len(look) for look in looks) == batch_size
+    assert max(len(call) for call in detect_calls) == batch_size
     coco = result.to_coco_predictions(image_id=5)
     assert {each["category_id"] for each in coco} == {3, 7}
 

@@ -1,6 +1,7 @@
 """transformers' Trainer with OD-DETR: the script in examples/, and what its checkpoints hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,9 +63,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
-def test_training_when_stopped_and_resumed_then_goes_on_from_the_same_student_and_teacher(
-    name: str, tmp_path: Path
-) -> None:
+def test_training_when_resumed_then_continues_with_the_same_student_and_teacher(name: str, tmp_path: Path) -> None:
     class StopAfterOneEpoch(transformers.TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             control.should_training_stop = True
@@ -118,7 +117,7 @@ def test_training_when_batches_are_accumulated_then_is_as_with_the_whole_batch(t
     assert any(not value.equal(begun[name]) for name, value in expected.items())
 
 
-def test_trainer_when_one_process_sees_several_gpus_then_says_how_to_start(
+def test_trainer_when_a_process_sees_several_gpus_then_says_how_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
@@ -126,41 +125,44 @@ def test_trainer_when_one_process_sees_several_gpus_then_says_how_to_start(
         trainer_of("RT-DETR v2", tmp_path)
 
 
-def test_model_when_called_as_before_then_takes_all_arguments_of_its_own(tmp_path: Path) -> None:
-    model = trainer_of("RT-DETR v2", tmp_path).model.eval()
-    found = model(torch.rand(1, 3, 64, 64), output_hidden_states=True)
-    assert found.encoder_hidden_states
-
-
-def test_checkpoint_when_saved_then_holds_student_and_teacher_which_from_pretrained_reads(tmp_path: Path) -> None:
-    trainer = trainer_of("RT-DETR v2", tmp_path, num_train_epochs=1)
+@pytest.fixture(scope="module")
+def after_one_epoch(tmp_path_factory: pytest.TempPathFactory) -> tuple[DistillationTrainer, Path]:
+    """A trainer and its checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = trainer_of("RT-DETR v2", folder, num_train_epochs=1)
     trainer.train()
-    checkpoint = tmp_path / "checkpoint-2"
+    return trainer, folder / "checkpoint-2"
+
+
+def test_checkpoint_when_saved_then_from_pretrained_reads_student_and_teacher(
+    after_one_epoch: tuple[DistillationTrainer, Path],
+) -> None:
+    trainer, checkpoint = after_one_epoch
     student, teacher = (load_file(folder / "model.safetensors") for folder in (checkpoint, checkpoint / "teacher"))
     assert any(not value.equal(teacher[name]) for name, value in student.items())
     assert json.loads((checkpoint / "teacher" / "oddetr.json").read_text()) == {"steps": 2}
     again = type(trainer.teacher).from_pretrained(checkpoint / "teacher").eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(again(images).logits, trainer.teacher(images).logits)
+        torch.testing.assert_close(again(images).logits, trainer.teacher.eval()(images).logits)
+        assert trainer.model.eval()(images, output_hidden_states=True).encoder_hidden_states
 
 
-def test_evaluation_when_run_then_is_of_the_teacher(tmp_path: Path) -> None:
-    trainer = trainer_of("RT-DETR v2", tmp_path, num_train_epochs=1, save_strategy="no")
-    trainer.train()
-    by_teacher = trainer.evaluate()["eval_loss"]
-    expected = [trainer.teacher.eval()(**collate([Noise()[i] for i in range(8)])).loss.item()]
-    assert by_teacher == pytest.approx(expected[0], rel=1e-4)
-    student = trainer.model.eval()
-    assert student(**collate([Noise()[i] for i in range(8)])).loss.item() != pytest.approx(by_teacher, rel=1e-4)
+def test_evaluation_when_run_then_is_of_the_teacher(after_one_epoch: tuple[DistillationTrainer, Path]) -> None:
+    trainer, _ = after_one_epoch
+    batch = collate([Noise()[index] for index in range(8)])
+    evaluated = trainer.evaluate()["eval_loss"]
+    teacher, student = (model.eval()(**batch).loss.item() for model in (trainer.teacher, trainer.model))
+    assert evaluated == pytest.approx(teacher, rel=1e-4)
+    assert student != pytest.approx(evaluated, rel=1e-4)
 
 
-def test_checkpoint_when_without_a_teacher_then_resuming_says_so(tmp_path: Path) -> None:
-    trainer = trainer_of("RT-DETR v2", tmp_path, num_train_epochs=1)
-    trainer.train()
-    (tmp_path / "checkpoint-2" / "teacher").rename(tmp_path / "gone")
+def test_checkpoint_when_without_a_teacher_then_resuming_says_so(
+    after_one_epoch: tuple[DistillationTrainer, Path], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(after_one_epoch[1], tmp_path / "checkpoint-2", ignore=shutil.ignore_patterns("teacher"))
     with pytest.raises(ValueError, match="has no teacher"):
-        trainer_of("RT-DETR v2", tmp_path).train(resume_from_checkpoint=True)
+        trainer_of("RT-DETR v2", tmp_path).train(resume_from_checkpoint=str(copied))
 
 
 def test_example_when_run_as_a_script_then_trains_resumes_and_scores(scenes: Path, tmp_path: Path) -> None:

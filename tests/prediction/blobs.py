@@ -18,13 +18,13 @@ CLASSES = ClassTable(("grey", "white"), (3, 7))
 class BlobPredictor(Predictor):
     """Finds grey and white blobs on black; larger ones score higher.
 
-    `looks` are the (height, width) of the images of each call.
+    `detect_calls` holds the (height, width) of the images of each call.
     """
 
     def detect(
         self, images: list[np.ndarray], top_k: int | None = None, labels: list[int] | None = None
     ) -> list[Detections]:
-        looks.append([image.shape[:2] for image in images])
+        detect_calls.append([image.shape[:2] for image in images])
         return [self._blobs(image, top_k, labels) for image in images]
 
     def _blobs(self, image: np.ndarray, top_k: int | None, wanted: list[int] | None) -> Detections:
@@ -37,11 +37,11 @@ class BlobPredictor(Predictor):
         return (found if wanted is None else found.take(np.isin(found.labels, wanted))).top(top_k or 100)
 
 
-looks: list[list[tuple[int, int]]] = []
+detect_calls: list[list[tuple[int, int]]] = []
 
 
 def blob_predictor() -> BlobPredictor:
-    looks.clear()
+    detect_calls.clear()
     info = CheckpointInfo(SMALL, CLASSES, 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     return BlobPredictor(ComposedDetector(*[torch.nn.Identity()] * 5), info, torch.device("cpu"))
 

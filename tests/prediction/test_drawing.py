@@ -35,15 +35,12 @@ def test_picture_when_small_then_enlarged_and_when_large_then_kept(
     assert (picture.height, picture.width) == drawn
 
 
-def test_picture_when_nothing_is_found_then_the_image_itself() -> None:
+def test_picture_when_drawn_then_leaves_the_array_as_it_is() -> None:
     image = np.random.default_rng(0).integers(0, 256, (500, 600, 3), dtype=np.uint8)
-    assert np.array_equal(np.asarray(draw_detections(image, found(), CLASSES)), image)
-
-
-def test_image_when_drawn_then_the_array_is_not_touched() -> None:
-    image = grey(500, 600)
+    before = image.copy()
+    assert np.array_equal(np.asarray(draw_detections(image, found(), CLASSES)), before)
     draw_detections(image, found((10, 10, 300, 300)), CLASSES)
-    assert (image == GREY).all()
+    assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize(("size", "scale"), [(480, 1), (120, 4)])
@@ -77,14 +74,14 @@ def test_truth_when_labelled_then_named_in_white() -> None:
 coordinate = st.floats(-50, 700, width=32)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=6))
 def test_boxes_when_outside_empty_or_inverted_then_drawn_without_error(boxes) -> None:
     truth = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     draw_detections(grey(480, 600), found(*boxes), CLASSES, truth, np.zeros(len(truth), dtype=np.int64))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     box=st.tuples(st.floats(0, 599), st.floats(0, 479), st.floats(0, 599), st.floats(0, 479)),
     text=st.sampled_from(["a", "worm 0.50", "a name much too long " * 10]),
@@ -114,14 +111,6 @@ def test_names_when_not_latin_then_drawn_without_error() -> None:
     draw_detections(grey(480, 480), found((10, 50, 90, 90), (100, 100, 200, 200)), classes)
 
 
-@pytest.mark.parametrize("colour", [*PALETTE, WHITE])
-def test_label_colours_when_written_on_then_contrast_is_enough_for_text(colour: tuple[int, int, int]) -> None:
-    assert contrast(ink_on(colour), colour) >= 4.5
-
-
-def test_contrast_when_black_on_white_then_21() -> None:
+def test_label_colours_when_written_on_then_contrast_is_enough_for_text() -> None:
     assert contrast((0, 0, 0), WHITE) == pytest.approx(21)
-
-
-def test_class_colour_when_more_classes_than_colours_then_repeats() -> None:
-    assert class_colour(len(PALETTE) + 2) == class_colour(2)
+    assert min(contrast(ink_on(colour), colour) for colour in (*PALETTE, WHITE)) >= 4.5

@@ -25,10 +25,8 @@ def test_unique_names_when_files_share_one_then_a_number_is_added() -> None:
     assert list(unique_names(files).values()) == ["x", "x_2", "x_2_2", "X_3"]
 
 
-@pytest.mark.parametrize("letter", ["x", "é", "字"])
-def test_unique_names_when_stems_are_long_then_they_are_cut_so_that_pictures_can_be_written(
-    letter: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("letter", ["x", "字"])
+def test_unique_names_when_stems_are_long_then_files_can_be_written(letter: str, tmp_path: Path) -> None:
     stem = letter * (250 // len(letter.encode()))
     files = [Path(folder) / f"{stem}{extension}" for folder in "ab" for extension in (".c", ".d")]
     names = list(unique_names(files).values())
@@ -38,14 +36,14 @@ def test_unique_names_when_stems_are_long_then_they_are_cut_so_that_pictures_can
         (tmp_path / f"{name}.png.part").touch()
 
 
-def test_unique_names_when_very_many_files_share_one_then_are_told_apart_in_no_time() -> None:
+def test_unique_names_when_20000_files_share_one_then_takes_no_quadratic_time() -> None:
     begun = time.process_time()
     names = unique_names(Path(f"{folder}/x.png") for folder in range(20_000))
     assert [*names.values()][-1] == "x_20000"
     assert time.process_time() - begun < 5
 
 
-def test_find_files_when_a_folder_is_called_like_an_image_or_is_given_twice_then_each_file_is_listed_once(
+def test_find_files_when_a_folder_has_an_image_name_then_lists_its_files_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "album.jpg").mkdir()

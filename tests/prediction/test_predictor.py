@@ -15,7 +15,7 @@ from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Predictions
 
 
-def test_postprocess_when_scores_are_known_then_ranks_all_queries_and_classes_together() -> None:
+def test_postprocess_when_scores_are_known_then_ranks_queries_and_classes_together() -> None:
     """Query 0 scores high for both classes: it gives two of the three best. Height 100, width 200 pixels."""
     logits = torch.tensor([[3.0, 2.0], [1.0, -5.0]]).view(1, 1, 2, 2)
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.25, 0.25, 0.1, 0.1]]).view(1, 1, 2, 4)
@@ -26,7 +26,7 @@ def test_postprocess_when_scores_are_known_then_ranks_all_queries_and_classes_to
     np.testing.assert_allclose(found.boxes, [[80, 30, 120, 70], [80, 30, 120, 70], [40, 20, 60, 30]], atol=1e-4)
 
 
-def test_postprocess_when_a_box_leaves_the_image_then_is_cut_only_when_asked_for() -> None:
+def test_postprocess_when_a_box_leaves_the_image_then_is_clipped_only_on_request() -> None:
     predictions = Predictions(
         torch.zeros(1, 1, 1, 1), torch.tensor([0.1, 0.9, 0.4, 0.4]).view(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
     )
@@ -35,7 +35,7 @@ def test_postprocess_when_a_box_leaves_the_image_then_is_cut_only_when_asked_for
     np.testing.assert_allclose(found.clipped(100, 200).boxes, [[0, 70, 60, 100]], atol=1e-4)
 
 
-def test_postprocess_when_classes_are_chosen_then_only_they_compete_for_the_best() -> None:
+def test_postprocess_when_classes_are_chosen_then_only_these_are_ranked() -> None:
     logits = torch.tensor([[3.0, 2.0, 0.0], [1.0, -5.0, -1.0]]).view(1, 1, 2, 3)
     predictions = Predictions(logits, torch.full((1, 1, 2, 4), 0.5), torch.zeros(1, 1, 2, 1))
     (found,) = postprocess(predictions, torch.tensor([[100, 200]]), top_k=3, labels=[1, 2])
@@ -50,15 +50,16 @@ def test_postprocess_when_the_last_layer_differs_then_is_the_one_used() -> None:
     assert (found.scores < 0.1).all()
 
 
-def test_predictor_when_no_number_is_asked_for_then_keeps_as_many_as_the_detector_does(trained: Path) -> None:
+def test_predictor_when_top_k_is_not_given_then_takes_the_detectors(trained: Path) -> None:
     predictor = Predictor.load(trained)
     image = np.zeros((64, 64, 3), np.uint8)
     predictor.detector.top_k = 7
     assert [len(found) for found in predictor.detect([image])] == [7]
     assert [len(found) for found in predictor.detect([image], top_k=3)] == [3]
+    assert predictor.detect([]) == []
 
 
-def test_predictor_when_images_of_one_size_are_batched_then_finds_what_it_finds_alone(trained: Path) -> None:
+def test_predictor_when_images_of_one_size_are_batched_then_finds_the_same(trained: Path) -> None:
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, size, dtype=np.uint8) for size in ((96, 150, 3), (96, 150, 3))]
     predictor = Predictor.load(trained)
@@ -69,7 +70,7 @@ def test_predictor_when_images_of_one_size_are_batched_then_finds_what_it_finds_
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.05)
 
 
-def test_evaluate_when_run_on_a_trained_split_then_writes_scores_in_0_to_1(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_when_run_then_writes_scores_in_0_to_1(trained: Path, tmp_path: Path) -> None:
     metrics = oddetr.evaluate(trained, split="test", json=tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores.keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "per_class", "AP_without_duplicates"}
@@ -85,14 +86,16 @@ def test_evaluate_when_repeating_the_validation_of_training_then_gives_its_score
         assert metrics.ap == pytest.approx(described["metrics"][weights]["AP"], abs=1e-9)
 
 
-def test_evaluate_when_the_split_or_the_classes_are_others_then_says_so(trained: Path, real_data: Path) -> None:
+def test_evaluate_when_an_argument_is_wrong_then_says_so(trained: Path, real_data: Path) -> None:
+    with pytest.raises(ValueError, match="The batch size is 0; it must be at least 1"):
+        oddetr.evaluate("nowhere", batch_size=0)
     with pytest.raises(ValueError, match="no split 'dev'; it has train, val, test"):
         oddetr.evaluate(trained, split="dev")
     with pytest.raises(ValueError, match="detector does not know: Platelets, RBC, WBC"):
         oddetr.evaluate(trained, data=str(real_data / "bccd"), split="test")
 
 
-def test_evaluate_when_data_has_some_of_the_classes_in_another_order_then_scores_these(
+def test_evaluate_when_data_has_only_some_classes_reordered_then_scores_these(
     trained: Path, scenes: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(scenes, tmp_path / "scenes")
@@ -120,12 +123,12 @@ def test_evaluate_when_data_has_some_of_the_classes_in_another_order_then_scores
         assert names[: len(common)] == common
 
 
-@pytest.mark.parametrize("part", ["", "best", "last", "best/model.safetensors", "last/checkpoint.json"])
-def test_checkpoint_when_named_by_run_folder_or_file_then_is_found(trained: Path, part: str) -> None:
-    detector, info = load_checkpoint(trained / part)
-    assert not detector.training
-    assert info.epoch == 1
-    assert len(info.classes) == 10
+def test_checkpoint_when_named_by_run_folder_or_file_then_is_found(trained: Path) -> None:
+    detector, info = load_checkpoint(trained)
+    assert (detector.training, info.epoch, len(info.classes)) == (False, 1, 10)
+    for part, folder in (("", "best"), ("last", "last"), ("best/model.safetensors", "best")):
+        assert find_checkpoint(trained / part) == trained / folder
+    assert find_checkpoint(trained / "last" / "checkpoint.json") == trained / "last"
 
 
 def test_checkpoint_when_there_is_none_or_it_is_broken_then_says_what_to_do(trained: Path, tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_checkpoint_when_there_is_none_or_it_is_broken_then_says_what_to_do(trai
         load_checkpoint(tmp_path)
 
 
-def test_checkpoint_when_asked_for_weights_that_it_lacks_then_says_which_it_has(trained: Path, tmp_path: Path) -> None:
+def test_checkpoint_when_asked_for_missing_weights_then_says_which_it_has(trained: Path, tmp_path: Path) -> None:
     for name in ("model.safetensors", "checkpoint.json"):
         (tmp_path / name).write_bytes((trained / "best" / name).read_bytes())
     load_checkpoint(tmp_path)
@@ -147,18 +150,14 @@ def test_checkpoint_when_asked_for_weights_that_it_lacks_then_says_which_it_has(
         load_checkpoint(tmp_path, "student")
 
 
-def test_checkpoint_when_named_by_the_file_of_other_weights_then_asks_whose_are_meant(trained: Path) -> None:
+def test_checkpoint_when_named_by_the_file_of_other_weights_then_says_so(trained: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not hold the teacher's weights, model\.safetensors does"):
         load_checkpoint(trained / "best" / "student.safetensors")
     load_checkpoint(trained / "best" / "student.safetensors", "student")
 
 
-def test_predictor_when_given_no_images_then_finds_nothing(trained: Path) -> None:
-    assert Predictor.load(trained).detect([]) == []
-
-
 @pytest.mark.parametrize(("recorded", "asked"), [(10**9, 64), (3, 3), (None, 8)])
-def test_detect_source_when_the_runs_batch_is_recorded_then_takes_it_within_a_limit(
+def test_detect_source_when_the_batch_size_is_recorded_then_takes_it_up_to_a_limit(
     recorded: int | None, asked: int, trained: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -169,8 +168,3 @@ def test_detect_source_when_the_runs_batch_is_recorded_then_takes_it_within_a_li
     predictor = replace(predictor, info=replace(predictor.info, configuration={"batch_size": recorded}))
     assert not [*predictor.detect_source(open_sources(str(scenes))["val"])]
     assert sizes == [asked]
-
-
-def test_evaluate_when_the_batch_is_empty_then_says_so_before_anything_is_read() -> None:
-    with pytest.raises(ValueError, match="The batch size is 0; it must be at least 1"):
-        oddetr.evaluate("nowhere", batch_size=0)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from oddetr.evaluation.detections import Detections
-from oddetr.prediction.slicing import detect_sliced, slices, without_doubles
-from tests.prediction.blobs import blob_predictor, looks, scattered
+from oddetr.prediction.slicing import detect_sliced, slices, without_duplicates
+from tests.prediction.blobs import blob_predictor, detect_calls, scattered
 
 
 @pytest.mark.parametrize("size", [(100, 100), (640, 1000), (333, 64), (1, 900), (101, 100)])
-def test_slices_when_cut_then_cover_the_image_in_equal_squares_with_a_fifth_in_common(size: tuple[int, int]) -> None:
+def test_slices_when_cut_then_cover_the_image_and_overlap_by_a_fifth(size: tuple[int, int]) -> None:
     height, width = size
     places = slices(height, width, 100)
     covered = np.zeros(size, int)
@@ -23,25 +23,25 @@ def test_slices_when_cut_then_cover_the_image_in_equal_squares_with_a_fifth_in_c
         assert all(after - before <= 80 for before, after in pairwise(starts))
 
 
-def test_detect_sliced_when_objects_lie_across_slices_then_finds_each_once_at_its_place() -> None:
+def test_detect_sliced_when_objects_lie_across_slices_then_finds_each_once() -> None:
     image, boxes = scattered(250, 420)
     predictor = blob_predictor()
     (whole,) = predictor.detect([image])
     assert len(whole) == len(boxes) > 50
-    looks.clear()
+    detect_calls.clear()
     found = detect_sliced(predictor, image, 120, threshold=0.4, batch_size=4)
     assert sorted(found.boxes.tolist()) == sorted(boxes.tolist())
     assert (np.diff(found.scores) <= 0).all()
-    assert looks[0] == [(250, 420)]
-    assert [len(look) for look in looks[1:]] == [4, 4, 4, 3]
-    assert {size for look in looks[1:] for size in look} == {(120, 120)}
+    assert detect_calls[0] == [(250, 420)]
+    assert [len(call) for call in detect_calls[1:]] == [4, 4, 4, 3]
+    assert {size for call in detect_calls[1:] for size in call} == {(120, 120)}
 
 
-def test_detect_sliced_when_the_image_is_no_larger_than_a_slice_then_is_looked_at_once() -> None:
+def test_detect_sliced_when_the_image_fits_a_slice_then_detects_once() -> None:
     image, boxes = scattered(100, 120)
     found = detect_sliced(blob_predictor(), image, 120, threshold=0.4)
     assert sorted(found.boxes.tolist()) == sorted(boxes.tolist())
-    assert [size for look in looks for size in look] == [(100, 120)]
+    assert [size for call in detect_calls for size in call] == [(100, 120)]
 
 
 def test_detect_sliced_when_an_object_is_larger_than_a_slice_then_is_found_whole() -> None:
@@ -61,13 +61,13 @@ def test_detect_sliced_when_nothing_is_there_or_wanted_then_is_empty() -> None:
     assert set(high.labels.tolist()) == {1}
 
 
-def test_without_doubles_when_cut_boxes_score_higher_then_the_whole_one_stays() -> None:
+def test_without_duplicates_when_cut_boxes_score_higher_then_the_whole_box_stays() -> None:
     boxes = np.array(
         [[0, 0, 100, 40], [0, 0, 55, 40], [2, 0, 40, 41], [200, 0, 240, 40], [201, 0, 240, 40]], np.float32
     )
     labels = np.array([0, 0, 1, 0, 0])
     detections = Detections(boxes, np.array([0.6, 0.9, 0.8, 0.5, 0.7], np.float32), labels)
-    found = without_doubles(detections, np.array([False, True, True, False, False]))
+    found = without_duplicates(detections, np.array([False, True, True, False, False]))
     assert found.boxes.tolist() == boxes[[4, 0]].tolist()
-    kept = without_doubles(detections, np.zeros(5, bool))
+    kept = without_duplicates(detections, np.zeros(5, bool))
     assert kept.boxes.tolist() == boxes[[1, 2, 4]].tolist()  # the larger IoU is 0.55

@@ -1,4 +1,4 @@
-"""Asks the demo's page as a browser does, without one."""
+"""Requests to the demo's page as a browser makes them."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def detecting(predictor, file, max_mb):
 socket.socket.connect, socket.getaddrinfo, dropped.detect = connecting, looking_up, detecting
 sys.exit(cli.main(["demo", *sys.argv[3:]]))
 """
-"""The verb; tells what it connects to and looks at, and lets images named slow wait for a file."""
+"""`oddetr demo` that logs its connections and detections, and delays images named slow until a file exists."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,24 @@ class Served:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
+def file_data(path: str) -> dict[str, object]:
+    """A file as gradio's page names it in a request."""
+    return {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+
+
 def asked(url: str, name: str, content: bytes) -> str:
-    """What the page tells of one file, sent as a page would: its message, or why it was refused."""
+    """The page's answer about one file, uploaded as a browser would: its summary, or "refused: " and why."""
     import httpx
 
     with httpx.Client(base_url=f"{url}gradio_api/", timeout=120, trust_env=False) as client:
         sent = client.post("upload", files={"files": (name, content)})
         if sent.status_code != 200:
             return f"refused: {sent.status_code} {sent.text}"
-        file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        event = client.post("call/look", json={"data": [[file], "teacher", 0.0, []]}).json()
+        content = {"data": [[file_data(sent.json()[0])], "teacher", 0.0, []]}
+        event = client.post("call/detect", json=content).json()
         if "event_id" not in event:
             return f"refused: {event}"
-        stream = client.get(f"call/look/{event['event_id']}").text
+        stream = client.get(f"call/detect/{event['event_id']}").text
     kind, data = re.findall(r"event: (\w+)\ndata: (.*)", stream)[-1]
     if kind == "error":
         return f"refused: {data}"

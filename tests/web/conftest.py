@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A page that takes files of at most 1 MB and shows everything at first; at last, Ctrl-C has to end it cleanly."""
+    """A page that accepts files of at most 1 MB, with threshold 0; in the end, Ctrl-C must stop it cleanly."""
     pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'oddetr[demo]'")
     folder, port = tmp_path_factory.mktemp("demo"), free_port()
     log, go_on = folder / "log.txt", folder / "go_on"

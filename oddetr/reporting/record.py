@@ -12,7 +12,6 @@ from oddetr.common.untrusted import is_number, read_json
 from oddetr.evaluation.scores import PER_LAYER
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
-from oddetr.training.plan.cautions import baseline_was_better
 from oddetr.training.records.log import read_events
 from oddetr.training.safety.resume import BEGINNING, CONFIGURATION
 
@@ -149,7 +148,7 @@ class Record:
             epochs, values = epochs[:-1], values[:-1]
         optimizer = self.configuration.get("optimizer")
         cosine = isinstance(optimizer, dict) and optimizer.get("schedule") == "cosine"
-        calmed = self.distilled or self.info is None or baseline_was_better(self.info.detector)
+        calmed = self.distilled or self.info is None
         return stability(epochs, values, cosine, calmed)
 
 

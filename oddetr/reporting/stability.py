@@ -39,7 +39,7 @@ def stability(epochs: Sequence[int], values: Sequence[float], cosine: bool, calm
         epochs: epochs of the validations, ascending.
         values: those of the last decoder layer, in [0, 1].
         cosine: whether the learning rate follows a cosine (`--optimizer.schedule cosine`), which has no step to move.
-        calmed: whether OD-DETR was enabled, or does not help this detector.
+        calmed: whether OD-DETR was enabled, or is not known.
     """
     if len(values) < FEWEST:
         return Stability(

@@ -217,9 +217,7 @@ def test_progress_shows_what_matters(config: TrainConfig) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_in_bf16(tiny: dict, variant: str) -> None:
     tiny["detector"] |= {"variant": variant}
-    console = quiet()
-    run(TrainConfig(**tiny | {"epochs": 1, "precision": "bf16"}), console)
-    assert ("OD-DETR ended below" in console.file.getvalue()) == (variant in ("two_stage", "dino"))
+    run(TrainConfig(**tiny | {"epochs": 1, "precision": "bf16"}), quiet())
     losses = [event["loss"] for event in read_events(tiny["out"]) if event["kind"] == "train"]
     assert all(0 < loss < 100 for loss in losses)
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from oddetr.common.text import listed
 from oddetr.data.dataset import Annotations
-from oddetr.models.interface import DetectorSpec
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8
@@ -15,11 +14,6 @@ WORTH_TELLING = 0.05
 """Share of objects that may be too small without a caution."""
 FEW = 50
 """Objects below which AP moves by points by chance."""
-
-
-def baseline_was_better(made_of: DetectorSpec) -> bool:
-    """Whether OD-DETR ended below the baseline where such detectors were compared: two-stage Deformable-DETR, DINO."""
-    return made_of.class_agnostic or made_of.family == "dino"
 
 
 def cautions(

@@ -18,7 +18,7 @@ from oddetr.models.families.presets import build_detector
 from oddetr.models.interface import DetectorSpec
 from oddetr.training.beginning import begin
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
-from oddetr.training.plan.cautions import baseline_was_better, cautions
+from oddetr.training.plan.cautions import cautions
 from oddetr.training.plan.choice import Facts, Machine, choose, settled
 from oddetr.training.precision import refuse_fp16_on_cpu
 from oddetr.training.processes import is_first_process, several_processes
@@ -105,7 +105,7 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     if config.init or config.hugging_face:
         config = replace(config, detector=made_of.to_plain())
     out = config.out or _new_folder(config)
-    say(_introduction(config, out, sources, made_of))
+    say(_introduction(config, out, sources))
     warned = _cautions(config, sources, made_of)
     for caution in warned:
         say(f"caution: {caution}")
@@ -167,7 +167,7 @@ def _new_folder(config: TrainConfig) -> Path:
                 number += 1
 
 
-def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], made_of: DetectorSpec) -> str:
+def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source]) -> str:
     classes = sources["train"].classes
     shown = [f"{name} ({i})" for name, i in zip(classes.names, classes.ids, strict=True)]
     table = ", ".join(shown[:12]) + (" ..." if len(shown) > 12 else "")
@@ -175,14 +175,7 @@ def _introduction(config: TrainConfig, out: Path, sources: dict[str, Source], ma
     return (
         f"classes: {len(classes)}: {table}\n"
         f"images: {sizes}   model: {config.model or config.init}   image size: {config.image_size}   run: {out}"
-        + (_BEHIND if baseline_was_better(made_of) and config.distillation.enabled else "")
     )
-
-
-_BEHIND = (
-    "\nnote: on two-stage Deformable-DETR and DINO, OD-DETR ended below its baseline in our comparisons, because of "
-    "duplicates (docs/results.md); --distillation.enabled false trains the baseline"
-)
 
 
 def _cautions(config: TrainConfig, sources: dict[str, Source], made_of: DetectorSpec) -> list[str]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import oddetr
 from oddetr.cli import main
+from oddetr.evaluation.scores import read_scores
 from oddetr.training.config import TrainConfig
 from oddetr.training.records.log import MOST_EVENTS, read_events
 from tests.conftest import tiny_arguments
@@ -164,23 +165,23 @@ def test_configuration_when_it_names_a_class_then_imports_nothing(
     assert not exploded.exists()
 
 
-@pytest.mark.parametrize("line", ["[" * 10**5, "{}", '"train"', '{"kind": "train"}', '{"kind": ["x"], "step": 1}'])
-def test_events_when_lines_have_wrong_values_then_leaves_them_out(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["x", [1], True])
+@pytest.mark.parametrize("line", ["[" * 10**5, "{}", '"train"', '{"kind": ["x"], "step": 1}'])
+def test_events_when_lines_have_wrong_values_then_leaves_them_out(line: str, value: object, tmp_path: Path) -> None:
     sound = {"kind": "train", "step": 1, "loss": 0.5}
-    scores = {"AP": 0.5, "per_class": {"cat": None}, "normalised_instability": [0.5]}
-    epoch = {"kind": "epoch", "step": 1, "epoch": 1, "teacher": scores, "student": scores}
-    wrong = [sound | {"step": 10**30}, sound | {"step": -1}, epoch | {"teacher": {"per_class": {}}}]
-    for value in ("x", [1], True):
-        wrong += [
-            sound | {"step": value},
-            sound | {"loss": value},
-            epoch | {"epoch": value},
-            epoch | {"teacher": value},
-        ]
-        wrong += [epoch | {"student": scores | {"per_class": value}}, epoch | {"student": scores | {"AP": value}}]
+    epoch = {"kind": "epoch", "step": 1, "epoch": 1}
+    wrong = [sound | {"step": value}, epoch | {"epoch": value}, sound | {"step": 10**30}, sound | {"step": -1}]
     text = [json.dumps(event) for event in (sound, *wrong, epoch)]
     (tmp_path / "metrics.jsonl").write_text("\n".join([text[0], line, *text[1:], text[0][:-5]]))
     assert read_events(tmp_path) == [sound, epoch]
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"y": 1}, True, 10**400])
+def test_scores_of_another_kind_are_left_out_one_by_one(value: object) -> None:
+    scores = {"AP": 0.5, "per_class": {"cat": None}, "instability": [0.5], "AP50": 1.0}
+    for name in ("AP", "AP50"):
+        assert read_scores(scores | {name: value}) == {key: kept for key, kept in scores.items() if key != name}
+    assert read_scores(scores | {"per_class": {"cat": None, "dog": value}, "instability": [0.5]}) == scores
 
 
 def tree(folder: Path) -> dict[Path, bytes]:

@@ -15,7 +15,7 @@ import oddetr
 from oddetr import cli
 from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.models.detector import Detector
+from oddetr.models.detector import ComposedDetector, Detector
 from oddetr.prediction import onnx as export
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Predictions
@@ -209,7 +209,7 @@ def test_export_when_asked_for_the_impossible_then_says_what(
     assert cli.main(["export", str(tmp_path / "nothing")]) == 1
     assert "There is no" in capsys.readouterr().err
 
-    class Stubborn(Detector):
+    class Stubborn(ComposedDetector):
         def forward(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Predictions:
             raise NotImplementedError("not today")
 

@@ -161,6 +161,7 @@ def test_two_processes_validate_each_image_once_with_the_scores_of_one(
     last = read_events(pair / "whole")[-1]
     for weights in ("teacher", "student"):
         found = oddetr.evaluate(pair / "whole" / "last", split="val", weights=weights).to_json()
+        found.pop("AP_without_duplicates")  # which only evaluation computes
         assert flat(found) == pytest.approx(flat({name: last[weights][name] for name in found}), abs=1e-6)
         assert found["AP"] > 0
 

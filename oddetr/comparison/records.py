@@ -13,6 +13,7 @@ from oddetr.common.durable import write_file, writing
 from oddetr.common.untrusted import read_json
 from oddetr.training.config import TrainConfig
 from oddetr.training.safety.resume import differences
+from oddetr.training.upgrades import GoneFieldError
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 
@@ -149,10 +150,12 @@ def _reading(file: Path) -> Generator[dict[str, Any]]:
     """Read a JSON file; errors inside the context are reported as a damaged file.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or holds a configuration that only oddetr 0.1 can run.
     """
     try:
         yield read_json(file)
+    except GoneFieldError as error:
+        raise ValueError(f"{file}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}). Remove it, and give the same command again: the run "

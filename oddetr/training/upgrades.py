@@ -22,6 +22,10 @@ _AS_IN_0_1: dict[str, Any] = {"auxiliary.rivals": 0, "matching.queries": "own"}
 """Fields of `distillation` that oddetr 0.1 did not have, and the value at which they do what it did."""
 
 
+class GoneFieldError(ValueError):
+    """A configuration of oddetr 0.1 sets a field that is gone to something that cannot be done any more."""
+
+
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Translate a configuration, whole or in part, that an older oddetr recorded into today's fields.
 
@@ -36,7 +40,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     fields = flat(values["distillation"])
     for name, value in GONE.items():
         if fields.get(name, value) != value:
-            raise ValueError(
+            raise GoneFieldError(
                 f"distillation.{name} is {fields[name]}, which only oddetr 0.1 can do: it never helped, and is gone. "
                 "Leave it out, or use oddetr 0.1."
             )

@@ -79,6 +79,17 @@ def test_run_of_oddetr_0_1_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
         made_job(tmp_path).result()
 
 
+def test_run_of_oddetr_0_1_with_a_gone_field_is_not_called_damaged(tmp_path: Path) -> None:
+    job = made_job(tmp_path)
+    finish(job, made_result())
+    file = job.folder / "job.json"
+    content = json.loads(file.read_text())
+    content["config"]["distillation"]["auxiliary"]["apart"] = True
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"job\.json: distillation\.auxiliary\.apart is True, which only oddetr 0\.1"):
+        job.result()
+
+
 def test_options_of_disabled_distillation_do_not_matter(tmp_path: Path) -> None:
     off = DistillationConfig(enabled=False)
     finish(made_job(tmp_path, distillation=off), made_result())

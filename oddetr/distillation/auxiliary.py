@@ -9,7 +9,7 @@ from torch import Tensor
 from oddetr.distillation.config import AuxiliaryConfig
 from oddetr.distillation.group import Assigned, Group, Term
 from oddetr.losses.detection import LossConfig
-from oddetr.losses.matching import cheapest
+from oddetr.losses.matching import cheapest, marked_queries
 from oddetr.models.detector import Detector
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
 
@@ -57,10 +57,8 @@ def candidates_and_rivals(
     """
     least = cost.min(dim=0)
     first = cheapest(least.values, count)
-    _, batch, queries, _ = cost.shape
-    taken = torch.zeros(batch, queries + 1, dtype=torch.bool, device=cost.device)
-    taken = taken.scatter(1, torch.where(valid[:, None], first, queries).flatten(1), True)
-    others = least.values.masked_fill(taken[:, :queries, None], torch.inf)
+    taken = marked_queries(first.flatten(1), valid[:, None].expand(first.shape).flatten(1), cost.shape[2])
+    others = least.values.masked_fill(taken[..., None], torch.inf)
     next_costs, following = others.topk(min(rivals, others.shape[1]), dim=1, largest=False)
     present = valid[:, None].expand(following.shape) & next_costs.isfinite()
     return (

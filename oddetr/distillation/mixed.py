@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oddetr.boxes import iou
 from oddetr.distillation.group import Solution, Supervision
 from oddetr.losses.detection import Classification, DetectionLoss, detection_loss
+from oddetr.losses.matching import marked_queries
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.heads import PredictionHead
 from oddetr.structures import GroundTruth, Predictions
@@ -26,7 +27,6 @@ def one_to_many(predictions: Predictions, truth: GroundTruth, most: int) -> Int6
 
     1. The match quality of a query and an object is 0.7 IoU + 0.3 p, p the probability of the object's class.
     2. A query is positive for its best object if their quality is at least 0.4, or if it is some object's best query.
-
     3. An object with n positive queries claims its min(n, `most`) best queries.
     4. A query claimed by several objects gets the one of highest quality.
 
@@ -40,10 +40,10 @@ def one_to_many(predictions: Predictions, truth: GroundTruth, most: int) -> Int6
         quality = BOX_SHARE * overlap + (1 - BOX_SHARE) * predictions.logits.float().sigmoid().gather(-1, columns)
         quality = quality.masked_fill(~truth.valid[:, None], -1.0)
         value, best = quality.max(dim=-1)
-        first = torch.zeros_like(value, dtype=torch.bool).scatter(-1, quality.argmax(dim=2), True)
-        positive = (value >= THRESHOLD) | (first & (value >= 0))
-        number = torch.zeros(layers, batch, objects, device=value.device).scatter_add(-1, best, positive.float())
         top = quality.topk(min(most, queries), dim=2)
+        first = marked_queries(top.indices[:, :, 0], truth.valid.expand(layers, -1, -1), queries)
+        positive = (value >= THRESHOLD) | first
+        number = torch.zeros(layers, batch, objects, device=value.device).scatter_add(-1, best, positive.float())
         rank = torch.arange(top.indices.shape[2], device=value.device)[:, None]
         kept = top.values.masked_fill(rank >= number[:, :, None], -1.0)
         claims = torch.full_like(quality, -1.0).scatter(2, top.indices, kept)

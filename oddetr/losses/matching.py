@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -153,3 +153,14 @@ def cheapest(cost: Float[Tensor, "batch candidates objects"], count: int) -> Int
     """
 
     return cost.topk(min(count, cost.shape[1]), dim=1, largest=False).indices
+
+
+def marked_queries(
+    query: Int64[Tensor, "*batch chosen"], valid: Bool[Tensor, "*batch chosen"], queries: int
+) -> Bool[Tensor, "*batch queries"]:
+    """Which of `queries` queries are chosen; a choice that is not `valid` (a padded object's) is ignored.
+
+    Queries 2 and 0, of which only the first is valid, of three: [False, False, True].
+    """
+    marks = torch.zeros(*query.shape[:-1], queries + 1, dtype=torch.bool, device=query.device)
+    return marks.scatter(-1, torch.where(valid, query, queries), True)[..., :queries]

@@ -71,3 +71,14 @@ def test_mixed_adds_the_one_to_many_loss_of_its_own_heads(variant: str) -> None:
     torch.testing.assert_close(mixed["loss"] - alone["loss"], expected, rtol=1e-4, atol=1e-4)
     mixed["loss"].backward()
     assert all(parameter.grad.isfinite().all() for _, parameter in task.learned())
+
+
+def test_one_to_many_ignores_padded_objects() -> None:
+    """Query 1 fits the only object; query 0 reaches 0.7 * 0.2 + 0.3 * 0.2 = 0.2.
+
+    Two padded objects, whose qualities are all equal, must not make query 0 positive.
+    """
+    predictions = found([[0.5, 0.5, 0.2, 1.0], [0.5, 0.5, 1.0, 1.0]], [[0.2], [0.9]])
+    boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [0.0] * 4, [0.0] * 4]])
+    truth = GroundTruth(torch.tensor([[0, -1, -1]]), boxes, (1,))
+    assert one_to_many(predictions, truth, 6).tolist() == [[[-1, 0]]]

@@ -109,7 +109,7 @@ class DistillationTask(nn.Module):
         horizon = self.distillation.horizon or max(1.0, AUTO_HORIZON * self.steps)
         self.teacher.update(self.student, horizon)
 
-    def leave_out_step(self) -> None:
+    def skip_step(self) -> None:
         """Advance the schedule without updating the teacher; call this where the optimizer skipped its step."""
         self.teacher.steps += 1
 

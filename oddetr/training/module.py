@@ -97,7 +97,7 @@ class TrainingModule(LightningModule):
         if self.watch.passed(getattr(self.trainer.precision_plugin, "scaler", None)):
             self.task.update_teacher(finite=True)
         else:
-            self.task.leave_out_step()
+            self.task.skip_step()
         if self.trainer.world_size > 1 and (self.trainer.is_last_batch or (self.global_step + 1) % AGREE_EVERY == 0):
             for buffer in running_statistics(self.task):
                 torch.distributed.broadcast(buffer, src=0)

@@ -139,8 +139,8 @@ def test_skipped_step_advances_the_run_but_not_the_teacher() -> None:
     before = {name: each.clone() for name, each in task.teacher.detector.state_dict().items()}
     with torch.no_grad():
         next(task.student.parameters()).add_(1.0)
-    task.leave_out_step()
-    task.leave_out_step()
+    task.skip_step()
+    task.skip_step()
     assert task.teacher.steps == 3
     assert task.progress == 0.3
     assert all(each.equal(before[name]) for name, each in task.teacher.detector.state_dict().items())

@@ -69,7 +69,7 @@ class Training:
         if not scaler:
             self.optimizer.step()
         moved = self.watch.passed(scaler)
-        self.task.update_teacher(finite=True) if moved else self.task.leave_out_step()
+        self.task.update_teacher(finite=True) if moved else self.task.skip_step()
         return moved
 
     def state(self) -> dict[str, torch.Tensor]:

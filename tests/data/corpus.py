@@ -500,7 +500,7 @@ for what, text, kind, has in (
     ("an escape sequence as name", f'{PLACES}names: [cat, "\\e[2J"]\n', "classes", ""),
     ("no names", PLACES, "classes", "neither a list nor a table"),
     ("nc of another number", f"{PLACES}names: [cat, dog]\nnc: 3\n", "classes", "nc is 3"),
-    ("nc that is a list", f"{PLACES}names: [cat, dog]\nnc: [2]\n", "classes", "nc is no number"),
+    ("nc that is a list", f"{PLACES}names: [cat, dog]\nnc: [2]\n", "classes", "nc is ['2']"),
     ("train that is a table", "train: {a: b}\nval: images/val\nnames: [cat]\n", "malformed-file", "train is neither"),
     ("no places", "names: [cat, dog]\n", "malformed-file", "says where"),
 ):

@@ -108,7 +108,7 @@ def test_a_size_that_the_json_does_not_give_is_read_from_the_image(tmp_path: Pat
     ("box", "kind", "is_error", "message"),
     [
         ((8, 8, -5, 4), "inverted-box", True, "left 8, top 8, right 3, bottom 12 in train/b.jpg of 64x48 pixels"),
-        (("1", None, 5, 4), "not-a-number", True, 'bbox is ["1", null, 5, 4]'),
+        (("1", None, 5, 4), "not-a-number", True, "bbox is ['1', None, 5, 4]"),
         ((8, 8, 0, 4), "zero-area-box", False, "left 8, top 8, right 8, bottom 12"),
         ((48, 8, 1e-9, 4), "zero-area-box", False, "left 48"),
     ],

@@ -127,14 +127,6 @@ def test_images_are_sorted_by_name_and_hidden_ones_left_out(tmp_path: Path, monk
     assert read_data(root).splits["train"].files == tuple(f"images/train/{name}.jpg" for name in "abcd")
 
 
-def test_a_split_that_is_not_there_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
-    folder = read_data(coco(tmp_path))
-
-    assert folder.split("val") is folder.splits["val"]
-    with pytest.raises(DataError, match="no test split; there is train, val"):
-        folder.split("test")
-
-
 def test_data_with_errors_can_be_read_but_not_used(tmp_path: Path) -> None:
     root = coco(tmp_path, [coco_object(5, 2, (8, 8, -5, 4))])
 

@@ -75,11 +75,6 @@ def check(root: Path | str, console: Console | None = None, allow_outside: bool 
 def load_data(root: Path | str, console: Console | None = None, allow_outside: bool = False) -> DataFolder:
     """The data to train on, cleaned, after `check` found no error; print its `notes`.
 
-    Args:
-        root: the data set's folder.
-        console: shows progress; None is silent.
-        allow_outside: see `check`.
-
     Raises:
         DataError: there are errors, or no train or val split with objects; the message lists them.
     """
@@ -92,11 +87,9 @@ def load_data(root: Path | str, console: Console | None = None, allow_outside: b
 def print_report(report: CheckReport, console: Console, every: bool = False) -> None:
     """Print what is in the data, what was decided, warnings, errors and the verdict.
 
-    If the console is no terminal, lines of text are not broken.
+    Lines of text are only broken on a terminal.
 
     Args:
-        report: what `check` found.
-        console: prints it.
         every: list all faults and classes; otherwise the first ten faults of a kind, and the most frequent classes.
     """
     for part in _parts(report, every):

@@ -6,6 +6,7 @@ Ids must be whole numbers; boxes are (x, y, width, height) in pixels.
 import json
 import math
 import posixpath
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,6 @@ class _Document:
     images: list[Any]
     annotations: list[Any]
     categories: list[Any]
-
-
-@dataclass(frozen=True)
-class _Category:
-    id: int
-    name: str
-    supercategory: str
 
 
 @dataclass(frozen=True)
@@ -155,36 +149,38 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _categories(files: Files, document: _Document) -> list[_Category]:
-    found: list[_Category] = []
+def _categories(files: Files, document: _Document) -> list[tuple[int, str]]:
+    """(id, name) of the well-formed categories, sorted."""
+    found: list[tuple[int, str]] = []
     for index, record in enumerate(document.categories):
         id, name = _integer(record, "id"), _text(record, "name").strip()
-        if id is None or not name or not readable(name):
+        if id is not None and name and readable(name):
+            found.append((id, name))
+        else:
             message = f"categories[{index}] needs a whole number as id and a readable name"
             files.add("malformed-record", document.file, message)
-        else:
-            found.append(_Category(id, name, _text(record, "supercategory")))
-    return sorted(found, key=lambda category: category.id)
+    return sorted(found)
 
 
 def _classes(files: Files, documents: list[_Document]) -> ClassTable:
     """The class table of the first file, with which the others must agree.
 
-    Roboflow's unused id 0 with supercategory "none" is the project's name, and no class.
+    Roboflow's id 0 with supercategory "none", if no annotation has it, is the project's name and no class.
     """
     first, *others = documents
-    categories = _categories(files, first)
+    table = _categories(files, first)
     for other in others:
-        table, other_table = ({(c.id, c.name) for c in found} for found in (categories, _categories(files, other)))
-        if table != other_table:
-            different = ", ".join(f"{name!r} (id {id})" for id, name in sorted(table ^ other_table)[:5])
-            files.add("classes", other.file, f"its categories differ from those of {first.file}: {different}")
-    is_project = len(categories) > 1 and categories[0].id == 0 and categories[0].supercategory == "none"
+        different = sorted(set(table) ^ set(_categories(files, other)))[:5]
+        if different:
+            names = ", ".join(f"{name!r} (id {id})" for id, name in different)
+            files.add("classes", other.file, f"its categories differ from those of {first.file}: {names}")
+    unnamed = [_integer(record, "id") for record in first.categories if _text(record, "supercategory") == "none"]
+    is_project = len(table) > 1 and table[0][0] == 0 and 0 in unnamed
     if is_project and not any(_integer(record, "category_id") == 0 for d in documents for record in d.annotations):
-        name = categories.pop(0).name
+        (_, name), *table = table
         files.notes.append(f"Category 0, {name!r}, is Roboflow's name for the project, not a class: left out.")
     try:
-        return ClassTable(tuple(c.name for c in categories), tuple(c.id for c in categories))
+        return ClassTable(tuple(name for _, name in table), tuple(id for id, _ in table))
     except ValueError as problem:
         files.add("classes", first.file, str(problem))
         raise DataError(files.root, files.faults) from problem
@@ -289,28 +285,20 @@ def _object(
         raise _Problem("malformed-record", message)
     crowd = record.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise _Problem("malformed-record", f"iscrowd is {_written(crowd)}; it must be 0 or 1")
+        raise _Problem("malformed-record", f"iscrowd is {reprlib.repr(crowd)}; it must be 0 or 1")
     if id in seen:
         raise _Problem("duplicate-annotation-id", f"annotation id {id} is used again")
     seen.add(id)
     box = record.get("bbox")
     numbers = [_number(value) for value in box] if isinstance(box, list) else []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise _Problem("not-a-number", f"bbox is {_written(box)}" if "bbox" in record else "has no bbox")
+        raise _Problem("not-a-number", f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox")
     if category not in labels:
         raise _Problem("unknown-category", f"category_id {category}")
     if image not in rows:
         raise _Problem("unknown-image", f"image_id {image}")
     x, y, width, height = numbers
     return rows[image], id, labels[category], (x, y, x + width, y + height), _number(record.get("area")), crowd == 1
-
-
-def _written(value: Any) -> str:
-    """The start of a value as the file has it."""
-    try:
-        return json.dumps(value)[:80]
-    except (ValueError, RecursionError):
-        return "something that is nested too deeply, or too long"
 
 
 COCO = Format(

@@ -64,28 +64,14 @@ class DataFolder:
         """What to print before training: the decisions, and one line for each kind of fault."""
         return (*self.decisions, *summaries(self.faults))
 
-    def split(self, name: str) -> DetectionData:
-        """The split "train", "val" or "test".
-
-        Raises:
-            DataError: there is no such split.
-        """
-        if name not in self.splits:
-            message = f"there is no {name} split; there is {', '.join(self.splits) or 'none at all'}"
-            raise DataError(self.root, [Fault("empty-split", ".", message)])
-        return self.splits[name]
-
 
 def read_data(
     root: Path, console: Console | None = None, training: bool = False, allow_outside: bool = False
 ) -> DataFolder:
-    """`read_folder` for data that is going to be used: errors are raised. Images are not decoded.
+    """`read_folder`, for data that is going to be used: errors are raised.
 
     Args:
-        root: the data set's folder.
-        console: shows progress; None is silent.
         training: whether the data must have what training needs: train and val, both with objects.
-        allow_outside: see `read_folder`.
 
     Raises:
         DataError: there are errors; the message lists them.

@@ -130,27 +130,18 @@ def _classes(content: dict[Any, Any]) -> ClassTable:
         names = {str(index): name for index, name in enumerate(names)}
     if not isinstance(names, dict):
         raise ValueError("names is neither a list nor a table of class names")
-    table = {_id(key): _name(name) for key, name in names.items()}
+    table: dict[int, str] = {}
+    for key, name in names.items():
+        if not isinstance(key, str) or not key.isdecimal() or len(key) > 9:
+            raise ValueError(f"the id {reprlib.repr(key)} in names is no whole number from 0 to 999,999,999")
+        if not isinstance(name, str) or not readable(name) or name.strip() in _NOTHING:
+            raise ValueError(f"the name {reprlib.repr(name)} in names is not readable text")
+        table[int(key)] = name.strip()
     if len(table) < len(names):
         raise ValueError("two of the ids in names are the same number")
-    if not isinstance(count, str):
-        raise ValueError("nc is no number")
     if count not in _NOTHING and count != str(len(table)):
-        raise ValueError(f"nc is {count[:20]}, but there are {len(table)} names")
+        raise ValueError(f"nc is {str(count)[:20]}, but there are {len(table)} names")
     return ClassTable(tuple(table[id] for id in sorted(table)), tuple(sorted(table)))
-
-
-def _id(key: Any) -> int:
-    if not isinstance(key, str) or not key.isdecimal() or len(key) > 9:
-        raise ValueError(f"the id {reprlib.repr(key)} in names is no whole number from 0 to 999,999,999")
-    return int(key)
-
-
-def _name(name: Any) -> str:
-    if not isinstance(name, str) or not readable(name) or name.strip() in _NOTHING:
-        found = repr(name[:80]) if isinstance(name, str) else "a list or table"
-        raise ValueError(f"a name in names is {found}, which is not readable text")
-    return name.strip()
 
 
 def _images(files: Files, configuration: _Configuration, split: str, entries: list[str]) -> list[str] | None:

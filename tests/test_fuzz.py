@@ -56,7 +56,7 @@ from tests.data.corpus import GOOD, LABELS, LISTS, TRAIN, XML, frames, picture, 
 from tests.data.test_corpus import assert_sound
 from tests.helpers import small_replay
 
-QUICK = 12
+QUICK = 8
 """Examples of each target in ordinary runs."""
 MINUTES = float(os.environ.get("ODDETR_FUZZ_MINUTES", "10"))
 """Of all targets together."""

@@ -103,14 +103,13 @@ def with_image(make: bytes | Build, name: str = "b.jpg", size: tuple[int, int] =
     return build
 
 
-def png(width: int, height: int, text: bytes = b"", rows: bytes | None = None) -> bytes:
-    """A black PNG of one bit per pixel, with a compressed text; or only these compressed rows of it."""
+def png(width: int, height: int, rows: bytes | None = None) -> bytes:
+    """A black PNG of one bit per pixel; or only these compressed rows of it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    header += chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text))
     body = zlib.compress(bytes(1 + (width + 7) // 8) * height) if rows is None else rows
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
@@ -135,10 +134,6 @@ def first_frame(report: CheckReport) -> None:
     assert np.abs(shown - np.asarray(picture())).mean() < 30 < np.abs(shown[::-1, ::-1] - np.asarray(picture())).mean()
 
 
-def grey(report: CheckReport) -> None:
-    assert np.abs(sample_b(report).image.astype(int) - 128).max() <= 2
-
-
 WHITE_LEFT = np.zeros((48, 64, 3), dtype=np.uint8)
 WHITE_LEFT[:, :32] = 255
 
@@ -156,19 +151,12 @@ def turned_coco(data: Path) -> None:
     Image.fromarray(WHITE_LEFT).save(data / "train/b.png", exif=exif(6))
 
 
-def turned_yolo(data: Path) -> None:
-    yolo(data, {"train/a.jpg": LABEL, "train/b.png": "0 0.5 0.25 1 0.5\n", "val/v.jpg": LABEL})
-    Image.fromarray(WHITE_LEFT).save(data / "images/train/b.png", exif=exif(6))
-
-
 JPEG, PNG = saved(picture(), "JPEG"), saved(picture(), "PNG")
 for what, content in {
     "truncated JPEG": JPEG[: len(JPEG) // 2],
-    "zero bytes": b"",
+    "only a start": JPEG[:3],
     "text": b"no image at all",
     "EPS, which Pillow gives to a program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EOF\n",
-    "PNG whose text is a decompression bomb": png(64, 48, text=bytes(5_000_000)),
-    "TIFF beyond 16 bits": saved(Image.fromarray(np.full((48, 64), 1 << 20, dtype=np.int32)), "TIFF"),
     "TIFF of floats": saved(Image.fromarray(np.zeros((48, 64), dtype=np.float32)), "TIFF"),
 }.items():
     add(f"image: {what}", with_image(content), ALL, "unreadable-image")
@@ -182,20 +170,16 @@ add("image: a link to itself", with_image(lambda path: path.symlink_to("b.jpg"))
 LOCKED = with_image(lambda path: (write_image(path), path.chmod(0)))
 add("image: no right to read it", LOCKED, ALL, "unreadable-image", has="Permission denied", user=True)
 add("image: PNG named .jpg", with_image(PNG), ALL)
-for format, name in (("GIF", "b.gif"), ("PNG", "b.png"), ("TIFF", "b.tif")):
+for format, name in (("GIF", "b.gif"), ("TIFF", "b.tif")):
     add(f"image: animated {format}", with_image(frames(format), name), ALL, "animated-image", look=first_frame)
 add("image: JPEG with a preview (MPO)", with_image(frames("MPO")), ALL, look=first_frame)
-SIXTEEN = Image.fromarray(np.full((48, 64), 128 << 8, dtype=np.uint16))
-add("image: PNG of 16 bits", with_image(saved(SIXTEEN, "PNG"), "b.png"), ALL, look=grey)
-CMYK = saved(Image.new("RGB", (64, 48), (128, 128, 128)).convert("CMYK"), "JPEG")
-add("image: CMYK", with_image(CMYK), ALL, look=grey)
 add("image: turned by EXIF, boxes of what is shown", turned_coco, ALL, look=white_under_the_box)
-add("image: turned by EXIF, YOLO", turned_yolo, ALL, look=white_under_the_box)
 TURNED = with_image(saved(picture(), "JPEG", exif=exif(6)))
 add("image: turned by EXIF, boxes of what is stored", TURNED, ALL, "wrong-size", has="EXIF orientation")
 NO_EXIF = saved(picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(9))
 add("image: broken EXIF", with_image(NO_EXIF), ALL)
-add("image: another size than annotated", with_image(JPEG, size=(32, 24)), ALL, "wrong-size")
+OTHER_SIZE = with_image(JPEG, size=(32, 24))
+add("image: another size than annotated", OTHER_SIZE, ALL, "wrong-size", has="64x48 pixels, but")
 
 # COCO: the JSON of train.
 
@@ -241,7 +225,6 @@ for what, make in (("a pipe", os.mkfifo), ("16 gigabytes", lambda file: sparse(f
 for what, box, kind in (
     ("NaN", [float("nan"), 8, 20, 16], "not-a-number"),
     ("strings", ["8", "8", "20", "16"], "not-a-number"),
-    ("true and false", [True, False, 20, 16], "not-a-number"),
     ("an integer of 400 digits", [8, 8, 10**400, 16], "not-a-number"),
     ("numbers whose sum is infinite", [1e308, 8, 1e308, 16], "not-a-number"),
     ("three numbers", [8, 8, 20], "not-a-number"),
@@ -259,12 +242,9 @@ for what, changes, kind in (
     ("with a text as image id", {"image_id": "2"}, "malformed-record"),
     ("with an id of 30 digits", {"id": 10**30}, "malformed-record"),
     ("with iscrowd yes", {"iscrowd": "yes"}, "malformed-record"),
-    ("with iscrowd as a list", {"iscrowd": [1]}, "malformed-record"),
     ("with another's id", {"id": 90}, "duplicate-annotation-id"),
 ):
     add(f"COCO: an object {what}", with_object(**changes), LOST_OBJECT, kind)
-for area in (float("nan"), "wide", 10**400, -1, float("inf"), 64 * 48 + 1):
-    add(f"COCO: an area of {str(area)[:9]}", with_object(area=area), ALL)
 UNKNOWN = ("unknown-image", "unlisted-image")
 add("COCO: an image id twice", with_second(coco_image(1, "b.jpg")), LOST_IMAGE, "duplicate-image-id", *UNKNOWN)
 for what, image in (("without a file name", {"id": 2}), ("with a text as id", coco_image(2, "b.jpg") | {"id": "2"})):
@@ -283,7 +263,7 @@ for what, name, kind, has in (
 ):
     build = with_second(coco_image(2, name))
     add(f"COCO: a file name {what}", build, LOST_IMAGE, kind, "unlisted-image", has=has)
-for width in ("64", 64.5, 10**30, -64, float("nan")):
+for width in ("64", 10**30, -64):
     add(f"COCO: a width of {width}", with_second(coco_image(2, "b.jpg", width)), ALL)  # pyright: ignore[reportArgumentType]
 
 
@@ -358,7 +338,6 @@ for what, text, has in (
         f'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>{XML.replace("cat", "&x;")}',
         "document type",
     ),
-    ("an unknown encoding", f'<?xml version="1.0" encoding="klingon"?>{XML}', ""),
     ("not UTF-8", XML.encode().replace(b"cat", b"\xff\xfe"), ""),
 ):
     add(f"VOC: {what}", with_xml(text), LOST_OBJECT, "malformed-file", has=has, lacks="root:")
@@ -386,7 +365,7 @@ for what, old, new, kind in (
 FAR = XML.replace("<xmin>11", "<xmin>90").replace("<xmax>30", "<xmax>99")
 add("VOC: a box outside", with_xml(FAR), LOST_OBJECT, "box-outside")
 add("VOC: a box partly outside", with_xml(XML.replace("30", "90")), ALL, "clipped-box")
-for width in ("1e300", "nan", "-64", "wide"):
+for width in ("1e300", "wide"):
     size = f"<size><width>{width}</width><height>48</height></size>"
     add(f"VOC: a width of {width}", with_xml(XML.replace("<object>", size + "<object>", 1)), ALL)
 
@@ -438,7 +417,6 @@ for what, text in (
     add(f"YOLO: a label with {what}", with_label(text), ALL)
 for what, text, kind in (
     ("UTF-16", LABEL.encode("utf-16"), "malformed-file"),
-    ("a zero byte", "0 0.5 0.5 0.25 0.5\0", "not-a-number"),
     ("NaN", "0 nan 0.5 0.25 0.5", "not-a-number"),
     ("1e999", "0 1e999 0.5 0.25 0.5", "not-a-number"),
     ("decimal commas", "0 0,5 0,5 0,25 0,5", "not-a-number"),
@@ -446,14 +424,12 @@ for what, text, kind in (
     ("three numbers", "0 0.5 0.5 0.25", "malformed-record"),
     ("seven numbers", "0 0.5 0.5 0.25 0.5 0.5 0.5 0.5", "malformed-record"),
     ("a score of 1.9", "0 0.5 0.5 0.2 0.2 1.9", "malformed-record"),
-    ("only a class", "0", "malformed-record"),
     ("pixels", "0 20 20 10 10", "pixel-coordinates"),
     ("negative width", "0 0.5 0.5 -0.25 0.5", "inverted-box"),
     ("no area", "0 0.5 0.5 0 0.5", "zero-area-box"),
     ("a box outside", "0 1.5 0.5 0.25 0.5", "box-outside"),
     ("class 7", "7 0.5 0.5 0.25 0.5", "unknown-category"),
     ("class 0.5", "0.5 0.5 0.5 0.25 0.5", "unknown-category"),
-    ("class 1e999", "1e999 0.5 0.5 0.25 0.5", "unknown-category"),
     ("a class by name", "cat 0.5 0.5 0.25 0.5", "unknown-category"),
 ):
     add(f"YOLO: a label with {what}", with_label(text), LOST_OBJECT, kind)
@@ -487,14 +463,12 @@ ALIAS = "stands for another part of it"
 for what, text, kind, has in (
     ("empty", "", "malformed-file", "no keys"),
     ("torn", "names: [cat", "malformed-file", ""),
-    ("zeros", bytes(100), "malformed-file", ""),
     ("nested 700 deep", "names: " + "[" * 700 + "]" * 700, "malformed-file", "nested too deeply"),
     ("of a megabyte", "# " + "x" * 2**20, "malformed-file", "bytes"),
     ("a key twice", f"{PLACES}names: [cat, dog]\nnames: [dog, cat]\n", "malformed-file", "'names' occurs twice"),
     ("an id twice", f"{PLACES}names: {{0: cat, 00: dog}}\n", "classes", "same number"),
     ("a bomb of class names", f"{BOMB}{PLACES}names: *a29\n", "malformed-file", ALIAS),
     ("a program", f"{PLACES}names: !!python/object/apply:os.system [id]\n", "malformed-file", "constructor"),
-    ("a merge of a list in itself", f"{PLACES}names: &a [*a]\n", "malformed-file", ALIAS),
     ("a name without text", f"{PLACES}names: {{0: cat, 1: }}\n", "classes", ""),
     ("an id that is no number", f"{PLACES}names: {{cat: 0, dog: 1}}\n", "classes", "whole number"),
     ("an escape sequence as name", f'{PLACES}names: [cat, "\\e[2J"]\n', "classes", ""),

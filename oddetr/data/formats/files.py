@@ -50,6 +50,10 @@ class Files:
         """Add a fault."""
         self.faults.append(Fault(kind, file, message, place))
 
+    def probe(self) -> "Files":
+        """The same folder, for questions whose faults do not matter."""
+        return Files(self.root, self.allow_outside)
+
     def resolve(self, written: str, base: str = ".") -> str | None:
         """The path that a file gives relative to the folder `base`; None if it leads out, and must not.
 
@@ -89,9 +93,8 @@ class Files:
         if self.allow_outside or path == "." or not self._is_link(path):
             return None
         target = os.path.realpath(self.root / path)
-        return (
-            None if Path(target).is_relative_to(self._real) else Fault("outside-folder", path, f"is a link to {target}")
-        )
+        is_inside = Path(target).is_relative_to(self._real)
+        return None if is_inside else Fault("outside-folder", path, f"is a link to {target}")
 
     def is_folder(self, path: str) -> bool:
         """Whether it is a folder, or a link to one."""

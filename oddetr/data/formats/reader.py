@@ -109,16 +109,17 @@ def read_folder(root: Path, console: Console | None = None, allow_outside: bool 
     for data in cleaned:
         if not len(data):
             files.add("empty-split", raw.class_file, f"{data.split} has no image")
-    faults = [*files.faults, *_unlisted(files, raw)]
+    _report_unlisted(files, raw)
     if "train" in splits and "val" not in raw.defined:
         splits |= _held_out(splits["train"], files.notes)
     if not mirrored_alike(raw.classes.names):
         files.notes.append("Images will not be mirrored: class names tell left from right, or are letters or numbers.")
     splits = {name: splits[name] for name in SPLITS if name in splits}
-    faults += [*_missing_splits(splits, raw), *_without_objects(splits, raw)]
-    faults += [*_shared_files(splits, files.notes), *_rare_classes(splits, raw.class_file)]
-    notes = tuple(map(shown, files.notes))
-    return DataFolder(root, chosen.name, raw.classes, splits, tuple(dict.fromkeys(faults)), notes)
+    _report_missing_splits(files, splits, raw)
+    _report_missing_objects(files, splits, raw)
+    _report_shared_files(files, splits)
+    faults, notes = tuple(dict.fromkeys(files.faults)), tuple(map(shown, files.notes))
+    return DataFolder(root, chosen.name, raw.classes, splits, faults, notes)
 
 
 def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str, int, int]]:
@@ -229,52 +230,50 @@ def _groups_of_copies(files: Sequence[str]) -> list[list[int]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _missing_splits(splits: dict[str, DetectionData], raw: RawFolder) -> Iterator[Fault]:
-    """What training needs and no file defines; what is defined but cannot be read is a fault already."""
+def _report_unlisted(files: Files, raw: RawFolder) -> None:
+    """Report images in the folders of listed ones that are in no split."""
+    listed = {file for split in raw.splits for file in split.files}
+    mentioned = {fault.file for fault in files.faults}
+    folders, probe = set(map(posixpath.dirname, listed)), files.probe()
+    beside = {file for folder in folders for file in probe.files_in(folder, below=False)}
+    for file in sorted(beside - listed - mentioned):
+        files.add("unlisted-image", file, "no split names it")
+
+
+def _report_missing_splits(files: Files, splits: dict[str, DetectionData], raw: RawFolder) -> None:
+    """Report what training needs and no file defines; what is defined but cannot be read is a fault already."""
     if "train" not in raw.defined:
-        yield Fault("missing-split", ".", "there is no train split")
+        files.add("missing-split", ".", "there is no train split")
     elif "train" in splits and "val" not in splits and "val" not in raw.defined:
         count = len(splits["train"])
         images = "1 image is" if count == 1 else f"{count:,} copies of one image are"
-        yield Fault("missing-split", ".", f"{images} too few to hold out a val split")
+        files.add("missing-split", ".", f"{images} too few to hold out a val split")
 
 
-def _without_objects(splits: dict[str, DetectionData], raw: RawFolder) -> Iterator[Fault]:
+def _report_missing_objects(files: Files, splits: dict[str, DetectionData], raw: RawFolder) -> None:
+    """Report splits without objects, and classes of which train has few or none."""
     label_files = {split.name: split.label_files[0] for split in raw.splits if split.label_files}
     for name, data in splits.items():
         if data.truth.crowd.all():
             ignored = ", only regions to ignore" if len(data.truth.crowd) else ""
             message = f"{name}: {len(data):,} image{'s' * (len(data) > 1)}, no object{ignored}"
             kind = "nothing-to-score" if name == "test" else "no-objects"
-            yield Fault(kind, label_files.get(name, label_files.get("train", raw.class_file)), message)
+            files.add(kind, label_files.get(name, label_files.get("train", raw.class_file)), message)
+    if "train" in splits:
+        truth = splits["train"].truth
+        counts = np.bincount(truth.labels[~truth.crowd], minlength=len(raw.classes)).tolist()
+        for count, name in sorted(zip(counts, raw.classes.names, strict=True)):
+            if count < FEW:
+                kind, message = ("few-examples", f"{name} ({count})") if count else ("no-examples", name)
+                files.add(kind, raw.class_file, message)
 
 
-def _unlisted(files: Files, raw: RawFolder) -> list[Fault]:
-    """Images in the folders of listed ones that are in no split."""
-    listed = {file for split in raw.splits for file in split.files}
-    mentioned = {fault.file for fault in files.faults}
-    folders = {posixpath.dirname(file) for file in listed}
-    beside = {file for folder in folders for file in files.files_in(folder, below=False)}
-    return [Fault("unlisted-image", file, "no split names it") for file in sorted(beside - listed - mentioned)]
-
-
-def _shared_files(splits: dict[str, DetectionData], notes: list[str]) -> list[Fault]:
-    """Files of train in val or test; a split with exactly the images of train is a decision, and so only noted."""
-    files = {name: data.files for name, data in splits.items()}
+def _report_shared_files(files: Files, splits: dict[str, DetectionData]) -> None:
+    """Report files of train in val or test; a split with exactly the images of train is a decision, and only noted."""
+    names = {name: data.files for name, data in splits.items()}
     for name in ("val", "test"):
-        if "train" in files and name in files and set(files[name]) == set(files["train"]):
-            notes.append(f"train and {name} have the same images: scores on {name} will flatter.")
-            del files[name]
-    return [
-        Fault("shared-image", files[name][index], f"is in train and {name}") for name, index, _ in shared_images(files)
-    ]
-
-
-def _rare_classes(splits: dict[str, DetectionData], file: str) -> Iterator[Fault]:
-    if "train" not in splits:
-        return
-    data = splits["train"]
-    counts = np.bincount(data.truth.labels[~data.truth.crowd], minlength=len(data.classes)).tolist()
-    for count, name in sorted(zip(counts, data.classes.names, strict=True)):
-        if count < FEW:
-            yield Fault("few-examples", file, f"{name} ({count})") if count else Fault("no-examples", file, name)
+        if "train" in names and name in names and set(names[name]) == set(names["train"]):
+            files.notes.append(f"train and {name} have the same images: scores on {name} will flatter.")
+            del names[name]
+    for name, index, _ in shared_images(names):
+        files.add("shared-image", names[name][index], f"is in train and {name}")

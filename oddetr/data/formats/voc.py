@@ -91,7 +91,7 @@ def _read(files: Files, layout: _Layout) -> RawFolder:
         split: [_image(files, *pair) for pair in sorted(found.items(), key=lambda pair: pair[0])]
         for split, found in pairs.items()
     }
-    names = sorted({thing.name for images in splits.values() for image in images for thing in image.objects})
+    names = sorted({entry.name for images in splits.values() for image in images for entry in image.objects})
     if not names:
         files.add("classes", ".", _why_no_class(files, splits))
         raise DataError(files.root, files.faults)
@@ -260,9 +260,9 @@ def _object(number: int, element: ElementTree.Element) -> _Object:
 def _split(name: str, images: list[_Image], classes: ClassTable) -> RawSplit:
     labels = {name: label for label, name in enumerate(classes.names)}
     rows = [
-        (row, thing.number, labels[thing.name], thing.corners, 0.0, thing.difficult)
+        (row, entry.number, labels[entry.name], entry.corners, 0.0, entry.difficult)
         for row, image in enumerate(images)
-        for thing in image.objects
+        for entry in image.objects
     ]
     return RawSplit(
         name=name,

@@ -36,19 +36,17 @@ _NOTHING = ("", "~", "null", "Null", "NULL")
 
 @dataclass(frozen=True)
 class _Configuration:
-    """What data.yaml says: the folder that paths start from, and the folders or lists of each split."""
+    """What data.yaml says: all of it, the folder that paths start from, and the folders or lists of each split."""
 
-    file: str
+    content: dict[Any, Any]
     base: str
     entries: dict[str, list[str]]
-    classes: ClassTable
 
 
 class _Label(NamedTuple):
-    """A line of a label file: its number, its class id, (x0, y0, x1, y1), and whether it ends in a score."""
+    """What a line says: the class's label, (x0, y0, x1, y1), and whether it ends in a score."""
 
-    line: int
-    class_id: float
+    label: int
     box: tuple[float, float, float, float]
     scored: bool
 
@@ -68,40 +66,31 @@ def _find(files: Files) -> str | None:
         if files.is_file(file):
             return file
     others = files.files_in(".", [".yaml", ".yml"], below=False)
-    before = list(files.faults)
-    keys = {file: set(files.parse(file, _LARGEST_YAML, read_yaml) or ()) for file in others}
-    files.faults = before  # other YAML files may be anything
+    keys = {file: set(files.probe().parse(file, _LARGEST_YAML, read_yaml) or ()) for file in others}
     return next((file for file in others if {"names", "train"} <= keys[file]), None)
 
 
 def _read(files: Files, file: str) -> RawFolder:
-    configuration = _configuration(files, file)
-    defined: list[str] = []
-    splits: list[RawSplit] = []
-    for split, entries in configuration.entries.items():
-        images = _images(files, configuration, split, entries)
-        if images is not None:
-            splits.append(_split(files, split, images, configuration.classes))
-        if images is not None or split == "train":
-            defined.append(split)
-    _report_labels_without_images(files, {label for split in splits for label in split.label_files})
-    return RawFolder(configuration.classes, file, tuple(defined), splits)
-
-
-def _configuration(files: Files, file: str) -> _Configuration:
-    content = files.parse(file, _LARGEST_YAML, _with_places)
-    if content is None:
+    configuration = files.parse(file, _LARGEST_YAML, _parsed)
+    if configuration is None:
         raise DataError(files.root, files.faults)
     try:
-        classes = _classes(content)
+        classes = _classes(configuration.content)
     except ValueError as problem:
         files.add("classes", file, str(problem))
         raise DataError(files.root, files.faults) from problem
-    return _Configuration(file, content["base"], content["entries"], classes)
+    found = {
+        split: _images(files, file, configuration.base, split, entries)
+        for split, entries in configuration.entries.items()
+    }
+    defined = tuple(split for split, images in found.items() if images is not None or split == "train")
+    splits = [_split(files, split, images, classes) for split, images in found.items() if images is not None]
+    _report_labels_without_images(files, {label for split in splits for label in split.label_files})
+    return RawFolder(classes, file, defined, splits)
 
 
-def _with_places(content: bytes) -> dict[str, Any]:
-    """The table of data.yaml, with `entries` of each split and their `base`.
+def _parsed(content: bytes) -> _Configuration:
+    """What data.yaml says.
 
     Raises:
         ValueError: it does not say where images are.
@@ -115,7 +104,7 @@ def _with_places(content: bytes) -> dict[str, Any]:
     if not any(entries.values()):
         raise ValueError("none of train, val and test says where images are")
     (base,) = _texts("path", [table.get("path", "")])
-    return table | {"entries": entries, "base": "." if base in _NOTHING else base}
+    return _Configuration(table, "." if base in _NOTHING else base, entries)
 
 
 def _texts(key: str, values: Sequence[Any]) -> list[str]:
@@ -144,22 +133,22 @@ def _classes(content: dict[Any, Any]) -> ClassTable:
     return ClassTable(tuple(table[id] for id in sorted(table)), tuple(sorted(table)))
 
 
-def _images(files: Files, configuration: _Configuration, split: str, entries: list[str]) -> list[str] | None:
+def _images(files: Files, yaml: str, base: str, split: str, entries: list[str]) -> list[str] | None:
     """The images of a split, sorted, each once; None if there is no such split: exporters name what is not there."""
-    places = {entry: _place(files, configuration.base, entry) for entry in entries}
+    places = {entry: _place(files, base, entry) for entry in entries}
     if split != "train" and not any(path and _holds_something(files, path) for path in places.values()):
         files.notes.append(
-            f"{configuration.file} says {', '.join(entries)} for {split}, which is not there or holds no image: "
+            f"{yaml} says {', '.join(entries)} for {split}, which is not there or holds no image: "
             f"there is no {split} split."
         )
         return None
     images: set[str] = set()
     for entry, path in places.items():
         if path is None:
-            files.add("missing-folder", configuration.file, f"{split}: {entry} is not in the data folder")
+            files.add("missing-folder", yaml, f"{split}: {entry} is not in the data folder")
             continue
         if ".." in PurePosixPath(entry).parts or entry.startswith("/"):
-            files.notes.append(f"{configuration.file} says {entry} for {split}: taken from {path}.")
+            files.notes.append(f"{yaml} says {entry} for {split}: taken from {path}.")
         images.update(files.files_in(path) if files.is_folder(path) else _listed(files, path))
     return sorted(images) if any(places.values()) else None
 
@@ -178,11 +167,9 @@ def _place(files: Files, base: str, entry: str) -> str | None:
 
 def _holds_something(files: Files, path: str) -> bool:
     """Whether there is an image in the folder, or a line in the list; what cannot be read may have some."""
-    before = list(files.faults)
-    found = files.files_in(path) if files.is_folder(path) else files.lines(path, _LARGEST_LIST)
-    has_faults = len(files.faults) > len(before)
-    files.faults = before
-    return bool(found) or has_faults
+    probe = files.probe()
+    found = probe.files_in(path) if probe.is_folder(path) else probe.lines(path, _LARGEST_LIST)
+    return bool(found or probe.faults)
 
 
 def _listed(files: Files, path: str) -> list[str]:
@@ -222,12 +209,13 @@ def _split(files: Files, split: str, images: list[str], classes: ClassTable) -> 
     rows: list[tuple[Any, ...]] = []
     scored: dict[str, None] = {}
     for row, (image, file) in enumerate(zip(images, labels, strict=True)):
-        for label in _labels(files, image, file):
-            if label.class_id not in table:
-                files.add("unknown-category", file, f"class {label.class_id:g}", label.line)
+        for number, line in _lines(files, image, file):
+            found = _label(line, table)
+            if isinstance(found, str):
+                files.add(found, file, repr(line[:80]), number)
                 continue
-            rows.append((row, label.line, table[int(label.class_id)], label.box, 0.0, False))
-            if label.scored:
+            rows.append((row, number, found.label, found.box, 0.0, False))
+            if found.scored:
                 scored[file] = None
     if scored:
         files.notes.append(
@@ -263,29 +251,22 @@ def _report_shared_labels(files: Files, images: list[str], labels: list[str]) ->
                 files.add("ambiguous-image", image, f"{label} may be of {' or '.join(found[:3])}")
 
 
-def _labels(files: Files, image: str, file: str) -> list[_Label]:
-    """The usable lines of a label file."""
+def _lines(files: Files, image: str, file: str) -> list[tuple[int, str]]:
+    """The lines of a label file, with their numbers."""
     path = files.find(file)
-    if path is None:
-        barred = files.barred(file)
-        files.faults += [barred] if barred else []
-        if barred is None:
-            files.add("image-without-label", image, f"there is no {file}")
-        return []
-    labels: list[_Label] = []
-    for number, line in files.lines(path, _LARGEST_FILE):
-        label = _label(number, line)
-        if isinstance(label, _Label):
-            labels.append(label)
-        else:
-            files.add(label, file, repr(line[:80]), number)
-    return labels
+    if path is not None:
+        return files.lines(path, _LARGEST_FILE)
+    if (barred := files.barred(file)) is not None:
+        files.faults.append(barred)
+    else:
+        files.add("image-without-label", image, f"there is no {file}")
+    return []
 
 
-def _label(number: int, line: str) -> _Label | str:
-    """What a line says; or the kind of its fault."""
+def _label(line: str, table: dict[int, int]) -> _Label | str:
+    """What a line says, or the kind of its fault; `table` has the label of each class id."""
     class_id, *numbers = [to_number(word) for word in line.split()]
-    if math.isnan(class_id):
+    if class_id not in table:
         return "unknown-category"
     if not all(map(math.isfinite, numbers)):
         return "not-a-number"
@@ -299,7 +280,7 @@ def _label(number: int, line: str) -> _Label | str:
         return "malformed-record"
     if any(abs(value) > _PIXELS for value in numbers):
         return "pixel-coordinates"
-    return _Label(number, class_id, box, scored)
+    return _Label(table[int(class_id)], box, scored)
 
 
 YOLO = Format("YOLO", ("data.yaml with names, train and val; images/train/, ... and labels/train/, ...",), _find, _read)

@@ -22,7 +22,7 @@ from rich.console import Console
 import oddetr
 from oddetr.cli import VERBS
 from oddetr.common.parsing import underscored
-from oddetr.data.doctor.faults import KINDS
+from oddetr.data.doctor.kinds import KINDS
 from tests.conftest import tiny_arguments
 from tests.data.builders import coco_file, coco_image, coco_object, voc_xml, write_image
 
@@ -372,5 +372,5 @@ def test_errors_when_in_troubleshooting_then_are_those_of_the_source() -> None:
     assert unknown == []
     kinds = re.findall(r"^\| ([a-z].*?) \|", page.split("| words |")[1].split("###")[0], re.MULTILINE)
     assert {kind for row in kinds for kind in row.split(", ")} == {
-        kind.one for kind in KINDS.values() if kind.severity == "error"
+        kind.named(1) for kind in KINDS.values() if kind.severity == "error"
     }

@@ -90,7 +90,7 @@ class Annotations:
         labels: 0..K-1.
         areas: in square pixels, by which evaluation calls objects small, medium or large (COCO: the segment's area).
         crowd: True on regions to ignore.
-        annotation_ids: original ids.
+        annotation_ids: COCO's ids; else the place of an object in the file of its image.
     """
 
     image_ids: Int64[np.ndarray, " images"]

@@ -1,4 +1,4 @@
-"""Opening data by name: a folder of files, or the built-in digit scenes."""
+"""Open data by name: a folder of files, or the built-in digit scenes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class DigitsConfig:
         fresh: other scenes in every epoch.
 
     Raises:
-        ValueError: no training scene.
+        ValueError: there is no training scene.
     """
 
     train_images: int = 3000
@@ -36,21 +36,22 @@ class DigitsConfig:
 def open_sources(
     data: str, digits: DigitsConfig | None = None, seed: int = 0, allow_outside: bool = False
 ) -> dict[str, Source]:
-    """The splits (train, val and, where there is one, test) of `data`: `digits` or a data set's folder.
+    """The splits (train, val and, if there is one, test) of `data`: `digits` or a data set's folder.
 
-    Faults that can be dropped safely are dropped; images are not opened before they are needed.
+    Images are not opened before they are needed.
 
     Args:
         digits: the training scenes, for `digits`.
         seed: of the training scenes, for `digits`.
-        allow_outside: read also what paths and links name outside of the folder; it is refused otherwise.
+        allow_outside: also read what paths and links name outside of the folder; it is refused otherwise.
 
     Raises:
-        DataError: the annotations have errors.
-        ValueError: there is no data set, or none of a known layout.
+        DataError: the annotations have errors, or there is no data set of a known format.
     """
     if data == DIGITS:
-        return _digit_splits(digits or DigitsConfig(), seed)
+        digits = digits or DigitsConfig()
+        train = DigitScenes("train", digits.train_images, seed=seed, fresh=digits.fresh)
+        return {"train": train, "val": DigitScenes("val"), "test": DigitScenes("test")}
     return dict(read_data(Path(data), allow_outside=allow_outside).splits)
 
 
@@ -62,32 +63,21 @@ def open_training_sources(
     decode: bool = True,
     allow_outside: bool = False,
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
-    """`open_sources` for training: train and val, with objects; and what was dropped, split or noticed, in sentences.
+    """`open_sources` for training, which needs train and val with objects; and notes on the data, in sentences.
 
     Args:
-        data: `digits` or a data set's folder.
-        digits: the training scenes, for `digits`.
-        seed: of the training scenes, for `digits`.
+        data, digits, seed, allow_outside: see `open_sources`.
         console: shows progress; None is silent.
-        decode: check every image to its last pixel first; of several processes, one is enough to do so.
-        allow_outside: see `open_sources`.
+        decode: decode every image first; of several processes, one is enough to do so.
 
     Raises:
         DataError: annotations or images have errors, or there is nothing to train on or to validate with.
-        ValueError: there is no data set, or none of a known layout.
     """
     if data == DIGITS:
-        return _digit_splits(digits, seed), ("The built-in digit scenes. (--data DIR trains on your own images.)",)
+        notes = ("The built-in digit scenes. (--data DIR trains on your own images.)",)
+        return open_sources(data, digits, seed), notes
     if decode:
         folder = load_data(Path(data), console, allow_outside)
     else:
         folder = read_data(Path(data), console, training=True, allow_outside=allow_outside)
     return dict(folder.splits), folder.notes
-
-
-def _digit_splits(digits: DigitsConfig, seed: int) -> dict[str, Source]:
-    return {
-        "train": DigitScenes("train", digits.train_images, seed=seed, fresh=digits.fresh),
-        "val": DigitScenes("val"),
-        "test": DigitScenes("test"),
-    }

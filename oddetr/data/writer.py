@@ -1,4 +1,4 @@
-"""Any source as files in COCO's layout: to look at, or to train other software on."""
+"""Write any source as files in COCO's layout: to look at, or to train other software on."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from oddetr.data.dataset import Source
 
 
 def write_coco(source: Source, out: Path, split: str, count: int | None = None) -> Path:
-    """Writes `out/<split>/<name>.png` and `out/annotations/instances_<split>.json`; returns the images' folder.
+    """Write `out/<split>/<name>.png` and `out/annotations/instances_<split>.json`; returns the images' folder.
 
     Args:
         source: what to write (epoch 0).
         split: the name to give it.
-        count: the first so many images; default: all.
+        count: how many images, from the first; default: all.
 
     Raises:
         ValueError: `count` is not in 1 .. the number of images.
@@ -33,8 +33,7 @@ def write_coco(source: Source, out: Path, split: str, count: int | None = None) 
         Image.fromarray(sample.image).save(folder / file)
         height, width = sample.image.shape[:2]
         images.append({"id": sample.image_id, "file_name": file, "width": width, "height": height})
-        for box, label, crowd in zip(sample.boxes.tolist(), sample.labels, sample.crowd, strict=True):
-            x0, y0, x1, y1 = box
+        for (x0, y0, x1, y1), label, crowd in zip(sample.boxes.tolist(), sample.labels, sample.crowd, strict=True):
             objects.append(
                 {
                     "id": len(objects) + 1,
@@ -45,7 +44,7 @@ def write_coco(source: Source, out: Path, split: str, count: int | None = None) 
                     "iscrowd": int(crowd),
                 }
             )
-    categories = [{"id": i, "name": name} for i, name in zip(source.classes.ids, source.classes.names, strict=True)]
+    categories = [{"id": id, "name": name} for id, name in zip(source.classes.ids, source.classes.names, strict=True)]
     annotations = out / "annotations" / f"instances_{split}.json"
     annotations.parent.mkdir(exist_ok=True)
     annotations.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))

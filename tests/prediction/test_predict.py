@@ -15,8 +15,8 @@ from rich.console import Console
 import oddetr
 from oddetr import cli
 from oddetr.data.dataset import ClassTable
-from oddetr.data.formats import yolo
 from oddetr.data.formats.files import Files
+from oddetr.data.formats.yolo import YOLO
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.inputs import View
 from oddetr.prediction.outputs import COLUMNS, CsvTable, Result
@@ -99,16 +99,17 @@ def test_predict_when_yolo_is_written_then_our_reader_reads_the_same_boxes(
         oddetr.predict("any", pictures, out, formats=["yolo"])
     assert (out / "labels" / "b.txt").read_text() == ""
     shutil.copytree(pictures, out / "images")
-    folder = yolo.read(Files(out))
+    files = Files(out)
+    folder = YOLO.read(files, "data.yaml")
     assert folder.classes.names == CLASSES.names
-    assert not folder.faults
+    assert not files.faults
     (split,) = folder.splits
     for index, file in enumerate(split.files):
         with Image.open(out / file) as image:
             (found,), size = blobs.detect([np.asarray(image)]), image.size
-        ours = split.image == index
-        np.testing.assert_allclose(split.boxes[ours], found.boxes / [*size, *size], atol=2e-6)
-        assert split.labels[ours].tolist() == found.labels.tolist()
+        ours = split.objects[split.objects["image"] == index]
+        np.testing.assert_allclose(ours["box"], found.boxes / [*size, *size], atol=2e-6)
+        assert ours["label"].tolist() == found.labels.tolist()
 
 
 def test_predict_when_out_holds_others_labels_then_refuses(blobs: Predictor, pictures: Path, tmp_path: Path) -> None:

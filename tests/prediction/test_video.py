@@ -13,8 +13,8 @@ from PIL import Image
 
 import oddetr
 from oddetr import cli
-from oddetr.data.formats import yolo
 from oddetr.data.formats.files import Files
+from oddetr.data.formats.yolo import YOLO
 from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.predictor import Predictor
 from oddetr.prediction.video import VideoError, VideoReader, VideoWriter, check_drawable
@@ -85,9 +85,10 @@ def test_predict_when_frames_have_their_images_then_our_yolo_reader_reads_them(c
     images.mkdir(parents=True)
     for number, image in enumerate(frames()):
         Image.fromarray(image).save(images / f"{number:06}.png")
-    folder = yolo.read(Files(tmp_path / "out"))
-    assert not folder.faults
-    np.testing.assert_allclose(folder.splits[0].boxes[:, :2] * [192, 128], PLACES, atol=1e-3)
+    files = Files(tmp_path / "out")
+    folder = YOLO.read(files, "data.yaml")
+    assert not files.faults
+    np.testing.assert_allclose(folder.splits[0].objects["box"][:, :2] * [192, 128], PLACES, atol=1e-3)
 
 
 def test_predict_when_videos_are_broken_or_empty_then_processes_the_rest(

@@ -14,7 +14,7 @@ SMALL, LARGE = 32.0**2, 96.0**2
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest, middle (median or mean, as the field says) and largest value; all 0 where there is none."""
+    """Smallest, middle (median or mean, as the field says) and largest value; all 0 if there is none."""
 
     low: float
     middle: float
@@ -31,12 +31,9 @@ class Statistics:
         objects: how many.
         crowd: regions to ignore.
         per_class: objects of each class, in the order of the class table.
-        widths: of the images in pixels, with the median.
-        heights: of the images in pixels, with the median.
+        widths, heights: of the images in pixels, with the median.
         objects_per_image: with the mean.
-        small: objects of less than 32 x 32 square pixels.
-        medium: the others.
-        large: objects of at least 96 x 96 square pixels.
+        small, medium, large: objects of less than 32 x 32 square pixels, the others, and of at least 96 x 96.
     """
 
     images: int
@@ -55,20 +52,18 @@ class Statistics:
 def statistics(data: DetectionData) -> Statistics:
     """The numbers of one split."""
     truth = data.truth
-    learned = ~truth.crowd
-    areas = truth.areas[learned]
-    owners = truth.owners
-    per_image = np.bincount(owners[learned], minlength=len(truth))
+    is_object = ~truth.crowd
+    areas = truth.areas[is_object]
     small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
     return Statistics(
         images=len(truth),
         empty_images=int((np.diff(truth.offsets) == 0).sum()),
         objects=len(areas),
         crowd=int(truth.crowd.sum()),
-        per_class=tuple(np.bincount(truth.labels[learned], minlength=len(data.classes)).tolist()),
+        per_class=tuple(np.bincount(truth.labels[is_object], minlength=len(data.classes)).tolist()),
         widths=_range(truth.sizes[:, 1], np.median),
         heights=_range(truth.sizes[:, 0], np.median),
-        objects_per_image=_range(per_image, np.mean),
+        objects_per_image=_range(np.bincount(truth.owners[is_object], minlength=len(truth)), np.mean),
         small=small,
         medium=len(areas) - small - large,
         large=large,
@@ -76,6 +71,6 @@ def statistics(data: DetectionData) -> Statistics:
 
 
 def _range(values: np.ndarray, middle: Callable[[np.ndarray], Any]) -> Range:
-    return (
-        Range(float(values.min()), float(middle(values)), float(values.max())) if len(values) else Range(0.0, 0.0, 0.0)
-    )
+    if not len(values):
+        return Range(0.0, 0.0, 0.0)
+    return Range(float(values.min()), float(middle(values)), float(values.max()))

@@ -1,8 +1,8 @@
-"""The files of a data folder: where written paths and links lead, what folders hold, what stands in text files.
+"""The files of a data folder: where paths and links lead, what folders hold, and what files say.
 
-A data set may come from a stranger: what its paths and links name outside of its folder is read only where the user
-allows it. The folder itself may be a link, and links may lead to other places inside. Paths are given relative to the
-folder, with slashes; those that lead out of it, where that is allowed, are absolute.
+A data set may come from a stranger: what its paths and links name outside of its folder is read only if the user
+allows it. The folder itself may be a link, and links may lead to other places inside it. Paths are given relative to
+the folder, with slashes; those that lead out of it, where that is allowed, are absolute.
 """
 
 import os
@@ -10,49 +10,52 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from oddetr.common.regular import mode, read_regular, reason
 from oddetr.data.doctor.faults import Fault
-from oddetr.data.formats.folders import split_of
 from oddetr.data.images import EXTENSIONS
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
-LONGEST_PATH = 4096
-"""Characters of a path that a file can have."""
+_LONGEST_PATH = 4096
+"""Characters of the longest path that a file can have."""
 
-
-class FileFault(ValueError):
-    """A file that must not or cannot be read.
-
-    Attributes:
-        fault: says which, and why.
-    """
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
+Parsed = TypeVar("Parsed")
 
 
 class Files:
-    """What there is in a data folder, asked of the disk once per folder.
+    """The files of a data folder, each folder listed once, and what a reader finds wrong with them.
 
     Attributes:
         root: the folder.
         allow_outside: whether paths and links may lead out of it.
+        faults: what was found to be wrong.
+        notes: what the reader decided where the files left a choice, in whole sentences.
     """
 
     def __init__(self, root: Path, allow_outside: bool = False) -> None:
         self.root = root
         self.allow_outside = allow_outside
+        self.faults: list[Fault] = []
+        self.notes: list[str] = []
         self._real = Path(os.path.realpath(root))
         self._names: dict[str, dict[str, list[str]]] = {}
-        self._folded: dict[str, dict[str, str]] = {}
-        self._barred: dict[str, Fault | None] = {"": None, ".": None, "/": None, "//": None}
+        self._barred: dict[str, Fault | None] = {}
 
-    def inside(self, base: str, written: str) -> str | None:
-        """Where a path leads that a file gives relative to the folder `base`; None where it must not lead.
+    def add(self, kind: str, file: str, message: str, place: int | None = None) -> None:
+        """Add a fault."""
+        self.faults.append(Fault(kind, file, message, place))
+
+    def probe(self) -> "Files":
+        """The same folder, for questions whose faults do not matter."""
+        return Files(self.root, self.allow_outside)
+
+    def resolve(self, written: str, base: str = ".") -> str | None:
+        """The path that a file gives relative to the folder `base`; None if it leads out, and must not.
 
         Backslashes count as slashes.
         """
@@ -62,41 +65,36 @@ class Files:
         path = posixpath.normpath(posixpath.join(base, written))
         if path != ".." and not path.startswith(("../", "/")):
             return path
-        whole = PurePosixPath(posixpath.normpath(posixpath.join(self.root.absolute().as_posix(), path)))
-        for root in (self.root.absolute(), self._real):
-            if whole.is_relative_to(root):
-                return whole.relative_to(root).as_posix()
-        return str(whole) if self.allow_outside else None
+        absolute = self.root.absolute()
+        target = PurePosixPath(posixpath.normpath(posixpath.join(absolute.as_posix(), path)))
+        for root in (absolute, self._real):
+            if target.is_relative_to(root):
+                return target.relative_to(root).as_posix()
+        return str(target) if self.allow_outside else None
 
     def advice(self, written: str, base: str = ".") -> str:
-        """What to write for a path that leads out, where its last parts name a file in `base`; else nothing."""
-        if len(written) > LONGEST_PATH:
-            return ""
-        parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("..", "/")]
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        found = next((tail for tail in tails if stat.S_ISREG(mode(self.root / base / tail))), None)
+        """What to write instead of a path that leads out, if the end of it names a file in `base`; else nothing."""
+        found = next((tail for tail in tails(written) if self.is_file(posixpath.join(base, tail))), None)
         return f"; write {found}" if found else ""
 
     def barred(self, path: str) -> Fault | None:
-        """Why a file or folder must not be looked at: it, or a folder above it, is a link that leads out, or a folder
-        that cannot be listed."""
-        if len(path) > LONGEST_PATH:
+        """Why a file or folder must not be read: it, or a folder above it, is a link that leads out or a folder that
+        cannot be listed."""
+        if len(path) > _LONGEST_PATH:
             return None
-        unknown: list[str] = []
-        while path not in self._barred:
-            unknown.append(path)
-            path = posixpath.dirname(path)
-        fault = self._barred[path]
-        for below in reversed(unknown):
-            fault = self._barred[below] = fault or self._leading_out(below)
-        return fault
+        for place in (".", *accumulate(PurePosixPath(path).parts, posixpath.join)):
+            if place not in self._barred:
+                self._barred[place] = self._leads_out(place)
+            if (fault := self._barred[place]) is not None:
+                return fault
+        return None
 
-    def _leading_out(self, path: str) -> Fault | None:
-        place = self.root / path
-        if self.allow_outside or not stat.S_ISLNK(mode(place, follow=False)):
+    def _leads_out(self, path: str) -> Fault | None:
+        if self.allow_outside or path == "." or not self._is_link(path):
             return None
-        end = os.path.realpath(place)
-        return None if Path(end).is_relative_to(self._real) else Fault("outside-folder", path, f"is a link to {end}")
+        target = os.path.realpath(self.root / path)
+        is_inside = Path(target).is_relative_to(self._real)
+        return None if is_inside else Fault("outside-folder", path, f"is a link to {target}")
 
     def is_folder(self, path: str) -> bool:
         """Whether it is a folder, or a link to one."""
@@ -106,127 +104,117 @@ class Files:
         """Whether it is a regular file, or a link to one."""
         return stat.S_ISREG(mode(self.root / path))
 
+    def _is_link(self, path: str) -> bool:
+        return stat.S_ISLNK(mode(self.root / path, follow=False))
+
     def names(self, folder: str = ".") -> list[str]:
-        """The names of everything in a folder, sorted; none where it is no folder, or must not be looked at."""
+        """The names of everything in a folder, sorted; none if it is no folder, or must not be read."""
         return sorted(name for alike in self._listed(folder).values() for name in alike)
 
     def subfolders(self, base: str = ".") -> list[str]:
-        """The folders in `base`, sorted by name; none where `base` is no folder. Hidden ones are left out."""
-        names = [name for name in self.names(base) if not name.startswith(".")]
-        paths = [posixpath.normpath(posixpath.join(base, name)) for name in names]
+        """The folders in `base`, sorted by name, without hidden ones; none if `base` is no folder."""
+        paths = [_joined(base, name) for name in self.names(base) if not name.startswith(".")]
         return [path for path in paths if self.is_folder(path)]
 
-    def split_folders(self, base: str = ".") -> dict[str, str]:
-        """The sub-folders of `base` that are named after splits; of two for the same split, the first by name."""
-        folders: dict[str, str] = {}
-        for folder in self.subfolders(base):
-            split = split_of(posixpath.basename(folder))
-            if split is not None:
-                folders.setdefault(split, folder)
-        return folders
-
-    def files_in(
-        self, folder: str, faults: list[Fault], extensions: Iterable[str] = EXTENSIONS, below: bool = True
-    ) -> list[str]:
+    def files_in(self, folder: str, extensions: Iterable[str] = EXTENSIONS, below: bool = True) -> list[str]:
         """The files in `folder`, and `below` it, with one of the (lower-case) extensions, sorted.
 
         Hidden files (macOS leaves `._name.jpg`) and hidden folders are left out. Links are followed, but not up to
-        folders that hold `folder`; a folder to which several lead is listed once.
-
-        Args:
-            faults: receives what must not or cannot be looked at.
+        folders that hold `folder`; a folder to which several lead is listed once. What must not be read is a fault.
         """
-        wanted = frozenset(extensions)
         found: list[str] = []
-        seen = {_identity(above) for above in Path(os.path.realpath(self.root / folder)).parents}
-        waiting, links = [folder], [folder][:0]
-        while waiting or links:
-            here = waiting.pop() if waiting else links.pop(0)
-            place = _identity(self.root / here)
-            names = [name for name in self.names(here) if not name.startswith(".")]
+        seen = set(Path(os.path.realpath(self.root / folder)).parents)
+        waiting = deque([folder])
+        while waiting:
+            here = waiting.popleft()
+            names, place = self.names(here), Path(os.path.realpath(self.root / here))
             if (fault := self.barred(here)) is not None:
-                faults.append(fault)
+                self.faults.append(fault)
             if fault is not None or place in seen:
                 continue
             seen.add(place)
-            for path in [posixpath.normpath(posixpath.join(here, name)) for name in names]:
-                chosen = posixpath.splitext(path)[1].lower() in wanted
+            for path in [_joined(here, name) for name in names if not name.startswith(".")]:
                 if self.is_folder(path):
+                    # Folders before links to them, so that a path without a link is preferred.
+                    wait = waiting.append if self._is_link(path) else waiting.appendleft
                     if below:
-                        is_link = stat.S_ISLNK(mode(self.root / path, follow=False))
-                        (links if is_link else waiting).append(path)
-                elif chosen and (fault := self.barred(path)) is not None:
-                    faults.append(fault)
-                elif chosen:
-                    found.append(path)
+                        wait(path)
+                elif posixpath.splitext(path)[1].lower() in extensions:
+                    if (fault := self.barred(path)) is not None:
+                        self.faults.append(fault)
+                    else:
+                        found.append(path)
         return sorted(found)
 
     def find(self, name: str) -> str | None:
-        """The file's path as it is on disk; None if there is no such file, or none that may be looked at.
+        """The file's path as it is on disk; None if there is no such file, or none that may be read.
 
-        Names are compared in Unicode's composed form where none is the same in every byte.
+        Names are compared in Unicode's composed form if none is the same in every byte.
         """
         folder, base = posixpath.split(name)
-        alike = self._listed(folder).get(unicodedata.normalize("NFC", base), [])
-        if base not in alike and len(alike) != 1:
-            return None
-        return posixpath.join(folder, base if base in alike else alike[0])
+        alike = self._listed(folder).get(_folded(base), [])
+        same = [base] if base in alike else [other for other in alike if composed(other) == composed(base)]
+        return posixpath.join(folder, same[0]) if len(same) == 1 else None
 
     def similar(self, name: str) -> str | None:
         """A file whose name differs from `name` in capital letters alone."""
         folder, base = posixpath.split(name)
-        if folder not in self._folded:
-            names = self._listed(folder)
-            self._folded[folder] = {key.casefold(): names[key][0] for key in sorted(names, reverse=True)}
-        found = self._folded[folder].get(unicodedata.normalize("NFC", base).casefold())
-        return None if found is None else posixpath.join(folder, found)
+        return next((posixpath.join(folder, other) for other in self._listed(folder).get(_folded(base), [])), None)
 
-    def read(self, file: str, most: int) -> bytes:
-        """The content of a file of at most `most` bytes.
+    def parse(self, file: str, most: int, parser: Callable[[bytes], Parsed]) -> Parsed | None:
+        """What `parser` makes of a file of at most `most` bytes; None, with a fault, if it must not or cannot be read.
 
-        Raises:
-            FileFault: it must not or cannot be read.
+        Parsers raise whatever they trip over in a damaged file, so that anything they raise is a fault of the file.
         """
-        fault = self.barred(file)
-        if fault is not None:
-            raise FileFault(fault)
+        if (fault := self.barred(file)) is not None:
+            self.faults.append(fault)
+            return None
         try:
-            return read_regular(self.root / file, most)
-        except (OSError, ValueError, MemoryError) as problem:
-            raise FileFault(Fault("malformed-file", file, reason(problem))) from problem
+            return parser(read_regular(self.root / file, most))
+        except Exception as problem:
+            self.add("malformed-file", file, reason(problem))
+            return None
 
-    def read_text(self, file: str, most: int) -> str:
-        """The same as text in UTF-8, with or without a byte order mark.
-
-        Raises:
-            FileFault: it must not or cannot be read, or it is no such text.
-        """
-        try:
-            return self.read(file, most).decode("utf-8-sig")
-        except UnicodeDecodeError as problem:
-            raise FileFault(Fault("malformed-file", file, f"it is no text in UTF-8: {problem}")) from problem
+    def lines(self, file: str, most: int) -> list[tuple[int, str]]:
+        """The lines of a text file in UTF-8 that are not blank, with their numbers from 1; none, with a fault, if it
+        cannot be read."""
+        text = self.parse(file, most, lambda content: content.decode("utf-8-sig"))
+        lines = enumerate((text or "").splitlines(), start=1)
+        return [(number, line.strip()) for number, line in lines if line.strip()]
 
     def _listed(self, folder: str) -> dict[str, list[str]]:
-        """The names of everything in a folder that may be looked at, by their composed form."""
+        """The names of everything in a folder that may be read, by their folded form."""
+        folder = folder or "."
         if folder not in self._names:
-            names: dict[str, list[str]] = {}
+            entries: list[str] = []
             try:
-                allowed = self.barred(folder) is None
-                entries = sorted(entry.name for entry in os.scandir(self.root / folder)) if allowed else []
+                if self.barred(folder) is None:
+                    entries = sorted(entry.name for entry in os.scandir(self.root / folder))
             except (OSError, ValueError) as problem:
-                entries = []
                 if self.is_folder(folder):
-                    self._barred[folder] = Fault("unreadable-folder", folder or ".", reason(problem))
+                    self._barred[folder] = Fault("unreadable-folder", folder, reason(problem))
+            names = self._names[folder] = {}
             for name in entries:
-                names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-            self._names[folder] = names
+                names.setdefault(_folded(name), []).append(name)
         return self._names[folder]
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """The same for all paths that lead to one folder."""
-    try:
-        status = path.stat()
-        return status.st_dev, status.st_ino
-    except (OSError, ValueError):
-        return -1, -1
+def tails(written: str) -> list[str]:
+    """The ends of a path, the longest first: what may remain of it in another working directory."""
+    parts = [
+        part for part in PurePosixPath(written[:_LONGEST_PATH].replace("\\", "/")).parts if part not in ("..", "/")
+    ]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form: disks differ in which form they keep."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return composed(name).casefold()
+
+
+def _joined(folder: str, name: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, name))

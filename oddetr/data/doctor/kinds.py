@@ -1,0 +1,183 @@
+"""The kinds of faults that a data set can have: how bad each is, what it is called, and what to do about it."""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+FEW = 10
+"""A class with fewer training examples than this is reported."""
+
+_PLURAL = re.compile(r"\{(?:([\w ]+)\|)?([\w ]+)\}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault.
+
+    A warning is about something that reading has already repaired or left out, or that does no harm to the labels. An
+    error makes labels unreliable, and only the data's owner can fix it.
+
+    Attributes:
+        severity: how bad it is.
+        words: what such faults are called; `{s}` and `{is|are}` stand for singular and plural.
+        advice: what to do about them.
+    """
+
+    severity: Severity
+    words: str
+    advice: str
+
+    def named(self, count: int) -> str:
+        """What `count` faults of this kind are called."""
+        return _PLURAL.sub(lambda found: (found[1] or "") if count == 1 else found[2], self.words)
+
+
+_error, _warning = partial(Kind, "error"), partial(Kind, "warning")
+KINDS: dict[str, Kind] = {
+    "layout": _error(
+        "folder{s} that {is|are} no data {set|sets}",
+        "Give the folder that holds the whole data set, in one of these layouts.",
+    ),
+    "malformed-file": _error(
+        "file{s} that cannot be understood",
+        "Fix the file, or export or download it again: half a file is often an interrupted download.",
+    ),
+    "malformed-record": _error("malformed {entry|entries}", "Fix these entries, or export the annotations again."),
+    "duplicate-split": _error(
+        "split{s} that {is|are} defined twice", "Move the file that is not meant out of the folder."
+    ),
+    "classes": _error(
+        "class table{s} that cannot be used", "Give every class one name and one id, the same in all splits."
+    ),
+    "missing-folder": _error("missing {folder or list|folders or lists}", "Correct the path, or remove its line."),
+    "outside-folder": _error(
+        "path{s} that {leads|lead} out of the data folder",
+        "Move the files into the data folder, and write paths relative to it. If they are yours and should stay where "
+        "they are, allow it: --allow-outside true (allow_outside=True).",
+    ),
+    "unreadable-folder": _error("folder{s} that cannot be listed", "Give yourself the right to read them: chmod u+rx."),
+    "unreadable-name": _error(
+        "file{s} whose {name is|names are} not readable text",
+        "Rename them, in the annotations too: names are text in UTF-8, without line breaks or control characters.",
+    ),
+    "empty-split": _error("split{s} without any image", "Add its images, or remove the split."),
+    "missing-split": _error(
+        "split{s} that training needs and that {is|are} not there",
+        "Training learns from train and picks its best checkpoint on val, which is held out of train where there is "
+        "none: give it a train split of at least two different images.",
+    ),
+    "no-objects": _error(
+        "split{s} of train and val without any object",
+        "Look for the labels: they may be in another folder, or belong to other images. Where val was held out of "
+        "train, label more images, or make a val split that shows objects.",
+    ),
+    "ambiguous-image": _error(
+        "image{s} that cannot be told from others by {its name|their names}",
+        "Give every image a name of its own, or sort the XML files into folders like those of the images.",
+    ),
+    "missing-image": _error(
+        "image{s} that {is|are} annotated but not there",
+        "Restore the images, or remove their entries from the annotations.",
+    ),
+    "unreadable-image": _error(
+        "image{s} that cannot be read",
+        "Restore the files from their source, or remove them together with their annotations.",
+    ),
+    "image-too-large": _error(
+        "image{s} that {is|are} too large to be decoded safely",
+        "Cut them into tiles or shrink them, and their boxes with them.",
+    ),
+    "wrong-size": _error(
+        "image{s} of another size than {its|their} annotations say",
+        "The boxes were probably drawn on another version of the image: bring that version back, or scale the boxes. "
+        "Only if the boxes do fit the image as it is, correct the width and height in the annotations.",
+    ),
+    "duplicate-image-id": _error(
+        "image id{s} used more than once",
+        "Give every image its own id, and have each annotation refer to the right one.",
+    ),
+    "duplicate-file-name": _error(
+        "image file{s} listed under two ids", "Keep one entry for each file, with all of its annotations."
+    ),
+    "duplicate-annotation-id": _error(
+        "annotation id{s} used more than once",
+        "Give every annotation its own id; remove annotations that are copies of one another.",
+    ),
+    "crowded-image": _error(
+        "image{s} with too many objects to train on",
+        "A detector finds as many objects as it has queries, some hundreds: cut these images into tiles. The same "
+        "object many times over is a mistake of an export.",
+    ),
+    "unknown-category": _error(
+        "object{s} of {a class that is|classes that are} not in the class table",
+        "Add the class to the table, or correct the objects' class.",
+    ),
+    "not-a-number": _error(
+        "{box|boxes} whose coordinates are not four finite numbers", "Draw these boxes again, or remove them."
+    ),
+    "inverted-box": _error(
+        "inverted {box|boxes}",
+        "Right must be greater than left, and bottom greater than top: corners may be swapped, or a corner may be "
+        "written where width and height belong.",
+    ),
+    "box-outside": _error(
+        "{box|boxes} entirely outside {its image|their images}",
+        "They may belong to other images, or to another size of these: correct or remove them.",
+    ),
+    "pixel-coordinates": _error(
+        "{box|boxes} in pixels where YOLO wants shares of the image's size",
+        "Divide x and width by the image's width, y and height by its height.",
+    ),
+    "relative-coordinates": _error(
+        "split{s} whose boxes look like shares of the image's size where pixels belong",
+        "Multiply x and width by the image's width, y and height by its height.",
+    ),
+    "zero-area-box": _warning(
+        "{box|boxes} without area, left out",
+        "These are usually accidental clicks. Draw the box again where an object now goes unlabelled.",
+    ),
+    "clipped-box": _warning(
+        "{box|boxes} partly outside {its image|their images}, clipped",
+        "Nothing to do if they reach out by a little; otherwise they may belong to another size of the image.",
+    ),
+    "unknown-image": _warning(
+        "{annotation of an image that is|annotations of images that are} not listed, left out",
+        "Nothing to do if the images were removed on purpose.",
+    ),
+    "animated-image": _warning(
+        "file{s} of several pictures, of which the first is used",
+        "Nothing to do if the boxes are of the first; otherwise save the other pictures as files of their own.",
+    ),
+    "repeated-image": _warning("image{s} listed twice, used once", "Remove the second line."),
+    "label-without-image": _warning(
+        "label file{s} without an image, left out", "Bring the image back, or delete the label file."
+    ),
+    "image-without-label": _warning(
+        "image{s} without a label file, used as {one|ones} without objects",
+        "Label them if they show objects: in train, unlabelled objects teach the detector not to see them; in val and "
+        "test, what it rightly finds counts as wrong.",
+    ),
+    "unlisted-image": _warning(
+        "image{s} that {is|are} in no split, left out", "Nothing to do if they were left out on purpose."
+    ),
+    "shared-image": _warning(
+        "image{s} to evaluate on that {is|are} also trained on",
+        "Remove them from one of the splits: scores on them say nothing about new images.",
+    ),
+    "nothing-to-score": _warning(
+        "split{s} without any object, which cannot be scored",
+        "Look for the labels, or remove the split: training does not need it.",
+    ),
+    "no-examples": _warning(
+        "class{es} without an example to train on",
+        "The detector cannot learn them. Label some, or remove the classes from the class table.",
+    ),
+    "few-examples": _warning(
+        f"class{{es}} with fewer than {FEW} examples to train on",
+        "Expect low scores for them. Label more if they matter.",
+    ),
+}
+"""Everything that is looked for, errors first."""

@@ -1,0 +1,73 @@
+"""What names and text mean: the split that a name names, numbers, and YAML whose values stay text."""
+
+import math
+import posixpath
+import re
+from collections import Counter
+from typing import Any
+
+import yaml
+
+from oddetr.common.untrusted import refuse_aliases
+
+SPLITS = ("train", "val", "test")
+"""The names of splits, in the order in which they are shown."""
+
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|training|valid|validation|val|test|testing)(?![a-z])")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's or a folder's name names: "train", "val", "test", or None.
+
+    "train2017", "instances_train2017" and "training" are train, "valid" and "validation" are val; "trainval" is none.
+    """
+    found = _SPLIT.search(name.lower())
+    return found and next(split for split in SPLITS if found[1].startswith(split))
+
+
+def without_extension(name: str) -> str:
+    """The path without its extension."""
+    return posixpath.splitext(name)[0]
+
+
+def to_number(text: str) -> float:
+    """The number, which may be infinite; NaN if it is none. Python's own `1_000` is none."""
+    try:
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads scalars as text (YAML reads the class `no` as false), and refuses unknown tags and repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        require_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+_PlainLoader.yaml_implicit_resolvers = {}
+
+
+def read_yaml(content: bytes) -> dict[Any, Any]:
+    """The content of a YAML file, all scalars as text.
+
+    Raises:
+        ValueError, RecursionError, yaml.YAMLError: it is no YAML, or holds no table.
+    """
+    refuse_aliases(content, _PlainLoader)
+    found = yaml.load(content, _PlainLoader)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no keys such as names, train and val")
+    return found
+
+
+def require_unique(keys: list[str]) -> None:
+    """Refuse a table in which a key occurs twice: readers differ in which of the two they take.
+
+    Raises:
+        ValueError: one does.
+    """
+    if len(set(keys)) < len(keys):
+        twice, _ = Counter(keys).most_common(1)[0]
+        raise ValueError(f"the key {twice[:80]!r} occurs twice in one table")

@@ -1,8 +1,8 @@
-"""TensorBoard, MLflow and Weights & Biases: Lightning's loggers, and what they are told besides numbers."""
+"""TensorBoard, MLflow and Weights & Biases: Lightning's loggers, and what they log besides numbers."""
 
 import json
 import os
-import shutil
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ PROJECT = "oddetr"
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told when a run begins or is resumed.
+    """A run that starts or is resumed, for a logger.
 
     Attributes:
         folder: the run's.
@@ -33,10 +33,10 @@ class LoggedRun:
 
 
 class OpenLogger:
-    """A logger that has opened a run.
+    """A logger that has opened a run: one of Lightning's, and what it cannot do by itself.
 
     Attributes:
-        logger: Lightning's, of the package.
+        logger: Lightning's.
         identity: the id under which it finds the run again.
         where: where a person finds what it logs.
     """
@@ -55,7 +55,7 @@ class OpenLogger:
 
 
 class TensorBoard(OpenLogger):
-    """Log to RUN/tensorboard; a resumed run hides the steps that it does again."""
+    """Log to RUN/tensorboard; a resumed run hides the steps that it repeats."""
 
     def __init__(self, run: LoggedRun, known: str | None) -> None:
         self.run, self.identity = run, "tensorboard"
@@ -72,9 +72,9 @@ class TensorBoard(OpenLogger):
         self.logger.log_hyperparams(self.run.parameters, values, step)
 
     def _add_text(self, name: str, content: Any, step: int) -> None:
-        """Add text that TensorBoard shows as it is: it reads Markdown."""
-        lines = json.dumps(content, indent=1, default=str).splitlines()
-        self.logger.experiment.add_text(name, "\n".join("    " + line for line in lines), step)
+        """Add text as a code block: TensorBoard renders Markdown."""
+        text = json.dumps(content, indent=1, default=str)
+        self.logger.experiment.add_text(name, textwrap.indent(text, "    "), step)
 
 
 class MLflow(OpenLogger):
@@ -98,7 +98,7 @@ class MLflow(OpenLogger):
                 run_id=known,
             )
             self.identity = str(self.logger.run_id)
-        finally:  # Lightning's logger sets the store of all that the process does later.
+        finally:  # Lightning's logger changes the store of the whole process.
             mlflow.set_tracking_uri(given)  # pyright: ignore[reportArgumentType]
         shown = "the store of MLFLOW_TRACKING_URI" if given else f"mlflow ui --backend-store-uri {store}"
         self.where = f"run {self.identity}, {shown}"
@@ -116,8 +116,8 @@ class MLflow(OpenLogger):
 class WeightsAndBiases(OpenLogger):
     """Log as WANDB_MODE says; without it online if there is an API key, else offline in RUN/wandb.
 
-    A run that the caller has begun by `wandb.init` is used, and left open. Offline, each part of a resumed run has a
-    folder of its own, with the same id.
+    A run that the caller has started by `wandb.init` is used, and left open. Offline, each part of a resumed run has
+    a folder of its own, with the same id.
 
     Raises:
         ValueError: WANDB_MODE is online, and there is no API key.
@@ -147,11 +147,7 @@ class WeightsAndBiases(OpenLogger):
     def log_best(self, file: Path, values: dict[str, float], step: int) -> None:
         """Log the numbers as the run's summary, and the description as the file best/checkpoint.json."""
         self.run.summary.update(values)
-        if Path(self.run.dir).is_dir():  # There is none where WANDB_MODE is disabled.
-            copy = Path(self.run.dir) / "best" / file.name
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy(file, copy)
-            self.run.save(str(copy), base_path=self.run.dir, policy="now")
+        self.run.save(str(file), base_path=str(file.parents[1]), policy="now")
 
     def close(self, status: str) -> None:
         """End the run, which uploads the rest; leave the caller's open."""

@@ -96,7 +96,7 @@ class Pretrained(ABC):
     ) -> None:
         """Write the checkpoint and its model card (README.md) into a folder that every verb reads.
 
-        Paths in the run's configuration are cut to their last part, since others need not know where the data lie.
+        Only the last part of each path in the run's configuration is kept.
 
         Args:
             save_directory: the folder; other files in it stay.
@@ -113,12 +113,13 @@ class Pretrained(ABC):
         for weights in wanted:
             if weights not in detectors:
                 if self.checkpoint is None:
-                    raise ValueError(f"The {weights}'s weights are not at hand: this was not read from a checkpoint.")
+                    raise ValueError(f"This predictor has no {weights}'s weights: it was not read from a checkpoint.")
                 detectors[weights], _ = load_checkpoint(self.checkpoint, weights)
         folder = Path(save_directory)
         _check_free(folder)
         info = without_paths(self.info)
-        card = model_card(info, repo_id or folder.resolve().name, tuple(detectors), license)
+        name = repo_id or folder.resolve().name
+        card = model_card(info, name, tuple(detectors), license, self.detector.top_k)
         save_checkpoint(folder, detectors, info, {CARD: str(card)})
 
     def push_to_hub(
@@ -153,10 +154,10 @@ class Pretrained(ABC):
                 Path(folder),
                 repo_id,
                 (*FILES, CARD),
-                commit_message=commit_message,
                 private=private,
                 token=token,
-                branch=branch,
+                commit_message=commit_message,
+                revision=branch,
                 create_pr=create_pr,
             )
 
@@ -169,15 +170,16 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
         if value and not on_hub(value):
             configuration[name] = _last_part(value)
     model = str(configuration.get("model") or "")
-    if on_hub(model) and (_absolute(model.removeprefix(PREFIX)) or Path(model.removeprefix(PREFIX)).exists()):
-        configuration["model"] = PREFIX + _last_part(model.removeprefix(PREFIX))
+    source = model.removeprefix(PREFIX)
+    if on_hub(model) and (_absolute(source) or Path(source).exists()):
+        configuration["model"] = PREFIX + _last_part(source)
     if "trainer" in configuration:
         configuration["trainer"] = _shortened(configuration["trainer"])
     return replace(info, detector=info.detector.without_paths(), configuration=configuration)
 
 
 def _shortened(value: Any) -> Any:
-    """Reduce absolute paths to their last part. (Not everywhere: there are class names that look like paths.)"""
+    """Reduce absolute paths, however deep, to their last part."""
     if isinstance(value, dict):
         return {name: _shortened(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -197,13 +199,13 @@ def _last_part(path: Path | str) -> str:
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Give a folder to save to.")
+    """Raises ValueError if saving to the folder would replace files of another origin."""
     card = folder / CARD
     if card.is_file() and f"library_name: {LIBRARY}" in card.read_text(encoding="utf-8", errors="replace"):
         return
     foreign = [name for name in (*FILES, CARD) if (folder / name).exists()]
-    if foreign:
+    if foreign or folder.is_file():
         raise ValueError(
-            f"{folder} holds {', '.join(foreign)}, not written by save_pretrained. Give another or an empty folder."
+            f"{folder} holds {', '.join(foreign) or 'a file'}, not written by save_pretrained. Give another or an "
+            "empty folder."
         )

@@ -50,10 +50,7 @@ class Pretrained(ABC):
         *,
         weights: Weights = "teacher",
         revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: Path | str | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
+        **options: Any,
     ) -> Self:
         """Load from a folder or, if there is none of that name, from a repository on the Hub.
 
@@ -63,28 +60,17 @@ class Pretrained(ABC):
             pretrained_model_name_or_path: the folder, or user/name on the Hub.
             weights: the teacher's or the student's.
             revision: a branch, a tag or a commit; default: main.
-            token: default: the one that `hf auth login` stored.
-            cache_dir: default: the Hub's own (`HF_HOME`).
-            force_download: fetch files again that are in the cache.
-            local_files_only: use only the cache.
+            options: of `huggingface_hub.snapshot_download`: `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
             CheckpointError: it is no checkpoint, or lacks these weights; HubError: it is not available.
         """
         path = Path(pretrained_model_name_or_path)
-        if path.exists():
-            return cls.load(path, weights)
-        repository, marked = split_name(pretrained_model_name_or_path)
-        path = fetch(
-            repository,
-            files_of(weights),
-            revision=revision or marked,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
-        return cls.load(require_checkpoint(path, repository), weights)
+        if not path.exists():
+            repository, marked = split_name(pretrained_model_name_or_path)
+            folder = fetch(repository, files_of(weights), revision=revision or marked, **options)
+            path = require_checkpoint(folder, repository)
+        return cls.load(path, weights)
 
     def save_pretrained(
         self,

@@ -138,9 +138,8 @@ def _fit(
 
 def _logged(prepared: Prepared) -> LoggedRun:
     info = prepared.describe(0, {})
-    return LoggedRun(
-        prepared.out, prepared.steps_done, parameters(info.configuration, info.classes.names), info.versions
-    )
+    values = parameters(info.configuration, info.classes.names, info.versions)
+    return LoggedRun(prepared.out, prepared.steps_done, values)
 
 
 def _loaders(

@@ -214,7 +214,7 @@ ATTENTION = "transformer.decoder.layers.0.cross_attn.attention_weights.weight"
         ({ATTENTION: None}, "attention_weights.weight is missing"),
         ({"backbone.0.body.layer1.0.conv1.weight": None}, "Only ResNet backbones"),
         ({"backbone.0.body.layer3.0.conv1.weight": None}, "does not fit"),
-        ({"transformer.more": torch.zeros(1)}, "left over"),
+        ({"transformer.more": torch.zeros(1)}, "Unexpected key"),
         ({"input_proj.0.0.weight": torch.tensor(0.0)}, "IndexError"),
         ({"args": {"nheads": 4, "dropout": None}}, "TypeError"),
     ],

@@ -58,9 +58,10 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def parameters(configuration: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
-    """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add `classes`, their names."""
-    values = flat(configuration) | {"classes": ", ".join(classes)}
+def parameters(configuration: dict[str, Any], classes: Iterable[str], versions: dict[str, str]) -> dict[str, Any]:
+    """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add the names of the `classes` and
+    the packages' versions (`version.torch`)."""
+    values = flat(configuration | {"classes": ", ".join(classes), "version": versions})
     return {re.sub(r"[^a-zA-Z0-9_. -]", "_", name)[:_LONGEST]: value for name, value in values.items()}
 
 

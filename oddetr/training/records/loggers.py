@@ -67,10 +67,10 @@ class GuardedLogger(Logger):
         self._attempt(lambda: self.opened.logger.log_hyperparams(params, *args, **kwargs))
 
     def finalize(self, status: str) -> None:
-        """Log the best checkpoint, if there is one, and close the logger with `status` success or failed."""
+        """Log the scores of the best checkpoint, if any, and close the logger with `status` success or failed."""
         best = self.run.folder / "best" / DESCRIPTION
         if best.is_file():
-            self._attempt(lambda: self.opened.log_best(best, best_values(read_json(best)), self._step))
+            self._attempt(lambda: self.opened.log_best(best_values(read_json(best)), self._step))
         self._attempt(lambda: self.opened.close(status))
 
     def _attempt(self, what: Callable[[], None]) -> None:

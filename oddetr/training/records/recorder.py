@@ -170,7 +170,7 @@ class Recorder(Callback):
         """Log an event to metrics.jsonl and the loggers."""
         if not trainer.is_global_zero:
             return
-        event = {
+        event: dict[str, Any] = {
             "kind": kind,
             "step": trainer.global_step,
             "epoch": trainer.current_epoch + 1,

@@ -23,7 +23,11 @@ _INDEXED = {"AP": "AP at IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP75": "AP a
 
 
 def model_card(
-    info: CheckpointInfo, name: str, weights: Sequence[Weights] = ("teacher",), license: str | None = None
+    info: CheckpointInfo,
+    name: str,
+    weights: Sequence[Weights] = ("teacher",),
+    license: str | None = None,
+    detections: int = 100,
 ) -> "ModelCard":
     """Make the card of a checkpoint.
 
@@ -32,6 +36,7 @@ def model_card(
         name: the repository (user/name), or the folder's name.
         weights: which weights are beside the card.
         license: of the weights; None: the card names none.
+        detections: how many of an image are kept (`Detector.top_k`).
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -54,7 +59,7 @@ def model_card(
         class_rows=_class_rows(info),
         data=_data(info),
         recipe=_recipe(info),
-        lessons=_lessons(info),
+        distillation=_distillation(info),
         scores=_score_rows(info),
         epoch=info.epoch,
         part=_validated_part(info),
@@ -62,6 +67,7 @@ def model_card(
         student="student" in weights,
         size=info.image_size,
         images=info.images,
+        detections=detections,
         versions=", ".join(f"{in_markdown(key)} {in_markdown(value)}" for key, value in info.versions.items()),
     )
 
@@ -85,7 +91,7 @@ def _data(info: CheckpointInfo) -> str | None:
 
 
 def _validated_part(info: CheckpointInfo) -> str | None:
-    """Which part of the split was validated on, if Lightning was told to limit it."""
+    """Which part of the split was validated on, if Lightning's flags limit it."""
     limit = info.configuration.get("trainer", {}).get("limit_val_batches")
     if isinstance(limit, int):
         return f"its first {limit} batches"
@@ -152,7 +158,7 @@ def _recipe(info: CheckpointInfo) -> list[str]:
     return [_row(name, in_markdown(value)) for name, value in facts.items() if value is not None]
 
 
-def _lessons(info: CheckpointInfo) -> str | None:
+def _distillation(info: CheckpointInfo) -> str | None:
     """What was distilled; None if the run is unknown."""
     if "distillation" not in info.configuration:
         return None
@@ -161,7 +167,7 @@ def _lessons(info: CheckpointInfo) -> str | None:
     run = flat(info.configuration)
     weights = {name: run.get(f"distillation.{name}.weight") for name in ("matching", "prediction", "auxiliary")}
     active = [f"{name} (weight {weight:g})" for name, weight in weights.items() if weight and is_number(weight)]
-    return f"On: an EMA teacher's {', '.join(active) or 'lessons, all of weight 0'}."
+    return f"On, from an EMA teacher: {', '.join(active) or 'all weights are 0'}."
 
 
 def _stability(info: CheckpointInfo) -> str | None:

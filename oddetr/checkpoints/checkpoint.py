@@ -6,10 +6,7 @@ RUN/best, RUN/last
   checkpoint.json       detector, classes, image size, normalisation, scores, configuration, versions
   resume.ckpt           (last only) the state of the training
 
-checkpoint.json holds a checksum of each file and of itself; they are verified on reading. `last.old` is the previous
-`last`: it stays until the next save.
-
-`oddetr.checkpoints.pretrained` writes such a folder with a model card, to share; `hf:user/name` is one on the Hub.
+checkpoint.json holds a checksum of each file and of itself, verified on reading. `last.old` is the previous `last`.
 """
 
 import hashlib
@@ -33,7 +30,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.evaluation.scores import read_scores
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector, count_values, read_config
+from oddetr.models.families.presets import build_detector, read_config
 from oddetr.models.interface import DetectorSpec
 from oddetr.structures import Weights
 
@@ -87,21 +84,29 @@ class CheckpointInfo:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "CheckpointInfo":
-        """Convert what `to_json` gave back; checks all values that are used.
+        """Read what `to_json` returned, and check all values that are used.
 
         Raises:
-            KeyError, TypeError, ValueError: a value is missing or wrong.
+            AttributeError, KeyError, TypeError, ValueError: a value is missing or wrong.
         """
-        if content.pop("format") not in range(1, FORMAT + 1):
+        if content["format"] not in range(1, FORMAT + 1):
             raise ValueError("the file's format is newer than this oddetr; upgrade it")
+        size, metrics, run = content["image_size"], content.get("metrics", {}), content.get("configuration", {})
+        if type(size) is not int or not LEAST_SIDE <= size <= MOST_SIDE:
+            raise ValueError(f"image_size is {reprlib.repr(size)}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
+        _check_configuration(run)
         classes = ClassTable(**{key: tuple(value) for key, value in content["classes"].items()})
-        content["classes"] = classes
-        content["detector"] = read_config(content["detector"]).for_classes(classes.names)
-        content["mean"], content["std"] = read_normalisation(content)
-        metrics = dict(content.get("metrics", {}))  # very old runs had no teacher: their scores are left out
-        content["metrics"] = {model: read_scores(metrics[model]) for model in WEIGHT_FILES if model in metrics}
-        _check_values(content)
-        return cls(**content)
+        return cls(
+            read_config(content["detector"]).for_classes(classes.names),
+            classes,
+            size,
+            *read_normalisation(content),
+            epoch=read_count(content.get("epoch", 0)),
+            metrics={model: read_scores(metrics[model]) for model in WEIGHT_FILES if model in metrics},
+            configuration=run,
+            images={name: read_count(count) for name, count in content.get("images", {}).items()},
+            versions=dict(content.get("versions", {})),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values for `json.dump`."""
@@ -116,25 +121,11 @@ _CONFIGURATION_TYPES: dict[str, Any] = {
 """Types of those values of a run's configuration that are read from checkpoints."""
 
 
-def _check_values(content: dict[str, Any]) -> None:
-    """Check everything besides detector, classes, normalisation and scores.
-
-    Raises:
-        ValueError: a value has the wrong type, or is out of range.
-    """
-    size, run = content["image_size"], content.get("configuration", {})
-    if type(size) is not int or not LEAST_SIDE <= size <= MOST_SIDE:
-        raise ValueError(f"image_size is {reprlib.repr(size)}; it must lie in {LEAST_SIDE}-{MOST_SIDE:,}.")
-    read_count(content.get("epoch", 0))
-    for name, kind in (("images", int), ("versions", str)):
-        values = content.get(name, {})
-        if not isinstance(values, dict) or any(type(value) is not kind for value in values.values()):
-            raise ValueError(f"{name} is {reprlib.repr(values)}; it must map names to values of type {kind.__name__}.")
-    if not isinstance(run, dict):
-        raise ValueError(f"configuration is {reprlib.repr(run)}; it must be an object.")
-    for name, kind in _CONFIGURATION_TYPES.items():
-        value = run.get(name)
-        wrong = name in run and (not isinstance(value, kind) or isinstance(value, bool))
+def _check_configuration(run: dict[str, Any]) -> None:
+    """Raises ValueError if a value of `_CONFIGURATION_TYPES` has another type, or is below 1."""
+    for name in _CONFIGURATION_TYPES.keys() & run.keys():
+        value = run[name]
+        wrong = not isinstance(value, _CONFIGURATION_TYPES[name]) or isinstance(value, bool)
         if wrong or (isinstance(value, int) and value < 1):
             raise ValueError(f"configuration.{name} is {reprlib.repr(value)}, which no run has there.")
 
@@ -147,7 +138,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint into `folder`, replacing the one there; other files in the folder stay.
 
-    It is written aside and synced first. If the replacement is cut off, reading notices the damage by the checksums.
+    It is written aside and synced first. The checksums reveal a replacement that was interrupted.
 
     Args:
         detectors: at least the teacher.
@@ -196,7 +187,7 @@ def save_of_run(
 def _write(
     folder: Path, detectors: Mapping[Weights, Detector], info: CheckpointInfo, resume: Path | None = None
 ) -> None:
-    """Write a checkpoint into a new folder; removes it after an error."""
+    """Write a checkpoint into a new folder, which is removed after an error."""
     folder.mkdir(parents=True)
     try:
         for weights, detector in detectors.items():
@@ -207,7 +198,7 @@ def _write(
         files = sorted(folder.iterdir())
         (folder / DESCRIPTION).touch()
         for file in files:
-            file.chmod((folder / DESCRIPTION).stat().st_mode)  # safetensors makes files that only their owner may read
+            file.chmod((folder / DESCRIPTION).stat().st_mode)  # safetensors' files are readable by their owner only
         checksums = {file.name: checksum(file) for file in files}
         content = json.loads(json.dumps(info.to_json() | {"checksums": checksums}))
         (folder / DESCRIPTION).write_text(json.dumps(content | {"checksum": _own_checksum(content)}, indent=1))
@@ -228,41 +219,32 @@ def _read_description(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing, unreadable or damaged.
     """
     try:
-        content = read_json(folder / DESCRIPTION)
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+        content = dict(read_json(folder / DESCRIPTION))
         own = content.pop("checksum", None)
         if own != _own_checksum(content) and (own or content.get("format") != 1):
             raise ValueError("it is not what was written")
-        checksums = content.setdefault("checksums", {})
-        if not isinstance(checksums, dict):
-            raise ValueError("its checksums are no JSON object")
-        for name in checksums:
-            if name not in (*FILES, RESUME):
-                raise ValueError(f"its checksums name {reprlib.repr(name)}, which is no file of a checkpoint")
+        return content | {"checksums": dict(content.get("checksums", {}))}
     except FileNotFoundError:
         raise CheckpointError(f"{DESCRIPTION} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{DESCRIPTION} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{DESCRIPTION} is damaged: {error}") from error
-    return content
 
 
-def damage(folder: Path, files: Iterable[str] = ()) -> str | None:
-    """Find the first file of a checkpoint that is missing, unreadable or changed, and say so; None if all are whole.
+def damage(folder: Path, files: Iterable[str] = (*FILES, RESUME)) -> str | None:
+    """Describe the first file of a checkpoint that is missing, unreadable or changed; None if all are whole.
 
-    Checkpoints of format 1 have no checksums: only missing files are noticed.
-
-    Args:
-        files: check these; default: all.
+    Checkpoints of format 1 have no checksums: only missing weights are detected.
     """
     try:
         checksums = _read_description(folder)["checksums"]
     except CheckpointError as error:
         return str(error)
-    for name in files or checksums or (WEIGHT_FILES["teacher"],):
+    for name in files:
         try:
+            if name not in (*checksums, WEIGHT_FILES["teacher"]):
+                continue
             if not (folder / name).is_file():
                 return f"{name} is missing"
             if name in checksums and checksum(folder / name) != checksums[name]:
@@ -273,6 +255,7 @@ def damage(folder: Path, files: Iterable[str] = ()) -> str | None:
 
 
 def _damage_error(folder: Path, problem: str) -> CheckpointError:
+    """The error that names the problem, and a whole checkpoint of the same run to use instead."""
     beside = [folder.with_name(name) for name in _RUN_FOLDERS if folder.name in _RUN_FOLDERS and name != folder.name]
     whole = next((other for other in beside if other.is_dir() and not damage(other)), None)
     instead = f"Use {whole}, which is whole." if whole else "Copy it again from its source, or train again."
@@ -314,7 +297,7 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
 
 
 def require_checkpoint(folder: Path, repository: str) -> Path:
-    """Give back the folder of a repository on the Hub if it is a checkpoint.
+    """Return the folder of a repository on the Hub if it is a checkpoint.
 
     Raises:
         CheckpointError: it is none.
@@ -335,12 +318,9 @@ def read_info(folder: Path) -> CheckpointInfo:
         CheckpointError: it is damaged, or has wrong values; says what to use instead.
     """
     try:
-        content = _read_description(folder)
+        return CheckpointInfo.from_json(_read_description(folder))
     except CheckpointError as error:
         raise _damage_error(folder, str(error)) from error
-    del content["checksums"]
-    try:
-        return CheckpointInfo.from_json(content)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
 
@@ -360,35 +340,18 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
     if weights not in WEIGHT_FILES:
         raise ValueError(f"weights is {weights!r}; it must be {' or '.join(WEIGHT_FILES)}.")
     folder, file = find_checkpoint(path, weights), WEIGHT_FILES[weights]
-    if path.name != file and path.name in WEIGHT_FILES.values():
-        raise CheckpointError(
-            f"{path} does not hold the {weights}'s weights, {file} does. Give the folder, and choose by --weights "
-            f"{' or '.join(WEIGHT_FILES)}."
-        )
     info = read_info(folder)
-    if weights != "teacher" and not (folder / file).is_file():
+    of_others = path.name in WEIGHT_FILES.values() and path.name != file
+    if of_others or (weights != "teacher" and not (folder / file).is_file()):
         raise CheckpointError(
-            f"The checkpoint {folder} does not hold the {weights}'s weights: there is no {file} in it, only "
-            f"{WEIGHT_FILES['teacher']}, the teacher's. Use those (--weights teacher), or another checkpoint."
+            f"{path} does not hold the {weights}'s weights, {file} does. Give a folder with that file, or choose by "
+            f"--weights {' or '.join(WEIGHT_FILES)}."
         )
     if problem := damage(folder, [file]):
         raise _damage_error(folder, problem)
     try:
-        _check_size(info, folder / file)
         detector = build_detector(info.detector, len(info.classes))
         load_model(detector.saved, folder / file)
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({type(error).__name__}: {error}).") from error
     return detector.eval(), info
-
-
-def _check_size(info: CheckpointInfo, file: Path) -> None:
-    """Refuse a description of a detector that is larger than its weights' file, before memory is allocated for it.
-
-    Raises:
-        ValueError: even in half precision the weights would not fit into the file.
-    """
-    size = file.stat().st_size
-    least = count_values(info.detector, len(info.classes))
-    if 2 * least > size:
-        raise ValueError(f"it describes a detector of {least:,} parameters or more, and {file.name} has {size:,} bytes")

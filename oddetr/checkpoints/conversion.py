@@ -41,9 +41,7 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
     folder = Path(to)
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not empty and not (folder / DESCRIPTION).is_file():
-        raise FileExistsError(
-            f"{to} holds something else than a checkpoint, which would be replaced. Give a new folder."
-        )
+        raise FileExistsError(f"{to} holds something other than a checkpoint. Give a new folder.")
     foreign = read_foreign(Path(file))
     names = foreign.classes
     if classes is not None:
@@ -59,8 +57,7 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
 
 
 def _with_classes(foreign: Foreign, names: Sequence[str]) -> tuple[ClassTable, Foreign]:
-    """Give the class table, and the checkpoint with only these outputs: the official 91 outputs are numbered by COCO's
-    ids, of which 80 are used."""
+    """Return the class table, and the checkpoint with only its outputs: 80 of the official 91 for COCO are used."""
     outputs = foreign.num_classes
     if not names and outputs == len(_COCO):
         ids = tuple(index for index, name in enumerate(_COCO) if name not in ("__background__", "N/A"))

@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from oddetr.common.text import listed
 from oddetr.common.untrusted import read_json, read_safetensors, read_weights_only
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
@@ -58,30 +57,22 @@ def load_official_state(detector: Detector, state: Mapping[str, Tensor]) -> None
     """
     decoder = cast(DeformableDecoder, detector.decoder)
     layers, heads = len(decoder.layers), len(decoder.heads)
+    agnostic = cast(QuerySource, detector.query_source).class_agnostic
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        name = _our_name(key, layers, heads, cast(QuerySource, detector.query_source).class_agnostic)
+        name = _our_name(key, layers, heads, agnostic)
         if name in renamed and not renamed[name].equal(value):
             raise ValueError(f"The checkpoint has different weights where the detector shares one head: {key}.")
         renamed[name] = value
-    wanted = detector.state_dict()
-    has_backbone = any(name.startswith("backbone.") for name in renamed)
-    problems = [
-        *(f"missing {name}" for name in wanted if name not in renamed and not _is_optional(name, has_backbone)),
-        *(f"left over {name}" for name in renamed if name not in wanted and not name.endswith(_COUNTER)),
-        *(
-            f"{name} is {tuple(value.shape)}, the detector's is {tuple(wanted[name].shape)}"
-            for name, value in renamed.items()
-            if name in wanted and wanted[name].shape != value.shape
-        ),
-    ]
-    if problems:
-        raise ValueError(f"The checkpoint does not fit this detector: {listed(problems, 5)}.")
-    detector.load_state_dict(renamed, strict=False)
-
-
-def _is_optional(name: str, has_backbone: bool) -> bool:
-    return name.endswith(_COUNTER) or (name.startswith("backbone.") and not has_backbone)
+    whole = any(name.startswith("backbone.") for name in renamed)
+    own = detector.state_dict()
+    kept = {name for name in own if name.endswith(_COUNTER) or (name.startswith("backbone.") and not whole)}
+    found = {name: value for name, value in renamed.items() if name in own or not name.endswith(_COUNTER)}
+    try:
+        detector.load_state_dict({name: own[name] for name in kept} | found)
+    except RuntimeError as error:
+        problem = " ".join(str(error).partition("\n")[2].split())
+        raise ValueError(f"The checkpoint does not fit this detector: {problem[:500]}") from error
 
 
 def _our_name(key: str, layers: int, heads: int, two_stage: bool) -> str:
@@ -139,20 +130,19 @@ def read_foreign(path: Path) -> Foreign:
         OSError: a file cannot be read, or is no regular file.
         ValueError: it is neither, or an unsupported detector; says what was found.
     """
+    if not path.exists():
+        raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
     try:
         return _read_transformers(path) if path.is_dir() else _read_official(path)
     except (OSError, ValueError):
         raise
     except Exception as error:
         raise ValueError(
-            f"{path} looks like a checkpoint of these, but is not: a weight or an argument is not as it must be "
-            f"({type(error).__name__}: {error})."
+            f"{path} is damaged: a weight or an argument is not as it must be ({type(error).__name__}: {error})."
         ) from error
 
 
 def _read_official(path: Path) -> Foreign:
-    if not path.exists():
-        raise ValueError(f"There is no {path}. Give an official checkpoint (.pth), or a folder of transformers.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Any = read_weights_only(path)
@@ -161,19 +151,16 @@ def _read_official(path: Path) -> Foreign:
             f"{error} Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
         ) from error
     keys: dict[Any, Any] = content if isinstance(content, dict) else {}
-    state = next((keys[name] for name in _STATES if name in keys), content)
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+    state = next((keys[name] for name in _STATES if name in keys), keys)
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         found = f"the keys {', '.join(map(str, list(keys)[:6]))}" if keys else type(content).__name__
         raise ValueError(
             f"{path} holds no state dict, neither by itself nor under {', '.join(_STATES)}; found {found}."
         )
     arguments = keys.get("args")
     arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
-    given = cast(dict[str, Any], arguments) if isinstance(arguments, dict) else None
     weights = {key.removeprefix("module."): value for key, value in state.items()}
-    return describe_state(weights, given)
+    return describe_state(weights, arguments if isinstance(arguments, dict) else None)
 
 
 _STATES = ("model", "state_dict", "ema_model")

@@ -50,10 +50,7 @@ class Pretrained(ABC):
         *,
         weights: Weights = "teacher",
         revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: Path | str | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
+        **options: Any,
     ) -> Self:
         """Load from a folder or, if there is none of that name, from a repository on the Hub.
 
@@ -63,28 +60,17 @@ class Pretrained(ABC):
             pretrained_model_name_or_path: the folder, or user/name on the Hub.
             weights: the teacher's or the student's.
             revision: a branch, a tag or a commit; default: main.
-            token: default: the one that `hf auth login` stored.
-            cache_dir: default: the Hub's own (`HF_HOME`).
-            force_download: fetch files again that are in the cache.
-            local_files_only: use only the cache.
+            options: of `huggingface_hub.snapshot_download`: `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
             CheckpointError: it is no checkpoint, or lacks these weights; HubError: it is not available.
         """
         path = Path(pretrained_model_name_or_path)
-        if path.exists():
-            return cls.load(path, weights)
-        repository, marked = split_name(pretrained_model_name_or_path)
-        path = fetch(
-            repository,
-            files_of(weights),
-            revision=revision or marked,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
-        return cls.load(require_checkpoint(path, repository), weights)
+        if not path.exists():
+            repository, marked = split_name(pretrained_model_name_or_path)
+            folder = fetch(repository, files_of(weights), revision=revision or marked, **options)
+            path = require_checkpoint(folder, repository)
+        return cls.load(path, weights)
 
     def save_pretrained(
         self,
@@ -96,7 +82,7 @@ class Pretrained(ABC):
     ) -> None:
         """Write the checkpoint and its model card (README.md) into a folder that every verb reads.
 
-        Paths in the run's configuration are cut to their last part, since others need not know where the data lie.
+        Only the last part of each path in the run's configuration is kept.
 
         Args:
             save_directory: the folder; other files in it stay.
@@ -113,12 +99,13 @@ class Pretrained(ABC):
         for weights in wanted:
             if weights not in detectors:
                 if self.checkpoint is None:
-                    raise ValueError(f"The {weights}'s weights are not at hand: this was not read from a checkpoint.")
+                    raise ValueError(f"This predictor has no {weights}'s weights: it was not read from a checkpoint.")
                 detectors[weights], _ = load_checkpoint(self.checkpoint, weights)
         folder = Path(save_directory)
         _check_free(folder)
         info = without_paths(self.info)
-        card = model_card(info, repo_id or folder.resolve().name, tuple(detectors), license)
+        name = repo_id or folder.resolve().name
+        card = model_card(info, name, tuple(detectors), license, self.detector.top_k)
         save_checkpoint(folder, detectors, info, {CARD: str(card)})
 
     def push_to_hub(
@@ -153,10 +140,10 @@ class Pretrained(ABC):
                 Path(folder),
                 repo_id,
                 (*FILES, CARD),
-                commit_message=commit_message,
                 private=private,
                 token=token,
-                branch=branch,
+                commit_message=commit_message,
+                revision=branch,
                 create_pr=create_pr,
             )
 
@@ -169,15 +156,16 @@ def without_paths(info: CheckpointInfo) -> CheckpointInfo:
         if value and not on_hub(value):
             configuration[name] = _last_part(value)
     model = str(configuration.get("model") or "")
-    if on_hub(model) and (_absolute(model.removeprefix(PREFIX)) or Path(model.removeprefix(PREFIX)).exists()):
-        configuration["model"] = PREFIX + _last_part(model.removeprefix(PREFIX))
+    source = model.removeprefix(PREFIX)
+    if on_hub(model) and (_absolute(source) or Path(source).exists()):
+        configuration["model"] = PREFIX + _last_part(source)
     if "trainer" in configuration:
         configuration["trainer"] = _shortened(configuration["trainer"])
     return replace(info, detector=info.detector.without_paths(), configuration=configuration)
 
 
 def _shortened(value: Any) -> Any:
-    """Reduce absolute paths to their last part. (Not everywhere: there are class names that look like paths.)"""
+    """Reduce absolute paths, however deep, to their last part."""
     if isinstance(value, dict):
         return {name: _shortened(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -197,13 +185,13 @@ def _last_part(path: Path | str) -> str:
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Give a folder to save to.")
+    """Raises ValueError if saving to the folder would replace files of another origin."""
     card = folder / CARD
     if card.is_file() and f"library_name: {LIBRARY}" in card.read_text(encoding="utf-8", errors="replace"):
         return
     foreign = [name for name in (*FILES, CARD) if (folder / name).exists()]
-    if foreign:
+    if foreign or folder.is_file():
         raise ValueError(
-            f"{folder} holds {', '.join(foreign)}, not written by save_pretrained. Give another or an empty folder."
+            f"{folder} holds {', '.join(foreign) or 'a file'}, not written by save_pretrained. Give another or an "
+            "empty folder."
         )

@@ -35,10 +35,7 @@ def checksum(file: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk.
-
-    Folders are left out where the system cannot sync them.
-    """
+    """Wait until a file's content, or a folder's list of names, is on the disk; skip a folder that cannot be synced."""
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
@@ -53,14 +50,14 @@ def sync(path: Path) -> None:
 
 
 def open_new(file: Path) -> BufferedWriter:
-    """Open a new file for writing. Whatever has that name is removed first, so a link is not followed."""
+    """Open a new file for writing; a file or link of that name is removed first, so no link is followed."""
     file.unlink(missing_ok=True)
     return file.open("xb")
 
 
 @contextmanager
 def replacing(file: Path, synced: bool = True) -> Generator[BufferedWriter]:
-    """Give a stream whose content replaces `file` (or a link of that name) when the context ends without an error.
+    """Open a stream whose content replaces `file` when the context ends without an error.
 
     Args:
         synced: wait for the disk. Otherwise a crash of the machine (not of the process) may leave half a file.
@@ -87,7 +84,7 @@ def write_file(file: Path, text: str, synced: bool = True) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until a folder and all files in it are on the disk."""
+    """Sync a folder and all files in it."""
     for path in (*folder.iterdir(), folder):
         sync(path)
 
@@ -112,10 +109,10 @@ def replace_folder(folder: Path, keep: bool) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Generator[None]:
-    """Turn system errors while writing below `folder` into one clear error.
+    """Turn system errors while writing below `folder` into a `WriteError`: the disk is full, the folder is gone, ...
 
     Raises:
-        WriteError: for example the disk is full, the folder is gone or may not be written to.
+        WriteError: says why, and what to do.
     """
     try:
         yield

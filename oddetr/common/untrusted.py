@@ -1,39 +1,31 @@
-"""Read files that a stranger may have written: within limits, and without running anything in them."""
+"""Read files that a stranger may have written, without running anything in them."""
 
-import argparse
 import json
 import math
 import pickle
 import reprlib
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from oddetr.common.regular import TooLarge, read_regular, require_regular
+from oddetr.common.regular import require_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_JSON = 64 * 2**20
-"""The largest JSON file, in bytes, that describes a checkpoint or a run; 10,000 classes take 1 MB."""
 
-
-def read_json(file: Path, most: int = MOST_JSON) -> Any:
-    """Read a JSON file of at most `most` bytes.
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
 
     Raises:
-        OSError: it cannot be read, or is no regular file; ValueError: it is no JSON, or too large.
+        OSError: it cannot be read, or is no regular file; ValueError: it is no JSON.
     """
+    require_regular(file)
     try:
-        return json.loads(read_regular(file, most))
-    except TooLarge as error:
-        raise ValueError(f"{error}.") from error
-    except RecursionError as error:
-        raise ValueError(f"{file} is nested too deeply.") from error
-    except ValueError as error:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}.") from error
 
 
@@ -70,34 +62,30 @@ def read_normalisation(content: Mapping[str, Any]) -> tuple[tuple[float, ...], t
     Raises:
         KeyError, TypeError, ValueError: they are not three finite numbers each, the standard deviations above 0.
     """
-    mean, std = content["mean"], content["std"]
-    for name, values in (("mean", mean), ("std", std)):
+    for name in ("mean", "std"):
+        values = content[name]
         if len(values) != 3 or not all(is_number(value) and math.isfinite(value) for value in values):
             raise ValueError(f"{name} is {reprlib.repr(values)}; it must be three numbers.")
-    if min(std) <= 0:
-        raise ValueError(f"std is {std}; it must be above 0.")
-    return tuple(map(float, mean)), tuple(map(float, std))
+    if min(content["std"]) <= 0:
+        raise ValueError(f"std is {content['std']}; it must be above 0.")
+    return tuple(map(float, content["mean"])), tuple(map(float, content["std"]))
 
 
 def read_weights_only(file: Path, **options: Any) -> Any:
     """Read a file of `torch.save` that holds only tensors, numbers, text, lists and dicts, to the CPU.
-
-    Beside `torch.load(weights_only=True)` this bounds memory: the content may not be larger than the file.
 
     Args:
         options: of `torch.load`.
 
     Raises:
         OSError: it is not there, or no regular file.
-        ValueError: it holds anything else, whose reading could run code; it is damaged; or its content is larger.
+        ValueError: it is damaged, or holds anything else, whose reading could run code.
     """
     import torch
 
     require_regular(file)
     try:
-        _check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, **options)
-        _check_tensors(content, file.stat().st_size)
+        return torch.load(file, map_location="cpu", weights_only=True, **options)
     except Exception as error:
         # torch's own message for a refused pickle advises to load it without this protection.
         refused = isinstance(error, pickle.UnpicklingError)
@@ -106,59 +94,6 @@ def read_weights_only(file: Path, **options: Any) -> Any:
             f"{file} cannot be read as weights only: {why or 'it is empty or cut off'}. Files that hold more than "
             "weights are refused, since reading them may run code."
         ) from error
-    return content
-
-
-def _check_archive(file: Path) -> None:
-    """Refuse an archive whose members are larger than the file: `torch.save` neither compresses nor shares bytes.
-
-    Files from before PyTorch 1.6 are no archives.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            return
-        with zipfile.ZipFile(stream) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-    if total > size:
-        raise ValueError(f"it declares {total:,} bytes of content, but has only {size:,}")
-
-
-def _check_tensors(content: Any, size: int) -> None:
-    """Refuse tensors that repeat their values (stride 0), hold none, or need more than `size` bytes together."""
-    import torch
-
-    stored: dict[int, int] = {}
-    for tensor in _tensors(content):
-        shape = " x ".join(map(str, tensor.shape))
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"a tensor of {shape} is sparse, or holds no values")
-        storage = tensor.untyped_storage()
-        stored[storage.data_ptr()] = storage.nbytes()
-        if tensor.numel() * tensor.element_size() > storage.nbytes():
-            raise ValueError(f"a tensor of {shape} has only {storage.nbytes():,} bytes of values")
-    if sum(stored.values()) > size:
-        raise ValueError(f"its tensors have {sum(stored.values()):,} bytes, but the file has only {size:,}")
-
-
-def _tensors(content: Any) -> "Iterator[Tensor]":
-    """Find all tensors in nested containers. Visits each container once: they may contain one another many times."""
-    from torch import Tensor
-
-    waiting, seen = [content], set[int]()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, argparse.Namespace):
-            waiting.append(vars(part))
-        elif isinstance(part, dict):
-            waiting += [*part.keys(), *part.values()]
-        elif isinstance(part, list | tuple | set):
-            waiting += part
 
 
 def read_safetensors(file: Path) -> "dict[str, Tensor]":
@@ -174,7 +109,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
 
 
 def refuse_aliases(content: str | bytes, loader: Any) -> None:
-    """Refuse aliases (`*name`) in YAML, with which a few hundred bytes can unfold to more than memory holds.
+    """Refuse aliases (`*name`) in YAML: a few hundred bytes of them can unfold to more than memory holds.
 
     Args:
         loader: the class that will load the content; its parser is used.

@@ -94,7 +94,7 @@ class TrainingModule(LightningModule):
             FloatingPointError: loss or gradient is not finite: names step, images and what it is; see `StepWatch`.
         """
         super().optimizer_step(*arguments, **keywords)
-        if self.watch.passed(getattr(self.trainer.precision_plugin, "scaler", None)):
+        if self.watch.end_step(getattr(self.trainer.precision_plugin, "scaler", None)):
             self.task.update_teacher(finite=True)
         else:
             self.task.skip_step()
@@ -118,7 +118,7 @@ class TrainingModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed this step as a function of its place in the run."""
         seed = mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
-        self.watch.begin(batch, Place(self.global_step, self.current_epoch, batch_idx, self.global_rank, seed))
+        self.watch.start_batch(batch, Place(self.global_step, self.current_epoch, batch_idx, self.global_rank, seed))
         torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class TrainingModule(LightningModule):
     def on_after_backward(self) -> None:
         """Let the watch tell accumulated batches apart."""
         if self.trainer.accumulate_grad_batches > 1:
-            self.watch.batch_ends()
+            self.watch.end_batch()
 
     def on_validation_epoch_start(self) -> None:
         """Start a validation."""
@@ -188,7 +188,7 @@ class TrainingModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip the norm of the whole gradient, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
-        self.watch.gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
+        self.watch.clip_gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch without waiting for it."""

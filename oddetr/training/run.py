@@ -26,9 +26,9 @@ from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
 from oddetr.training.records.logger_kinds import LoggedRun
 from oddetr.training.records.loggers import open_loggers
-from oddetr.training.records.progress import TOLD, ProgressLine
+from oddetr.training.records.progress import REPORTED, ProgressLine
 from oddetr.training.records.recorder import Recorder
-from oddetr.training.safety.nonfinite import Accident, StepWatch
+from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
 from oddetr.training.safety.resume import agreed, save_beginning, save_configuration
 from oddetr.training.safety.stopping import Stopping
@@ -95,10 +95,8 @@ def _forecast(
         return None
 
 
-def _keep(prepared: Prepared, task: DistillationTask, accident: Accident) -> Path:
-    return save_replay(
-        prepared.out, task, prepared.describe(accident.place.epoch, {}), prepared.config.precision, accident
-    )
+def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
+    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), prepared.config.precision, step)
 
 
 def _files(source: Source, ids: Sequence[int]) -> list[str]:
@@ -127,7 +125,7 @@ def _fit(
     except SystemExit as stopped:
         end_others(trainer)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt(TOLD) from stopped
+        raise KeyboardInterrupt(REPORTED) from stopped
     except BaseException as error:
         end_others(trainer)
         if lost_another(error):
@@ -140,9 +138,8 @@ def _fit(
 
 def _logged(prepared: Prepared) -> LoggedRun:
     info = prepared.describe(0, {})
-    return LoggedRun(
-        prepared.out, prepared.steps_done, parameters(info.configuration, info.classes.names), info.versions
-    )
+    values = parameters(info.configuration, info.classes.names, info.versions)
+    return LoggedRun(prepared.out, prepared.steps_done, values)
 
 
 def _loaders(

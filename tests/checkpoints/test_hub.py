@@ -22,33 +22,29 @@ ANSWER = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    "error",
     [
-        (LocalEntryNotFoundError("nothing"), ("no folder user/cells", "cache", "huggingface.co", "give its path")),
-        (OfflineModeIsEnabled("offline"), ("no folder user/cells", "cache", "huggingface.co", "give its path")),
-        (RevisionNotFoundError("no", response=ANSWER), ("user/cells on the Hub has no revision 'v2'",)),
-        (GatedRepoError("no", response=ANSWER), ("no repository user/cells on the Hub that you may read", "log in")),
+        LocalEntryNotFoundError("nothing"),
+        OfflineModeIsEnabled("offline"),
+        RevisionNotFoundError("no", response=ANSWER),
+        GatedRepoError("no", response=ANSWER),
     ],
+    ids=lambda error: type(error).__name__,
 )
 def test_from_pretrained_when_the_hub_fails_then_says_what_to_do(
-    error: Exception, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
     with pytest.raises(HubError) as caught:
         Predictor.from_pretrained("user/cells", revision="v2", cache_dir=tmp_path)
-    assert all(word in str(caught.value) for word in words)
+    facts = "no folder user/cells", "'v2'", "huggingface.co", str(tmp_path), type(error).__name__, "hf auth login"
+    assert all(fact in str(caught.value) for fact in facts)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("user/cells", "nor from its cache"),
-        *((name, "no name on the Hub") for name in ("/no/such/folder", "a/b/c", "hf:")),
-    ],
-)
-def test_from_pretrained_when_nothing_is_found_then_says_so(name: str, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["user/cells", "/no/such/folder", "hf:"])
+def test_from_pretrained_when_nothing_is_found_then_says_so(name: str, tmp_path: Path) -> None:
     """huggingface_hub itself, without a network."""
-    with pytest.raises(HubError, match=f"There is no folder .* {message}"):
+    with pytest.raises(HubError, match=r"There is no folder .* A name is user/name"):
         Predictor.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
 
 

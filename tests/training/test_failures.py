@@ -1,4 +1,4 @@
-"""What happens around a training that is the fault of none of it: disks, folders, signals. By the command line."""
+"""Trainings whose disk, folder or data fails, or which get a signal. By the command line."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from oddetr.cli import main
 from oddetr.training.safety.resume import find_state, steps_done
 from tests.training.killing import command, ended, fill_disk, forbid_writing, running, start, tell_children
 
@@ -41,16 +42,16 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 def failed(words: list[str], log: Path, save: int, then: Callable[..., None], *arguments: Any) -> str:
-    """What a command says that ends in one clear error."""
+    """What a command prints that ends in one clear error."""
     code = ended(start(command, ["train", *words], log, save, then, *arguments))
-    told = log.read_text()
-    assert code == 1, told
-    assert "Traceback" not in told
-    assert told.count("oddetr train: ") == 1
-    return " ".join(told[told.index("oddetr train: ") :].split())
+    printed = log.read_text()
+    assert code == 1, printed
+    assert "Traceback" not in printed
+    assert printed.count("oddetr train: ") == 1
+    return " ".join(printed[printed.index("oddetr train: ") :].split())
 
 
-def go_on(out: Path, log: Path, whole: Path, *more: str) -> None:
+def resume(out: Path, log: Path, whole: Path, *more: str) -> None:
     """The command that was printed ends in the weights of the run to which nothing happened."""
     assert f"Go on after the last checkpoint: oddetr train --out {out} --resume" in log.read_text()
     words = ["train", "--out", str(out), "--resume", "--trainer.accelerator", "cpu", *more]
@@ -60,33 +61,25 @@ def go_on(out: Path, log: Path, whole: Path, *more: str) -> None:
         assert all(value.equal(found[name]) for name, value in expected.items())
 
 
-@pytest.mark.parametrize(
-    ("then", "words"),
-    [
-        (fill_disk, "cannot be written: No space left on device. "),
-        (
-            forbid_writing,
-            "cannot be written: Permission denied. Give another folder, or allow this user to write ",
-        ),
-    ],
-)
-def test_train_when_the_disk_is_full_or_read_only_then_says_so_and_goes_on_later(
-    scenes: Path, out: Path, whole: Path, then: Callable[[Path], None], words: str
-) -> None:
+def test_a_full_disk_is_an_error_and_the_run_is_resumed_later(scenes: Path, out: Path, whole: Path) -> None:
     log = out.with_name("log")
-    told = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 3, then, out)
-    assert told.startswith(f"oddetr train: {out} {words}")
-    for path in (out, *out.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
+    error = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 3, fill_disk, out)
+    assert error.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
     assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
     assert steps_done(out / "last" / "resume.ckpt") == 3
     assert not (out / "last.new").exists()
-    go_on(out, log, whole)
+    resume(out, log, whole)
 
 
+def test_a_folder_that_may_not_be_written_is_an_error_and_the_last_checkpoint_stays(scenes: Path, out: Path) -> None:
+    error = failed(["--data", str(scenes), "--out", str(out), *TINY], out.with_name("log"), 3, forbid_writing, out)
+    assert error.startswith(f"oddetr train: {out} cannot be written: Permission denied. Give another folder, or allow")
+    assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", [1.4, 1.85], ids=["the second state", "the second weights"])
-def test_train_when_a_small_disk_is_full_then_says_so_and_goes_on_later(
+def test_a_small_disk_that_is_full_is_an_error_and_the_run_is_resumed_later(
     scenes: Path, out: Path, whole: Path, checkpoints: float
 ) -> None:
     """A real one, where it may be mounted. A state is two thirds of a checkpoint, and is written before the weights."""
@@ -97,76 +90,66 @@ def test_train_when_a_small_disk_is_full_then_says_so_and_goes_on_later(
         pytest.skip("mounting a small disk needs root")
     try:
         log = out.with_name("log")
-        told = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 0, print)
-        assert told.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
-        assert "MB are free there. Make room on that disk." in told
-        state = find_state(out, pytest.fail)
-        assert state == out / "last" / "resume.ckpt"
+        error = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 0, print)
+        assert error.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
+        assert "MB are free there. Make room on that disk." in error
+        assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
         assert not (out / "last.new").exists()
         subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-        go_on(out, log, whole)
+        resume(out, log, whole)
     finally:
         subprocess.run(["umount", "--lazy", str(out)], check=True)
 
 
-def test_train_when_the_folder_cannot_be_made_then_says_so_before_training(scenes: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    told = failed(["--data", str(scenes), "--out", str(tmp_path / "file" / "run"), *TINY], tmp_path / "log", 0, print)
-    assert told.startswith(f"oddetr train: {tmp_path}/file/run cannot be written: Not a directory. Give another folder")
+    assert main(["train", "--data", str(scenes), "--out", str(tmp_path / "file" / "run"), *TINY]) == 1
+    words = f"oddetr train: {tmp_path}/file/run cannot be written: Not a directory. Give another folder"
+    assert words in " ".join(capsys.readouterr().err.split())
 
 
-def test_train_when_its_folder_is_removed_meanwhile_then_says_so(scenes: Path, out: Path) -> None:
-    told = failed(["--data", str(scenes), "--out", str(out), *TINY], out.with_name("log"), 3, shutil.rmtree, out)
-    assert told == (
-        f"oddetr train: {out} cannot be written: No such file or directory. The folder is gone: it was removed, or its "
-        "disk was taken away."
-    )
+def test_a_folder_that_is_removed_meanwhile_is_an_error(scenes: Path, out: Path) -> None:
+    error = failed(["--data", str(scenes), "--out", str(out), *TINY], out.with_name("log"), 3, shutil.rmtree, out)
+    assert f"{out} cannot be written: No such file or directory. The folder is gone: it was removed, or" in error
     assert not out.exists()
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_train_when_its_data_vanish_then_says_so_and_goes_on_later(
-    scenes: Path, out: Path, whole: Path, workers: str
-) -> None:
+def test_data_that_vanish_are_an_error_and_the_run_is_resumed_later(scenes: Path, out: Path, whole: Path) -> None:
+    """In a loading process."""
     data, away, log = out.with_name("data"), out.with_name("away"), out.with_name("log")
     shutil.copytree(scenes, data)
-    words = ["--data", str(data), "--out", str(out), "--workers", workers, *TINY]
-    told = failed(words, log, 1, data.rename, away)
-    assert told.startswith(f"oddetr train: Cannot read the image {data}/")
-    assert told.endswith(f": there is no {data}. Bring it back.")
+    words = ["--data", str(data), "--out", str(out), "--workers", "2", *TINY]
+    error = failed(words, log, 1, data.rename, away)
+    assert error.startswith(f"oddetr train: Cannot read the image {data}/")
+    assert error.endswith(f": there is no {data}. Bring it back.")
     away.rename(data)
-    go_on(out, log, whole, "--workers", workers)
+    resume(out, log, whole, "--workers", "2")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_loading_processes_too_saves_and_says_how_to_resume(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_to_a_run_with_loading_processes_leaves_none_of_them(
     scenes: Path, out: Path, number: signal.Signals
 ) -> None:
-    """As a terminal or a batch system does it: to the whole process group."""
-    log = out.with_name("log")
+    """SIGINT, as a terminal sends it, to the whole process group: a checkpoint is saved. SIGKILL to the run alone."""
+    log, saved = out.with_name("log"), out.with_name("children")
     words = ["train", "--data", str(scenes), "--out", str(out), "--workers", "2", *TINY, "--epochs", "1000"]
-    saved = out.with_name("children")
     process = start(command, words, log, 6, tell_children, saved)
     _wait(saved.exists)
-    os.killpg(process.pid, number)
-    assert ended(process) == 130, log.read_text()
-    told = log.read_text()
-    assert "Go on after this step: oddetr train --out" in told
-    assert "Traceback" not in told
-    assert steps_done(out / "last" / "resume.ckpt") >= 6
-
-
-def test_train_when_killed_then_leaves_no_loading_process_behind(scenes: Path, out: Path) -> None:
-    told = out.with_name("children")
-    words = ["train", "--data", str(scenes), "--out", str(out), "--workers", "2", *TINY, "--epochs", "1000"]
-    process = start(command, words, out.with_name("log"), 6, tell_children, told)
-    _wait(told.exists)
-    children = [int(number) for number in told.read_text().split()]
+    children = [int(each) for each in saved.read_text().split()]
     assert len(children) >= 2
-    assert all(running(child) for child in children)
-    process.kill()
-    assert ended(process) == -signal.SIGKILL
+    if number == signal.SIGKILL:
+        assert all(running(child) for child in children)
+        process.kill()
+        assert ended(process) == -signal.SIGKILL
+    else:
+        os.killpg(process.pid, number)
+        assert ended(process) == 130, log.read_text()
+        assert "Go on after this step: oddetr train --out" in log.read_text()
+        assert "Traceback" not in log.read_text()
     _wait(lambda: not any(running(child) for child in children))
+    assert steps_done(find_state(out, print)) >= 6
 
 
 def _wait(until: Callable[[], bool]) -> None:

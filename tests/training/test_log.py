@@ -1,82 +1,71 @@
 import csv
 import json
+import math
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from oddetr.structures import Batch
+from oddetr.training.module import TrainingModule
 from oddetr.training.records.log import RunLog, Speed, StepMeans, read_events, table_row
-from oddetr.training.records.logged import logged_values
+from oddetr.training.records.logged import best_values, logged_values, parameters, plain_names
 from oddetr.training.records.recorder import Recorder
 
 
 def test_a_part_is_averaged_over_the_steps_that_have_it() -> None:
     means = StepMeans(100)
     for step in range(101, 121):
-        lesson = {"lesson": torch.tensor(1.0)} if step <= 103 else {}
-        means.add({"loss": torch.tensor(2.0)} | lesson, step)
+        part = {"part": torch.tensor(1.0)} if step <= 103 else {}
+        means.add({"loss": torch.tensor(2.0)} | part, step)
     assert means.steps(120) == 20
-    assert means.read(120) == {"loss": 2.0, "lesson": 1.0}
-    means.add({"loss": torch.tensor(3.0)}, 121)
-    assert means.read(121) == {"loss": 3.0}
-    assert means.read(121) == {}
+    assert means.read(120) == {"loss": 2.0, "part": 1.0}
+    assert means.read(120) == {}
 
 
-def test_shares_of_accumulated_batches_make_one_step() -> None:
-    """Two steps of two batches; in the second, only one batch has the part."""
-    means = StepMeans()
-    for step, share in ((0, 0.25), (1, 0.75), (1, None), (2, 0.5)):
+def test_batches_of_a_step_are_summed_and_skipped_steps_do_not_count() -> None:
+    """Three steps of two batches; the second is not finite, in its first batch; in the third only one has the part."""
+    means, nan = StepMeans(), float("nan")
+    for step, share in ((0, 0.25), (1, 0.75), (1, nan), (2, 1.0), (2, None), (3, 0.5)):
         part = {} if share is None else {"part": torch.tensor(share)}
-        means.add({"loss": torch.tensor(0.5)} | part, step)
-    assert means.read(2) == {"loss": 1.0, "part": 0.75}
+        means.add({"loss": torch.tensor(0.5)} | part, step, skipped=step == 2 and share == 1.0)
+    assert means.read(3) == {"loss": 1.0, "part": 0.75}
 
 
 def test_speed_counts_steps_and_waiting_but_no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On at 10, steps 13-14 and 15-17, a pause, on at 100, step 101-105: waiting 3 + 1 + 1, working 1 + 2 + 4."""
+    """Start at 10, steps 13-14 and 15-17, a pause, start at 100, step 101-105: waiting 3 + 1 + 1, working 1 + 2 + 4."""
     times = iter([10.0, 13.0, 14.0, 15.0, 17.0, 100.0, 101.0, 105.0])
     monkeypatch.setattr("oddetr.training.records.log.time.perf_counter", lambda: next(times))
     speed = Speed()
-    speed.go_on()
+    speed.start_waiting()
     for _ in range(2):
-        speed.step_begins()
-        speed.step_ends(4)
+        speed.start_step()
+        speed.end_step(4)
     speed.pause()
-    speed.go_on()
-    speed.step_begins()
-    speed.step_ends(4)
-    assert speed.seconds == 12.0
-    assert speed.images_per_second == 1.0
+    speed.start_waiting()
+    speed.start_step()
+    speed.end_step(4)
+    assert (speed.seconds, speed.images_per_second) == (12.0, 1.0)
     assert speed.waiting_share == pytest.approx(5 / 12)
 
 
-def test_a_row_names_columns_by_model() -> None:
+def test_a_row_of_the_table_names_columns_by_model() -> None:
     scores = {"AP": 0.5, "APl": None, "per_class": {"car": 0.4}, "unstable_score": [0.1], "instability": [1.0, 2.0]}
     event = {"kind": "epoch", "epoch": 2, "teacher": scores | {"normalised_instability": [0.3, 0.2]}}
+    event |= {"student": {"AP": 0.6, "per_class": {}, "normalised_instability": None}}
     assert table_row(event) == {
         "epoch": 2,
         "teacher AP": 0.5,
         "teacher APl": None,
         "teacher normalised instability": 0.2,
         "teacher AP car": 0.4,
-    }
-
-
-def test_a_row_of_the_first_validation_or_none_has_no_instability() -> None:
-    scores = {"AP": 0.5, "per_class": {}, "unstable_score": [], "instability": None, "normalised_instability": None}
-    assert table_row({"kind": "epoch", "student": scores}) == {
-        "student AP": 0.5,
+        "student AP": 0.6,
         "student normalised instability": None,
     }
     assert table_row({"kind": "epoch", "epoch": 1}) == {"epoch": 1}
-
-
-def test_skipped_steps_do_not_count_in_the_means() -> None:
-    """Three steps of two batches; the second is not finite, in its first batch."""
-    means, nan = StepMeans(), float("nan")
-    for step, share in ((0, 1.0), (1, 2.0), (1, nan), (2, 1.0), (2, 3.0), (3, 4.0)):
-        means.add({"loss": torch.tensor(share)}, step, left_out=step == 2 and share == 1.0)
-    assert means.steps(3) == 3
-    assert means.read(3) == {"loss": 5.0}
 
 
 def test_an_epoch_loses_only_the_scores_that_are_unknown_or_damaged(tmp_path: Path) -> None:
@@ -96,8 +85,104 @@ def test_an_epoch_loses_only_the_scores_that_are_unknown_or_damaged(tmp_path: Pa
     assert first["student"] == scores | {"per_class": {"cat": 0.5}}
     assert second == epoch | {"teacher": {"AP": 0.9, "per_class": {}, "normalised_instability": None}}
     assert third == {"kind": "train", "step": 5, "loss": 0.5}
-    assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=4).best == 0.9
     RunLog(tmp_path, steps_done=4).add(epoch | {"step": 8, "epoch": 2})
     rows = [*csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())]
     assert [row["teacher AP"] for row in rows] == ["0.5", "0.9", ""]
-    assert logged_values(first)["val/teacher/AP"] == 0.5
+
+
+def test_torn_and_damaged_lines_are_dropped(tmp_path: Path) -> None:
+    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2, 3, 4)]
+    lines[1] = lines[1].replace("t", "\x00", 1)
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode()[:-5] + b"\xff")
+    assert [event["step"] for event in read_events(tmp_path)] == [1, 3]
+    RunLog(tmp_path, steps_done=3).add({"kind": "train", "step": 5})
+    assert [event["step"] for event in read_events(tmp_path)] == [1, 3, 5]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_values_are_logged_under_their_kind_model_layer_and_class() -> None:
+    teacher = {
+        "AP": 0.5,
+        "APl": None,
+        "per_class": {"cat": 0.25, "dog/wolf": 0.75, "none": None},
+        "instability": [3.0, 1.0],
+        "normalised_instability": None,
+        "unstable_score": [0.125],
+    }
+    event = {"kind": "epoch", "step": 40, "epoch": 2, "seconds": 9.0, "peak_memory_gib": math.nan, "teacher": teacher}
+    assert logged_values(event) == {
+        "epoch": 2.0,
+        "epoch/seconds": 9.0,
+        "val/teacher/AP": 0.5,
+        "val/teacher/AP_per_class/cat": 0.25,
+        "val/teacher/AP_per_class/dog_wolf": 0.75,
+        "val/teacher/instability": 1.0,
+        "val/teacher/instability_per_layer/1": 3.0,
+        "val/teacher/instability_per_layer/2": 1.0,
+        "val/teacher/unstable_score": 0.125,
+        "val/teacher/unstable_score_per_layer/2": 0.125,
+    }
+    event = {"kind": "train", "step": 20, "epoch": 0, "loss": 2.0, "loss_l1": 1, "learning_rate": 1e-4}
+    assert logged_values(event) == {"train/loss": 2.0, "train/loss_l1": 1.0, "train/learning_rate": 1e-4}
+    best = {"epoch": 4, "metrics": {"teacher": {"AP": None}, "student": {"AP": 0.5}}}
+    assert best_values(best) == {"best/epoch": 4.0, "best/student/AP": 0.5}
+    found = parameters(
+        {"epochs": 3, "optimizer": {"clip": 0.1}, "detector": {"id2label": {"a:b": 1}}}, ["x", "y"], {"torch": "2"}
+    )
+    assert found.items() >= {"optimizer.clip": 0.1, "detector.id2label.a_b": 1, "classes": "x, y"}.items()
+    assert (found["epochs"], found["version.torch"]) == (3, "2")
+
+
+def test_class_names_become_plain_and_stay_different() -> None:
+    names = ["cat", "a/b: c", "a.b? c", "a_b_ c_2", "..", "", "猫", "犬", " x ", "long" * 100]
+    plain = plain_names(names)
+    assert [*plain] == names
+    assert [*plain.values()][:4] == ["cat", "a_b_ c", "a_b_ c_2", "a_b_ c_2_3"]
+    assert (plain["猫"], plain["犬"], plain[" x "]) == ("__6", "__7", "x")
+    assert len({*plain.values()}) == len(names)
+    assert all(len(name) <= 210 for name in plain.values())
+
+
+def test_a_resumed_recorder_knows_the_best_ap_and_the_time_passed(tmp_path: Path) -> None:
+    """The last epoch is repeated: its scores are forgotten. One epoch was not validated, one has no AP."""
+    rest: dict[str, Any] = {"per_class": {}, "normalised_instability": None}
+    scores = [(0.1, 0.6), (0.3, 0.2), None, (None, None), (0.9, 0.9)]
+    events = [
+        {"kind": "epoch", "step": 10 * epoch, "epoch": epoch, "seconds": 9.0 * epoch, "training_seconds": 5.0 * epoch}
+        | ({"teacher": rest | {"AP": pair[0]}, "student": rest | {"AP": pair[1]}} if pair else {})
+        for epoch, pair in enumerate(scores, start=1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=40)
+    assert recorder.best == 0.3
+    assert recorder.trained == 20.0
+    assert math.isnan(recorder.loss)
+    assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=0).best == -1.0
+
+
+def test_an_epoch_records_the_mean_agreement_of_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """25 steps, more than are logged at a time; then an epoch whose steps have none."""
+    recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=0)
+    monkeypatch.setattr(recorder, "_save", lambda *_: None)
+    watch = Mock(step_skipped=False, policy="stop")
+    module = Mock(spec=TrainingModule, scores={}, scored_epoch=0, learning_rate=0.1, watch=watch)
+    batch = Mock(spec=Batch, image_ids=(1, 2))
+    trainer = Mock(
+        spec=Trainer, global_step=0, world_size=1, is_global_zero=True, loggers=[], lightning_module=module,
+        accumulate_grad_batches=1, is_last_batch=False, max_epochs=2,
+        strategy=Mock(reduce_boolean_decision=lambda wanted, all: wanted),
+    )  # fmt: skip
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        for step in range(25):
+            trainer.global_step += 1
+            outputs = {"loss": torch.tensor(2.0)}
+            if epoch == 0:
+                outputs |= {"matching_carried": torch.tensor(float(step)), "matching_disagreement": torch.tensor(0.5)}
+            recorder.on_train_batch_end(trainer, module, outputs, batch, step)
+        recorder.on_train_epoch_end(trainer, module)
+    events = read_events(tmp_path)
+    assert [event["matching_carried"] for event in events if "matching_carried" in event] == [9.5, 22.0, 12.0]
+    first, second = (event for event in events if event["kind"] == "epoch")
+    assert first["matching_disagreement"] == 0.5
+    assert not {"matching_carried", "loss"} & second.keys()

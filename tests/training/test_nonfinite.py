@@ -23,9 +23,10 @@ from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import TrainingModule
-from oddetr.training.safety.nonfinite import MOST_IN_A_ROW, Accident, Place, StepWatch
+from oddetr.training.safety.nonfinite import MOST_IN_A_ROW, NonFiniteStep, Place, StepWatch
 from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch, small_detector
+from tests.training.killing import FORKS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -59,21 +60,21 @@ class Training:
 
     def step(self, *batches: Batch, scaler: object = None) -> bool:
         self.optimizer.zero_grad()
-        for index, batch in enumerate(batches):
-            self.watch.begin(batch, Place(self.done, 2, index, 0, seed=5))
+        for index, batch in enumerate(batches or [small_batch((2, 1), seed=self.done)]):
+            self.watch.start_batch(batch, Place(self.done, 2, index, 0, seed=5))
             self.learner(batch).backward()
             if len(batches) > 1:
-                self.watch.batch_ends()
+                self.watch.end_batch()
         self.done += 1
-        self.watch.gradient(self.optimizer, self.clip, scaled=bool(scaler))
+        self.watch.clip_gradient(self.optimizer, self.clip, scaled=bool(scaler))
         if not scaler:
             self.optimizer.step()
-        moved = self.watch.passed(scaler)
+        moved = self.watch.end_step(scaler)
         self.task.update_teacher(finite=True) if moved else self.task.skip_step()
         return moved
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that a step may move, but for the teacher's count."""
+        """All that a step may move, except the teacher's count."""
         moments = {
             f"{index} {name}": value.clone()
             for index, state in self.optimizer.state_dict()["state"].items()
@@ -81,41 +82,43 @@ class Training:
         }
         return moments | {name: v.clone() for name, v in (*self.task.named_parameters(), *self.task.named_buffers())}
 
+    def spoil_batches(self, which: set[int]) -> None:
+        """Make the encoder's output NaN in the forward passes of these numbers."""
+        calls = iter(range(100))
+
+        def spoil(module: nn.Module, inputs: object, output: object) -> None:
+            output.tokens.data.mul_(NAN if next(calls) in which else 1.0)
+
+        self.task.student.encoder.register_forward_hook(spoil)
+
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(value.equal(second[name]) for name, value in first.items())
 
 
-def spoilt_prediction(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_prediction(training: Training, patch: pytest.MonkeyPatch) -> None:
     training.task.student.decoder.heads[1].classes.register_forward_hook(lambda module, inputs, output: output * NAN)
 
 
-def spoilt_giou(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "oddetr.losses.detection.generalized_iou", lambda first, second: (first - second).sum(dim=-1) * INF
-    )
+def spoil_giou(training: Training, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("oddetr.losses.detection.generalized_iou", lambda first, second: (first - second).sum(dim=-1) * INF)
 
 
-def spoilt_sum(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_sum(training: Training, patch: pytest.MonkeyPatch) -> None:
     """Each part is finite, and so is the gradient."""
-    task, whole = training.task, training.task.forward
-
-    def forward(batch: Batch) -> dict[str, torch.Tensor]:
-        found = whole(batch)
-        return found | {"loss": found["loss"] + INF}
-
-    monkeypatch.setattr(task, "forward", forward)
+    forward = training.task.forward
+    patch.setattr(training.task, "forward", lambda batch: (parts := forward(batch)) | {"loss": parts["loss"] + INF})
 
 
-def spoilt_gradient(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_gradient(training: Training, patch: pytest.MonkeyPatch) -> None:
     training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * NAN)
 
 
-def spoilt_norm(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_norm(training: Training, patch: pytest.MonkeyPatch) -> None:
     training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * 0 + 1e30)
 
 
-def spoilt_statistics(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_statistics(training: Training, patch: pytest.MonkeyPatch) -> None:
     def spoil(*_: object) -> None:
         training.task.student.statistics[1] = INF
         training.task.student.count += 1
@@ -123,50 +126,41 @@ def spoilt_statistics(training: Training, monkeypatch: pytest.MonkeyPatch) -> No
     training.task.student.encoder.register_forward_hook(spoil)
 
 
-SPOILT: dict[Callable, str] = {
-    spoilt_prediction: r"the detector predicts NaN or infinity for 0, 1; the loss is not finite: loss_classes \(nan\)",
-    spoilt_giou: r"images with the ids 0, 1: the loss is not finite: loss_giou \(nan\), loss_auxiliary_giou \(nan\)",
-    spoilt_sum: r"the loss is not finite: loss \(inf\)\.",
-    spoilt_gradient: r"its gradient is not: student.encoder.layers.0.linear1.weight\.".replace("student.", ""),
-    spoilt_norm: r"its gradient is not: only its norm; each value is finite\.",
-    spoilt_statistics: r"the statistics of batch norms are not finite: statistics\.",
+SPOILED: dict[Callable, str] = {
+    spoil_prediction: r"the detector predicts NaN or infinity for 0, 1; the loss is not finite: loss_classes \(nan\)",
+    spoil_giou: r"images with the ids 0, 1: the loss is not finite: loss_giou \(nan\), loss_auxiliary_giou \(nan\)",
+    spoil_sum: r"the loss is not finite: loss \(inf\)\.",
+    spoil_gradient: r"its gradient is not: encoder.layers.0.linear1.weight\.",
+    spoil_norm: r"its gradient is not: only its norm; each value is finite\.",
+    spoil_statistics: r"the statistics of batch norms are not finite: statistics\.",
 }
 
 
 @pytest.mark.parametrize(
-    ("spoil", "clip"), [*((each, 0.1) for each in SPOILT), (spoilt_gradient, 0.0), (spoilt_norm, 0.0)]
+    ("spoil", "clip"), [*((each, 0.1) for each in SPOILED), (spoil_gradient, 0.0), (spoil_norm, 0.0)]
 )
 def test_nothing_moves_in_a_bad_step_and_the_error_says_where_and_what(
     spoil: Callable, clip: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a good step, so that the optimizer has moments to lose."""
-    training = Training(clip=clip)
-    assert training.step(small_batch((2, 1)))
+    """After a good step, so that the optimizer has moments to lose; first skipped, then stopped."""
+    messages: list[str] = []
+    training = Training(clip=clip, policy="skip", say=messages.append)
+    assert training.step()
     before = training.state()
     spoil(training, monkeypatch)
-    with pytest.raises(FloatingPointError, match=SPOILT[spoil]) as caught:
-        training.step(small_batch((2, 1)))
-    assert same(training.state(), before)
-    assert "Step 1 (epoch 3, batch 0), images with the ids 0, 1: " in str(caught.value)
-    assert "--non-finite skip" in str(caught.value)
-    assert training.task.teacher.steps == 1
-
-
-@pytest.mark.parametrize("spoil", [spoilt_prediction, spoilt_norm, spoilt_statistics])
-def test_a_skipped_step_moves_nothing_but_the_schedule(spoil: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    training = Training(policy="skip", say=said.append)
-    training.step(small_batch((2, 1)))
-    before = training.state()
-    with monkeypatch.context() as patch:
-        spoil(training, patch)
-        assert [training.step(small_batch((2, 1))) for _ in range(2)] == [False, False]
-    assert same(training.state(), before)
-    assert training.watch.left_out
+    assert not training.step()
+    assert not training.step()
+    assert training.watch.step_skipped
     assert training.watch.state() == {"skipped": 2, "in_a_row": 2}
     assert training.task.teacher.steps == 3
-    assert len(said) == 1
-    assert said[0].startswith("left out: Step 1 (")
+    assert len(messages) == 1
+    assert messages[0].startswith("skipped: Step 1 (")
+    training.watch.policy = "stop"
+    with pytest.raises(FloatingPointError, match=SPOILED[spoil]) as caught:
+        training.step()
+    assert same(training.state(), before)
+    assert "Step 3 (epoch 3, batch 0), images with the ids 0, 1: " in str(caught.value)
+    assert "--non-finite skip" in str(caught.value)
 
 
 def test_a_watched_run_equals_a_plain_loop_to_the_bit() -> None:
@@ -186,80 +180,59 @@ def test_a_watched_run_equals_a_plain_loop_to_the_bit() -> None:
         assert value.equal(watched.task.get_parameter(name)), name
 
 
-class Spoil:
-    """Spoils some of the next batches."""
-
-    def __init__(self, task: DistillationTask, which: set[int]) -> None:
-        self.which, self.seen = which, 0
-        task.student.encoder.register_forward_hook(self)
-
-    def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
-        output.tokens.data.mul_(NAN if self.seen in self.which else 1.0)
-        self.seen += 1
-
-
-@pytest.mark.parametrize("bad", [0, 2])
-def test_the_bad_one_of_accumulated_batches_is_named(bad: int) -> None:
+def test_the_bad_one_of_accumulated_batches_is_named() -> None:
+    batches = [small_batch((2, 1), seed=seed) for seed in range(3)]
     training = Training()
-    Spoil(training.task, {bad})
-    with pytest.raises(FloatingPointError, match=rf"Step 0 \(epoch 3, batch {bad}\), .*predicts NaN"):
-        training.step(*(small_batch((2, 1), seed=seed) for seed in range(3)))
-
-
-def test_the_accumulated_batch_with_the_bad_gradient_is_named() -> None:
-    training, calls = Training(), iter((1.0, NAN, 1.0))
-    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * next(calls))
+    training.spoil_batches({0})
+    with pytest.raises(FloatingPointError, match=r"Step 0 \(epoch 3, batch 0\), .*predicts NaN"):
+        training.step(*batches)
+    training, factors = Training(), iter((1.0, NAN, 1.0))
+    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * next(factors))
     with pytest.raises(FloatingPointError, match=r"batch 1\), .*gradient is not: encoder.layers.0.linear1.weight"):
-        training.step(*(small_batch((2, 1), seed=seed) for seed in range(3)))
+        training.step(*batches)
 
 
 def test_files_are_named_and_one_replay_file_is_kept_of_skipped_steps() -> None:
-    kept: list[Accident] = []
+    kept: list[NonFiniteStep] = []
 
-    def keep(accident: Accident) -> Path:
-        kept.append(accident)
+    def keep(step: NonFiniteStep) -> Path:
+        kept.append(step)
         return Path("run/replay.pt")
 
-    said: list[str] = []
-    files = lambda ids: [f"{each}.png" for each in ids]  # noqa: E731
-    training = Training(policy="skip", keep=keep, files=files, say=said.append)
-    Spoil(training.task, {1, 2, 4})
-    moved = [training.step(small_batch((2, 1), seed=seed)) for seed in range(6)]
-    assert moved == [True, False, False, True, False, True]
+    messages: list[str] = []
+    training = Training(
+        policy="skip", keep=keep, files=lambda ids: [f"{each}.png" for each in ids], say=messages.append
+    )
+    training.spoil_batches({1, 2, 4})
+    assert [training.step() for _ in range(6)] == [True, False, False, True, False, True]
     assert training.watch.state() == {"skipped": 3, "in_a_row": 0}
-    assert [accident.place.step for accident in kept] == [1]
+    assert [step.place.step for step in kept] == [1]
     assert kept[0].batch.images.equal(small_batch((2, 1), seed=1).images)
-    assert "ids 0, 1 (0.png, 1.png): " in said[0]
-    assert "oddetr replay run/replay.pt" in said[0]
+    assert "ids 0, 1 (0.png, 1.png): " in messages[0]
+    assert "oddetr replay run/replay.pt" in messages[0]
 
 
-def test_the_error_is_raised_even_if_no_replay_file_can_be_written() -> None:
-    training = Training(keep=Mock(side_effect=OSError("No space left on device")))
-    Spoil(training.task, {0})
-    with pytest.raises(FloatingPointError, match=r"predicts NaN .*no replay file could be written: No space left"):
-        training.step(small_batch((2, 1)))
-
-
-def test_too_many_skipped_steps_in_a_row_stop_the_run() -> None:
-    training = Training(policy="skip")
+def test_too_many_skipped_steps_in_a_row_stop_the_run_even_if_no_replay_file_can_be_written() -> None:
+    training = Training(policy="skip", keep=Mock(side_effect=OSError("No space left on device")))
     training.watch.load({"skipped": 7, "in_a_row": MOST_IN_A_ROW - 2})
-    Spoil(training.task, {0, 1})
-    assert not training.step(small_batch((2, 1)))
-    with pytest.raises(FloatingPointError, match=f"the {MOST_IN_A_ROW}th step in a row that was left out, 9 in all"):
-        training.step(small_batch((2, 1)))
+    training.spoil_batches({0, 1})
+    assert not training.step()
+    with pytest.raises(FloatingPointError, match=f"the {MOST_IN_A_ROW}th skipped step in a row, 9 in all") as caught:
+        training.step()
+    assert "no replay file could be written: No space left" in str(caught.value)
 
 
 def test_a_student_that_was_lost_before_stops_the_run_though_steps_are_skipped() -> None:
     training = Training(policy="skip")
     training.task.student.decoder.heads[0].classes.bias.data[0] = NAN
     teacher = deepcopy(training.task.teacher)
-    with pytest.raises(FloatingPointError, match="which no further step would mend"):
-        training.step(small_batch((2, 1)))
+    with pytest.raises(FloatingPointError, match="which no further step can mend"):
+        training.step()
     assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
 
 
 @pytest.mark.parametrize("value", [NAN, 1e30])
-def test_the_teacher_takes_in_no_student_that_the_optimizer_made_non_finite(
+def test_the_teacher_averages_no_student_that_the_optimizer_made_non_finite(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loss and gradient were finite, so no step can be skipped."""
@@ -268,7 +241,7 @@ def test_the_teacher_takes_in_no_student_that_the_optimizer_made_non_finite(
     bias = training.task.student.decoder.heads[0].classes.bias
     monkeypatch.setattr(training.optimizer, "step", lambda: bias.data.fill_(value))
     with pytest.raises(NonFiniteStudentError, match=r"(decoder.heads.0.classes.bias|so large).*teacher stays"):
-        training.step(small_batch((2, 1)))
+        training.step()
     assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
     assert training.task.teacher.steps == 0
 
@@ -286,7 +259,7 @@ class Scales(Callback):
 
 @pytest.mark.filterwarnings("ignore:.*val_dataloader.*", "ignore:.*in eval mode.*", "ignore:.*treespec.*")
 @pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*lr_scheduler.step.*", "ignore:.*log_every_n.*")
-def test_fp16_goes_on_while_the_scaler_searches_and_stops_at_a_nan_image() -> None:
+def test_fp16_continues_while_the_scaler_searches_and_stops_at_a_nan_image() -> None:
     """On the CPU, where `oddetr train` refuses fp16, but torch does not: slowly the same as on a GPU."""
     batches = [small_batch((2, 1), seed=seed) for seed in range(13)]
     batches[12].images[1, 0, 0, 0] = NAN
@@ -312,24 +285,19 @@ def scaled_by(scale: float) -> Mock:
     return Mock(spec=torch.amp.GradScaler, get_scale=lambda: scale)
 
 
-def test_fp16_gradient_overflow_is_left_to_the_scaler_down_to_a_scale_of_1(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fp16_leaves_gradient_overflow_to_the_scaler_down_to_a_scale_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training()
-    spoilt_gradient(training, monkeypatch)
+    spoil_gradient(training, monkeypatch)
     before = training.state()
-    assert not training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
+    assert not training.step(scaler=scaled_by(1024.0))
     assert same(training.state(), before)
-    assert (training.watch.skipped, training.watch.left_out) == (0, False)
+    assert (training.watch.skipped, training.watch.step_skipped) == (0, False)
     with pytest.raises(FloatingPointError, match="its gradient is not"):
-        training.step(small_batch((2, 1)), scaler=scaled_by(0.5))
-
-
-def test_fp16_no_scale_excuses_a_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+        training.step(scaler=scaled_by(0.5))
     training = Training()
-    spoilt_giou(training, monkeypatch)
+    spoil_giou(training, monkeypatch)
     with pytest.raises(FloatingPointError, match="the loss is not finite: loss_giou"):
-        training.step(small_batch((2, 1)), scaler=scaled_by(1024.0))
+        training.step(scaler=scaled_by(1024.0))
 
 
 @pytest.mark.parametrize(
@@ -356,28 +324,28 @@ def learn_together(rank: int, folder: str) -> None:
     for policy in POLICIES:
         training = Training(policy=policy)
         training.learner = DistributedDataParallel(training.learner, broadcast_buffers=False)
-        told = "finished"
+        end = "finished"
         for step in range(3):
             batch = small_batch((2, 1), seed=2 * step + rank)
             batch.images[0] *= NAN if (step, rank) == (1, 1) else 1.0
             try:
                 training.step(batch)
             except FloatingPointError as error:
-                told = str(error)
+                end = str(error)
                 break
-        found = {"told": told, "skipped": training.watch.skipped, "state": training.state()}
+        found = {"end": end, "skipped": training.watch.skipped, "state": training.state()}
         torch.save(found, f"{folder}/{policy}{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_end_alike_when_one_meets_nan(tmp_path: Path) -> None:
-    multiprocessing.spawn(learn_together, (str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(learn_together, (str(tmp_path),), nprocs=2, start_method=FORKS.get_start_method())
     for policy in POLICIES:
         first, second = (torch.load(tmp_path / f"{policy}{rank}.pt") for rank in (0, 1))
-        assert first["told"] == second["told"]
+        assert first["end"] == second["end"]
         assert same(first["state"], second["state"])
         if policy == "skip":
-            assert first["told"] == "finished"
+            assert first["end"] == "finished"
             assert first["skipped"] == second["skipped"] == 1
         else:
-            assert "images with the ids 0: the detector predicts NaN" in first["told"]
+            assert "images with the ids 0: the detector predicts NaN" in first["end"]

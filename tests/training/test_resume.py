@@ -15,7 +15,6 @@ import oddetr
 from oddetr.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig
 from oddetr.training.config import TrainConfig
-from oddetr.training.records.log import RunLog, read_events
 from oddetr.training.run import run
 from oddetr.training.safety.resume import find_state, resumed, steps_done
 from tests.helpers import as_of_0_1, without_checksums
@@ -52,39 +51,19 @@ def fail_reading(monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
     monkeypatch.setattr(Path, "open", failing)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "resume.ckpt"])
-def test_resume_goes_on_from_last_old_when_last_cannot_be_read(
-    two: Path, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
-    fail_reading(monkeypatch, two / "last" / file)
-    told: list[str] = []
-    assert find_state(two, told.append) == two / "last.old" / "resume.ckpt"
-    assert told[0].startswith(f"The checkpoint {two}/last cannot be used: {file} cannot be read: Input/output error. ")
+def continued(out: Path, say: Any = pytest.fail) -> tuple[TrainConfig, Path | None]:
+    return resumed(TrainConfig(out=out, resume=True), out, say)
 
 
-def test_evaluate_names_the_checkpoint_to_use_when_best_and_last_cannot_be_read(
-    two: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_reading(monkeypatch, two / "best" / "model.safetensors", two / "last" / "student.safetensors")
-    words = (
-        r"best cannot be read: model\.safetensors cannot be read: Input/output error\. Use .*two/last\.old, which is"
-    )
-    with pytest.raises(CheckpointError, match=words):
-        oddetr.evaluate(two)
-
-
-def test_a_whole_last_new_of_another_run_is_never_overwritten(
-    two: Path,
-) -> None:
-    """A whole `last.new` can be gone on with, and is refused like a `last`; a torn one is nothing."""
+def test_a_whole_last_new_of_another_run_is_never_overwritten(two: Path) -> None:
+    """A whole `last.new` can be resumed, and is refused like a `last`; a torn one is nothing."""
     for name in ("last.old", "best"):
         shutil.rmtree(two / name)
     (two / "last").rename(two / "last.new")
     other = TrainConfig(out=two, seed=5, epochs=7)
     with pytest.raises(FileExistsError, match="holds a run already"):
         resumed(other, two, pytest.fail)
-    _, state = resumed(TrainConfig(out=two, resume=True), two, print)
-    assert state == two / "last.new" / "resume.ckpt"
+    assert continued(two, print)[1] == two / "last.new" / "resume.ckpt"
     harm(two / "last.new" / "resume.ckpt", "cut")
     assert resumed(other, two, pytest.fail) == (other, None)
     assert find_state(two, pytest.fail) is None
@@ -98,25 +77,26 @@ def test_a_whole_last_new_of_another_run_is_never_overwritten(
         ("checkpoint.json", "empty"),
         ("checkpoint.json", "flipped"),
         ("resume.ckpt", "flipped"),
-        ("resume.ckpt", "missing"),
+        ("resume.ckpt", "unreadable"),
     ],
 )
-def test_resume_goes_on_from_last_old_when_last_is_damaged(two: Path, file: str, how: str) -> None:
-    harm(two / "last" / file, how)
-    told: list[str] = []
-    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
+def test_resume_uses_last_old_when_last_is_damaged(
+    two: Path, file: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_state(two, pytest.fail) == two / "last" / "resume.ckpt"
+    if how == "unreadable":
+        fail_reading(monkeypatch, two / "last" / file)
+    else:
+        harm(two / "last" / file, how)
+    messages: list[str] = []
+    config, state = continued(two, messages.append)
     assert state == two / "last.old" / "resume.ckpt"
     assert config.image_size == 96
-    (words,) = told
-    damage = "missing" if how == "missing" else "damaged"
-    assert words.startswith(f"The checkpoint {two}/last cannot be used: {file} is {damage}")
-    assert words.endswith(f"The run goes on from {two / 'last.old'}, the newest checkpoint that is whole.")
-
-
-def test_resume_when_last_is_whole_then_says_nothing(two: Path) -> None:
-    told: list[str] = []
-    assert find_state(two, told.append) == two / "last" / "resume.ckpt"
-    assert told == []
+    (message,) = messages
+    damage = {"missing": "missing", "unreadable": "cannot be read: Input/output error"}.get(how, "damaged")
+    assert message.startswith(f"The checkpoint {two}/last cannot be used: {file} ")
+    assert damage in message
+    assert message.endswith(f"The run goes on from {two / 'last.old'}, the newest checkpoint that is whole.")
 
 
 def test_resume_says_what_is_left_when_all_checkpoints_are_damaged(two: Path) -> None:
@@ -124,12 +104,12 @@ def test_resume_says_what_is_left_when_all_checkpoints_are_damaged(two: Path) ->
     harm(two / "last.old" / "student.safetensors", "empty")
     words = (
         r"last cannot be used: resume\.ckpt is damaged.*last\.old cannot be used: student\.safetensors is damaged.*"
-        r"Begin a new run with the weights of its best, which is whole: --init .*best\."
+        r"Start a new run with the weights of its best, which is whole: --init .*best\."
     )
     with pytest.raises(CheckpointError, match=words):
         find_state(two, print)
     harm(two / "best" / "model.safetensors", "empty")
-    with pytest.raises(CheckpointError, match=r"Begin a new run\.$"):
+    with pytest.raises(CheckpointError, match=r"Start a new run\.$"):
         find_state(two, print)
 
 
@@ -143,93 +123,66 @@ def test_a_damaged_last_is_replaced_and_kept_aside(two: Path) -> None:
     assert (two / "last.damaged" / "resume.ckpt").is_file()
 
 
-def test_resume_when_an_older_oddetr_wrote_the_checkpoint_then_goes_on(two: Path) -> None:
-    without_checksums(two / "last")
-    assert find_state(two, pytest.fail) == two / "last" / "resume.ckpt"
-    load_checkpoint(two / "last", "student")
-    harm(two / "last" / "resume.ckpt", "cut")
-    assert find_state(two, print) == two / "last.old" / "resume.ckpt"
-
-
-def test_resume_when_oddetr_0_1_began_the_run_then_goes_on_without_rivals(two: Path) -> None:
-    """By the run's own file, and where that is torn by the checkpoint's."""
-    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
+def test_a_run_of_oddetr_0_1_is_resumed_without_rivals(two: Path) -> None:
+    """By the run's own file, and where that is torn by the checkpoint's. Its checkpoints have no checksums."""
+    whole, _ = continued(two)
     for file, of in ((two / "config.json", None), (two / "last" / "checkpoint.json", "configuration")):
         content = json.loads(file.read_text())
         file.write_text(json.dumps(content | {of: as_of_0_1(content[of])} if of else as_of_0_1(content)))
     without_checksums(two / "last")
+    load_checkpoint(two / "last", "student")
     plain = replace(whole, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
     assert whole != plain
-    assert resumed(TrainConfig(out=two, resume=True), two, pytest.fail) == (plain, two / "last" / "resume.ckpt")
+    assert continued(two) == (plain, two / "last" / "resume.ckpt")
     given = TrainConfig(out=two, resume=True, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=2)))
-    with pytest.raises(ValueError, match=r"begun otherwise: distillation\.auxiliary\.rivals was 0, now it is 2\. Res"):
+    with pytest.raises(ValueError, match=r"other settings: distillation\.auxiliary\.rivals was 0, now it is 2\. Res"):
         resumed(given, two, pytest.fail)
     harm(two / "config.json", "cut")
-    assert resumed(TrainConfig(out=two, resume=True), two, print)[0] == plain
+    messages: list[str] = []
+    assert continued(two, messages.append)[0] == plain
+    assert "config.json cannot be read" in messages[0]
+    harm(two / "last" / "resume.ckpt", "cut")
+    assert find_state(two, print) == two / "last.old" / "resume.ckpt"
 
 
-def test_resume_reads_the_checkpoints_configuration_when_config_json_is_torn(two: Path) -> None:
-    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
-    harm(two / "config.json", "cut")
-    told: list[str] = []
-    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
-    assert config == whole
-    assert state == two / "last" / "resume.ckpt"
-    assert "config.json cannot be read" in told[0]
-
-
-def test_resume_of_a_run_that_saved_nothing_begins_with_its_configuration(two: Path) -> None:
+def test_a_run_that_saved_nothing_starts_again_with_its_configuration(two: Path) -> None:
     """By the command that is printed, which names neither the data nor the detector."""
-    whole, _ = resumed(TrainConfig(out=two, resume=True), two, pytest.fail)
+    whole, _ = continued(two)
     (two / "last").rename(two / "last.new")
     (two / "last.new" / "checkpoint.json").unlink()
     shutil.rmtree(two / "last.old")
     shutil.rmtree(two / "best")
-    told: list[str] = []
-    config, state = resumed(TrainConfig(out=two, resume=True), two, told.append)
-    assert state is None
-    assert config == whole
-    assert config.data != "digits"
-    assert "beginning again" in told[0]
+    messages: list[str] = []
+    assert continued(two, messages.append) == (whole, None)
+    assert whole.data != "digits"
+    assert "starting again" in messages[0]
     given = TrainConfig(out=two, resume=True, epochs=7)
     assert resumed(given, two, pytest.fail) == (given, None)
 
 
-@pytest.mark.parametrize("how", ["missing", "flipped"])
-def test_evaluate_names_the_damaged_file_and_what_to_use(two: Path, how: str) -> None:
-    harm(two / "best" / "model.safetensors", how)
+def test_evaluate_names_the_damaged_file_and_the_checkpoint_to_use(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_reading(patch, two / "best" / "model.safetensors", two / "last" / "student.safetensors")
+        words = r"best cannot be read: model\.safetensors cannot be read: Input/output error\. Use .*two/last\.old, wh"
+        with pytest.raises(CheckpointError, match=words):
+            oddetr.evaluate(two)
+    harm(two / "best" / "model.safetensors", "flipped")
     with pytest.raises(CheckpointError, match=r"best cannot be read: model\.safetensors is .*Use .*two/last, which is"):
         oddetr.evaluate(two)
-    harm(two / "last" / "student.safetensors", "flipped")
-    with pytest.raises(CheckpointError, match=r"Use .*two/last\.old, which is whole"):
-        oddetr.evaluate(two)
     load_checkpoint(two, "student")
-    harm(two / "last.old" / "checkpoint.json", "missing")
-    with pytest.raises(CheckpointError, match="Copy it again from its source, or train again"):
-        oddetr.evaluate(two)
-
-
-def test_last_is_not_silently_used_instead_of_half_a_best(two: Path) -> None:
     harm(two / "best" / "checkpoint.json", "missing")
     with pytest.raises(CheckpointError, match=r"best cannot be read: checkpoint\.json is missing\. Use .*last"):
         load_checkpoint(two)
-
-
-def test_records_when_a_line_is_torn_or_damaged_then_the_others_stay(tmp_path: Path) -> None:
-    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2, 3, 4)]
-    lines[1] = lines[1].replace("t", "\x00", 1)
-    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode()[:-5] + b"\xff")
-    assert [event["step"] for event in read_events(tmp_path)] == [1, 3]
-    log = RunLog(tmp_path, steps_done=3)
-    log.add({"kind": "train", "step": 5})
-    assert [event["step"] for event in read_events(tmp_path)] == [1, 3, 5]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    for name in ("last", "last.old"):
+        harm(two / name / "checkpoint.json", "missing")
+    with pytest.raises(CheckpointError, match="Copy it again from its source, or train again"):
+        oddetr.evaluate(two)
 
 
 def test_the_state_is_written_without_temporary_files(
     tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's own way is through there: a full one would end the run, and a kill leave a file behind."""
+    """Lightning's own writer needs them: a full folder would end the run, and a kill leave a file behind."""
     monkeypatch.setattr("tempfile.mkstemp", lambda *_, **__: pytest.fail("a temporary file was made"))
     run(TrainConfig(**tiny | {"epochs": 1}), Console(file=io.StringIO()))
     assert steps_done(tiny["out"] / "last" / "resume.ckpt") == 2

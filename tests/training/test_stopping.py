@@ -1,7 +1,7 @@
 """Runs that are stopped within an epoch, and resumed."""
 
-import dataclasses
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,93 +12,107 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
-from tests.training.test_run import StopAfter, quiet, weights
+from tests.conftest import tiny_arguments
+from tests.training.test_run import quiet, weights
+
+WEIGHTS = ("student.safetensors", "model.safetensors")
 
 
-def test_an_interrupted_run_says_how_to_go_on(config: TrainConfig) -> None:
-    class Interrupt(StopAfter):
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            if trainer.current_epoch == self.epochs:
-                raise KeyboardInterrupt
+class Act(Callback):
+    """Does something at the start of some steps."""
 
-    console = quiet()
-    with pytest.raises(KeyboardInterrupt):
-        run(dataclasses.replace(config, trainer=config.trainer | {"callbacks": [Interrupt(1)]}), console)
-    assert "Stopped in epoch 2/4, step 3. Go on after the last checkpoint: " in console.file.getvalue()
-    assert f"oddetr train --out {config.out} --resume" in console.file.getvalue()
+    def __init__(self, what: Any, *steps: int) -> None:
+        self.what, self.steps = what, [*steps]
 
-
-class Signal(Callback):
-    """Sends this process a signal during a step."""
-
-    def __init__(self, number: signal.Signals, epoch: int, batch: int) -> None:
-        self.number, self.where = number, (epoch, batch)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.where:
-            signal.raise_signal(self.number)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        while self.steps[:1] == [trainer.global_step]:
+            self.steps.pop(0)
+            self.what()
 
 
-@pytest.mark.parametrize(
-    ("number", "epoch", "batch", "accumulate", "saved"),
-    [
-        (signal.SIGTERM, 0, 0, 1, 1),
-        (signal.SIGINT, 2, 0, 2, 5),
-        (signal.SIGINT, 2, 3, 1, 12),
-    ],
-)
-def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_alike(
-    tiny: dict, number: signal.Signals, epoch: int, batch: int, accumulate: int, saved: int
-) -> None:
-    """The last epoch's last step is followed by the validation, and the run is over: nothing is stopped."""
-    tiny |= {"optimizer": OptimizerConfig(learning_rate=5e-3), "distillation": DistillationConfig(horizon=3.0)}
-    tiny |= {"batch_size": 2, "accumulate": accumulate, "epochs": 3, "validate_every": 2}
-    whole = run(TrainConfig(**tiny), quiet())
-    out, console = tiny["out"].with_name("resumed"), quiet()
-    trainer = tiny["trainer"] | {"callbacks": [Signal(number, epoch, batch)]}
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    stopped = TrainConfig(**tiny | {"out": out, "trainer": trainer})
-    if epoch == 2 and batch == 3:
-        run(stopped, console)
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            run(stopped, console)
-        assert "Stopping after this step, with a checkpoint" in console.file.getvalue()
-        assert f"step {saved}. Go on after this step" in console.file.getvalue()
-        assert torch.load(out / "last" / "resume.ckpt", weights_only=True)["global_step"] == saved
-        run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+def kill() -> None:
+    raise ConnectionAbortedError("killed by the test")
 
-    for file in ("student.safetensors", "model.safetensors"):
+
+def saved_steps(out: Path) -> int:
+    return torch.load(out / "last" / "resume.ckpt", weights_only=True)["global_step"]
+
+
+@pytest.fixture(scope="module")
+def arguments(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Of a run of three epochs of four steps, the last of which is validated."""
+    return tiny_arguments(scenes, tmp_path_factory.mktemp("stopping") / "whole") | {
+        "optimizer": OptimizerConfig(learning_rate=5e-3),
+        "distillation": DistillationConfig(horizon=3.0),
+        "batch_size": 2,
+        "epochs": 3,
+        "validate_every": 2,
+        "image_size": 64,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(arguments: dict) -> Path:
+    """The folder of the run that nothing stops."""
+    return run(TrainConfig(**arguments), quiet())
+
+
+def assert_equal(whole: Path, out: Path) -> None:
+    """Weights, to the bit, and scores."""
+    for file in WEIGHTS:
         expected, found = weights(whole, file), weights(out, file)
         assert all(value.equal(found[name]) for name, value in expected.items()), file
     scores = [[event["teacher"] for event in read_events(each) if "teacher" in event] for each in (whole, out)]
     assert scores[0] == scores[1]
 
 
-def test_a_second_signal_ends_the_run_at_once(tiny: dict) -> None:
-    twice = [Signal(signal.SIGINT, 1, 0), Signal(signal.SIGINT, 1, 0)]
-    with pytest.raises(KeyboardInterrupt):
-        run(TrainConfig(**tiny | {"trainer": tiny["trainer"] | {"callbacks": twice}}), quiet())
-    assert torch.load(tiny["out"] / "last" / "resume.ckpt", weights_only=True)["global_step"] == 2
-
-
-def test_a_run_killed_after_a_save_within_an_epoch_ends_in_the_same_weights(
-    tiny: dict, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 0), (signal.SIGINT, 5), (signal.SIGINT, 11)])
+def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_alike(
+    arguments: dict, whole: Path, tmp_path: Path, number: signal.Signals, step: int
 ) -> None:
-    tiny |= {"batch_size": 2, "epochs": 2, "optimizer": OptimizerConfig(learning_rate=5e-3)}
-    whole = run(TrainConfig(**tiny), quiet())
+    """After the last step the validation follows, and the run is over: nothing is stopped."""
+    out, console = tmp_path / "resumed", quiet()
+    callbacks = {"callbacks": [Act(lambda: signal.raise_signal(number), step)]}
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    stopped = TrainConfig(**arguments | {"out": out, "trainer": arguments["trainer"] | callbacks})
+    if step == 11:
+        run(stopped, console)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, console)
+        assert "Stopping after this step, with a checkpoint" in console.file.getvalue()
+        assert f"step {step + 1}. Go on after this step: oddetr train --out {out} --resume" in console.file.getvalue()
+        assert saved_steps(out) == step + 1
+        run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert_equal(whole, out)
+
+
+def test_a_second_signal_ends_the_run_at_once_and_the_message_says_how_to_resume(
+    arguments: dict, whole: Path, tmp_path: Path
+) -> None:
+    """With two accumulated batches a step: the second epoch has the steps 2 and 3."""
+    out, console = tmp_path / "run", quiet()
+    callbacks = {"callbacks": [Act(lambda: signal.raise_signal(signal.SIGINT), 3, 3)]}
+    changes = {"accumulate": 2, "out": out, "trainer": arguments["trainer"] | callbacks}
+    with pytest.raises(KeyboardInterrupt):
+        run(TrainConfig(**arguments | changes), console)
+    assert saved_steps(out) == 2
+    assert "Stopped in epoch 2/3, step 3. Go on after the last checkpoint: " in console.file.getvalue()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_killed_after_a_save_within_an_epoch_ends_in_the_same_weights(
+    arguments: dict, whole: Path, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = arguments | {"accumulate": accumulate}
+    if accumulate > 1:
+        whole = run(TrainConfig(**arguments | {"out": tmp_path / "whole"}), quiet())
     monkeypatch.setattr("oddetr.training.records.recorder.SAVE_EVERY", 0.0)
-
-    class Kill(Callback):
-        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            if trainer.global_step == 6:
-                raise ConnectionAbortedError("killed by the test")
-
-    out, trainer = tiny["out"].with_name("resumed"), tiny["trainer"] | {"callbacks": [Kill()]}
+    out, killed = tmp_path / "resumed", 6 // accumulate
+    callbacks = {"callbacks": [Act(kill, killed)]}
     with pytest.raises(ConnectionAbortedError):
-        run(TrainConfig(**tiny | {"out": out, "trainer": trainer}), quiet())
-    assert torch.load(out / "last" / "resume.ckpt", weights_only=True)["global_step"] == 6
+        run(TrainConfig(**arguments | {"out": out, "trainer": arguments["trainer"] | callbacks}), quiet())
+    assert saved_steps(out) == killed
     run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-
-    assert all(value.equal(weights(out)[name]) for name, value in weights(whole).items())
+    assert_equal(whole, out)

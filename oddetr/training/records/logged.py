@@ -1,4 +1,4 @@
-"""Name a run's numbers and parameters as TensorBoard, MLflow and Weights & Biases all accept them."""
+"""Name a run's numbers and parameters so that TensorBoard, MLflow and Weights & Biases all accept them."""
 
 import math
 import re
@@ -26,7 +26,8 @@ def logged_values(event: dict[str, Any]) -> dict[str, float]:
     kind = event["kind"]
     values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", *MODELS)}
     epoch = values.pop(f"{kind}/epoch", None)
-    values |= {"epoch": epoch} if kind == "epoch" else {}
+    if kind == "epoch":
+        values["epoch"] = epoch
     for model in MODELS:
         values |= {f"val/{model}/{name}": value for name, value in _scores(event.get(model, {})).items()}
     return _finite(values)
@@ -35,9 +36,9 @@ def logged_values(event: dict[str, Any]) -> dict[str, float]:
 def _scores(scores: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in scores.items() if name != PER_CLASS and name not in PER_LAYER}
     for name, first in PER_LAYER.items():
-        layers = scores.get(name) or []
-        found |= {f"{name}_per_layer/{layer}": value for layer, value in enumerate(layers, start=first)}
-        found |= {name: layers[-1]} if layers else {}
+        if layers := scores.get(name):
+            found |= {f"{name}_per_layer/{layer}": value for layer, value in enumerate(layers, start=first)}
+            found[name] = layers[-1]
     classes: dict[str, Any] = scores.get(PER_CLASS, {})
     return found | {f"AP_per_class/{plain}": classes[name] for name, plain in plain_names(classes).items()}
 
@@ -57,17 +58,17 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def parameters(configuration: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
-    """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add `classes`, their names."""
-    values = flat(configuration) | {"classes": ", ".join(classes)}
+def parameters(configuration: dict[str, Any], classes: Iterable[str], versions: dict[str, str]) -> dict[str, Any]:
+    """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add the names of the `classes` and
+    the packages' versions (`version.torch`)."""
+    values = flat(configuration | {"classes": ", ".join(classes), "version": versions})
     return {re.sub(r"[^a-zA-Z0-9_. -]", "_", name)[:_LONGEST]: value for name, value in values.items()}
 
 
 def best_values(description: dict[str, Any]) -> dict[str, float]:
     """Take `best/epoch`, `best/teacher/AP` and `best/student/AP` from the content of a `checkpoint.json`."""
-    scores = {f"best/{model}/AP": told.get("AP") for model, told in description["metrics"].items()}
-    values = {"best/epoch": description["epoch"], **scores}
-    return _finite(values)
+    scores = {f"best/{model}/AP": scores.get("AP") for model, scores in description["metrics"].items()}
+    return _finite({"best/epoch": description["epoch"], **scores})
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Experiment loggers beside a run's own records. One that fails is dropped; the training goes on."""
+"""Run experiment loggers beside a run's own records. One that fails is dropped; the training continues."""
 
 import importlib
 import json
@@ -23,11 +23,11 @@ IDS = "loggers.json"
 
 
 class LoggerError(RuntimeError):
-    """A logger's package is missing, or the logger cannot begin."""
+    """A logger's package is missing, or the logger cannot start."""
 
 
 class GuardedLogger(Logger):
-    """A logger whose first failure is reported and drops it, and not the training.
+    """Drop a logger at its first failure, with a message, and let the training continue.
 
     Args:
         kind: its name.
@@ -67,10 +67,10 @@ class GuardedLogger(Logger):
         self._attempt(lambda: self.opened.logger.log_hyperparams(params, *args, **kwargs))
 
     def finalize(self, status: str) -> None:
-        """Log the best checkpoint, if there is one, and close the logger with `status` success or failed."""
+        """Log the scores of the best checkpoint, if any, and close the logger with `status` success or failed."""
         best = self.run.folder / "best" / DESCRIPTION
         if best.is_file():
-            self._attempt(lambda: self.opened.log_best(best, best_values(read_json(best)), self._step))
+            self._attempt(lambda: self.opened.log_best(best_values(read_json(best)), self._step))
         self._attempt(lambda: self.opened.close(status))
 
     def _attempt(self, what: Callable[[], None]) -> None:
@@ -81,8 +81,8 @@ class GuardedLogger(Logger):
         except Exception as error:
             self.failed = True
             self.say(
-                f"The logger {self.kind} has failed and gets nothing more of this run ({_in_one_line(error)}). The "
-                f"training goes on, and so does {self.run.folder / 'metrics.jsonl'}."
+                f"The logger {self.kind} has failed and is dropped ({_in_one_line(error)}). The training continues, "
+                f"and so does {self.run.folder / 'metrics.jsonl'}."
             )
 
 
@@ -103,49 +103,39 @@ def open_loggers(names: Sequence[LoggerName], run: LoggedRun, say: Callable[[str
     """Open the loggers, with the ids of the run that is resumed; only the first process has any.
 
     Raises:
-        LoggerError: one cannot begin. A resumed run goes on without it, and says so.
+        LoggerError: one cannot start. A resumed run continues without it, with a message.
         WriteError: the ids cannot be written.
     """
     if not names or not is_first_process():
         return []
-    known = _known(run.folder / IDS, say) if run.steps_done else {}
+    known = _known_ids(run.folder / IDS, say) if run.steps_done else {}
     opened: list[GuardedLogger] = []
-    try:
-        for name in names:
-            try:
-                logger = GuardedLogger(name, KINDS[name](run, known.get(name)), run, say)
-            except Exception as error:
-                if not run.steps_done:
-                    raise LoggerError(
-                        f"The logger {name} cannot begin ({_in_one_line(error)}). Leave it out of --loggers; see "
-                        "docs/loggers.md."
-                    ) from error
-                say(f"The logger {name} cannot go on and gets nothing of this part of the run ({_in_one_line(error)}).")
-                continue
-            opened.append(logger)
-            say(f"logging to {name}: {logger.opened.where}")
-        with writing(run.folder):
-            ids = known | {logger.kind: logger.version for logger in opened}
-            write_file(run.folder / IDS, json.dumps(ids, indent=1))
-    except Exception:
-        for each in opened:
-            each.finalize("failed")
-        raise
+    for name in names:
+        try:
+            logger = GuardedLogger(name, KINDS[name](run, known.get(name)), run, say)
+        except Exception as error:
+            problem = f"The logger {name} cannot start ({_in_one_line(error)})."
+            if not run.steps_done:
+                raise LoggerError(f"{problem} Leave it out of --loggers; see docs/loggers.md.") from error
+            say(f"{problem} The run continues without it.")
+            continue
+        opened.append(logger)
+        say(f"logging to {name}: {logger.opened.where}")
+    with writing(run.folder):
+        ids = known | {logger.kind: logger.version for logger in opened}
+        write_file(run.folder / IDS, json.dumps(ids, indent=1))
     return [*opened]
 
 
-def _known(file: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """Read the ids of the loggers; none, with a message, if the file is damaged."""
+def _known_ids(file: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """Read the loggers' ids; none, with a message, if the file is damaged."""
     try:
-        ids = read_json(file)
-        if not isinstance(ids, dict) or not all(isinstance(identity, str) for identity in ids.values()):
-            raise ValueError("it does not map loggers to ids")
+        return {name: str(identity) for name, identity in read_json(file).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        say(f"{file} cannot be read ({error}). The loggers begin the run anew.")
+    except (OSError, ValueError, AttributeError) as error:
+        say(f"{file} cannot be read ({error}). The loggers start a new run.")
         return {}
-    return ids
 
 
 def _in_one_line(error: Exception) -> str:

@@ -37,12 +37,13 @@ class Recorder(Callback):
         loss: mean of the last event; NaN before the first.
         best: the teacher's highest AP; -1 without any.
         trained: seconds of training before this process resumed the run.
+        saved_step: optimizer steps of the last checkpoint that this process wrote.
 
     Args:
         folder: the run's.
         describe: (epochs trained, scores) -> the description to write beside the weights.
-        steps_done: where a resumed run goes on.
-        state: the state it goes on from.
+        steps_done: where a resumed run continues.
+        state: the state from which it continues.
     """
 
     def __init__(
@@ -54,26 +55,28 @@ class Recorder(Callback):
     ) -> None:
         self.folder, self.describe, self.state = folder, describe, state
         self.stopping = False
+        self.saved_step = -1
         self.speed = Speed()
         self.loss = math.nan
         self.events = RunLog(folder, steps_done)
         before = read_events(folder)
         scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
         self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
-        self._before: float = before[-1].get("seconds", 0.0) if before else 0.0
-        self._begin = math.nan
-        self.trained: float = before[-1].get("training_seconds", 0.0) if before else 0.0
+        last = before[-1] if before else {}
+        self._before: float = last.get("seconds", 0.0)
+        self.trained: float = last.get("training_seconds", 0.0)
+        self._start = math.nan
         self._saved = time.monotonic()
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, also of a run resumed within an epoch; make the checkpoint it was resumed from `last`."""
-        self._begin = time.monotonic()
+        """Start the clock, also of a run resumed within an epoch; rename the checkpoint that it continues to `last`."""
+        self._start = time.monotonic()
         self._restore(trainer)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same for a finished run, which trains no step."""
+        """Rename the checkpoint of a finished run too, which trains no step."""
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
@@ -86,26 +89,26 @@ class Recorder(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self.speed.go_on()
+        self.speed.start_waiting()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Start a step."""
-        self.speed.step_begins()
+        self.speed.start_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Add the parts of the loss, log their means every `EVERY` steps, and save if it is time."""
-        left_out = cast(TrainingModule, pl_module).watch.left_out
-        self._means.add(outputs, trainer.global_step, left_out)
+        module = cast(TrainingModule, pl_module)
         agreement = {name: outputs[name] for name in AGREEMENT if name in outputs}
-        self._agreement.add(agreement, trainer.global_step, left_out)
+        self._means.add(outputs, trainer.global_step, module.watch.step_skipped)
+        self._agreement.add(agreement, trainer.global_step, module.watch.step_skipped)
         if self._means.steps(trainer.global_step) >= EVERY:
             with writing(self.folder):
                 self._log_losses(trainer)
-        self.speed.step_ends(len(batch.image_ids) * trainer.world_size)
+        self.speed.end_step(len(batch.image_ids) * trainer.world_size)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
-            self._save_within_epoch(trainer, cast(TrainingModule, pl_module))
+            self._save_within_epoch(trainer, module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -124,17 +127,20 @@ class Recorder(Callback):
         scores = {name: score.to_json() for name, score in found.items()}
         agreement = self._agreement.read(trainer.global_step)
         skipped = {"skipped_steps": module.watch.skipped} if module.watch.policy == "skip" else {}
+        speed = {
+            "images_per_second": self.speed.images_per_second,
+            "waiting_share": self.speed.waiting_share,
+            "peak_memory_gib": peak_memory_gib(),
+        }
         with writing(self.folder):
             self._log_losses(trainer)
-            if trainer.is_global_zero:
-                event = self._event(trainer.global_step, epoch)
-                self._record(trainer, event | agreement | skipped | scores)
+            self._record(trainer, "epoch", speed | agreement | skipped | scores)
             self._save(trainer, module, epoch, scores)
-        if epoch != trainer.max_epochs and _agreed(trainer, self.stopping):
+        if epoch != trainer.max_epochs and _any_process(trainer, self.stopping):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Save `last` if it is time; several processes agree on that every `AGREE_EVERY` steps.
+        """Save `last` if it is time; several processes decide together every `AGREE_EVERY` steps.
 
         Raises:
             KeyboardInterrupt: the run was asked to stop.
@@ -143,48 +149,42 @@ class Recorder(Callback):
         if trainer.world_size > 1:
             if trainer.global_step % AGREE_EVERY:
                 return
-            stopping, due = _agreed(trainer, stopping), _agreed(trainer, due)
+            stopping, due = _any_process(trainer, stopping), _any_process(trainer, due)
         if stopping or due:
             self.speed.pause()
             with writing(self.folder):
                 self._log_losses(trainer)
                 self._save(trainer, module, trainer.current_epoch, {})
-            self.speed.go_on()
+            self.speed.start_waiting()
         if stopping:
             raise KeyboardInterrupt
-
-    def _event(self, step: int, epoch: int) -> dict[str, Any]:
-        return {
-            "kind": "epoch",
-            "step": step,
-            "epoch": epoch,
-            **self._times(),
-            "images_per_second": self.speed.images_per_second,
-            "waiting_share": self.speed.waiting_share,
-            "peak_memory_gib": peak_memory_gib(),
-        }
-
-    def _times(self) -> dict[str, float]:
-        seconds = self._before + time.monotonic() - self._begin
-        return {"seconds": seconds, "training_seconds": self.trained + self.speed.seconds}
 
     def _log_losses(self, trainer: Trainer) -> None:
         means = self._means.read(trainer.global_step)
         self.loss = means.get("loss", self.loss)
-        if trainer.is_global_zero and means:
-            event = means | {"learning_rate": cast(TrainingModule, trainer.lightning_module).learning_rate}
-            where = {"kind": "train", "step": trainer.global_step, "epoch": trainer.current_epoch + 1}
-            self._record(trainer, where | self._times() | event)
+        if means:
+            rate = cast(TrainingModule, trainer.lightning_module).learning_rate
+            self._record(trainer, "train", means | {"learning_rate": rate})
 
-    def _record(self, trainer: Trainer, event: dict[str, Any]) -> None:
+    def _record(self, trainer: Trainer, kind: str, values: dict[str, Any]) -> None:
+        """Log an event to metrics.jsonl and the loggers."""
+        if not trainer.is_global_zero:
+            return
+        event: dict[str, Any] = {
+            "kind": kind,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch + 1,
+            "seconds": self._before + time.monotonic() - self._start,
+            "training_seconds": self.trained + self.speed.seconds,
+            **values,
+        }
         self.events.add(event)
         for logger in trainer.loggers:
             logger.log_metrics(logged_values(event), event["step"])
 
     def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
         self._saved = time.monotonic()
-        info = self.describe(epoch, scores)
-        state = self.folder / RESUME
+        info, state = self.describe(epoch, scores), self.folder / RESUME
         try:
             trainer.save_checkpoint(state)
             if trainer.is_global_zero:
@@ -193,7 +193,8 @@ class Recorder(Callback):
             with suppress(OSError):
                 state.unlink()
             raise
-        trainer.strategy.barrier("written")  # A process that ends before may have the others killed by who began them.
+        self.saved_step = trainer.global_step
+        trainer.strategy.barrier("written")  # else torchrun may kill a process that still writes when another one ends
 
     def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
         self.events.sync()
@@ -204,6 +205,6 @@ class Recorder(Callback):
         save_of_run(self.folder / "last", module.detectors, info, state)
 
 
-def _agreed(trainer: Trainer, wanted: bool) -> bool:
+def _any_process(trainer: Trainer, wanted: bool) -> bool:
     """Whether any process wants it; all of them call it."""
     return trainer.strategy.reduce_boolean_decision(wanted, all=False)

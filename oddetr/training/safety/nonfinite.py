@@ -1,4 +1,4 @@
-"""Find a loss or gradient that is not finite in its own step, and leave that step out."""
+"""Find a loss or gradient that is not finite in its own step, and skip that step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Accident:
+class NonFiniteStep:
     """A step that is not finite, and the batch that made it so.
 
     Attributes:
@@ -52,7 +52,7 @@ class Accident:
         images: ids of images for which NaN or infinity was predicted; empty if that is not the cause.
         statistics: running statistics of batch norms that were not finite, by name; they are restored.
         gradients: parameters whose gradient is not finite, by name; empty if the loss is not finite.
-        here: False if this process found nothing, and another one may have.
+        here: whether this process found the cause; if not, another one may have.
     """
 
     batch: Batch
@@ -88,7 +88,7 @@ class _Part:
 
     batch: Batch
     place: Place
-    found: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    values: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     images: tuple[int, ...] = ()
     finite: Tensor | None = None
     norm: Tensor | None = None
@@ -106,7 +106,7 @@ class StepWatch:
 
     Attributes:
         skipped: skipped steps of the run; in_a_row: those since the last good step.
-        left_out: whether the last step was skipped.
+        step_skipped: whether the last step was skipped.
 
     Args:
         task: the task that is trained.
@@ -120,12 +120,12 @@ class StepWatch:
         self,
         task: DistillationTask,
         policy: NonFinite = "stop",
-        keep: Callable[[Accident], Path] | None = None,
+        keep: Callable[[NonFiniteStep], Path] | None = None,
         files: Callable[[Sequence[int]], list[str]] = lambda ids: [],
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.task, self.policy, self.keep, self.files, self.say = task, policy, keep, files, say
-        self.skipped, self.in_a_row, self.left_out = 0, 0, False
+        self.skipped, self.in_a_row, self.step_skipped = 0, 0, False
         self._parts: list[_Part] = []
         self._norm: Tensor | None = None
 
@@ -137,63 +137,62 @@ class StepWatch:
         self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
         self._before = [buffer.clone() for buffer in self._buffers]
 
-    def begin(self, batch: Batch, place: Place) -> None:
+    def start_batch(self, batch: Batch, place: Place) -> None:
         """Call before each batch of a step; saves the statistics of batch norms before the first."""
         if not self._parts:
             _copy(self._before, self._buffers)
         self._parts.append(_Part(batch, place))
 
-    def loss(self, found: dict[str, Tensor], error: NonFiniteCostError | None = None) -> Float[Tensor, ""]:
+    def loss(self, values: dict[str, Tensor], error: NonFiniteCostError | None = None) -> Float[Tensor, ""]:
         """Return the batch's loss, or NaN if anything of it is not finite; `error` is what the matching raised."""
         part = self._parts[-1]
-        part.found = {name: value.detach() for name, value in found.items()}
+        part.values = {name: value.detach() for name, value in values.items()}
         part.images = tuple(part.batch.image_ids[index] for index in error.images) if error else ()
-        finite = part.found["loss"].isfinite()
+        part.finite = part.values["loss"].isfinite()
         if self._statistics:
-            finite = finite & all_finite(self._statistics)
-        part.finite = finite
-        return found["loss"] * torch.where(finite, 1.0, torch.nan)
+            part.finite = part.finite & all_finite(self._statistics)
+        return values["loss"] * torch.where(part.finite, 1.0, torch.nan)
 
-    def batch_ends(self) -> None:
+    def end_batch(self) -> None:
         """Call after the backward pass of each of several accumulated batches."""
         self._parts[-1].norm = nn.utils.get_total_norm(self._gradients())
 
-    def gradient(self, optimizer: Optimizer, clip: float, scaled: bool) -> None:
+    def clip_gradient(self, optimizer: Optimizer, clip: float, scaled: bool) -> None:
         """Clip the gradient to the norm `clip` (0: not at all), and make the optimizer skip a step that is not finite.
 
         In fp16 (`scaled`) the gradient scaler makes it skip."""
         self._norm = norm = nn.utils.get_total_norm(self._gradients())
         finite = norm.isfinite()
         if clip:
-            # A gradient that is not finite is left as it is, to be looked at.
+            # A gradient that is not finite is left as it is, to be examined.
             nn.utils.clip_grads_with_norm_(self._learned, clip, torch.where(finite, norm, 0.0))
         if not scaled:
             setattr(optimizer, "found_inf", (~finite).float())  # noqa: B010
 
-    def passed(self, scaler: torch.amp.GradScaler | None = None) -> bool:
-        """Return whether the optimizer made its step; call after it. Waits for the device.
+    def end_step(self, scaler: torch.amp.GradScaler | None = None) -> bool:
+        """Return whether the optimizer moved the student; call after its step. Waits for the device.
 
         Args:
-            scaler: of gradients in fp16. A scale that was too large is usual: the step is not made, the scale is
+            scaler: of gradients in fp16. A scale that was too large is usual: the student is not moved, the scale is
                 halved, and nothing is counted.
 
         Raises:
             FloatingPointError: the step was not finite, and the policy is to stop, or too many were not.
-            NonFiniteStudentError: the step was made, and the student is not finite.
+            NonFiniteStudentError: the student was moved, and is not finite.
         """
         assert self._norm is not None
         finite, sound = torch.stack([self._norm.isfinite(), all_finite(self._student)]).tolist()
         parts, self._parts = self._parts, []
         usual = not finite and scaler is not None and scaler.get_scale() >= 1 and self._all_losses_finite(parts)
-        self.left_out = not finite and not usual
-        if not self.left_out:
-            self.in_a_row = 0 if finite else self.in_a_row
-            if not sound:
-                raise NonFiniteStudentError(self.task.student)
-            return finite
-        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        self._leave_out(self._accident(parts))
-        return False
+        self.step_skipped = not finite and not usual
+        if self.step_skipped:
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            self._report(self._examine(parts))
+            return False
+        self.in_a_row = 0 if finite else self.in_a_row
+        if not sound:
+            raise NonFiniteStudentError(self.task.student)
+        return finite
 
     def state(self) -> dict[str, int]:
         """Return the counts for a checkpoint."""
@@ -210,7 +209,7 @@ class StepWatch:
         """Whether the losses of all processes are finite; all of them call it."""
         return not any(_gathered(not all(bool(part.finite) for part in parts)))
 
-    def _accident(self, parts: Sequence[_Part]) -> Accident:
+    def _examine(self, parts: Sequence[_Part]) -> NonFiniteStep:
         """Describe the first bad batch of the step, and restore the statistics."""
         bad = next((part for part in parts if not part.finite), None)
         early = next((part for part in parts if part.norm is not None and not part.norm.isfinite()), None)
@@ -218,47 +217,48 @@ class StepWatch:
         named = self.task.student.named_buffers()
         statistics = tuple(name for name, value in named if value.is_floating_point() and not value.isfinite().all())
         _copy(self._buffers, self._before)
-        learned = self.task.learned()
-        wrong = (name for name, each in learned if each.grad is not None and not each.grad.isfinite().all())
-        values = {name: value.item() for name, value in part.found.items()}
+        wrong = (name for name, each in self.task.learned() if each.grad is not None and not each.grad.isfinite().all())
+        values = {name: value.item() for name, value in part.values.items()}
         here = bad is not None or part is not parts[-1] or not _several()
-        return Accident(part.batch, part.place, values, part.images, statistics, () if bad else tuple(wrong), here)
+        return NonFiniteStep(part.batch, part.place, values, part.images, statistics, () if bad else tuple(wrong), here)
 
-    def _leave_out(self, accident: Accident) -> None:
+    def _report(self, step: NonFiniteStep) -> None:
         """Report the step, the same in all processes, and raise if the training must stop."""
-        known = any(_gathered(accident.here))
+        known = any(_gathered(step.here))
         lost = not bool(all_finite(self._student))
         stops = self.policy == "stop" or lost or self.in_a_row >= MOST_IN_A_ROW
-        told = self._told(accident, stops or self.skipped == 1) if accident.here or not known else None
-        found = " | ".join(text for text in _gathered(told) if text)
+        own = self._described(step, stops or self.skipped == 1) if step.here or not known else None
+        found = " | ".join(text for text in _gathered(own) if text)
         if self.policy == "stop":
-            raise FloatingPointError(
-                f"{found} Neither student nor teacher has moved. Lower --optimizer.learning-rate, or train in fp32; or "
-                "leave such steps out: --resume --non-finite skip."
+            advice = (
+                "Neither student nor teacher has moved. Lower --optimizer.learning-rate, train in fp32, or skip such "
+                "steps: --resume --non-finite skip."
             )
-        if lost:
-            raise FloatingPointError(
-                f"{found} The student itself holds NaN or infinity, which no further step would mend. Go on from the "
-                "last checkpoint: --resume."
+        elif lost:
+            advice = (
+                "The student itself holds NaN or infinity, which no further step can mend. Continue from the last "
+                "checkpoint: --resume."
+            )
+        else:
+            advice = (
+                f"It is the {self.in_a_row}th skipped step in a row, {self.skipped} in all: the training has diverged. "
+                "Start again with a lower --optimizer.learning-rate, or in fp32."
             )
         if stops:
-            raise FloatingPointError(
-                f"{found} It is the {self.in_a_row}th step in a row that was left out, {self.skipped} in all: the "
-                "training has diverged. Begin anew with a lower --optimizer.learning-rate, or in fp32."
-            )
+            raise FloatingPointError(f"{found} {advice}")
         if self.skipped == 1:
-            self.say(f"left out: {found} Neither student nor teacher has moved. Further such steps are counted only.")
+            self.say(f"skipped: {found} Neither student nor teacher has moved. Further such steps are only counted.")
 
-    def _told(self, accident: Accident, keep: bool) -> str:
-        place, ids = accident.place, accident.images or accident.batch.image_ids
+    def _described(self, step: NonFiniteStep, keep: bool) -> str:
+        place, ids = step.place, step.images or step.batch.image_ids
         files = self.files(ids)
         process = f" of process {place.process}" if _several() else ""
-        step = f"Step {place.step} (epoch {place.epoch + 1}, batch {place.batch}{process})"
-        text = f"{step}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {accident}"
+        where = f"Step {place.step} (epoch {place.epoch + 1}, batch {place.batch}{process})"
+        text = f"{where}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {step}"
         if not (keep and self.keep):
             return f"{text}."
         try:
-            return f"{text} (to look at it: oddetr replay {self.keep(accident)})."
+            return f"{text} (to compute it again: oddetr replay {self.keep(step)})."
         except OSError as error:
             return f"{text} (no replay file could be written: {error})."
 

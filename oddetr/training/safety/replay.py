@@ -1,15 +1,13 @@
 """Keep a step whose loss or gradient was not finite in a file, and compute it again (`oddetr replay`).
 
-A replay file holds student and teacher before the step, the batch, its place in the run, and what was not finite. It is
-read as weights only.
+A replay file holds student and teacher before the step, the batch, its place in the run, and what was not finite.
 """
 
 import dataclasses
 import json
 import math
-import reprlib
-import zipfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,16 +17,18 @@ from torch import Tensor, nn
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.durable import replacing, writing
 from oddetr.common.text import listed
-from oddetr.common.untrusted import read_count, read_weights_only
+from oddetr.common.untrusted import read_weights_only
 from oddetr.distillation.task import DistillationTask
 from oddetr.losses.matching import NonFiniteCostError
-from oddetr.models.families.presets import build_detector, count_values
+from oddetr.models.families.presets import build_detector
 from oddetr.structures import Batch, GroundTruth
 from oddetr.training.config import Precision, TrainConfig
 from oddetr.training.precision import computing_in
-from oddetr.training.safety.nonfinite import Accident, Place
+from oddetr.training.safety.nonfinite import NonFiniteStep, Place
 
 FORMAT = 1
+_FACTS = "oddetr replay"
+"""The key of the JSON in a replay file that describes the step."""
 
 
 class ReplayError(ValueError):
@@ -37,7 +37,7 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class Trial:
-    """The step, computed once.
+    """One computation of the step.
 
     Attributes:
         precision: of the forward pass.
@@ -64,14 +64,15 @@ class Trial:
 
     def lines(self) -> list[str]:
         """Describe the trial, without the parts of the loss."""
-        told = [f"in {self.precision}:"]
-        told += [f"  the first module whose output is not finite: {self.module or 'none'}"]
-        told += [f"  predicted NaN or infinity for: {_listed(self.images, 8)}"]
-        told += [f"  not finite in the loss: {_listed(self.losses, 12)}"]
-        if self.statistics:
-            told += [f"  statistics of batch norms that are not finite: {_listed(self.statistics, 5)}"]
-        told += [f"  gradients that are not finite, in their order: {_listed(self.gradients, 5)}"]
-        return [*told, f"  norm of the gradient: {self.norm:.6g}"]
+        return [
+            f"in {self.precision}:",
+            f"  the first module whose output is not finite: {self.module or 'none'}",
+            f"  predicted NaN or infinity for: {_listed(self.images, 8)}",
+            f"  not finite in the loss: {_listed(self.losses, 12)}",
+            f"  statistics of batch norms that are not finite: {_listed(self.statistics, 5)}",
+            f"  gradients that are not finite, in their order: {_listed(self.gradients, 5)}",
+            f"  norm of the gradient: {self.norm:.6g}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -99,25 +100,23 @@ class ReplayReport:
         """Describe the step and its trials, without the parts of the loss."""
         place = self.place
         where = f"step {place.step} (epoch {place.epoch + 1}, batch {place.batch})"
-        told = [f"{where}, images with the ids {_listed(self.image_ids, 8)}"]
-        told += [f"not finite before the step: {_listed(self.before, 5)}"]
-        return told + [line for trial in self.trials for line in trial.lines()]
+        lines = [f"{where}, images with the ids {_listed(self.image_ids, 8)}"]
+        lines += [f"not finite before the step: {_listed(self.before, 5)}"]
+        return lines + [line for trial in self.trials for line in trial.lines()]
 
 
 def save_replay(
-    folder: Path, task: DistillationTask, info: CheckpointInfo, precision: Precision, accident: Accident
+    folder: Path, task: DistillationTask, info: CheckpointInfo, precision: Precision, step: NonFiniteStep
 ) -> Path:
     """Write RUN/replay_step_N.pt, atomically; processes other than the first append their number to the name.
 
     Raises:
         OSError: it cannot be written; nothing of it stays.
     """
-    place, batch, truth = accident.place, accident.batch, accident.batch.truth
+    place, batch, truth = step.place, step.batch, step.batch.truth
     process = f"_process_{place.process}" if place.process else ""
     file = folder / f"replay_step_{place.step}{process}.pt"
-    tensors = {"labels": truth.labels, "boxes": truth.boxes, "original_sizes": batch.original_sizes}
-    tensors |= {"images": batch.images, "padding_mask": batch.padding_mask}
-    told = {
+    facts = {
         "format": FORMAT,
         "place": asdict(place),
         "precision": precision,
@@ -125,14 +124,15 @@ def save_replay(
         "counts": truth.counts,
         "image_ids": batch.image_ids,
         "step_objects": batch.step_objects,
-        "step_images": batch.step_images,
-        "parts": accident.parts,
-        "gradients": accident.gradients,
-        "statistics": accident.statistics,
+        "parts": step.parts,
+        "gradients": step.gradients,
+        "statistics": step.statistics,
         "info": info.to_json(),
     }
+    tensors = {"labels": truth.labels, "boxes": truth.boxes, "original_sizes": batch.original_sizes}
+    tensors |= {"images": batch.images, "padding_mask": batch.padding_mask}
     with writing(folder), replacing(file) as stream:
-        torch.save({"oddetr replay": json.dumps(told), "task": task.state_dict(), "batch": tensors}, stream)
+        torch.save({_FACTS: json.dumps(facts), "task": task.state_dict(), "batch": tensors}, stream)
     return file
 
 
@@ -144,73 +144,66 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
         device: where to compute: cpu, cuda. Dropout draws other numbers on another kind of device.
 
     Raises:
-        ReplayError: there is no such file, it cannot be read, or its step cannot be computed there.
-        ValueError: there is no such device.
+        ReplayError: there is no such file, it is damaged, or its step cannot be computed on that device.
     """
-    where = _device(device)
     kept = _read(Path(file))
-    task, batch, place = kept.task, kept.batch, kept.place
-    inputs = {"images": batch.images, "boxes": batch.truth.boxes, **dict(task.named_parameters())}
-    before = _not_finite_names(inputs | dict(task.named_buffers()))
+    batch = kept.batch
+    before = _not_finite_names({"images": batch.images, "boxes": batch.truth.boxes} | kept.state)
     trials: list[Trial] = []
     try:
         for precision in dict.fromkeys((kept.precision, cast(Precision, "fp32"))):
-            task.load_state_dict(kept.state)
-            trials.append(_compute(task.to(where), batch.to(where), place.seed, precision))
+            task = kept.task().to(torch.device(device))
+            trials.append(_compute(task, batch.to(device), kept.place.seed, precision))
     except Exception as error:
         raise ReplayError(
             f"The step of {file} cannot be computed on {device} ({type(error).__name__}: {error}). Try another device; "
-            "if it fails there too, the file is not what `oddetr train` left."
+            "if it fails there too, the file is damaged."
         ) from error
     first, losses = trials[0], _not_finite(kept.recorded)
     same = losses == first.losses if losses else not math.isfinite(first.norm) or bool(first.statistics)
-    return ReplayReport(place, batch.image_ids, kept.recorded, before, tuple(trials), same)
-
-
-def _device(name: str) -> torch.device:
-    """Raises ValueError if nothing can be computed there."""
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).sum().item()
-    except Exception as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"device is {name!r}, and nothing can be computed there ({why}). Take cpu.") from error
-    return device
+    return ReplayReport(kept.place, batch.image_ids, kept.recorded, before, tuple(trials), same)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The content of a replay file: the task as it was before the step, its `state`, and what the run recorded."""
+    """The content of a replay file: what the run recorded, and the `state` of the task before the step."""
 
     place: Place
     precision: Precision
+    steps: int
     recorded: dict[str, float]
+    info: CheckpointInfo
     batch: Batch
-    task: DistillationTask
     state: dict[str, Any]
+
+    def task(self) -> DistillationTask:
+        config = TrainConfig.from_plain(self.info.configuration | {"init": None, "resume": True, "trainer": {}})
+        detector = build_detector(self.info.detector, len(self.info.classes))
+        task = DistillationTask(detector, self.steps, config.distillation, config.loss, config.matching, config.groups)
+        task.load_state_dict(self.state)
+        return task
 
 
 def _read(file: Path) -> _Kept:
+    """Read a replay file. Raises ReplayError if there is none, or it is damaged."""
     if not file.exists():
         raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
     try:
         content = read_weights_only(file)
-        with zipfile.ZipFile(file) as archive:  # torch does not look at checksums.
-            if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} in it is wrong")
-        told = json.loads(content["oddetr replay"])
-        if told["format"] != FORMAT:
-            raise ValueError(f"its format is {told['format']}, not {FORMAT}: another oddetr wrote it")
-        if told["precision"] not in get_args(Precision):
-            raise ValueError(f"precision is {reprlib.repr(told['precision'])}")
-        place, seed = dict(told["place"]), told["place"]["seed"]
-        if type(seed) is not int or not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {reprlib.repr(seed)}")
-        place = Place(**{name: read_count(value) for name, value in place.items() if name != "seed"}, seed=seed)
-        info = CheckpointInfo.from_json(told["info"])
-        recorded = {name: float(value) for name, value in told["parts"].items()}
-        batch, state = _batch(told, content["batch"], len(info.classes)), content["task"]
-        return _Kept(place, told["precision"], recorded, batch, _task(info, read_count(told["steps"]), state), state)
+        facts, tensors = json.loads(content[_FACTS]), content["batch"]
+        if facts["format"] != FORMAT or facts["precision"] not in get_args(Precision):
+            raise ValueError("another oddetr wrote it")
+        truth = GroundTruth(tensors["labels"], tensors["boxes"], tuple(facts["counts"]))
+        inputs = tensors["images"], tensors["padding_mask"], truth
+        return _Kept(
+            Place(**{name: int(value) for name, value in facts["place"].items()}),
+            facts["precision"],
+            int(facts["steps"]),
+            {name: float(value) for name, value in facts["parts"].items()},
+            CheckpointInfo.from_json(facts["info"]),
+            Batch(*inputs, tuple(facts["image_ids"]), tensors["original_sizes"], facts["step_objects"]),
+            dict(content["task"]),
+        )
     except Exception as error:
         why = f"{error}".rstrip(".") if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ReplayError(
@@ -219,82 +212,35 @@ def _read(file: Path) -> _Kept:
         ) from error
 
 
-def _batch(told: dict[str, Any], tensors: dict[str, Tensor], classes: int) -> Batch:
-    """Make the step's batch; raises an error of any kind if the file does not hold a sound one."""
-    images, objects = tensors["images"], tensors["labels"].shape[1]
-    count, _, *size = images.shape
-    expected = {
-        "images": (torch.float32, (count, 3, *size)),
-        "labels": (torch.int64, (count, objects)),
-        "boxes": (torch.float32, (count, objects, 4)),
-        "padding_mask": (torch.bool, (count, *size)),
-        "original_sizes": (torch.int64, (count, 2)),
-    }
-    for name, (kind, shape) in expected.items():
-        value = tensors[name]
-        if value.dtype != kind or value.shape != shape:
-            raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, where {kind} {shape} is needed")
-    counts, ids = tuple(map(read_count, told["counts"])), tuple(told["image_ids"])
-    if not 0 < count == len(counts) == len(ids) or any(type(each) is not int for each in ids):
-        raise ValueError(f"{count} images have {len(counts)} counts and {len(ids)} ids, or an id is no number")
-    labels = tensors["labels"]
-    real = torch.arange(objects) < torch.tensor(counts)[:, None]
-    if max(counts) > objects or not torch.where(real, (labels >= 0) & (labels < classes), labels == -1).all():
-        raise ValueError(f"labels are not, as counted, from 0 to {classes - 1}, and beyond -1")
-    step_objects, step_images = (told[name] and read_count(told[name]) for name in ("step_objects", "step_images"))
-    if step_images == 0:
-        raise ValueError("the step has no images")
-    truth = GroundTruth(labels, tensors["boxes"], counts)
-    return Batch(images, tensors["padding_mask"], truth, ids, tensors["original_sizes"], step_objects, step_images)
-
-
-def _task(info: CheckpointInfo, steps: int, state: dict[str, Any]) -> DistillationTask:
-    """Make the task as it was before the step; raises ValueError if it would have more weights than `state` holds."""
-    config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
-    least = count_values(info.detector, len(info.classes))
-    held = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
-    if least > held:
-        raise ValueError(f"it describes a detector of {least:,} parameters or more, and holds {held:,} numbers")
-    detector = build_detector(info.detector, len(info.classes))
-    task = DistillationTask(detector, steps, config.distillation, config.loss, config.matching, config.groups)
-    task.load_state_dict(state)
-    return task
-
-
 def _compute(task: DistillationTask, batch: Batch, seed: int, precision: Precision) -> Trial:
-    """Run one forward and backward pass, and watch the outputs of all modules and the gradients."""
+    """Run one forward and backward pass of a new task, and watch the outputs of all modules and the gradients."""
     modules, gradients = list[str](), list[str]()
 
-    def watch_output(name: str, module: nn.Module) -> Any:
-        return module.register_forward_hook(
-            lambda _, inputs, output: modules.append(name) if _has_non_finite(output) else None
-        )
+    def watch_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if _has_non_finite(output):
+            modules.append(name)
 
-    def watch_gradient(name: str, parameter: nn.Parameter) -> Any:
-        return parameter.register_post_accumulate_grad_hook(
-            lambda each: gradients.append(name) if _has_non_finite(each.grad) else None
-        )
+    def watch_gradient(name: str, parameter: Tensor) -> None:
+        if _has_non_finite(parameter.grad):
+            gradients.append(name)
 
     learned = [(name, each) for name, each in task.learned() if each.requires_grad]
-    hooks = [watch_output(name, module) for name, module in task.named_modules()]
-    hooks += [watch_gradient(name, parameter) for name, parameter in learned]
-    task.zero_grad()
+    for name, module in task.named_modules():
+        module.register_forward_hook(partial(watch_output, name))
+    for name, parameter in learned:
+        parameter.register_post_accumulate_grad_hook(partial(watch_gradient, name))
     torch.manual_seed(seed)
     images: tuple[int, ...] = ()
-    try:
-        with computing_in(precision, batch.images.device):
-            try:
-                found = task(batch)
-            except NonFiniteCostError as error:
-                found, images = error.found, tuple(batch.image_ids[index] for index in error.images)
-        found["loss"].backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with computing_in(precision, batch.images.device):
+        try:
+            parts = task(batch)
+        except NonFiniteCostError as error:
+            parts, images = error.found, tuple(batch.image_ids[index] for index in error.images)
+    parts["loss"].backward()
     norm = nn.utils.get_total_norm([each.grad for _, each in learned if each.grad is not None]).item()
-    parts = {name: value.item() for name, value in found.items()}
+    values = {name: value.item() for name, value in parts.items()}
     statistics = _not_finite_names(dict(task.student.named_buffers()))
-    return Trial(precision, parts, images, next(iter(modules), None), statistics, tuple(gradients), norm)
+    return Trial(precision, values, images, next(iter(modules), None), statistics, tuple(gradients), norm)
 
 
 def _has_non_finite(value: Any) -> bool:
@@ -308,7 +254,7 @@ def _has_non_finite(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(_has_non_finite, value))
 
 
-def _not_finite_names(values: dict[str, Tensor]) -> tuple[str, ...]:
+def _not_finite_names(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, value in values.items() if _has_non_finite(value))
 
 

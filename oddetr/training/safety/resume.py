@@ -1,4 +1,4 @@
-"""Begin a run in a folder, or resume one that was stopped."""
+"""Resume a run that was stopped, and record its configuration."""
 
 import json
 import shutil
@@ -40,39 +40,34 @@ def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
     damaged: list[str] = []
     for name in _CHECKPOINTS:
         folder = out / name
-        if not folder.exists():
-            continue
-        how = _unusable(folder)
-        if how is None:
+        problem = _problem(folder)
+        if problem is None:
             if name != _CHECKPOINTS[0]:
                 found = "; ".join(damaged) or f"There is no {out / _CHECKPOINTS[0]}"
                 say(f"{found}. The run goes on from {folder}, the newest checkpoint that is whole.")
             return folder / RESUME
-        if name != _UNFINISHED:
-            damaged.append(f"The checkpoint {folder} cannot be used: {how}")
+        if folder.exists() and name != _UNFINISHED:
+            damaged.append(f"The checkpoint {folder} cannot be used: {problem}")
     if damaged:
         best = out / "best"
         advice = "" if damage(best) else f" with the weights of its best, which is whole: --init {best}"
-        raise CheckpointError(f"{'; '.join(damaged)}. There is no other to go on from. Begin a new run{advice}.")
+        raise CheckpointError(f"{'; '.join(damaged)}. There is no other to go on from. Start a new run{advice}.")
     return None
 
 
-def _unusable(checkpoint: Path) -> str | None:
-    """Return why a run cannot go on from a checkpoint; None if it can."""
-    how, state = damage(checkpoint), checkpoint / RESUME
-    if how:
-        return how
-    try:
-        steps_done(state)
-    except FileNotFoundError:
-        return f"{state.name} is missing"
-    except Exception as error:
-        return f"{state.name} is damaged: {error}"
-    return None
+def _problem(checkpoint: Path) -> str | None:
+    """Why a run cannot be resumed from a checkpoint; None if it can."""
+    problem, state = damage(checkpoint), checkpoint / RESUME
+    if problem is None:
+        try:
+            steps_done(state)
+        except Exception as error:
+            problem = f"{state.name} is damaged: {error}"
+    return problem
 
 
 def restore(found: Path, last: Path) -> None:
-    """Rename the checkpoint that a run goes on from to `last`; a damaged `last` becomes `last.damaged`."""
+    """Rename the checkpoint that a run is resumed from to `last`; a damaged `last` becomes `last.damaged`."""
     if found == last:
         return
     if last.exists():
@@ -86,7 +81,7 @@ def restore(found: Path, last: Path) -> None:
 def resumed(
     config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str] = frozenset()
 ) -> tuple[TrainConfig, Path | None]:
-    """Return the configuration to run with, and the state to go on from.
+    """Return the configuration to run with, and the state to resume from.
 
     With `config.resume` that is the configuration of the run in `out`. If that run saved nothing, its configuration and
     None, unless arguments were given; if there is no run, `config` and None.
@@ -98,18 +93,18 @@ def resumed(
     Raises:
         FileExistsError: `out` holds a run, and `config.resume` is off.
         CheckpointError: all its checkpoints are damaged.
-        ValueError: arguments contradict the run, or an older oddetr began it, without a teacher.
+        ValueError: arguments contradict the run, or an older oddetr wrote it, without a teacher.
     """
     if not config.resume:
         saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
-        if saved or _unusable(out / _UNFINISHED) is None:
+        if saved or _problem(out / _UNFINISHED) is None:
             raise FileExistsError(
                 f"{out} holds a run already. Go on with it by --resume, or give another folder by --out."
             )
         return config, None
     state = find_state(out, say)
     if state is None:
-        return _begun(config, out, say, given), None
+        return _restarted(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
     saved = _load(_recorded(out, state, say))
@@ -117,7 +112,7 @@ def resumed(
     changed = _differences(fields, fields | _given(config, given))
     if changed:
         raise ValueError(
-            f"The run {out} was begun otherwise: {'; '.join(changed)}. Resume it without these arguments, or begin a "
+            f"The run {out} has other settings: {'; '.join(changed)}. Resume it without these arguments, or start a "
             f"new run (--out NEW_FOLDER, with its weights by --init {out})."
         )
     return _with_command(config, saved), state
@@ -143,7 +138,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         f"{name} was {old.get(name, missing)}, now it is {new.get(name, missing)}"
         for name in old | new
         if name.partition(".")[0] not in _IGNORED
-        and not (idle and name.startswith(idle))
+        and not name.startswith(idle)
         and old.get(name, missing) != new.get(name, missing)
     ]
 
@@ -166,7 +161,7 @@ def check_classes(state: Path, classes: ClassTable) -> None:
     if known.names != classes.names:
         raise ValueError(
             f"The run {state.parent.parent} was trained on the classes {', '.join(known.names)}; this data has "
-            f"{', '.join(classes.names)}. Resume it with its own data, or begin a new run."
+            f"{', '.join(classes.names)}. Resume it with its own data, or start a new run."
         )
 
 
@@ -175,21 +170,19 @@ def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, A
     try:
         return dict(read_json(out / CONFIGURATION))
     except (OSError, TypeError, ValueError) as error:
-        say(
-            f"{out / CONFIGURATION} cannot be read ({error}). The run goes on with the configuration in {state.parent}."
-        )
+        say(f"{out / CONFIGURATION} cannot be read ({error}). The configuration in {state.parent} is used.")
         return read_info(state.parent).configuration
 
 
-def _begun(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
+def _restarted(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
     """The configuration of a run that was killed before it saved anything; the command's, if that gives one."""
     file = out / CONFIGURATION
     if not file.is_file():
-        say(f"beginning: there is no run in {out} to go on with")
-    if _given(config, given) or not file.is_file():
-        return config
-    say(f"beginning again: nothing of the run was saved before it ended. Configuration: {file}")
-    return _with_command(config, _load(read_json(file)))
+        say(f"starting: there is no run in {out} to resume")
+    elif not _given(config, given):
+        say(f"starting again: nothing of the run was saved before it ended. Configuration: {file}")
+        return _with_command(config, _load(read_json(file)))
+    return config
 
 
 def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
@@ -203,7 +196,7 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
 
 
 def _load(recorded: dict[str, Any]) -> TrainConfig:
-    """A run's own configuration; `resume` keeps it from reading again what it began with."""
+    """A run's own configuration; `resume` keeps it from reading its initial weights again."""
     return TrainConfig.from_plain(recorded | {"resume": True})
 
 
@@ -215,7 +208,7 @@ def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
 
 
 def save_configuration(config: TrainConfig, out: Path) -> None:
-    """Make the run's folder and write the configuration, which `resumed` reads."""
+    """Make the run's folder and write its configuration."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
@@ -231,6 +224,4 @@ def save_beginning(out: Path, **said: Any) -> None:
 
 def steps_done(state: Path | None) -> int:
     """Return the optimizer steps that `state` has done; 0 without one."""
-    if state is None:
-        return 0
-    return int(read_weights_only(state, mmap=True)["global_step"])
+    return int(read_weights_only(state, mmap=True)["global_step"]) if state else 0

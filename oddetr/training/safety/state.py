@@ -12,8 +12,8 @@ from oddetr.common.durable import open_new
 class StateFile(TorchCheckpointIO):
     """Write the state directly to its place.
 
-    Lightning's own writes it to memory, then to a temporary file, and copies that: three times the size, and a killed
-    process leaves the temporary file behind.
+    Lightning's own writer goes through memory and a temporary file: three times the size, and a killed process leaves
+    the temporary file behind.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:

@@ -33,19 +33,6 @@ class Stopping(Callback):
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._stop) for number in SIGNALS}
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
-        self.recorder.stopping = True
-        with suppress(RuntimeError):  # the signal came while a line was being written, which is not reentrant
-            self.say(
-                "Stopping after this step, with a checkpoint (a validation is finished first). Once more: at once."
-            )
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the handlers."""
         self._restore()
@@ -53,3 +40,17 @@ class Stopping(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the handlers."""
         self._restore()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        self.recorder.stopping = True
+        with suppress(RuntimeError):  # the signal came while a line was being written, which is not reentrant
+            self.say(
+                "Stopping after this step, with a checkpoint (a running validation is finished first). A second signal "
+                "stops at once."
+            )
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

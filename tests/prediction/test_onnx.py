@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,36 +58,31 @@ def test_export_when_done_then_file_has_standard_operators_and_classes(exported:
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(each.domain, each.version) for each in model.opset_import] == [("", export.OPSET)]
-    told = {each.key: each.value for each in model.metadata_props}
-    assert json.loads(told["classes"]) == list("0123456789")
+    assert json.loads({each.key: each.value for each in model.metadata_props}["classes"]) == list("0123456789")
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(
-    exported: Path, trained: Path, count: int
-) -> None:
+def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(exported: Path, trained: Path) -> None:
     """Images of the size of evaluation (the shorter side is 96): nothing is resized; one is narrower, so padded."""
-    generator = np.random.default_rng(count)
-    sizes = [(96, 160)] * (count - 1) + [(96, 128)]
-    images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    canvas = np.zeros((count, 96, 160, 3), np.uint8)
-    for place, image in zip(canvas, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    predictor = Predictor.load(trained)
-    assert predictor.info.image_size == 96
-    padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
-    expected = predictor.detect(padded)[1:]
     session = onnxruntime.InferenceSession(exported)
-    boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
-    assert boxes.dtype == scores.dtype == np.float32
-    assert labels.dtype == np.int64
-    for index, (found, (height, width)) in enumerate(zip(expected, sizes, strict=True)):
-        np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
-        clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
-        clear = clear[np.isin(clear - 1, [-1, *clear])]
-        assert len(clear)
-        np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
-        assert labels[index][clear].tolist() == found.labels[clear].tolist()
+    predictor = Predictor.load(trained)
+    for count in (1, 3):
+        generator = np.random.default_rng(count)
+        sizes = [(96, 160)] * (count - 1) + [(96, 128)]
+        images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        canvas = np.zeros((count, 96, 160, 3), np.uint8)
+        for place, image in zip(canvas, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
+        expected = predictor.detect(padded)[1:]
+        boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
+        assert (boxes.dtype, scores.dtype, labels.dtype) == (np.float32, np.float32, np.int64)
+        for index, ((height, width), found) in enumerate(zip(sizes, expected, strict=True)):
+            np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
+            clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
+            clear = clear[np.isin(clear - 1, [-1, *clear])]
+            assert len(clear)
+            np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
+            assert labels[index][clear].tolist() == found.labels[clear].tolist()
 
 
 def test_example_when_run_without_torch_then_prints_what_predict_finds(
@@ -118,6 +114,7 @@ def test_example_when_run_without_torch_then_prints_what_predict_finds(
     assert np.mean(alike) > 0.9
 
 
+@pytest.mark.slow
 def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -131,7 +128,9 @@ def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Pat
         assert export.WithProcessing.difference(image[:3], image[3:]) < 1e-3
 
 
-@pytest.mark.parametrize(("variant", "processing"), [("plain", False), ("dab", False), ("dino", True)])
+@pytest.mark.parametrize(
+    ("variant", "processing"), [pytest.param("dab", False, marks=pytest.mark.slow), ("dino", True)]
+)
 def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(
     variant: str, processing: bool, tmp_path: Path
 ) -> None:
@@ -147,26 +146,33 @@ def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(
     assert {node.domain for node in model.graph.node} == {""}
 
 
-@pytest.mark.parametrize("processing", [True, False])
-def test_write_onnx_when_the_file_differs_from_pytorch_then_is_not_written(
-    processing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_when_the_file_differs_from_pytorch_then_is_not_written(
+    exported: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is made from one detector and compared with another; an earlier file stays."""
+    """The file holds the trained detector, and is compared with another; an earlier file stays."""
+    detector, info = load_checkpoint(trained)
+    detector.load_state_dict({name: value * 1.1 for name, value in detector.state_dict().items()})
     file = tmp_path / "model.onnx"
     file.write_bytes(b"an earlier one")
-    detector = decided("plain")
-    other = small_detector(seed=5).eval()
-    compare = export._compare
-
-    def compare_with_another(module: torch.nn.Module, *rest: Any) -> float:
-        module.detector = other
-        return compare(module, *rest)
-
-    monkeypatch.setattr(export, "_compare", compare_with_another)
+    monkeypatch.setattr(export, "_write", lambda module, examples, file, *_: shutil.copy(exported, file))
     with pytest.raises(export.ExportError, match=r"differ by .* more than 1e-04: .*model.onnx is not written"):
-        export.write_onnx(detector, INFO, file, (64, 96), processing, top_k=1)
+        export.write_onnx(detector, info, file, (96, 160))
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
     assert file.read_bytes() == b"an earlier one"
+
+
+def test_export_when_onnxruntime_cannot_read_the_optimized_file_then_writes_a_plain_one(
+    exported: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: torch.nn.Module, examples: object, file: Path, metadata: object, optimize: bool) -> None:
+        file.write_bytes(b"broken" if optimize or never else exported.read_bytes())
+
+    monkeypatch.setattr(export, "_write", broken)
+    never = False
+    assert oddetr.export(trained, tmp_path / "a.onnx", 96, 160).difference <= export.TOLERANCE
+    never = True
+    with pytest.raises(export.ExportError, match="ONNX Runtime cannot run"):
+        oddetr.export(trained, tmp_path / "b.onnx", 96, 160)
 
 
 def test_difference_when_equal_scores_are_swapped_then_is_zero_and_else_not() -> None:
@@ -231,12 +237,11 @@ def test_export_when_called_from_the_shell_then_prints_inputs_and_outputs(
     monkeypatch.setattr(export, "export", functools.wraps(export.export)(stub))
     assert cli.main(["export", "run", "--out", str(tmp_path / "a.onnx"), "--top-k", "7"]) == 0
     told = capsys.readouterr().out
-    assert "opset 18   differs from PyTorch by at most 1e-06" in told
-    assert "in  images       uint8" in told
-    assert "out labels       int64 ['batch', 7]" in told
+    for fact in ("opset 18", "1e-06", "in  images       uint8", "out labels       int64 ['batch', 7]"):
+        assert fact in told
 
 
-@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
+@pytest.mark.parametrize("name", ["RT-DETR v2", pytest.param("deformable refine", marks=pytest.mark.slow)])
 def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

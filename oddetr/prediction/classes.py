@@ -16,8 +16,7 @@ def split_words(words: str | Iterable[str]) -> list[str]:
 
 
 def choose_labels(words: Sequence[str], classes: ClassTable) -> list[int]:
-    """Labels, 0..K-1 and rising, of the classes of these names, or of these original ids where no class has the number
-    as its name.
+    """Labels, 0..K-1 and rising, of the classes of these names, or original ids where no class has the number as name.
 
     Raises:
         ValueError: there is no word, or no such class; the message lists the classes.

@@ -74,11 +74,8 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """Assigns each file a name without extension.
-
-    Names are cut at `MAX_NAME` bytes; then files that share one get a number. No name is all dots, which would be a
-    folder's.
-    """
+    """Assigns each file a name without extension: cut at `MAX_NAME` bytes, numbered where files share one, and never
+    all dots, which would be a folder's."""
     taken: set[str] = set()
     numbers: dict[str, int] = {}
     names: dict[Path, str] = {}
@@ -107,11 +104,10 @@ def count_views(file: Path) -> int:
 def read_views(
     names: dict[Path, str], batch_size: int, unreadable: dict[Path, str], drawn: bool
 ) -> Iterator[list[View]]:
-    """Yields batches of views in order, each of images or of one video's frames.
+    """Yields batches of at most `batch_size` views in order, each of images or of one video's frames.
 
     Args:
         names: of the outputs of each file.
-        batch_size: maximum views in a batch.
         unreadable: receives each file that cannot be read, or not to its end, and why.
         drawn: whether pictures are written: then a video of a size that cannot be written counts as unreadable.
     """

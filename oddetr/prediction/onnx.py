@@ -81,52 +81,12 @@ class WithProcessing(nn.Module):
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
         return pixels * ~padding[:, None], padding
 
-    @staticmethod
-    def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Largest difference of one image's detections (boxes, scores, labels); infinite where one is not finite.
-
-        Scores are compared rank by rank, and each detection of `found` with the nearest of `ours`, which may hold
-        more: detections of equal score come in any order.
-        """
-        ranks = np.abs(ours[1][: len(found[1])] - found[1])
-        return max(_distance(found, ours), float(ranks.max()))
-
-
-class Bare(nn.Module):
-    """Detector alone, for those who bring their own processing."""
-
-    inputs = ("images", "padding_mask")
-    outputs = ("logits", "boxes")
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], padding_mask: Bool[Tensor, "batch height width"]
-    ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
-        """The last layer's logits, and boxes (cx, cy, w, h) relative to the image without padding, of each query."""
-        predictions = self.detector(images, padding_mask)
-        return predictions.logits[-1], predictions.boxes[-1]
-
-    @staticmethod
-    def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Largest difference of one image's queries (logits, boxes), in scores and boxes, each from the nearest of the
-        other side; infinite where one is not finite."""
-        ours, found = ([1 / (1 + np.exp(-logits)), boxes] for logits, boxes in (ours, found))
-        return max(_distance(ours, found), _distance(found, ours))
-
-
-Exported = WithProcessing | Bare
-"""Module that a file holds."""
-
 
 def export(
     checkpoint: Path | str,
     out: Path | str = "model.onnx",
     height: int | None = None,
     width: int | None = None,
-    processing: bool = True,
     top_k: int | None = None,
     weights: Weights = "teacher",
 ) -> ExportReport:
@@ -144,8 +104,7 @@ def export(
         height: images' height in pixels; default: the checkpoint's shorter side. For images that are not square give
             both: objects get smaller than in training otherwise.
         width: images' width in pixels; default: the checkpoint's shorter side.
-        processing: map pixels (uint8) to the best detections; else normalised images to each query's logits and box.
-        top_k: detections per image, with processing; default: the detector's number (100; of DINO 300).
+        top_k: detections per image; default: the detector's number (100; of DINO 300).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 
     Raises:
@@ -157,16 +116,11 @@ def export(
     """
     detector, info = load_checkpoint(Path(checkpoint), weights)
     size = (info.image_size if height is None else height, info.image_size if width is None else width)
-    return write_onnx(detector, info, Path(out), size, processing, top_k)
+    return write_onnx(detector, info, Path(out), size, top_k)
 
 
 def write_onnx(
-    detector: Detector,
-    info: CheckpointInfo,
-    file: Path,
-    size: tuple[int, int],
-    processing: bool = True,
-    top_k: int | None = None,
+    detector: Detector, info: CheckpointInfo, file: Path, size: tuple[int, int], top_k: int | None = None
 ) -> ExportReport:
     """`export` of a detector in memory, in evaluation mode; `size`: (height, width)."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -180,16 +134,12 @@ def write_onnx(
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / 'model.onnx'}")
     # PyTorch gives more detections than the file: those of equal score may come in another order.
-    processed, reference = (WithProcessing(detector, info, count).eval() for count in (top_k, 4 * top_k + 100))
+    module, reference = (WithProcessing(detector, info, count).eval() for count in (top_k, 4 * top_k + 100))
     batches = [_example(count, size) for count in (1, 2, 3)]
-    module: Exported = processed
-    if not processing:
-        module = reference = Bare(detector).eval()
-        batches = [processed.preprocess(*batch) for batch in batches]
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent) as folder:
         trial = Path(folder) / "model.onnx"
-        session, difference = _write_and_compare(module, reference, batches, trial, _metadata(info, processing))
+        session, difference = _write_and_compare(module, reference, batches, trial, _metadata(info))
         if difference > TOLERANCE:
             raise ExportError(
                 f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: "
@@ -211,14 +161,14 @@ def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ 
     return torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=noise), sizes
 
 
-def _metadata(info: CheckpointInfo, processing: bool) -> dict[str, str]:
+def _metadata(info: CheckpointInfo) -> dict[str, str]:
     values = {"classes": info.classes.names, "class_ids": info.classes.ids, "mean": info.mean, "std": info.std}
-    return {"oddetr": __version__, "processing": str(processing), **{key: json.dumps(v) for key, v in values.items()}}
+    return {"oddetr": __version__, **{key: json.dumps(v) for key, v in values.items()}}
 
 
 def _write_and_compare(
-    module: Exported,
-    reference: Exported,
+    module: WithProcessing,
+    reference: WithProcessing,
     batches: Sequence[tuple[Tensor, ...]],
     file: Path,
     metadata: Mapping[str, str],
@@ -238,7 +188,7 @@ def _write_and_compare(
 
 
 def _write(
-    module: Exported, examples: tuple[Tensor, ...], file: Path, metadata: Mapping[str, str], optimize: bool
+    module: WithProcessing, examples: tuple[Tensor, ...], file: Path, metadata: Mapping[str, str], optimize: bool
 ) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     try:
@@ -277,26 +227,27 @@ def _quietly() -> Generator[None]:
 
 
 @torch.no_grad()
-def _compare(module: Exported, session: Any, batches: Sequence[tuple[Tensor, ...]]) -> float:
+def _compare(module: WithProcessing, session: Any, batches: Sequence[tuple[Tensor, ...]]) -> float:
     """The largest difference between PyTorch and the file over all images."""
     largest = 0.0
     for batch in batches:
         ours = [output.numpy() for output in module(*batch)]
         found = session.run(None, dict(zip(module.inputs, (tensor.numpy() for tensor in batch), strict=True)))
         for image in zip(*ours, *found, strict=True):
-            largest = max(largest, module.difference(image[: len(ours)], image[len(ours) :]))
+            largest = max(largest, difference(image[: len(ours)], image[len(ours) :]))
     return largest
 
 
-def _distance(rows: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    """Distance of the row that is farthest from its nearest one among `others`; infinite where one is not finite.
-
-    A row takes its values from all arrays of its side; the distance is their largest difference.
-    """
+def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Largest difference of one image's detections (boxes, scores, labels): of scores rank by rank, of detections from
+    the nearest of `ours`, which may hold more, since those of equal score come in any order. Infinite where a value is
+    not finite."""
     first, second = (
         np.concatenate([part.reshape(len(part), -1) for part in side], axis=1, dtype=np.float32)
-        for side in (rows, others)
+        for side in (found, ours)
     )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return math.inf
-    return float(np.abs(first[:, None] - second).max(axis=-1).min(axis=1).max())
+    distances = np.abs(first[:, None] - second).max(axis=-1).min(axis=1)
+    ranks = np.abs(ours[1][: len(found[1])] - found[1])
+    return float(max(distances.max(), ranks.max()))

@@ -64,11 +64,9 @@ def picture_file(folder: Path, name: str, video: bool) -> Path:
 
 
 class CocoJson:
-    """COCO's layout.
+    """COCO's layout, with scores and the data set's original class ids; images of a video have `frame` and `seconds`.
 
-    `images` (id, file_name, width, height; of a video's frame also frame and seconds), `categories` (id, name: the data
-    set's original ids) and `annotations` (id, image_id, category_id, bbox as left, top, width, height in pixels,
-    score).
+    All detections are kept in memory until the file is closed.
     """
 
     def __init__(self, file: Path, classes: ClassTable) -> None:
@@ -77,7 +75,7 @@ class CocoJson:
         self._results: list[CocoResult] = []
 
     def write(self, view: View, found: Detections) -> None:
-        """Keeps the detections in memory."""
+        """Adds an image and its detections."""
         number = len(self._images) + 1
         height, width = view.size
         image: dict[str, object] = {"id": number, "file_name": str(view.file), "height": height, "width": width}
@@ -100,8 +98,7 @@ class CocoJson:
 class CsvTable:
     """A row of `COLUMNS` for each detection; frame and seconds are empty for images, boxes are in pixels.
 
-    Names are written unchanged, quoted as the csv module does. One that begins with = + - or @ stays so: a spreadsheet
-    should read the column as text.
+    Names are written unchanged, also such as begin with = + - or @: a spreadsheet should read the column as text.
     """
 
     def __init__(self, file: Path, classes: ClassTable) -> None:
@@ -129,14 +126,7 @@ Output = Pictures | CocoJson | CsvTable
 def open_outputs(
     formats: Sequence[str], folder: Path, classes: ClassTable, slice_side: int | None = None
 ) -> list[Output]:
-    """Opens outputs of `FORMATS` in `folder`.
-
-    Args:
-        slice_side: side of the slices that the detector saw, in pixels; None: whole images.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Opens outputs of `FORMATS` in `folder`; `slice_side` as of `draw_detections`."""
     folder.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], Output]] = {
         "pictures": lambda: Pictures(folder, classes, slice_side),

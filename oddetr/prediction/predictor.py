@@ -52,9 +52,6 @@ class Predictor(Pretrained):
     def load(cls, checkpoint: Path | str, weights: Weights = "teacher") -> "Predictor":
         """Reads a checkpoint (a run's folder: its best; or hf:user/name) onto the first CUDA device, else the CPU.
 
-        Args:
-            weights: the teacher's, which usually score higher and cost nothing more, or the student's.
-
         Raises:
             CheckpointError: there is none, it cannot be read, or it does not hold these weights.
         """
@@ -128,11 +125,7 @@ class Predictor(Pretrained):
 
 
 def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
-    """Labels in `known` of the classes of `wanted`, matched by name.
-
-    Raises:
-        ValueError: some are unknown; the message lists them.
-    """
+    """Labels in `known` of the classes of `wanted`, matched by name; a `ValueError` lists unknown ones."""
     unknown = [name for name in wanted.names if name not in known.names]
     if unknown:
         raise ValueError(

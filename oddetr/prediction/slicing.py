@@ -28,11 +28,8 @@ Slice = tuple[int, int, int, int]
 
 
 def slices(height: int, width: int, side: int) -> list[Slice]:
-    """Slices (x0, y0, x1, y1) of an image in pixels, row by row.
-
-    They are the fewest that overlap by `OVERLAP`, evenly spaced, each `side` wide and high, or as the image where that
-    is smaller.
-    """
+    """Slices (x0, y0, x1, y1) of an image in pixels, row by row: the fewest that overlap by `OVERLAP`, evenly spaced,
+    each `side` wide and high, or as the image where that is smaller."""
     rows, columns = _starts(height, side), _starts(width, side)
     return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
@@ -85,11 +82,8 @@ def detect_sliced(
 
 
 def without_duplicates(detections: Detections, cut: Bool[np.ndarray, " detections"]) -> Detections:
-    """Removes cut boxes that a larger one covers (`_COVERED`), then duplicates (`_DUPLICATE_IOU`); best first.
-
-    Args:
-        cut: whether each box ends at its slice's edge, so that the object may go on beyond.
-    """
+    """Removes boxes that were `cut` by their slice's edge and that a larger one covers (`_COVERED`), then duplicates
+    (`_DUPLICATE_IOU`); best first."""
     boxes = detections.boxes.astype(np.float64)
     areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
     covered = cut.copy()

@@ -47,8 +47,7 @@ class VideoReader:
         length: number of frames in the header; at least 1.
 
     Raises:
-        VideoError: on construction, OpenCV is not installed or the file is no video; on iteration, there is no frame,
-            or, after the last one that can be read, the video is broken.
+        VideoError: OpenCV is missing, or the file is no video; after the last frame that can be read, it is broken.
     """
 
     def __init__(self, file: Path) -> None:
@@ -81,11 +80,7 @@ class VideoReader:
 
 
 def check_drawable(file: Path, height: int, width: int) -> None:
-    """Checks that `VideoWriter` can write frames of a video's size, in pixels.
-
-    Raises:
-        VideoError: a side is too small or too large.
-    """
+    """Raises `VideoError` where `VideoWriter` cannot write frames of a video's size, in pixels."""
     if min(height, width) < _LEAST_SIDE or max(height, width) > _MOST_SIDE:
         raise VideoError(
             f"Cannot draw on the video {file}: its frames have {width} x {height} pixels, and MPEG-4 holds sides of "
@@ -97,10 +92,8 @@ class VideoWriter:
     """Writes an MP4 file without sound (MPEG-4 Part 2); once closed, it can be played with the frames written so far.
 
     Args:
-        file: ends in .mp4.
         rate: frames per second.
-        size: (height, width) of the frames in pixels, accepted by `check_drawable`; the last row or column of an odd
-            side is left out.
+        size: (height, width) of the frames in pixels; the last row or column of an odd side is left out.
 
     Raises:
         OSError: the file cannot be written.

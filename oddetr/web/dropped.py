@@ -40,11 +40,7 @@ class Found:
 
 
 def detect(predictor: Predictor, file: Path) -> Found:
-    """Detects on one file.
-
-    Raises:
-        ImageError: it is no image that can be read.
-    """
+    """Detects on one file; raises `ImageError` where it cannot be read."""
     image = read_image(file)
     height, width = image.shape[:2]
     (detections,) = predictor.detect([image])
@@ -75,11 +71,8 @@ def choose(detections: Detections, threshold: float, labels: Collection[int]) ->
 
 
 def draw(found: Found, chosen: Detections, classes: ClassTable) -> Image.Image:
-    """Draws the chosen detections on their image, shrunk to a longer side of at most `SCREEN` pixels.
-
-    Raises:
-        ImageError: the file was deleted meanwhile.
-    """
+    """Draws the chosen detections on their image, shrunk to a longer side of `SCREEN`; raises `ImageError` where the
+    file was deleted meanwhile."""
     picture = draw_detections(read_image(found.file), chosen, classes)
     picture.thumbnail((SCREEN, SCREEN), Image.Resampling.LANCZOS, reducing_gap=3)
     return picture

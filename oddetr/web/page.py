@@ -168,12 +168,7 @@ def is_local(host: str) -> bool:
 
 
 def check_address(host: str, port: int) -> None:
-    """Tries to listen on the address, before the checkpoint is loaded.
-
-    Raises:
-        ValueError: the port is out of range.
-        OSError: the port is taken, or cannot be listened on.
-    """
+    """Tries to listen on the address; raises `ValueError` or `OSError` where that is impossible."""
     if not 1 <= port <= 65535:
         raise ValueError(f"The port is {port}; it must lie in 1-65535.")
     try:

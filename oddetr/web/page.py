@@ -39,9 +39,9 @@ _DOWNLOAD = "gradio.processing_utils.async_ssrf_protected_get"
 _INVITATION = "Drop an image to see what the detector finds on it."
 _FONT = ("system-ui", "sans-serif")
 _CSS = """
-.oddetr-heading h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere }
-.oddetr-alert { border-left: 4px solid #d55e00; padding: .5rem .75rem; overflow-wrap: anywhere }
-.oddetr-status { overflow-wrap: anywhere }
+.oddetr-heading h1 { font-size: 1.5rem; margin: 0 0 .25rem }
+.oddetr-alert { border-left: 4px solid #d55e00; padding: .5rem .75rem }
+:is(.oddetr-heading h1, .oddetr-alert, .oddetr-status) { overflow-wrap: anywhere }
 """
 
 

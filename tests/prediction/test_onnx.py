@@ -103,15 +103,11 @@ def test_example_when_run_without_torch_then_prints_what_predict_finds(
     resized = np.asarray(shown.resize((128, 96), Image.Resampling.BILINEAR))
     found = predictor.detect([np.zeros((96, 160, 3), np.uint8), resized])[1]
     assert len(lines) == len(found.scores)
-    words = [line.replace(",", "").split() for line in lines]
-    np.testing.assert_allclose([float(word[1]) for word in words], found.scores, atol=1e-3)
-    names = [str(label) for label in found.labels]
-    expected = [(name, *np.round(box * 2)) for name, box in zip(names, found.boxes, strict=True)]
-    printed = [(word[0], *map(float, word[3:])) for word in words]
-    alike = [
-        any(name == other[0] and np.allclose(box, other[1:], atol=1.01) for other in expected) for name, *box in printed
-    ]
-    assert np.mean(alike) > 0.9
+    names, scores, _, *boxes = zip(*(line.replace(",", "").split() for line in lines), strict=True)
+    np.testing.assert_allclose(np.array(scores, float), found.scores, atol=1e-3)
+    assert sorted(names) == sorted(map(str, found.labels))
+    distances = np.abs(np.array(boxes, float).T[:, None] - 2 * found.boxes).max(axis=2)
+    assert np.mean(distances.min(axis=1) < 1.01) > 0.9  # where two score alike, either may come first
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.utils import ModelOutput
 
 from oddetr.distillation.config import DistillationConfig
@@ -125,14 +125,10 @@ class _UpdateTeacher(TrainerCallback):
     def __init__(self, task: DistillationTask) -> None:
         self.task = task
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **keywords: Any) -> None:
         self.task.steps = state.max_steps
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.task.update_teacher()
 
 

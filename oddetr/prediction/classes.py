@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from oddetr.common.text import listed
 from oddetr.data.dataset import ClassTable
 
 _SHOWN = 30
@@ -15,36 +16,26 @@ def split_words(words: str | Iterable[str]) -> list[str]:
 
 
 def choose_labels(words: Sequence[str], classes: ClassTable) -> list[int]:
-    """Labels, 0..K-1 and rising, of the classes of these names, or of these original ids where no class has the number
-    as its name.
+    """Labels, 0..K-1 and rising, of the classes of these names, or original ids where no class has the number as name.
 
     Raises:
         ValueError: there is no word, or no such class; the message lists the classes.
     """
-    if not words:
-        raise ValueError(f"No class is named; {_offer(classes)}.")
     ids = {str(number): label for label, number in enumerate(classes.ids)}
-    names = {name: label for label, name in enumerate(classes.names)}
-    known = ids | names
+    known = ids | {name: label for label, name in enumerate(classes.names)}
     unknown = [word for word in words if word not in known]
-    if unknown:
-        named = ", ".join(f"{word!r}{_alike(word, classes)}" for word in unknown)
-        raise ValueError(f"The detector does not know the class {named}; {_offer(classes)}.")
+    if unknown or not words:
+        found = f"The detector does not know the class {', '.join(_with_match(word, classes) for word in unknown)}"
+        offer = [
+            name if name == str(number) else f"{name} ({number})"
+            for name, number in zip(classes.names, classes.ids, strict=True)
+        ]
+        raise ValueError(
+            f"{found if words else 'No class is named'}; there is, with original ids, {listed(offer, _SHOWN)}."
+        )
     return sorted({known[word] for word in words})
 
 
-def _alike(word: str, classes: ClassTable) -> str:
-    lower: dict[str, str] = {}
-    for name in classes.names:
-        lower.setdefault(name.casefold(), name)
-    found = get_close_matches(word.casefold(), lower, n=3, cutoff=0.5)
-    return f" (is it {' or '.join(repr(lower[match]) for match in found)}?)" if found else ""
-
-
-def _offer(classes: ClassTable) -> str:
-    shown = [
-        name if name == str(number) else f"{name} ({number})"
-        for name, number in zip(classes.names[:_SHOWN], classes.ids[:_SHOWN], strict=True)
-    ]
-    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    return f"there is, with original ids, {', '.join(shown)}{more}"
+def _with_match(word: str, classes: ClassTable) -> str:
+    near = get_close_matches(word, classes.names, n=1)
+    return f"{word!r} (is it {near[0]!r}?)" if near else repr(word)

@@ -1,7 +1,7 @@
 """Inputs of `oddetr predict`: images and videos, given as files, folders and globs."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,33 +16,27 @@ MAX_NAME = 240
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Position of a frame in its video.
-
-    Attributes:
-        number: from 0.
-        seconds: since the first frame: number / rate.
-        rate: frames per second.
-    """
-
-    number: int
-    seconds: float
-    rate: float
-
-
-@dataclass(frozen=True)
 class View:
     """An image, or a frame of a video.
 
     Attributes:
         file: it was read from.
+        name: of the outputs, without extension; unique to the file.
         image: RGB, upright.
-        frame: None where the file is an image.
+        frame: its number in the video, from 0; None where the file is an image.
+        rate: of the video, in frames per second.
     """
 
     file: Path
+    name: str
     image: UInt8[np.ndarray, "height width 3"]
-    frame: Frame | None = None
+    frame: int | None = None
+    rate: float = 1.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 def is_video(file: Path) -> bool:
@@ -80,16 +74,15 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
 
 
 def unique_names(files: Iterable[Path]) -> dict[Path, str]:
-    """Assigns each file a name without extension.
-
-    Names are cut at `MAX_NAME` bytes; then files that share one get a number. No name is all dots, which would be a
-    folder's.
-    """
+    """Assigns each file a name without extension: cut at `MAX_NAME` bytes, numbered where files share one, and never
+    all dots, which would be a folder's."""
     taken: set[str] = set()
     numbers: dict[str, int] = {}
     names: dict[Path, str] = {}
     for file in files:
-        stem = _cut(file.stem if file.stem.strip(".") else f"{file.stem}_")
+        stem = file.stem if file.stem.strip(".") else f"{file.stem}_"
+        while len(os.fsencode(stem)) > MAX_NAME:
+            stem = stem[:-1]
         name, number = stem, numbers.get(stem.casefold(), 1)
         while name.casefold() in taken:
             number += 1
@@ -100,67 +93,47 @@ def unique_names(files: Iterable[Path]) -> dict[Path, str]:
     return names
 
 
-def _cut(name: str) -> str:
-    """At most the first `MAX_NAME` bytes, in whole characters."""
-    while len(os.fsencode(name)) > MAX_NAME:
-        name = name[:-1]
-    return name
-
-
-def count_views(files: Iterable[Path]) -> int:
-    """Number of views that `read_views` gives, according to the videos' headers; a broken file counts as one."""
-    return sum(_length(file) if is_video(file) else 1 for file in files)
-
-
-def _length(file: Path) -> int:
+def count_views(file: Path) -> int:
+    """Number of views that `read_views` gives of a file, according to a video's header; a broken file counts as one."""
     try:
-        with VideoReader(file) as video:
-            return video.length
+        return VideoReader(file).length if is_video(file) else 1
     except VideoError:
         return 1
 
 
 def read_views(
-    files: Sequence[Path], batch_size: int, unreadable: dict[Path, str], drawn: bool
+    names: dict[Path, str], batch_size: int, unreadable: dict[Path, str], drawn: bool
 ) -> Iterator[list[View]]:
-    """Yields batches of views in order, each of images or of one video's frames.
+    """Yields batches of at most `batch_size` views in order, each of images or of one video's frames.
 
     Args:
-        batch_size: maximum views in a batch.
+        names: of the outputs of each file.
         unreadable: receives each file that cannot be read, or not to its end, and why.
         drawn: whether pictures are written: then a video of a size that cannot be written counts as unreadable.
     """
-    images: list[View] = []
-    for file in files:
-        if is_video(file):
-            if images:
-                yield images
-            images = []
-            yield from _read_frames(file, batch_size, unreadable, drawn)
-            continue
+    batch: list[View] = []
+    for file, name in names.items():
+        if batch and (is_video(file) or batch[0].frame is not None):
+            yield batch
+            batch = []
         try:
-            images.append(View(file, read_image(file)))
-        except ImageError as error:
-            unreadable[file] = str(error)
-        if len(images) == batch_size:
-            yield images
-            images = []
-    if images:
-        yield images
-
-
-def _read_frames(file: Path, batch_size: int, unreadable: dict[Path, str], drawn: bool) -> Iterator[list[View]]:
-    try:
-        with VideoReader(file) as video:
-            batch: list[View] = []
-            for number, image in enumerate(video):
-                if drawn and number == 0:
-                    check_drawable(file, (image.shape[0], image.shape[1]))
-                batch.append(View(file, image, Frame(number, number / video.rate, video.rate)))
+            for view in _views_of(file, name, drawn):
+                batch.append(view)
                 if len(batch) == batch_size:
                     yield batch
                     batch = []
-            if batch:
-                yield batch
-    except VideoError as error:
-        unreadable[file] = str(error)
+        except (ImageError, VideoError) as error:
+            unreadable[file] = str(error)
+    if batch:
+        yield batch
+
+
+def _views_of(file: Path, name: str, drawn: bool) -> Iterator[View]:
+    if not is_video(file):
+        yield View(file, name, read_image(file))
+        return
+    video = VideoReader(file)
+    for number, image in enumerate(video):
+        if drawn and number == 0:
+            check_drawable(file, *image.shape[:2])
+        yield View(file, name, image, number, video.rate)

@@ -73,7 +73,7 @@ class WithProcessing(nn.Module):
     def preprocess(
         self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
     ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch height width"]]:
-        """Normalised images, 0 in the padding, and the padding mask."""
+        """Normalises the images, with 0 in the padding; also gives the padding mask."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.info.mean, self.info.std))
         rows = torch.arange(images.shape[1], device=images.device)
         columns = torch.arange(images.shape[2], device=images.device)
@@ -81,56 +81,12 @@ class WithProcessing(nn.Module):
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
         return pixels * ~padding[:, None], padding
 
-    @staticmethod
-    def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Largest difference of one image's detections (boxes, scores, labels); infinite where one is not finite.
-
-        Scores are compared rank by rank, and each detection of `found` with the nearest of `ours`, which may hold
-        more: detections of equal score come in any order.
-        """
-        ranks = np.abs(ours[1][: len(found[1])] - found[1])
-        return max(_distance(found, ours), float(ranks.max()))
-
-
-class Bare(nn.Module):
-    """Detector alone, for those who bring their own processing."""
-
-    inputs = ("images", "padding_mask")
-    outputs = ("logits", "boxes")
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], padding_mask: Bool[Tensor, "batch height width"]
-    ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
-        """The last layer's logits, and boxes (cx, cy, w, h) relative to the image without padding, of each query."""
-        predictions = self.detector(images, padding_mask)
-        return predictions.logits[-1], predictions.boxes[-1]
-
-    @staticmethod
-    def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Largest difference of one image's queries (logits, boxes), in scores and boxes; infinite where one is not
-        finite.
-
-        Each query of either side is compared with the nearest of the other: selected queries of equal score come in
-        any order.
-        """
-        ours, found = ([1 / (1 + np.exp(-logits)), boxes] for logits, boxes in (ours, found))
-        return max(_distance(ours, found), _distance(found, ours))
-
-
-Exported = WithProcessing | Bare
-"""Module that a file holds."""
-
 
 def export(
     checkpoint: Path | str,
     out: Path | str = "model.onnx",
     height: int | None = None,
     width: int | None = None,
-    processing: bool = True,
     top_k: int | None = None,
     weights: Weights = "teacher",
 ) -> ExportReport:
@@ -139,17 +95,16 @@ def export(
     The number of images is free, their size is fixed: an image of another shape is to be resized to fit inside, and
     padded at the right and the bottom. The file's metadata hold the classes.
 
-    OpenVINO (2026.4, CPU) runs the file, and agrees to 2e-6 in float32 (`{"INFERENCE_PRECISION_HINT": "f32"}`). By
-    default it computes in bfloat16 where the CPU can: scores moved by up to 0.09.
+    OpenVINO (2026.4, CPU) agrees to 2e-6 with `{"INFERENCE_PRECISION_HINT": "f32"}`; in bfloat16, its default where the
+    CPU can, scores moved by up to 0.09.
 
     Args:
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         out: the file to write.
-        height: images' height in pixels; default: the checkpoint's shorter side. Objects in images that are not square
-            get smaller than in training: give both sides then.
+        height: images' height in pixels; default: the checkpoint's shorter side. For images that are not square give
+            both: objects get smaller than in training otherwise.
         width: images' width in pixels; default: the checkpoint's shorter side.
-        processing: map pixels (uint8) to the best detections; else normalised images to each query's logits and box.
-        top_k: detections per image, with processing; default: the detector's number (100; of DINO 300).
+        top_k: detections per image; default: the detector's number (100; of DINO 300).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 
     Raises:
@@ -161,19 +116,16 @@ def export(
     """
     detector, info = load_checkpoint(Path(checkpoint), weights)
     size = (info.image_size if height is None else height, info.image_size if width is None else width)
-    return write_onnx(detector, info, Path(out), size, processing, top_k)
+    return write_onnx(detector, info, Path(out), size, top_k)
 
 
 def write_onnx(
-    detector: Detector,
-    info: CheckpointInfo,
-    file: Path,
-    size: tuple[int, int],
-    processing: bool = True,
-    top_k: int | None = None,
+    detector: Detector, info: CheckpointInfo, file: Path, size: tuple[int, int], top_k: int | None = None
 ) -> ExportReport:
     """`export` of a detector in memory, in evaluation mode; `size`: (height, width)."""
-    _need("onnx", "onnxscript", "onnxruntime")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ExportError(f"Export needs {package}: pip install onnx onnxscript onnxruntime.")
     top_k = detector.top_k if top_k is None else top_k
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
@@ -182,16 +134,12 @@ def write_onnx(
     if file.is_dir():
         raise ValueError(f"{file} is a folder. Give the file to write: {file / 'model.onnx'}")
     # PyTorch gives more detections than the file: those of equal score may come in another order.
-    processed, reference = (WithProcessing(detector, info, count).eval() for count in (top_k, 4 * top_k + 100))
+    module, reference = (WithProcessing(detector, info, count).eval() for count in (top_k, 4 * top_k + 100))
     batches = [_example(count, size) for count in (1, 2, 3)]
-    module: Exported = processed
-    if not processing:
-        module = reference = Bare(detector).eval()
-        batches = [processed.preprocess(*batch) for batch in batches]
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent) as folder:
         trial = Path(folder) / "model.onnx"
-        session, difference = _write_and_compare(module, reference, batches, trial, _metadata(info, processing))
+        session, difference = _write_and_compare(module, reference, batches, trial, _metadata(info))
         if difference > TOLERANCE:
             raise ExportError(
                 f"ONNX Runtime and PyTorch differ by {difference:.1e} on random images, more than {TOLERANCE:.0e}: "
@@ -205,16 +153,6 @@ def write_onnx(
     return ExportReport(file, inputs, outputs, difference)
 
 
-class _RuntimeRefusal(ExportError):
-    """ONNX Runtime cannot read or run the file."""
-
-
-def _need(*packages: str) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            raise ExportError(f"Export needs {package}: pip install onnx onnxscript onnxruntime.")
-
-
 def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ _ 3"], Int64[Tensor, "count 2"]]:
     """Noise of `size` (height, width), and the images' sizes, of which the last fills three quarters of its sides."""
     sizes = torch.tensor([size] * count)
@@ -223,51 +161,34 @@ def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ 
     return torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=noise), sizes
 
 
-def _distance(rows: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    """Distance of the row that is farthest from its nearest one among `others`; infinite where one is not finite.
-
-    A row takes its values from all arrays of its side; the distance is their largest difference.
-    """
-    first, second = (
-        np.concatenate([part.reshape(len(part), -1) for part in side], axis=1, dtype=np.float32)
-        for side in (rows, others)
-    )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return math.inf
-    return float(np.abs(first[:, None] - second).max(axis=-1).min(axis=1).max())
-
-
-def _metadata(info: CheckpointInfo, processing: bool) -> dict[str, str]:
+def _metadata(info: CheckpointInfo) -> dict[str, str]:
     values = {"classes": info.classes.names, "class_ids": info.classes.ids, "mean": info.mean, "std": info.std}
-    return {"oddetr": __version__, "processing": str(processing), **{key: json.dumps(v) for key, v in values.items()}}
+    return {"oddetr": __version__, **{key: json.dumps(v) for key, v in values.items()}}
 
 
 def _write_and_compare(
-    module: Exported,
-    reference: Exported,
+    module: WithProcessing,
+    reference: WithProcessing,
     batches: Sequence[tuple[Tensor, ...]],
     file: Path,
     metadata: Mapping[str, str],
-    optimize: bool = True,
 ) -> tuple[Any, float]:
     """Writes `module`; opens the file in ONNX Runtime and gives the session, and the difference from `reference`."""
-    _write(module, batches[1], file, metadata, optimize)
-    try:
-        session = _open_session(file)
-        return session, _compare(reference, session, batches)
-    except _RuntimeRefusal:
-        if not optimize:
-            raise
-        # torch's optimizer breaks the files of some of transformers' detectors.
-        return _write_and_compare(module, reference, batches, file, metadata, optimize=False)
+    import onnxruntime
+
+    failure: Exception | None = None
+    for optimize in (True, False):  # torch's optimizer breaks the files of some of transformers' detectors
+        _write(module, batches[1], file, metadata, optimize)
+        try:
+            session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            return session, _compare(reference, session, batches)
+        except Exception as error:  # onnxruntime's exceptions have no public names
+            failure = error
+    raise ExportError(f"ONNX Runtime cannot run what torch.onnx wrote: {failure}") from failure
 
 
 def _write(
-    module: Exported,
-    examples: tuple[Tensor, ...],
-    file: Path,
-    metadata: Mapping[str, str],
-    optimize: bool,
+    module: WithProcessing, examples: tuple[Tensor, ...], file: Path, metadata: Mapping[str, str], optimize: bool
 ) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     try:
@@ -294,7 +215,7 @@ def _write(
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Silence the exporter."""
+    """Silences the exporter."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -305,30 +226,28 @@ def _quietly() -> Generator[None]:
             logging.disable(disabled)
 
 
-def _open_session(file: Path) -> Any:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no public names
-        raise _RuntimeRefusal(f"ONNX Runtime cannot read what torch.onnx wrote: {error}") from error
-
-
 @torch.no_grad()
-def _compare(module: Exported, session: Any, batches: Sequence[tuple[Tensor, ...]]) -> float:
-    """The largest difference between PyTorch and the file over all images.
-
-    Raises:
-        ExportError: ONNX Runtime cannot run the file.
-    """
+def _compare(module: WithProcessing, session: Any, batches: Sequence[tuple[Tensor, ...]]) -> float:
+    """The largest difference between PyTorch and the file over all images."""
     largest = 0.0
     for batch in batches:
         ours = [output.numpy() for output in module(*batch)]
-        inputs = {name: tensor.numpy() for name, tensor in zip(module.inputs, batch, strict=True)}
-        try:
-            found = session.run(None, inputs)
-        except Exception as error:
-            raise _RuntimeRefusal(f"ONNX Runtime cannot run what torch.onnx wrote: {error}") from error
+        found = session.run(None, dict(zip(module.inputs, (tensor.numpy() for tensor in batch), strict=True)))
         for image in zip(*ours, *found, strict=True):
-            largest = max(largest, module.difference(image[: len(ours)], image[len(ours) :]))
+            largest = max(largest, difference(image[: len(ours)], image[len(ours) :]))
     return largest
+
+
+def difference(ours: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Largest difference of one image's detections (boxes, scores, labels): of scores rank by rank, of detections from
+    the nearest of `ours`, which may hold more, since those of equal score come in any order. Infinite where a value is
+    not finite."""
+    first, second = (
+        np.concatenate([part.reshape(len(part), -1) for part in side], axis=1, dtype=np.float32)
+        for side in (found, ours)
+    )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return math.inf
+    distances = np.abs(first[:, None] - second).max(axis=-1).min(axis=1)
+    ranks = np.abs(ours[1][: len(found[1])] - found[1])
+    return float(max(distances.max(), ranks.max()))

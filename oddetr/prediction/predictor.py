@@ -33,12 +33,7 @@ MAX_BATCH = 64
 
 @dataclass(frozen=True)
 class Predictor(Pretrained):
-    """A detector with all it needs to process images.
-
-    predictor = Predictor.load("runs/cells")
-    (detections,) = predictor.detect([image])
-
-    `Pretrained` has from_pretrained, save_pretrained and push_to_hub.
+    """A detector with all it needs to process images: `(found,) = Predictor.load("runs/cells").detect([image])`.
 
     Attributes:
         info: the detector's configuration, classes and image size.
@@ -56,9 +51,6 @@ class Predictor(Pretrained):
     @classmethod
     def load(cls, checkpoint: Path | str, weights: Weights = "teacher") -> "Predictor":
         """Reads a checkpoint (a run's folder: its best; or hf:user/name) onto the first CUDA device, else the CPU.
-
-        Args:
-            weights: the teacher's, which usually score higher and cost nothing more, or the student's.
 
         Raises:
             CheckpointError: there is none, it cannot be read, or it does not hold these weights.
@@ -82,8 +74,7 @@ class Predictor(Pretrained):
     ) -> list[Detections]:
         """Detects on RGB images; gives each one's detections, best first.
 
-        Images of different sizes are padded to one; the padding moves scores a little (it enters the pyramid's
-        normalisation), as in the official implementation.
+        Images of different sizes are padded to one, which moves scores a little, as in the official implementation.
 
         Args:
             top_k: maximum number per image; default: the official one (`Detector.top_k`).
@@ -111,8 +102,7 @@ class Predictor(Pretrained):
 
         Args:
             source: its classes must be among the detector's.
-            batch_size: images per batch; default: the run's, at most 64 (`MAX_BATCH`), as in its validation: images of
-                a batch are padded to one size, which moves scores a little.
+            batch_size: images per batch; default: the run's, at most `MAX_BATCH`, as in its validation.
             console: shows progress, if it is a terminal; None is silent.
 
         Raises:
@@ -135,17 +125,12 @@ class Predictor(Pretrained):
 
 
 def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
-    """Labels in `known` of the classes of `wanted`, matched by name.
-
-    Raises:
-        ValueError: some are unknown; the message lists them.
-    """
+    """Labels in `known` of the classes of `wanted`, matched by name; a `ValueError` lists unknown ones."""
     unknown = [name for name in wanted.names if name not in known.names]
     if unknown:
         raise ValueError(
             f"The data set has classes that the detector does not know: {listed(unknown, 10)}. It knows "
-            f"{listed(known.names, 10)}. Rename them in the data, or train on it (--init carries known "
-            "classes over)."
+            f"{listed(known.names, 10)}. Rename them in the data, or train on it (--init carries known classes over)."
         )
     return [known.names.index(name) for name in wanted.names]
 
@@ -168,7 +153,7 @@ def evaluate(
         split: train, val or test.
         json: file to write the scores to, all in 0-1.
         batch_size: images per batch; default: the run's, at most 64, which reproduces the scores of its validation (up
-            to rounding for a run in bf16 or fp16: here all is float32).
+            to rounding: here all is float32).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         allow_outside: follow paths and links out of the data's folder, which is refused otherwise.
         console: shows progress, if it is a terminal; None is silent.
@@ -180,9 +165,9 @@ def evaluate(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
-    if json is not None and Path(json).is_dir():
-        raise ValueError(f"{json} is a folder. Give the file to write the scores to.")
     if json is not None:
+        if Path(json).is_dir():
+            raise ValueError(f"{json} is a folder. Give the file to write the scores to.")
         Path(json).parent.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(checkpoint, weights)
     data = data or predictor.info.configuration.get("data")

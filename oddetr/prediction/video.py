@@ -3,12 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import UInt8
-
-from oddetr.data.images import MOST_PIXELS_ALONE
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 """Lower-case extensions of video files."""
@@ -26,58 +24,44 @@ _WHOLE = 0.9
 
 
 class VideoError(OSError):
-    """A video is missing, empty, broken, no video, or of frames too large or small; or OpenCV is missing."""
+    """A video cannot be read, not to its end, or not drawn on."""
 
 
-def opencv() -> ModuleType:
-    """Imports OpenCV, with FFmpeg limited to video files.
-
-    Raises:
-        VideoError: it is not installed.
-    """
+def _opencv() -> ModuleType | None:
+    """OpenCV, with FFmpeg limited to video files; None where it is not installed."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our errors say what is wrong with a file
     only = f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", only)
     try:
         import cv2
-    except ImportError as error:
-        raise VideoError("Videos need OpenCV: pip install opencv-python-headless.") from error
+    except ImportError:
+        return None
     return cv2
 
 
 class VideoReader:
-    """Iterates over the RGB frames of a video, once; a context manager.
+    """Iterates over the RGB frames of a video, once.
 
     Attributes:
         rate: frames per second; 25 where the header has none.
         length: number of frames in the header; at least 1.
 
     Raises:
-        VideoError: on construction, the file is no video, or its frames have too many pixels; on iteration, there is
-            no frame, or, after the last one that can be read, the video is broken or its frames become too large.
+        VideoError: OpenCV is missing, or the file is no video; after the last frame that can be read, it is broken.
     """
 
     def __init__(self, file: Path) -> None:
-        self._cv2 = opencv()
+        cv2 = _opencv()
+        if cv2 is None:
+            raise VideoError(f"Cannot read the video {file}: it needs OpenCV, pip install opencv-python-headless.")
         self._file = file
-        self._capture = self._cv2.VideoCapture(str(file), self._cv2.CAP_FFMPEG)
+        self._capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             found = "the file is missing" if not file.exists() else "it is empty, broken or no video"
             raise VideoError(f"Cannot read the video {file}: {found}. Restore the file from its source.")
-        sides = (self._cv2.CAP_PROP_FRAME_HEIGHT, self._cv2.CAP_PROP_FRAME_WIDTH)
-        height, width = (int(self._capture.get(side)) for side in sides)
-        self._check_size(height, width)
-        rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.rate = rate if 0 < rate <= 1000 else _RATE
-        self.length = max(1, int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
-
-    def __enter__(self) -> "VideoReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._capture.release()
+        self.length = max(1, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         count = 0
@@ -85,41 +69,22 @@ class VideoReader:
             good, frame = self._capture.read()
             if not good:
                 break
-            self._check_size(*frame.shape[:2])
             count += 1
-            yield self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
-        if count == 0:
-            raise VideoError(
-                f"Cannot read the video {self._file}: it holds no frame. Restore the file from its source."
-            )
+            yield frame[:, :, ::-1].copy()
+        self._capture.release()
         if count < _WHOLE * self.length:
             raise VideoError(
-                f"The rest of the video {self._file}, which breaks off after {count} of {self.length} frames. Restore "
-                "the file from its source."
-            )
-
-    def _check_size(self, height: int, width: int) -> None:
-        if height * width > MOST_PIXELS_ALONE:
-            raise VideoError(
-                f"Cannot read the video {self._file}: its frames have {width} x {height} pixels; at most "
-                f"{MOST_PIXELS_ALONE:,} are read. Make it smaller."
+                f"The video {self._file} breaks off after {count} of {self.length} frames. Restore the file from its "
+                "source."
             )
 
 
-def check_drawable(file: Path, size: tuple[int, int]) -> None:
-    """Checks that `VideoWriter` can write frames of a video's size.
-
-    Args:
-        file: the video.
-        size: (height, width) of its frames in pixels.
-
-    Raises:
-        VideoError: a side is too small or too large.
-    """
-    if not all(_LEAST_SIDE <= side <= _MOST_SIDE for side in size):
+def check_drawable(file: Path, height: int, width: int) -> None:
+    """Raises `VideoError` where `VideoWriter` cannot write frames of a video's size, in pixels."""
+    if min(height, width) < _LEAST_SIDE or max(height, width) > _MOST_SIDE:
         raise VideoError(
-            f"Cannot draw on the video {file}: its frames have {size[1]} x {size[0]} pixels, and MPEG-4 holds sides "
-            f"of {_LEAST_SIDE} to {_MOST_SIDE}. Make it smaller, or leave pictures out: --formats coco."
+            f"Cannot draw on the video {file}: its frames have {width} x {height} pixels, and MPEG-4 holds sides of "
+            f"{_LEAST_SIDE} to {_MOST_SIDE}. Make it smaller, or leave pictures out: --formats coco."
         )
 
 
@@ -127,25 +92,24 @@ class VideoWriter:
     """Writes an MP4 file without sound (MPEG-4 Part 2); once closed, it can be played with the frames written so far.
 
     Args:
-        file: ends in .mp4.
         rate: frames per second.
-        size: (height, width) of the frames in pixels, accepted by `check_drawable`; the last row or column of an odd
-            side is left out.
+        size: (height, width) of the frames in pixels; the last row or column of an odd side is left out.
 
     Raises:
         OSError: the file cannot be written.
     """
 
     def __init__(self, file: Path, rate: float, size: tuple[int, int]) -> None:
-        self._cv2 = opencv()
-        code = self._cv2.VideoWriter.fourcc(*_CODEC)
-        self._writer = self._cv2.VideoWriter(str(file), code, rate, (size[1], size[0]))
+        cv2 = _opencv()
+        assert cv2 is not None
+        code = cv2.VideoWriter.fourcc(*_CODEC)
+        self._writer = cv2.VideoWriter(str(file), code, rate, (size[1], size[0]))
         if not self._writer.isOpened():
             raise OSError(f"Cannot write the video {file}. Is there room, and may this folder be written to?")
 
     def write(self, image: UInt8[np.ndarray, "height width 3"]) -> None:
         """Appends an RGB frame."""
-        self._writer.write(self._cv2.cvtColor(image, self._cv2.COLOR_RGB2BGR))
+        self._writer.write(image[:, :, ::-1].copy())
 
     def close(self) -> None:
         """Finishes the file."""

@@ -19,7 +19,6 @@ from oddetr.evaluation.scores import MODELS
 from oddetr.prediction.drawing import draw_detections
 from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
-from oddetr.reporting.matches import Objects
 from oddetr.reporting.record import Record
 from oddetr.training.records.progress import clock
 
@@ -259,13 +258,13 @@ def _picture(found: Findings, index: int) -> Picture:
     sample = found.source.sample(index)
     classes, size = found.source.classes, sample.image.shape[:2]
     detections = found.detections[sample.image_id].above(found.threshold).clipped(*size)
-    there = Objects(sample.boxes[~sample.crowd], sample.labels[~sample.crowd], sample.crowd[~sample.crowd])
-    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    truth = draw_detections(sample.image, nothing, classes, there.boxes, there.labels)
+    scores = np.ones(len(sample.labels), np.float32)
+    there = Detections(sample.boxes, scores, sample.labels).take(~sample.crowd)
+    truth = draw_detections(sample.image, there, classes, scores=False)
     judged = found.judged[index]
     right = int(judged.right[judged.scores >= found.threshold].sum())
     wrong = int((judged.scores >= found.threshold).sum()) - right
-    words = f"{right} of {there.count} objects detected, {wrong} false positives, F1 {judged.f1(found.threshold):.2f}"
+    words = f"{right} of {len(there)} objects detected, {wrong} false positives, F1 {judged.f1(found.threshold):.2f}"
     return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
 
 

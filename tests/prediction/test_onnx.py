@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,36 +58,31 @@ def test_export_when_done_then_file_has_standard_operators_and_classes(exported:
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(each.domain, each.version) for each in model.opset_import] == [("", export.OPSET)]
-    told = {each.key: each.value for each in model.metadata_props}
-    assert json.loads(told["classes"]) == list("0123456789")
+    assert json.loads({each.key: each.value for each in model.metadata_props}["classes"]) == list("0123456789")
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(
-    exported: Path, trained: Path, count: int
-) -> None:
+def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(exported: Path, trained: Path) -> None:
     """Images of the size of evaluation (the shorter side is 96): nothing is resized; one is narrower, so padded."""
-    generator = np.random.default_rng(count)
-    sizes = [(96, 160)] * (count - 1) + [(96, 128)]
-    images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    canvas = np.zeros((count, 96, 160, 3), np.uint8)
-    for place, image in zip(canvas, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    predictor = Predictor.load(trained)
-    assert predictor.info.image_size == 96
-    padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
-    expected = predictor.detect(padded)[1:]
     session = onnxruntime.InferenceSession(exported)
-    boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
-    assert boxes.dtype == scores.dtype == np.float32
-    assert labels.dtype == np.int64
-    for index, (found, (height, width)) in enumerate(zip(expected, sizes, strict=True)):
-        np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
-        clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
-        clear = clear[np.isin(clear - 1, [-1, *clear])]
-        assert len(clear)
-        np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
-        assert labels[index][clear].tolist() == found.labels[clear].tolist()
+    predictor = Predictor.load(trained)
+    for count in (1, 3):
+        generator = np.random.default_rng(count)
+        sizes = [(96, 160)] * (count - 1) + [(96, 128)]
+        images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        canvas = np.zeros((count, 96, 160, 3), np.uint8)
+        for place, image in zip(canvas, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
+        expected = predictor.detect(padded)[1:]
+        boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
+        assert (boxes.dtype, scores.dtype, labels.dtype) == (np.float32, np.float32, np.int64)
+        for index, ((height, width), found) in enumerate(zip(sizes, expected, strict=True)):
+            np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
+            clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
+            clear = clear[np.isin(clear - 1, [-1, *clear])]
+            assert len(clear)
+            np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
+            assert labels[index][clear].tolist() == found.labels[clear].tolist()
 
 
 def test_example_when_run_without_torch_then_prints_what_predict_finds(
@@ -107,17 +103,14 @@ def test_example_when_run_without_torch_then_prints_what_predict_finds(
     resized = np.asarray(shown.resize((128, 96), Image.Resampling.BILINEAR))
     found = predictor.detect([np.zeros((96, 160, 3), np.uint8), resized])[1]
     assert len(lines) == len(found.scores)
-    words = [line.replace(",", "").split() for line in lines]
-    np.testing.assert_allclose([float(word[1]) for word in words], found.scores, atol=1e-3)
-    names = [str(label) for label in found.labels]
-    expected = [(name, *np.round(box * 2)) for name, box in zip(names, found.boxes, strict=True)]
-    printed = [(word[0], *map(float, word[3:])) for word in words]
-    alike = [
-        any(name == other[0] and np.allclose(box, other[1:], atol=1.01) for other in expected) for name, *box in printed
-    ]
-    assert np.mean(alike) > 0.9
+    names, scores, _, *boxes = zip(*(line.replace(",", "").split() for line in lines), strict=True)
+    np.testing.assert_allclose(np.array(scores, float), found.scores, atol=1e-3)
+    assert sorted(names) == sorted(map(str, found.labels))
+    distances = np.abs(np.array(boxes, float).T[:, None] - 2 * found.boxes).max(axis=2)
+    assert np.mean(distances.min(axis=1) < 1.01) > 0.9  # where two score alike, either may come first
 
 
+@pytest.mark.slow
 def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Path, trained: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -128,45 +121,45 @@ def test_export_when_run_by_openvino_then_finds_what_pytorch_finds(exported: Pat
     with torch.no_grad():
         ours = [each.numpy() for each in export.WithProcessing(detector, info, 500)(images, sizes)]
     for image in zip(*ours, *found, strict=True):
-        assert export.WithProcessing.difference(image[:3], image[3:]) < 1e-3
+        assert export.difference(image[:3], image[3:]) < 1e-3
 
 
-@pytest.mark.parametrize(("variant", "processing"), [("plain", False), ("dab", False), ("dino", True)])
-def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(
-    variant: str, processing: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("variant", ["dino", pytest.param("dab", marks=pytest.mark.slow)])
+def test_write_onnx_when_of_any_detector_then_agrees_with_pytorch(variant: str, tmp_path: Path) -> None:
     """DINO's queries are the two-stage detector's too, and DAB's boxes are refined as the refined detector's."""
-    report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), processing, top_k=7)
+    report = export.write_onnx(decided(variant), INFO, tmp_path / "model.onnx", (64, 96), top_k=7)
     assert report.difference <= export.TOLERANCE
-    if processing:
-        assert report.outputs["labels"] == "int64 ['batch', 7]"
-    else:
-        assert report.inputs == {"images": "float ['batch', 3, 64, 96]", "padding_mask": "bool ['batch', 64, 96]"}
-        assert report.outputs["logits"] == "float ['batch', 6, 3]"
-    model = onnx.load(tmp_path / "model.onnx")
-    assert {node.domain for node in model.graph.node} == {""}
+    assert report.outputs["labels"] == "int64 ['batch', 7]"
+    assert {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node} == {""}
 
 
-@pytest.mark.parametrize("processing", [True, False])
-def test_write_onnx_when_the_file_differs_from_pytorch_then_is_not_written(
-    processing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_when_the_file_differs_from_pytorch_then_is_not_written(
+    exported: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is made from one detector and compared with another; an earlier file stays."""
+    """The file holds the trained detector, and is compared with another; an earlier file stays."""
+    detector, info = load_checkpoint(trained)
+    detector.load_state_dict({name: value * 1.1 for name, value in detector.state_dict().items()})
     file = tmp_path / "model.onnx"
     file.write_bytes(b"an earlier one")
-    detector = decided("plain")
-    other = small_detector(seed=5).eval()
-    compare = export._compare
-
-    def compare_with_another(module: torch.nn.Module, *rest: Any) -> float:
-        module.detector = other
-        return compare(module, *rest)
-
-    monkeypatch.setattr(export, "_compare", compare_with_another)
+    monkeypatch.setattr(export, "_write", lambda module, examples, file, *_: shutil.copy(exported, file))
     with pytest.raises(export.ExportError, match=r"differ by .* more than 1e-04: .*model.onnx is not written"):
-        export.write_onnx(detector, INFO, file, (64, 96), processing, top_k=1)
+        export.write_onnx(detector, info, file, (96, 160))
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
     assert file.read_bytes() == b"an earlier one"
+
+
+def test_export_when_onnxruntime_cannot_read_the_optimized_file_then_writes_a_plain_one(
+    exported: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: torch.nn.Module, examples: object, file: Path, metadata: object, optimize: bool) -> None:
+        file.write_bytes(b"broken" if optimize or never else exported.read_bytes())
+
+    monkeypatch.setattr(export, "_write", broken)
+    never = False
+    assert oddetr.export(trained, tmp_path / "a.onnx", 96, 160).difference <= export.TOLERANCE
+    never = True
+    with pytest.raises(export.ExportError, match="ONNX Runtime cannot run"):
+        oddetr.export(trained, tmp_path / "b.onnx", 96, 160)
 
 
 def test_difference_when_equal_scores_are_swapped_then_is_zero_and_else_not() -> None:
@@ -177,7 +170,7 @@ def test_difference_when_equal_scores_are_swapped_then_is_zero_and_else_not() ->
 
     def difference(order: list[int], **changes: np.ndarray) -> float:
         found = dict(zip(("boxes", "scores", "labels"), (part[order] for part in kept), strict=True)) | changes
-        return export.WithProcessing.difference(ours, tuple(found.values()))
+        return export.difference(ours, tuple(found.values()))
 
     assert difference([0, 1, 2]) == difference([1, 0, 2]) == 0
     assert difference([2, 1, 0]) == pytest.approx(0.6)
@@ -185,15 +178,7 @@ def test_difference_when_equal_scores_are_swapped_then_is_zero_and_else_not() ->
     assert difference([0, 1, 2], labels=np.array([1, 1, 1])) == pytest.approx(0.5)  # from the second's box
     assert difference([0, 1, 2], scores=np.array([0.9, np.nan, 0.3])) == np.inf
     one = tuple(part[:1] for part in ours)
-    assert export.WithProcessing.difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
-
-
-def test_difference_when_a_query_is_missing_on_either_side_then_is_large() -> None:
-    logits, boxes = np.array([[0.0], [8.0]], np.float32), np.zeros((2, 4), np.float32)
-    assert export.Bare.difference((logits, boxes), (logits[::-1], boxes)) == 0
-    assert export.Bare.difference((logits, boxes), (logits[[0, 0]], boxes)) == pytest.approx(0.5, abs=1e-3)
-    assert export.Bare.difference((logits[[0, 0]], boxes), (logits, boxes)) == pytest.approx(0.5, abs=1e-3)
-    assert export.Bare.difference((logits, boxes), (logits + np.float32([[0], [1e-3]]), boxes)) < 1e-6
+    assert export.difference(ours, (one[0] + np.float32(0.2), *one[1:])) == pytest.approx(0.2)
 
 
 def test_export_when_asked_for_the_impossible_then_says_what(
@@ -214,7 +199,7 @@ def test_export_when_asked_for_the_impossible_then_says_what(
             raise NotImplementedError("not today")
 
     with pytest.raises(export.ExportError, match=r"cannot export this detector .*not today"):
-        export.write_onnx(Stubborn(*[torch.nn.Identity()] * 5), INFO, tmp_path / "a.onnx", (64, 64), processing=False)
+        export.write_onnx(Stubborn(*[torch.nn.Identity()] * 5), INFO, tmp_path / "a.onnx", (64, 64))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx")]) == 1
     assert "Export needs onnxscript: pip install onnx onnxscript onnxruntime." in capsys.readouterr().err
@@ -231,12 +216,11 @@ def test_export_when_called_from_the_shell_then_prints_inputs_and_outputs(
     monkeypatch.setattr(export, "export", functools.wraps(export.export)(stub))
     assert cli.main(["export", "run", "--out", str(tmp_path / "a.onnx"), "--top-k", "7"]) == 0
     told = capsys.readouterr().out
-    assert "opset 18   differs from PyTorch by at most 1e-06" in told
-    assert "in  images       uint8" in told
-    assert "out labels       int64 ['batch', 7]" in told
+    for fact in ("opset 18", "1e-06", "in  images       uint8", "out labels       int64 ['batch', 7]"):
+        assert fact in told
 
 
-@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
+@pytest.mark.parametrize("name", ["RT-DETR v2", pytest.param("deformable refine", marks=pytest.mark.slow)])
 def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +228,6 @@ def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
     from tests.models.test_huggingface import adapted
 
     monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "0")
-    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", (64, 96), processing=False)
+    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", (64, 96), top_k=7)
     assert report.difference <= export.TOLERANCE
-    assert report.inputs["images"] == "float ['batch', 3, 64, 96]"
     assert os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] == "0"

@@ -113,6 +113,7 @@ what is written to OUT, by --formats:
   pictures: NAME.png of each image, small ones enlarged; NAME.mp4 of each video, without sound
   coco: detections.json, with original class ids; a frame of a video is an image with `frame` and `seconds`
   csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
+  yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml
 
 Videos need OpenCV: pip install opencv-python-headless. Exit code 1: nothing could be read.
 """
@@ -133,7 +134,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         "--classes", type=str, help="look for these alone, by name or original id: cat,dog; default: all"
     )
     parser.add_argument(
-        "--formats", type=str, default="pictures,coco", help="what to write: pictures,coco,csv or some of them"
+        "--formats", type=str, default="pictures,coco", help="what to write: pictures,coco,csv,yolo or some of them"
     )
     values = parsed_values(parser, arguments)
     report = verb(**values, console=console)

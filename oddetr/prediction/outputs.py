@@ -1,4 +1,4 @@
-"""Outputs of `oddetr predict`: pictures and videos, COCO JSON, and CSV.
+"""Outputs of `oddetr predict`: pictures and videos, COCO JSON, CSV, and YOLO labels.
 
 Each takes the detections on one view after the other (above the threshold, inside the image, best first), and is closed
 at the end or on an interruption; its files then hold all until there.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from oddetr.common.durable import replacing, write_file
 from oddetr.data.dataset import ClassTable
@@ -18,10 +19,12 @@ from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.inputs import View
 from oddetr.prediction.video import VideoWriter
 
-FORMATS = ("pictures", "coco", "csv")
+FORMATS = ("pictures", "coco", "csv", "yolo")
 """Of outputs, pictures first: whatever is in a table has its picture."""
 COLUMNS = ("file", "frame", "seconds", "class id", "class name", "score", "left", "top", "width", "height")
 """Columns of the CSV table."""
+_MARK = "# written by oddetr predict"
+"""First line of data.yaml; only such a folder is written over."""
 
 
 class Pictures:
@@ -120,7 +123,43 @@ class CsvTable:
         self._stream.close()
 
 
-Output = Pictures | CocoJson | CsvTable
+class YoloLabels:
+    """labels/NAME.txt of each image, labels/NAME/000000.txt of each frame, and data.yaml with the class names.
+
+    A line is `class cx cy width height score`, relative to the image. With the images in images/ the folder is a data
+    set that `oddetr train` and labelling tools read.
+
+    Raises:
+        ValueError: `folder` has labels of another origin.
+    """
+
+    def __init__(self, folder: Path, classes: ClassTable) -> None:
+        self.labels, table = folder / "labels", folder / "data.yaml"
+        ours = table.is_file() and table.read_text("utf-8", errors="replace").startswith(_MARK)
+        if not ours and (table.exists() or self.labels.exists()):
+            raise ValueError(f"{folder} already has labels of another origin. Give another folder with --out.")
+        self.labels.mkdir(exist_ok=True)
+        content = {"path": ".", "train": "images", "names": dict(enumerate(classes.names))}
+        write_file(table, f"{_MARK}\n{yaml.safe_dump(content, allow_unicode=True, sort_keys=False)}", synced=False)
+
+    def write(self, view: View, found: Detections) -> None:
+        """Writes a text file, empty where nothing was found."""
+        file = self.labels / (f"{view.name}.txt" if view.frame is None else f"{view.name}/{view.frame:06}.txt")
+        file.parent.mkdir(exist_ok=True)
+        height, width = view.size
+        left, top, right, bottom = found.boxes.astype(np.float64).T / [[width], [height], [width], [height]]
+        rows = np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, found.scores], axis=1)
+        lines = [
+            f"{label} {' '.join(f'{value:.6f}' for value in row)}\n"
+            for label, row in zip(found.labels, rows, strict=True)
+        ]
+        write_file(file, "".join(lines), synced=False)
+
+    def close(self) -> None:
+        """Does nothing: all is written already."""
+
+
+Output = Pictures | CocoJson | CsvTable | YoloLabels
 
 
 def open_outputs(
@@ -132,5 +171,6 @@ def open_outputs(
         "pictures": lambda: Pictures(folder, classes, slice_side),
         "coco": lambda: CocoJson(folder / "detections.json", classes),
         "csv": lambda: CsvTable(folder / "detections.csv", classes),
+        "yolo": lambda: YoloLabels(folder, classes),
     }
     return [makers[kind]() for kind in FORMATS if kind in formats]

@@ -69,7 +69,8 @@ def predict(
       sound (MPEG-4 Part 2: video players show it, browsers do not);
     - coco: detections.json in COCO's layout, with the data set's original class ids; a frame of a video is an image
       with `frame` (from 0) and `seconds`;
-    - csv: detections.csv with file, frame, seconds, class id, class name, score, left, top, width, height, in pixels.
+    - csv: detections.csv with file, frame, seconds, class id, class name, score, left, top, width, height, in pixels;
+    - yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml.
 
     Unreadable files are reported and skipped; with pictures, so are videos with a side that MPEG-4 cannot hold. An
     interruption leaves complete files of all results until then. Memory holds one batch, and for coco all detections.
@@ -85,7 +86,7 @@ def predict(
             its name; default: all.
         top_k: keep the best so many detections of an image; default: the detector's number (100; of DINO 300) of each
             image, or of each slice.
-        formats: outputs, comma-separated: pictures, coco, csv.
+        formats: outputs, comma-separated: pictures, coco, csv, yolo.
         slice: for small objects in large images: detect also in overlapping squares of this side, in pixels. Best is
             the side with which objects appear to the detector as large as in training. Default: none.
         console: shows progress, if it is a terminal; None is silent.

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from rich.console import Console
 import oddetr
 from oddetr import cli
 from oddetr.data.dataset import ClassTable
+from oddetr.data.formats.files import Files
+from oddetr.data.formats.yolo import YOLO
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.inputs import View
 from oddetr.prediction.outputs import COLUMNS, CsvTable
 from oddetr.prediction.predictor import Predictor
-from tests.prediction.blobs import blob_predictor, scattered
+from tests.prediction.blobs import CLASSES, blob_predictor, scattered
 
 
 @pytest.fixture
@@ -70,6 +73,28 @@ def test_predict_when_given_images_then_writes_pictures_and_tables_that_agree(
         with Image.open(picture) as drawn:
             assert min(drawn.size) >= 480
     assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".png", ".json", ".csv"}
+
+
+def test_yolo_labels_are_a_data_set_that_train_reads(blobs: Predictor, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # the second time over its own files
+        oddetr.predict("any", pictures, out, formats="yolo")
+    assert (out / "labels" / "b.txt").read_text() == ""
+    shutil.copytree(pictures, out / "images")
+    files = Files(out)
+    folder = YOLO.read(files, "data.yaml")
+    assert folder.classes.names == CLASSES.names
+    assert not files.faults
+    (split,) = folder.splits
+    for index, file in enumerate(split.files):
+        with Image.open(out / file) as image:
+            (found,), size = blobs.detect([np.asarray(image)]), image.size
+        ours = split.objects[split.objects["image"] == index]
+        np.testing.assert_allclose(ours["box"], found.boxes / [*size, *size], atol=2e-6)
+        assert ours["label"].tolist() == found.labels.tolist()
+    (out / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(ValueError, match="already has labels of another origin"):
+        oddetr.predict("any", pictures, out, formats="yolo")
 
 
 def test_csv_when_names_are_odd_then_has_them_unchanged(tmp_path: Path) -> None:

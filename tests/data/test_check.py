@@ -196,6 +196,16 @@ def test_a_split_of_crowds_alone_has_no_objects(tmp_path: Path) -> None:
     assert "only regions to ignore" in only(check(root), "no-objects").message
 
 
+def test_an_image_in_train_and_val_is_a_warning(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    coco_file(root / "annotations/instances_val.json", [coco_image(1, "../train/a.jpg")], [coco_object(5, 1)])
+
+    report = check(root)
+
+    assert only(report, "shared-image").file == "train/a.jpg"
+    assert only(report, "shared-image") in report.warnings
+
+
 def test_warnings_that_explain_an_error_are_reported_with_it(tmp_path: Path) -> None:
     root = voc(tmp_path, {"train": ["a", "b"], "val": ["c"]})
     (root / "Annotations").rename(root / "old")

@@ -195,6 +195,17 @@ def test_a_split_of_two_files_is_an_error(tmp_path: Path) -> None:
     assert "as does annotations/instances_train" in only(check(root), "duplicate-split").message
 
 
+def test_a_file_that_names_no_split_is_train_if_there_is_no_other(tmp_path: Path) -> None:
+    images = [coco_image(1, "a.jpg"), coco_image(2, "b.jpg")]
+    for image in images:
+        write_image(tmp_path / "images" / image["file_name"])
+    coco_file(tmp_path / "annotations/boxes.json", images, [coco_object(1, 1)])
+    assert set(read_folder(tmp_path).splits) == {"train", "val"}
+
+    coco_file(tmp_path / "annotations/more.json", images, [])
+    assert "none of 2 files says train" in only(check(tmp_path), "malformed-file").message
+
+
 def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
     root = coco(tmp_path)
     coco_file(root / "annotations/instances_val.json", [], [])

@@ -94,6 +94,13 @@ def test_folders_of_images_and_xml_are_splits(tmp_path: Path, base: str) -> None
     assert only(report, "label-without-image").file.endswith("train/z.xml")
 
 
+def test_images_and_xml_in_one_folder_are_trained_on(tmp_path: Path) -> None:
+    for name in "abc":
+        annotated(tmp_path, f"{name}.jpg", f"{name}.xml")
+
+    assert {name: len(data) for name, data in read_data(tmp_path).splits.items()} == {"train": 2, "val": 1}
+
+
 def test_xml_may_be_in_a_folder_next_to_the_images_of_its_split(tmp_path: Path) -> None:
     for split in ("train", "val"):
         annotated(tmp_path, f"{split}/images/1.jpg", f"{split}/annotations/1.xml")

@@ -29,6 +29,8 @@ class Detector(nn.Module):
     denoising: nn.Module | None
     top_k: int
     knows_padding = True
+    sampling_layers = ("sampling_offsets", "reference_points")
+    """Names of the layers that compute sampling locations and reference points; they learn at a lower rate."""
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -44,11 +44,9 @@ def _table(*columns: str) -> Table:
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
-    from oddetr.common.nested import flat
     from oddetr.models.families.presets import PRESETS, DetectorConfig
-    from oddetr.reporting.report import report
     from oddetr.training.config import TrainConfig
-    from oddetr.training.run import run
+    from oddetr.verbs import train as verb
 
     parser = make_parser(
         "train", "Trains a detector on a folder of COCO, Pascal VOC or YOLO layout, or on the built-in digits."
@@ -56,14 +54,14 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "--config", action=ConfigFile, help="a YAML file with any of these arguments (see --print-config)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run in --out")
     parser.add_class_arguments(TrainConfig, skip={"resume"}, fail_untyped=True)
     parser.extend_help("model", f"Presets: {', '.join(PRESETS)}.")
     parser.extend_help("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
     parser.parse_args(arguments)  # --print-config prints defaults, too
     given = parser.parse_args(arguments, defaults=False).as_dict()
     given.pop("config", None)
-    run(TrainConfig.from_plain(given), console, given=frozenset(flat(given)), report=report)
+    verb(console, **given)
     return 0
 
 
@@ -117,7 +115,8 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         _print(console, f"skipped: {reason}", "yellow")
     read = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
     skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
-    _print(console, f"{report.objects} objects in {read}{skipped}: {values['out']}")
+    formats = values["formats"].split(",") if isinstance(values["formats"], str) else values["formats"]
+    _print(console, f"{report.objects} objects in {read}{skipped}: {', '.join(formats)} in {values['out']}")
     return 0 if report.images or report.frames else 1
 
 

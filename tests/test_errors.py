@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[int, str]] = {
     "compare nowhere.yaml": (1, "There is no file nowhere.yaml."),
     "train --data scenes --out run": (1, "run holds a run already. Go on with it by --resume, or give another folder"),
     "train --out run --resume --epochs 7": (1, "epochs was 1, now it is 7"),
-    "train --data scenes --resume": (1, "--resume goes on with a run: name its folder by --out."),
+    "train --data scenes --resume": (1, "--resume continues a run: name its folder with --out."),
     "evaluate photos": (1, "There is no checkpoint in photos"),
     "evaluate run --split holdout": (1, "The data set has no split 'holdout'; it has train, val, test."),
     "evaluate run --data others": (1, "The data set has classes that the detector does not know: zero."),

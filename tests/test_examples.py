@@ -102,8 +102,8 @@ class Understood(Exception):
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Parse the words of a verb, which does not run. Of a training the configuration is made, too, where that needs no
     network."""
+    from oddetr import verbs
     from oddetr.common import parsing
-    from oddetr.training import run
 
     parse = parsing.Parser.parse_args
     values: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
         raise Understood
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "run", stop_training)
+        patched.setattr(verbs, "run", stop_training)
         if words[0] != "train" or any(word.startswith("hf:") for word in words):
             patched.setattr(parsing.Parser, "parse_args", stop)
         with pytest.raises((Understood, SystemExit)) as stopped:

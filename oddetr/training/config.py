@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -29,8 +30,11 @@ DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
 """Prefix of the name of a model of transformers."""
-_KINDS = {"data": str, "out": Path, "init": Path, "backbone_weights": Path, "loggers": tuple}
-"""Fields that callers may give as something else."""
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **{"data": str, "out": Path, "init": Path, "backbone_weights": Path},
+    "loggers": lambda names: tuple(dict.fromkeys(names)),
+}
+"""How fields are made that callers may give as something else."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class OptimizerConfig:
         places_factor: likewise of what moves the places that queries read (Deformable-DETR: 0.1; 1 in the official code
             of DAB-Deformable-DETR and DINO).
         weight_decay: AdamW's (Deformable-DETR: 1e-4).
-        clip: largest norm of the whole gradient (Deformable-DETR: 0.1); 0 does not clip.
+        clip: largest norm of the gradient of all parameters (Deformable-DETR: 0.1); 0 does not clip.
         schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0.
         drop_at: when `step` drops; Deformable-DETR's 40 of 50 epochs.
         warmup: the rate rises linearly from 0 in this part of the run, which protects pretrained weights from the
@@ -146,7 +150,7 @@ class TrainConfig:
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         out: the run's folder; default: a new one below runs/.
-        resume: go on from the run's last checkpoint, with the run's own configuration.
+        resume: continue from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
         init: a checkpoint whose detector and weights training starts from, instead of `model`: a run's folder, what
             `oddetr convert` wrote, or hf:user/name on the Hub. Its outputs for classes of the same name are carried

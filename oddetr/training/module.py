@@ -131,7 +131,7 @@ class TrainingModule(LightningModule):
         return parts | {"loss": loss * self.trainer.accumulate_grad_batches}
 
     def on_after_backward(self) -> None:
-        """Let the watch tell accumulated batches apart."""
+        """Report the end of each accumulated batch to the watch."""
         if self.trainer.accumulate_grad_batches > 1:
             self.watch.batch_ends()
 
@@ -184,7 +184,7 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip the norm of the whole gradient, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
+        """Clip the norm of the gradient, which Lightning has unscaled. (Its own clipping refuses fused AdamW.)"""
         self.watch.gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -114,7 +114,7 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainCo
 
 def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
-    defaults of the first versions, whose runs `--resume` goes on with.)"""
+    defaults of the first versions, whose runs `--resume` continues.)"""
     constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1}
     if not config.init:
         constants |= {"model": DEFAULT_MODEL, "image_size": 128 if config.data == DIGITS else 320}

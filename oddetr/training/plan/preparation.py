@@ -36,7 +36,7 @@ class Prepared:
     Attributes:
         config: the complete configuration.
         out: the run's folder.
-        state: the state it goes on from; None for a new run.
+        state: the state to continue from; None for a new run.
         sources: train and val, and test if there is one.
         detector, spec: with its initial weights, and its configuration.
         messages: what was printed of the data, the choices and the cautions.
@@ -123,7 +123,7 @@ def _say_each(say: Say, kind: str, messages: Sequence[str]) -> None:
 def _checked(config: TrainConfig) -> TrainConfig:
     """Check arguments before anything is read, and make paths absolute."""
     if config.out is None and config.resume:
-        raise ValueError("--resume goes on with a run: name its folder by --out.")
+        raise ValueError("--resume continues a run: name its folder with --out.")
     if config.out is None and several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
     if config.data != DIGITS:
@@ -134,7 +134,7 @@ def _checked(config: TrainConfig) -> TrainConfig:
 
 
 def _continued(config: TrainConfig, state: Path, classes: ClassTable, say: Say) -> TrainConfig:
-    """Complete the configuration of a run that goes on from `state`, and print where that is."""
+    """Complete the configuration of a run that continues from `state`, and print where that is."""
     check_classes(state, classes)
     out, config = state.parent.parent, with_fixed_defaults(config)
     if read_info(state.parent).epoch >= chosen(config.epochs):

@@ -69,7 +69,7 @@ def test_check_exits_with_0_for_sound_and_1_for_broken_data(tmp_path: Path, caps
 
 def test_digits_writes_scenes_that_pass_the_check(tmp_path: Path) -> None:
     words = ["digits", "--out", str(tmp_path), "--split", "train", "--count", "5"]
-    assert main([*words, "--objects", "2,2", "--heights", "[8,12.5]"]) == 0
+    assert main([*words, "--objects=2,2", "--heights", "[8,12.5]"]) == 0
     assert main(["check", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "annotations" / "instances_train.json").read_text())
     assert len(written["images"]) == 5

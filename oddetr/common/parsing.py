@@ -21,6 +21,7 @@ from jsonargparse import (
 from oddetr.common.text import KINDS, shown_lines, unknown_option
 from oddetr.common.untrusted import refuse_aliases
 
+_LISTS = (list, tuple, Sequence)
 YAML = "yaml without aliases"
 """The `parser_mode` with which configurations are read."""
 
@@ -109,26 +110,16 @@ class Parser(ArgumentParser):
         action = next(action for action in self._actions if action.dest == option)
         action.help = f"{action.help} {text}"
 
-    def check_file(self, file: Path) -> None:
-        """Parse a configuration file by itself, so that errors in it name it."""
-        self.file = str(file)
-        try:
-            configuration_text(file)
-            self.parse_path(file, env=False, defaults=False)
-        finally:
-            self.file = None
-
     def _normalised(self, arguments: Sequence[str]) -> list[str]:
         lists = {option for action in self._actions if _takes_list(action) for option in action.option_strings}
         words: list[str] = []
         for argument in arguments:
-            name, equals, value = argument.partition("=")
-            if name.startswith("--"):
-                words.append("--" + name[2:].replace("-", "_") + equals + value)
-            elif words and words[-1] in lists and not argument.startswith("["):
-                words.append(json.dumps(argument.split(",")))
+            if argument.startswith("--"):
+                name, *values = argument.split("=", 1)
+                name = "--" + name[2:].replace("-", "_")
+                words.append("=".join([name, *(_as_list(value) if name in lists else value for value in values)]))
             else:
-                words.append(argument)
+                words.append(_as_list(argument) if words and words[-1] in lists else argument)
         return words
 
 
@@ -136,18 +127,25 @@ class ConfigFile(ActionConfigFile):
     """`--config FILE`, whose errors name the file."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Check the file by itself, then read it."""
+        """Parse the file by itself, so that errors in it name it; then read it."""
         if Path(values).is_file():
-            parser.check_file(Path(values))
+            parser.file = values
+            configuration_text(Path(values))
+            parser.parse_path(values, env=False, defaults=False)
+            parser.file = None
         super().__call__(parser, cfg, values, option_string)
+
+
+def _as_list(value: str) -> str:
+    """`a,b` as a list in YAML."""
+    return value if value.startswith("[") else json.dumps(value.split(","))
 
 
 def _takes_list(action: argparse.Action) -> bool:
     """Whether an option takes a list, and no plain text."""
     kind = getattr(action, "_typehint", None)
-    return str not in get_args(kind) and any(
-        get_origin(each) in (list, tuple, Sequence) for each in (kind, *get_args(kind))
-    )
+    members = (kind,) if get_origin(kind) in _LISTS else get_args(kind)
+    return str not in members and any(get_origin(member) in _LISTS for member in members)
 
 
 def _reworded(message: str, options: Sequence[str]) -> str:

@@ -11,53 +11,33 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oddetr.checkpoints.conversion import convert
-    from oddetr.comparison.compare import compare
-    from oddetr.data.dataset import ClassTable
-    from oddetr.data.doctor.check import check
-    from oddetr.data.images import read_image
-    from oddetr.distillation import DistillationConfig, DistillationTask
-    from oddetr.evaluation.detections import Detections
-    from oddetr.models.families.presets import DetectorConfig, build_detector
-    from oddetr.prediction.onnx import export
-    from oddetr.prediction.predict import predict
-    from oddetr.prediction.predictor import Predictor, evaluate, push
-    from oddetr.reporting.report import report
-    from oddetr.structures import Batch, GroundTruth
-    from oddetr.training.config import TrainConfig
-    from oddetr.training.safety.replay import replay
-    from oddetr.verbs import train
-    from oddetr.web.page import demo
+    from oddetr.checkpoints.conversion import convert as convert
+    from oddetr.comparison.compare import compare as compare
+    from oddetr.data.dataset import ClassTable as ClassTable
+    from oddetr.data.doctor.check import check as check
+    from oddetr.data.images import read_image as read_image
+    from oddetr.distillation import DistillationConfig as DistillationConfig
+    from oddetr.distillation import DistillationTask as DistillationTask
+    from oddetr.evaluation.detections import Detections as Detections
+    from oddetr.models.families.presets import DetectorConfig as DetectorConfig
+    from oddetr.models.families.presets import build_detector as build_detector
+    from oddetr.prediction.onnx import export as export
+    from oddetr.prediction.predict import predict as predict
+    from oddetr.prediction.predictor import Predictor as Predictor
+    from oddetr.prediction.predictor import evaluate as evaluate
+    from oddetr.prediction.predictor import push as push
+    from oddetr.reporting.report import report as report
+    from oddetr.structures import Batch as Batch
+    from oddetr.structures import GroundTruth as GroundTruth
+    from oddetr.training.config import TrainConfig as TrainConfig
+    from oddetr.training.safety.replay import replay as replay
+    from oddetr.verbs import train as train
+    from oddetr.web.page import demo as demo
 
 try:
     __version__ = version("oddetr")
 except PackageNotFoundError:
     __version__ = "0+unknown"
-
-__all__ = [
-    "Batch",
-    "ClassTable",
-    "Detections",
-    "DetectorConfig",
-    "DistillationConfig",
-    "DistillationTask",
-    "GroundTruth",
-    "Predictor",
-    "TrainConfig",
-    "build_detector",
-    "check",
-    "compare",
-    "convert",
-    "demo",
-    "evaluate",
-    "export",
-    "predict",
-    "push",
-    "read_image",
-    "replay",
-    "report",
-    "train",
-]
 
 _MODULES = {
     "Batch": "structures",
@@ -83,6 +63,7 @@ _MODULES = {
     "report": "reporting.report",
     "train": "verbs",
 }
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

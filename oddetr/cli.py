@@ -7,23 +7,31 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from oddetr import __version__
-from oddetr.common.parsing import ConfigFile, Parser, make_parser, parsed_values, underscored
+from oddetr.common.parsing import ConfigFile, Parser, make_parser
 from oddetr.common.terminal import Terminal
 
+_CHECKPOINT = {"help": "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"}
 
-def _checkpoint_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
-    parser = make_parser(verb, description, epilog)
-    meaning = "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=meaning)
+
+def _parser(function: Callable[..., Any], epilog: str | None = None, **positionals: dict[str, Any]) -> Parser:
+    """Make the parser of a verb: positionals, and as options the other parameters of its function, whose docstring
+    starts with the description."""
+    description = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
+    parser = make_parser(function.__name__, description, epilog)
+    for name, options in positionals.items():
+        usual: dict[str, Any] = {"type": Path, "metavar": name.upper()}
+        parser.add_argument(name, **usual | options)
+    parser.add_function_arguments(function, as_group=False, skip={"console", *positionals})
     return parser
 
 
-def _say(console: Console, text: object, style: str | None = None) -> None:
+def _print(console: Console, text: object, style: str | None = None) -> None:
     console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
@@ -34,17 +42,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
-    from oddetr.common.nested import flat
     from oddetr.models.families.presets import PRESETS, DetectorConfig
-    from oddetr.reporting.report import report
-    from oddetr.training.config import TrainConfig, logger_names
-    from oddetr.training.run import run
+    from oddetr.training.config import TrainConfig
+    from oddetr.verbs import train as verb
 
     parser = make_parser(
         "train", "Trains a detector on a folder of COCO, Pascal VOC or YOLO layout, or on the built-in digits."
@@ -52,24 +54,14 @@ def train(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "--config", action=ConfigFile, help="a YAML file with any of these arguments (see --print-config)"
     )
-    parser.add_class_arguments(TrainConfig, skip={"resume", "loggers"}, fail_untyped=True)
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run in --out")
+    parser.add_class_arguments(TrainConfig, skip={"resume"}, fail_untyped=True)
     parser.extend_help("model", f"Presets: {', '.join(PRESETS)}.")
     parser.extend_help("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --out")
-    parser.add_argument(
-        "--loggers",
-        type=list[str] | str,
-        default=[],
-        metavar="NAME,NAME",
-        help="also log to these of tensorboard, mlflow and wandb: names with commas between them, or a list in YAML "
-        "(they come with pip install 'oddetr[loggers]')",
-    )
-    parsed = parser.parse_args(list(arguments))
-    values = parser.instantiate(parsed).as_dict()
-    values.pop("config")
-    values["loggers"] = logger_names(values["loggers"])
-    given = parser.parse_args(list(arguments), defaults=False).as_dict()
-    run(TrainConfig(**values), console, given=frozenset(flat(given)), report=report)
+    parser.parse_args(arguments)  # --print-config prints defaults, too
+    given = parser.parse_args(arguments, defaults=False).as_dict()
+    given.pop("config", None)
+    verb(console, **given)
     return 0
 
 
@@ -77,15 +69,13 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     """Score a checkpoint on a split: oddetr evaluate CHECKPOINT."""
     from oddetr.prediction.predictor import evaluate as verb
 
-    parser = _checkpoint_parser("evaluate", "Scores a checkpoint as COCO does; all scores in 0-1.")
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
-    values = parsed_values(parser, arguments)
+    values = _parser(verb, checkpoint=_CHECKPOINT).values(arguments)
     metrics = verb(**values, console=console)
-    _say(console, f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1")
+    _print(console, f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1")
     table = _table("score", "value")
     for name, value in metrics.to_json().items():
         for part, score in value.items() if isinstance(value, dict) else (("", value),):
-            table.add_row(f"AP {part}" if part else name, _score(score))
+            table.add_row(f"AP {part}" if part else name, "-" if score is None else f"{score:.3f}")
     console.print(table)
     return 0
 
@@ -94,17 +84,12 @@ def report(arguments: Sequence[str], console: Console) -> int:
     """Write what a run came to as a page, or compare runs: oddetr report RUN [RUN ...]."""
     from oddetr.reporting.report import report as verb
 
-    parser = make_parser(
-        "report",
-        "Writes an HTML page of a run: scores, curves, whether the matching is stable, classes, pictures, "
-        "configuration. Of several runs, a page that compares them.",
-    )
-    parser.add_argument("runs", nargs="+", type=str, metavar="RUN", help="folders that `oddetr train` wrote")
-    parser.add_function_arguments(verb, as_group=False, skip={"runs", "console"})
-    written = verb(**parsed_values(parser, arguments), console=console)
+    runs = {"nargs": "+", "type": str, "metavar": "RUN", "help": "folders that `oddetr train` wrote"}
+    values = _parser(verb, runs=runs).values(arguments)
+    written = verb(**values, console=console)
     if written.missing:
-        _say(console, written.missing, "yellow")
-    _say(console, f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB")
+        _print(console, written.missing, "yellow")
+    _print(console, f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB")
     return 0
 
 
@@ -115,7 +100,7 @@ what is written to OUT, by --formats:
   csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
   yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml
 
-Videos need OpenCV: pip install opencv-python-headless. Exit code 1: nothing could be read.
+Videos need OpenCV: pip install opencv-python-headless.
 """
 
 
@@ -123,27 +108,15 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     """Draw and write detections: oddetr predict CHECKPOINT PATH... --out DIR."""
     from oddetr.prediction.predict import predict as verb
 
-    parser = _checkpoint_parser(
-        "predict", "Finds objects in images and videos; writes pictures and tables of what it found.", _OUTPUTS
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=str, metavar="PATH", help="images, videos, folders (all below) and globs"
-    )
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "paths", "classes", "formats", "console"})
-    parser.add_argument(
-        "--classes", type=str, help="look for these alone, by name or original id: cat,dog; default: all"
-    )
-    parser.add_argument(
-        "--formats", type=str, default="pictures,coco", help="what to write: pictures,coco,csv,yolo or some of them"
-    )
-    values = parsed_values(parser, arguments)
+    paths = {"nargs": "+", "type": str, "metavar": "PATH", "help": "images, videos, folders (all below) and globs"}
+    values = _parser(verb, _OUTPUTS, checkpoint=_CHECKPOINT, paths=paths).values(arguments)
     report = verb(**values, console=console)
     for reason in report.unreadable.values():
-        _say(console, f"skipped: {reason}", "yellow")
+        _print(console, f"skipped: {reason}", "yellow")
     read = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
     skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
-    written = f"{values['formats'].replace(',', ', ')} in {values['out']}"
-    _say(console, f"{report.objects} objects in {read}{skipped}: {written}")
+    formats = values["formats"].split(",") if isinstance(values["formats"], str) else values["formats"]
+    _print(console, f"{report.objects} objects in {read}{skipped}: {', '.join(formats)} in {values['out']}")
     return 0 if report.images or report.frames else 1
 
 
@@ -151,24 +124,11 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     """Read other people's checkpoints: oddetr convert FILE --to DIR."""
     from oddetr.checkpoints.checkpoint import read_info
     from oddetr.checkpoints.conversion import convert as verb
-    from oddetr.models.families.presets import DetectorConfig
 
-    parser = make_parser(
-        "convert",
-        "Reads an official Deformable-DETR, DAB-Deformable-DETR or DINO checkpoint, or a folder of transformers' "
-        "DeformableDetr, and writes a checkpoint that evaluate, predict and train --init read.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the .pth file, or the folder with config.json")
-    parser.add_function_arguments(verb, as_group=False, skip={"file"})
-    folder = verb(**parsed_values(parser, arguments))
+    file = {"help": "the .pth file, or the folder with config.json"}
+    folder = verb(**_parser(verb, file=file).values(arguments))
     info = read_info(folder)
-    config = info.detector
-    assert isinstance(config, DetectorConfig)
-    _say(
-        console,
-        f"{config.variant}, {config.backbone}, {config.heads} heads of {config.points} points on {config.levels} "
-        f"levels, {config.num_queries} queries, {len(info.classes)} classes: {folder}",
-    )
+    _print(console, f"{info.detector.summary}, {len(info.classes)} classes: {folder}")
     return 0
 
 
@@ -177,19 +137,19 @@ def export(arguments: Sequence[str], console: Console) -> int:
     from oddetr.prediction.onnx import OPSET
     from oddetr.prediction.onnx import export as verb
 
-    parser = _checkpoint_parser(
-        "export",
-        "Writes a detector as an ONNX file with standard operators only, and compares it with PyTorch in ONNX Runtime.",
+    parser = _parser(
+        verb,
         "Images come as uint8 RGB of one size, padded at the right and the bottom, with the (height, width) of each "
         "without padding; boxes go out relative to the image. examples/detect_with_onnxruntime.py runs such a file.",
+        checkpoint=_CHECKPOINT,
     )
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    report = verb(**parsed_values(parser, arguments))
+    values = parser.values(arguments)
+    report = verb(**values)
     size = f"{report.file.stat().st_size / 2**20:.1f} MB"
-    _say(console, f"{report.file}   {size}   opset {OPSET}   differs from PyTorch by at most {report.difference:.0e}")
+    _print(console, f"{report.file}   {size}   opset {OPSET}   differs from PyTorch by at most {report.difference:.0e}")
     for side, tensors in (("in", report.inputs), ("out", report.outputs)):
         for name, kind in tensors.items():
-            _say(console, f"  {side:<4}{name:<13}{kind}")
+            _print(console, f"  {side:<4}{name:<13}{kind}")
     return 0
 
 
@@ -197,11 +157,7 @@ def push(arguments: Sequence[str], console: Console) -> int:
     """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
     from oddetr.prediction.predictor import push as verb
 
-    parser = _checkpoint_parser(
-        "push", "Uploads a checkpoint and a model card made from its run to the Hugging Face Hub."
-    )
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint"})
-    _say(console, verb(**parsed_values(parser, arguments)))
+    _print(console, verb(**_parser(verb, checkpoint=_CHECKPOINT).values(arguments)))
     return 0
 
 
@@ -210,20 +166,12 @@ def check(arguments: Sequence[str], console: Console) -> int:
     from oddetr.data.doctor.check import check as verb
     from oddetr.data.doctor.check import print_report
 
-    parser = make_parser(
-        "check", "Reads a data set, opens every image, and reports statistics and faults. Exit code 1: errors."
-    )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="a folder of COCO, Pascal VOC or YOLO layout")
+    parser = _parser(verb, root={"metavar": "DIR", "help": "a folder of COCO, Pascal VOC or YOLO layout"})
     parser.add_argument("--all", action="store_true", help="list every fault, not the first ten of a kind")
-    parser.add_argument(
-        "--allow_outside",
-        type=bool,
-        default=False,
-        help="read also what paths and links name outside of DIR; it is refused otherwise",
-    )
-    values = parsed_values(parser, arguments)
-    report = verb(values["dir"], console, values["allow_outside"])
-    print_report(report, console, every=values["all"])
+    values = parser.values(arguments)
+    every = values.pop("all")
+    report = verb(**values, console=console)
+    print_report(report, console, every)
     return 0 if report.ok else 1
 
 
@@ -242,12 +190,12 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument(
         "--heights", type=tuple[float, float], default=(MIN_HEIGHT, MAX_HEIGHT), help="of digits, in pixels of 128"
     )
-    values = parsed_values(parser, arguments)
+    values = parser.values(arguments)
     split, count = values["split"], values["count"]
     length = count if split == "train" else None
-    source = DigitScenes(split, length, objects=tuple(values["objects"]), heights=tuple(values["heights"]))
+    source = DigitScenes(split, length, objects=values["objects"], heights=values["heights"])
     folder = write_coco(source, values["out"], split, count)
-    _say(console, f"{len(list(folder.iterdir()))} scenes in {folder}")
+    _print(console, f"{len(list(folder.iterdir()))} scenes in {folder}")
     return 0
 
 
@@ -255,18 +203,14 @@ def demo(arguments: Sequence[str], console: Console) -> int:
     """Serve a local web page to try a detector on: oddetr demo CHECKPOINT."""
     from oddetr.web.page import demo as verb
 
-    parser = _checkpoint_parser(
-        "demo", "Serves a web page on this machine: drop images on it and see what the detector finds. Ctrl-C ends it."
-    )
-    parser.add_function_arguments(verb, as_group=False, skip={"checkpoint", "console"})
-    verb(**parsed_values(parser, arguments), console=console)
+    verb(**_parser(verb, checkpoint=_CHECKPOINT).values(arguments), console=console)
     return 0
 
 
 _CONFIG_FIELDS = """\
 fields of CONFIG, all optional (examples: recipes/compare):
   base: what all arms share, by the names of `oddetr train --print-config`
-  arms: a name each, and what it changes: {changeable}; null: the standard arm of that name; `like: NAME` begins with \
+  arms: a name each, and what it changes: {changeable}; null: the standard arm of that name; `like: NAME` starts from \
 one. Default: all standard arms
   seeds: each arm is trained once with each; default: 0, 1, 2
   reference: the arm that the others are compared with; default: qfl, or without it the first
@@ -285,27 +229,9 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     from oddetr.comparison.compare import compare as verb
     from oddetr.comparison.config import CHANGEABLE
 
-    parser = make_parser(
-        "compare",
-        "Trains arms with several seeds on equal terms, each run in a process of its own; tabulates and plots them. "
-        "The same command goes on where it was stopped. Exit code 1: a run failed.",
-        _CONFIG_FIELDS.format(standard=", ".join(STANDARD), changeable=", ".join(CHANGEABLE)),
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; its fields: see below")
-    parser.add_function_arguments(verb, skip={"config", "seeds", "arms", "console"}, as_group=False)
-    parser.add_argument("--seeds", type=str, help="train these, instead of the file's: 0,1,2")
-    parser.add_argument(
-        "--arms",
-        type=str,
-        help="train only these of the file's arms, or with --jobs 0 tabulate only these: qfl,oddetr_fading",
-    )
-    values = parsed_values(parser, arguments)
-    seeds, arms = values.pop("seeds"), values.pop("arms")
-    try:
-        chosen = seeds and [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ValueError(f"--seeds is {seeds!r}; give whole numbers with commas between them: 0,1,2") from None
-    report = verb(**values, seeds=chosen, arms=arms and arms.split(","), console=console)
+    fields = _CONFIG_FIELDS.format(standard=", ".join(STANDARD), changeable=", ".join(CHANGEABLE))
+    parser = _parser(verb, fields, config={"help": "a YAML file; its fields: see below"})
+    report = verb(**parser.values(arguments), console=console)
     return 1 if report.failures else 0
 
 
@@ -313,15 +239,8 @@ def replay(arguments: Sequence[str], console: Console) -> int:
     """Compute a step again whose loss or gradient was not finite: oddetr replay FILE."""
     from oddetr.training.safety.replay import replay as verb
 
-    parser = make_parser(
-        "replay",
-        "Computes a step again whose loss or gradient was not finite, from the file that the training left, and looks "
-        "for what is not finite, and where first. Exit code 1: it cannot be reproduced.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="replay_step_N.pt in the run's folder")
-    parser.add_function_arguments(verb, as_group=False, skip={"file"})
-    found = verb(**parsed_values(parser, arguments))
-    _say(console, "\n".join(found.lines()))
+    found = verb(**_parser(verb, file={"help": "replay_step_N.pt in the run's folder"}).values(arguments))
+    _print(console, "\n".join(found.lines()))
     table = _table("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials))
     for name, value in found.recorded.items():
         if name.startswith("loss"):
@@ -346,7 +265,9 @@ docs/performance.md)."""
 
 def _usage() -> str:
     verbs = "\n".join(f"  {name:<10}{verb.__doc__}" for name, verb in VERBS.items())
-    return f"usage: oddetr VERB ...\n\n{verbs}\n\noddetr VERB --help tells more; oddetr --version is {__version__}."
+    codes = "exit codes: 0 done; 1 failed, not reproduced (replay), or data with errors (check); 2 a wrong command"
+    more = f"oddetr VERB --help explains one; oddetr --version is {__version__}."
+    return f"usage: oddetr VERB ...\n\n{verbs}\n\n{more}\n{codes}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -356,30 +277,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     console, errors = Terminal(), Terminal(stderr=True)
     if words[:1] == ["--version"]:
-        _say(console, __version__)
+        _print(console, __version__)
         return 0
     if not words or words[0] in ("-h", "--help"):
-        _say(console, _usage())
+        _print(console, _usage())
         return 0 if words else 2
     if words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        _say(errors, f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}")
+        _print(errors, f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}")
         return 2
     undecoded = next((word for word in words if re.search("[\ud800-\udfff]", word)), None)
     if undecoded:
-        _say(errors, f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name.")
+        _print(errors, f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name.")
         return 2
     try:
-        return VERBS[words[0]]([underscored(word) for word in words[1:]], console)
+        return VERBS[words[0]](words[1:], console)
     except KeyboardInterrupt as stopped:
         if not stopped.args:
-            _say(errors, f"oddetr {words[0]}: stopped.")
+            _print(errors, f"oddetr {words[0]}: stopped.")
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:
             raise
-        _say(errors, f"oddetr {words[0]}: {error}", "red")
+        _print(errors, f"oddetr {words[0]}: {error}", "red")
         return 1
 
 

@@ -1,8 +1,10 @@
-"""Verbs that join several rooms, and so have their place in none of them."""
+"""`oddetr.train`: a run and its report, which belong to two rooms."""
 
 import inspect
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from oddetr.common.nested import flat
 from oddetr.reporting.report import report
@@ -10,7 +12,7 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 
 
-def train(**arguments: Any) -> Path:
+def train(console: Console | None = None, **arguments: Any) -> Path:
     """Train a detector and return the run's folder. The arguments are the fields of `TrainConfig`.
 
         import oddetr
@@ -23,7 +25,7 @@ def train(**arguments: Any) -> Path:
         BackboneWeightsError: the backbone's ImageNet weights are not available.
         FloatingPointError: the training diverged; names the step, the images, and which loss or gradient.
     """
-    return run(TrainConfig.from_plain(arguments), given=frozenset(flat(arguments)), report=report)
+    return run(TrainConfig.from_plain(arguments), console, given=frozenset(flat(arguments)), report=report)
 
 
 train.__signature__ = inspect.signature(TrainConfig)  # pyright: ignore[reportFunctionMemberAccess]

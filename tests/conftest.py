@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,3 +115,9 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("trained") / "run")
     return run(TrainConfig(**arguments | {"epochs": 1}), Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained`, to be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "finished"))

@@ -43,6 +43,7 @@ class Fetched(HTMLParser):
             self.addresses.append(given.get(LOADED[tag]) or "")
 
 
+@pytest.mark.slow
 def test_site_when_built_then_fetches_nothing_from_elsewhere(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 10

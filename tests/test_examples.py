@@ -21,13 +21,13 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import VERBS
-from oddetr.common.parsing import underscored
 from oddetr.data.doctor.kinds import KINDS
 from tests.conftest import tiny_arguments
-from tests.data.builders import coco_file, coco_image, coco_object, voc_xml, write_image
+from tests.data.builders import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHECKED: set[str] = set()
 RUN = ("check", "digits", "evaluate", "predict")
 """The verbs that take no time: they are run where what they read is there."""
 
@@ -100,34 +100,38 @@ class Understood(Exception):
 
 
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a verb makes of its words, by its own parser; the verb itself does not run. Of a training the configuration
-    is made, too, where that needs no network."""
+    """Parse the words of a verb, which does not run. Of a training the configuration is made, too, where that needs no
+    network."""
+    from oddetr import verbs
     from oddetr.common import parsing
-    from oddetr.training import run
 
-    instantiate = parsing.Parser.instantiate
+    parse = parsing.Parser.parse_args
     values: dict[str, Any] = {}
 
-    def stop(parser: Any, parsed: Any) -> Any:
-        values.update(instantiate(parser, parsed).as_dict())
+    def stop(parser: Any, arguments: Any) -> Any:
+        values.update(parser.instantiate(parse(parser, arguments)).as_dict())
         raise Understood
 
     def stop_training(*_: Any, **__: Any) -> Any:
         raise Understood
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "run", stop_training)
+        patched.setattr(verbs, "run", stop_training)
         if words[0] != "train" or any(word.startswith("hf:") for word in words):
-            patched.setattr(parsing.Parser, "instantiate", stop)
+            patched.setattr(parsing.Parser, "parse_args", stop)
         with pytest.raises((Understood, SystemExit)) as stopped:
-            VERBS[words[0]]([underscored(word) for word in words[1:]], Console())
+            VERBS[words[0]](words[1:], Console())
     if stopped.type is SystemExit:
         assert {"--help", "--print-config"} & {*words}, f"not understood: oddetr {shlex.join(words)}"
     return values
 
 
 def check_oddetr(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The long verbs stop when their words, and the files that these name, are understood; the quick ones run."""
+    """The long verbs stop when their words, and the files that these name, are understood; the quick ones run. A
+    command that stands on several pages is checked once."""
+    if shlex.join(words) in CHECKED:
+        return
+    CHECKED.add(shlex.join(words))
     values = understood(words, monkeypatch)
     if words[0] == "compare" and values:
         from oddetr.common.nested import merged, nested
@@ -135,11 +139,11 @@ def check_oddetr(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
         config = read_config(values["config"])
         config = replace(config, base=merged(config.base, nested(values["base"] or {})))
-        assert {*(values["arms"] or "qfl").split(",")} <= config.arms.keys()
+        assert {*(values["arms"] or ["qfl"])} <= config.arms.keys()
         assert values["adopted"] is None or Path(values["adopted"]).parts[0] == "runs" or values["adopted"].exists()
-    read = [values.get("checkpoint"), values.get("dir"), *(values.get("paths") or ())]
+    read = [values.get("checkpoint"), values.get("root"), *(values.get("paths") or ())]
     if words[0] in RUN and all(list(Path().glob(str(path))) for path in read if path):
-        assert VERBS[words[0]]([underscored(word) for word in words[1:]], Console()) == 0
+        assert VERBS[words[0]](words[1:], Console()) == 0
 
 
 def check_make(words: list[str], _: pytest.MonkeyPatch) -> None:
@@ -270,18 +274,16 @@ CHECKS: dict[str, Callable[[Block, pytest.MonkeyPatch], object]] = {
     "xml": lambda block, _: ElementTree.fromstring(block.text),
     "text": lambda block, _: None,
 }
-"""By language. `text` is what is no program: formulas, output, folders (for those see `test_layout...`)."""
+"""By language. `text` is what is no program: formulas, output, folders."""
 
 
 @pytest.mark.parametrize("block", list(blocks()), ids=str)
-def test_block_when_checked_as_its_language_is_then_holds(
-    block: Block, workspace: Path, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_block_holds(block: Block, workspace: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert block.language in CHECKS, f"{block}: no check for the language {block.language!r}; what is none is text"
     CHECKS[block.language](block, monkeypatch)
 
 
-def test_commands_when_inside_sentences_then_are_understood(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_inside_sentences_are_understood(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {code for _, code in spans() if code.startswith("oddetr ") and len(code.split()) > 2}
     commands = {code for code in commands if "VERB" not in code and code.split()[1] in VERBS}
     assert commands
@@ -289,7 +291,7 @@ def test_commands_when_inside_sentences_then_are_understood(workspace: Path, mon
         understood(shlex.split(code)[1:], monkeypatch)
 
 
-def test_options_when_inside_sentences_then_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_inside_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
     from oddetr.models.families.presets import DetectorConfig
@@ -302,64 +304,17 @@ def test_options_when_inside_sentences_then_exist(capsys: pytest.CaptureFixture[
     known |= {f"--trainer.{name}".replace("_", "-") for name in Trainer.__init__.__annotations__}
     known |= {f"--base.{name[2:]}" for name in known} | {"--golden", "--node-rank", "--nproc-per-node"}
     known |= options_of_benchmarks()
-    told = {
+    named = {
         (page, option.rstrip("."))
         for page, code in spans()
         for option in re.findall(r"(?:^|(?<= ))--[\w.-]+", code)
         if "NAME" not in option
     }
-    assert len(told) > 50
-    assert sorted((page, option) for page, option in told if option.replace("_", "-") not in known) == []
+    assert len(named) > 50
+    assert sorted((page, option) for page, option in named if option.replace("_", "-") not in known) == []
 
 
-def tree(text: str, root: Path) -> None:
-    """Makes the folder that an indented list of names draws: images, annotations of one object, lists of splits."""
-    above: list[str] = []
-    paths: list[Path] = []
-    for line in text.splitlines():
-        above[(len(line) - len(line.lstrip())) // 2 :] = [line.strip().rstrip("/")]
-        paths.append(root.joinpath(*above))
-    images = [path for path in paths if path.suffix == ".jpg"]
-    for path in (path for path in paths if path.suffix):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        split = next(name for name in ("train", "val", "") if name in path.as_posix().removeprefix(str(root)))
-        # Where the tree's image folders are not named after splits, the last image is val's.
-        of_split = [image for image in images if f"/{split}" in str(image)] or {"val": images[-1:]}.get(
-            split, images[:-1]
-        )
-        if path.suffix == ".jpg":
-            write_image(path)
-        elif path.suffix == ".xml":
-            voc_xml(path, [("platelet", (11, 11, 30, 30))])
-        elif path.suffix == ".json":
-            listed = [coco_image(number, image.name) for number, image in enumerate(of_split)]
-            coco_file(path, listed, [coco_object(number, number) for number in range(len(listed))])
-        elif path.parent.name == "Main":
-            path.write_text("".join(f"{image.stem}\n" for image in of_split))
-        elif path.suffix == ".txt":
-            path.write_text("0 0.5 0.5 0.25 0.25\n")
-        else:
-            path.write_text("train: images/train\nval: images/val\nnames: [platelet]\n")
-
-
-TREES = [block for block in blocks() if block.page.stem == "train" and block.text.splitlines()[0].endswith("/")]
-
-
-@pytest.mark.parametrize("block", TREES, ids=str)
-def test_layout_when_as_drawn_then_is_read_as_its_heading_says(block: Block, tmp_path: Path) -> None:
-    from oddetr.data.doctor.check import check
-
-    tree(block.text, tmp_path)
-    report = check(tmp_path / "cells")
-    assert report.ok
-    assert report.folder
-    before = "\n".join(block.page.read_text().splitlines()[: block.line])
-    assert report.folder.format == re.findall(r"^## (.*)$", before, re.MULTILINE)[-1]
-    assert {name: len(data) for name, data in report.folder.splits.items()} == {"train": 2, "val": 1}
-    assert not report.folder.decisions
-
-
-def test_errors_when_in_troubleshooting_then_are_those_of_the_source() -> None:
+def test_errors_on_the_troubleshooting_page_are_those_of_the_source() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     source = "".join(file.read_text() for file in (ROOT / "oddetr").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)

@@ -1,12 +1,11 @@
-"""The command line and configuration files: options with dashes, and plain words for what is wrong."""
+"""Parsers for the command line and for YAML configurations, with errors that name the option and suggest another."""
 
 import argparse
-import difflib
+import json
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import (
@@ -22,6 +21,7 @@ from jsonargparse import (
 from oddetr.common.text import KINDS, shown_lines, unknown_option
 from oddetr.common.untrusted import refuse_aliases
 
+_LISTS = (list, tuple, Sequence)
 YAML = "yaml without aliases"
 """The `parser_mode` with which configurations are read."""
 
@@ -39,36 +39,31 @@ def read_yaml(text: str) -> Any:
 set_loader(YAML, read_yaml, (yaml.YAMLError,))
 
 
-class Help(DefaultHelpFormatter):
-    """Show options with dashes and defaults without Python types, keep line breaks, and shorten the usage to what is
-    required. (Options with underscores are understood too.)"""
-
-    _types = re.compile(r"\s*\((?:required, )?(?:type: [^()]*?)?(?:(?:, )?default: ([^()]*))?\)$")
+class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help with dashes in options and without Python types, and a usage line of what is required."""
 
     def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
         """Replace the list of all options by the required ones."""
         needed = [self._format_args(action, action.dest) for action in actions if not action.option_strings]
-        options = [action for action in actions if action.option_strings and action.required]
-        needed += [f"--{action.dest} {action.metavar or action.dest.upper()}" for action in options]
+        required = [action for action in actions if action.option_strings and action.required]
+        needed += [f"--{action.dest} {action.dest.upper()}" for action in required]
         super().add_usage(" ".join([self._prog, *needed, "[options]"]), [], [], prefix)
 
-    def _expand_help(self, action: argparse.Action) -> str:
-        def default(found: re.Match[str]) -> str:
-            value = {"True": "true", "False": "false"}.get(found[1], found[1])
-            return "" if value in (None, "null", "") else f" (default: {value})"
-
-        required = " (required)" if action.option_strings and action.required else ""
-        return self._types.sub(default, super()._expand_help(action)) + required
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if not action.option_strings:
+            return text
+        if action.required:
+            return f"{text} (required)"
+        if default is None or default == argparse.SUPPRESS or default in ({}, [], ()):
+            return text
+        if isinstance(default, list | tuple):
+            default = ",".join(map(str, default))
+        return f"{text} (default: {str(default).lower() if isinstance(default, bool) else default})"
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = super()._format_action_invocation(action)
-        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), shown)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(
-            textwrap.fill(line, width, subsequent_indent="    " if line.startswith("  ") else "")
-            for line in text.splitlines()
-        )
+        text = re.sub(r", --\S+\+ \S+", "", super()._format_action_invocation(action))  # the option that appends
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), text)
 
 
 def plain_yaml_error(message: str) -> str:
@@ -89,100 +84,93 @@ def configuration_text(file: Path) -> str:
 
 
 class Parser(ArgumentParser):
-    """Say plainly what is wrong with a command or a configuration file, and what may have been meant.
+    """A parser of options with dashes or underscores, and of lists as `a,b`, whose errors are in plain words.
 
     Attributes:
-        file: the configuration file that is being read, if any; its options are named without dashes.
+        file: the configuration file that is being read, if any; errors name it.
     """
 
     file: str | None = None
 
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """As in jsonargparse; `--top-k` is `--top_k`, and `--seeds 0,1` is `--seeds [0,1]`."""
+        return super().parse_args(self._normalised(args or ()), *rest, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2, or raise `argparse.ArgumentError` if `exit_on_error` is off."""
-        if wrong := _wrong_value(message):
-            message = self._kind_error(*wrong)
-        else:
-            message = self._content_error(message) if self._in_content else self._command_error(message)
+        message = _reworded(message, [option for action in self._actions for option in action.option_strings])
         super().error(shown_lines(f"{self.file}: {message}" if self.file else message), ex)
 
-    def instantiate(self, namespace: Namespace, *arguments: Any, **more: Any) -> Namespace:
-        """As in jsonargparse, but refuse a single value in place of a group of options."""
-        self._require_groups(namespace)
-        return super().instantiate(namespace, *arguments, **more)
+    def values(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Parse arguments into values by name; exits with code 2 if they are wrong."""
+        return self.instantiate(self.parse_args(arguments)).as_dict()
 
     def extend_help(self, option: str, text: str) -> None:
         """Append to an option's help."""
         action = next(action for action in self._actions if action.dest == option)
         action.help = f"{action.help} {text}"
 
-    def check_file(self, file: Path) -> None:
-        """Parse a configuration file by itself, so that errors in it name it."""
-        self.file = str(file)
-        try:
-            configuration_text(file)
-            self._require_groups(self.parse_path(file, env=False, defaults=False))
-        finally:
-            self.file = None
-
-    @property
-    def _in_content(self) -> bool:
-        return self.file is not None or not self.exit_on_error
-
-    def _kind_error(self, option: str, kinds: Sequence[str], value: str) -> str:
-        shown = option if self._in_content else f"--{option.replace('_', '-')}"
-        return f"{shown} takes {' or '.join(kinds)}, not {value!r}."
-
-    def _require_groups(self, values: Namespace) -> None:
-        for group in self.groups or ():
-            if group in values and not isinstance(values[group], Namespace):
-                self.error(self._kind_error(group, [KINDS["dict"]], str(values[group])))
-
-    def _content_error(self, message: str) -> str:
-        """Reword an error in a configuration, where options have dotted names."""
-        if unknown := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message):
-            name = ".".join(filter(None, unknown.groups()))
-            return unknown_option(name, [action.dest for action in self._actions if action.option_strings])
-        if message.startswith("Unexpected config:"):
-            return "there are no options in it. Give names with values: `oddetr train --print-config` shows all."
-        return plain_yaml_error(message).replace("Problems parsing config:", "this is no YAML:")
-
-    def _command_error(self, message: str) -> str:
-        if missing := re.search(r"arguments are required: (.*)", message):
-            shown = {action.dest: str(action.metavar or f"--{action.dest}") for action in self._actions}
-            return f"give {' and '.join(shown.get(name, name) for name in missing[1].split(', '))}."
-        if unknown := re.search(r"unrecognized arguments: (\S+)", message):
-            return message + self._suggestion(unknown[1])
-        return message
-
-    def _suggestion(self, word: str) -> str:
-        known = [option for action in self._actions for option in action.option_strings]
-        near = [f"--data {word}"] if "--data" in known else []
-        if word.startswith("-"):
-            near = [option.replace("_", "-") for option in difflib.get_close_matches(word, known, n=3)]
-        return f". Did you mean {' or '.join(near)}?" if near else ""
+    def _normalised(self, arguments: Sequence[str]) -> list[str]:
+        lists = {option for action in self._actions if _takes_list(action) for option in action.option_strings}
+        words: list[str] = []
+        for argument in arguments:
+            if argument.startswith("--"):
+                name, *values = argument.split("=", 1)
+                name = "--" + name[2:].replace("-", "_")
+                words.append("=".join([name, *(_as_list(value) if name in lists else value for value in values)]))
+            else:
+                words.append(_as_list(argument) if words and words[-1] in lists else argument)
+        return words
 
 
 class ConfigFile(ActionConfigFile):
     """`--config FILE`, whose errors name the file."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Check the file by itself, then read it."""
+        """Parse the file by itself, so that errors in it name it; then read it."""
         if Path(values).is_file():
-            parser.check_file(Path(values))
+            parser.file = values
+            configuration_text(Path(values))
+            parser.parse_path(values, env=False, defaults=False)
+            parser.file = None
         super().__call__(parser, cfg, values, option_string)
 
 
-def _wrong_value(message: str) -> tuple[str, list[str], str] | None:
-    """Find in jsonargparse's message the option with a value of the wrong kind, the kinds it takes, and the value."""
-    if single := re.match(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*)\'', message):
-        return single[1], [KINDS["dict"]], single[2]
-    wrong = re.search(r'Parser key "([\w.]+)":\n.*?(?:Given|Got) value: ([^\n]*)', message, re.DOTALL)
-    if not wrong:
-        return None
-    expected = re.sub("Given value type:[^\n]*", "", wrong[0])
-    kinds = [text for kind, text in KINDS.items() if f"<class '{kind}'>" in expected]
-    kinds += [word for words in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"'(\w+)'", words)]
-    return (wrong[1], kinds, wrong[2]) if kinds else None
+def _as_list(value: str) -> str:
+    """`a,b` as a list in YAML."""
+    return value if value.startswith("[") else json.dumps(value.split(","))
+
+
+def _takes_list(action: argparse.Action) -> bool:
+    """Whether an option takes a list, and no plain text."""
+    kind = getattr(action, "_typehint", None)
+    members = (kind,) if get_origin(kind) in _LISTS else get_args(kind)
+    return str not in members and any(get_origin(member) in _LISTS for member in members)
+
+
+def _reworded(message: str, options: Sequence[str]) -> str:
+    """Put an error of jsonargparse or argparse in plain words.
+
+    Args:
+        options: all options of the parser, with underscores.
+    """
+    names = [option.removeprefix("--") for option in options]
+    if unknown := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message):
+        return unknown_option(".".join(filter(None, unknown.groups())), names)
+    if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
+        return unknown_option(unknown[1], names)
+    if extra := re.match(r"unrecognized arguments: (\S+)", message):
+        return message + (f". Did you mean --data {extra[1]}?" if "--data" in options else "")
+    if message.startswith("Unexpected config:"):
+        return "there are no options in it. Give names with values: `oddetr train --print-config` shows all."
+    if group := re.match(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*)\'', message):
+        return f"{group[1]} takes {KINDS['dict']}, not {group[2]!r}."
+    if wrong := re.match(r'Parser key "([\w.]+)":\n(.*?)(?:Given|Got) value: ([^\n]*)', message, re.DOTALL):
+        expected = wrong[2].partition("Given value type")[0]
+        kinds = [text for kind, text in KINDS.items() if f"<class '{kind}'>" in expected]
+        kinds += re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[.*?\]", expected)))
+        return f"{wrong[1]} takes {' or '.join(kinds)}, not {wrong[3]!r}." if kinds else message
+    return plain_yaml_error(message).replace("Problems parsing config:", "this is no YAML:")
 
 
 def make_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
@@ -200,16 +188,3 @@ def make_parser(verb: str, description: str, epilog: str | None = None) -> Parse
         exit_on_error=True,
         allow_abbrev=False,
     )
-
-
-def parsed_values(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse arguments into values by name. Exits with code 2 if they are wrong."""
-    return parser.instantiate(parser.parse_args(list(arguments))).as_dict()
-
-
-def underscored(argument: str) -> str:
-    """Convert --image-size=3 to --image_size=3: jsonargparse knows options by their Python names."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value

@@ -18,7 +18,7 @@ from oddetr.common.untrusted import refuse_imports
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.training.config import TrainConfig
-from oddetr.training.plan.choice import settled
+from oddetr.training.plan.choice import with_fixed_defaults
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; all others must be equal."""
@@ -114,7 +114,8 @@ class ComparisonConfig:
         values = _plain(merged(self.base, self.changes(arm)))
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
-        return settled(_checked(values, _arm(arm), seed=seed, out=self.out / arm / f"seed_{seed}", resume=True))
+        own = {"seed": seed, "out": self.out / arm / f"seed_{seed}", "resume": True}
+        return with_fixed_defaults(_checked(values, _arm(arm), **own))
 
     def _refuse_contradictions(self, shared: TrainConfig) -> None:
         """Refuse a standard arm that would silently override the base; `shared` is the base with its defaults."""

@@ -22,6 +22,7 @@ class Detector(nn.Module):
         denoising: GroundTruth -> AssignedQueries, a group for training only; None: there is none.
         top_k: detections of an image that post-processing keeps.
         knows_padding: whether the model itself reads a padding mask.
+        sampling_layers: names of the layers that compute sampling locations and reference points; their rate is lower.
     """
 
     backbone: nn.Module
@@ -29,6 +30,7 @@ class Detector(nn.Module):
     denoising: nn.Module | None
     top_k: int
     knows_padding = True
+    sampling_layers = ("sampling_offsets", "reference_points")
 
     @property
     def mean(self) -> tuple[float, ...]:

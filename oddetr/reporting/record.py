@@ -13,7 +13,7 @@ from oddetr.evaluation.scores import PER_LAYER
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.records.log import read_events
-from oddetr.training.safety.resume import BEGINNING, CONFIGURATION
+from oddetr.training.safety.resume import CONFIGURATION, PLAN
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Record:
             tuple(event for event in events if event["kind"] == "epoch"),
             tuple(event for event in events if event["kind"] == "train"),
             info,
-            _beginning(folder / BEGINNING),
+            _beginning(folder / PLAN),
         )
 
     @property

@@ -1,18 +1,16 @@
 """The configuration of a training run: every field is an argument of `oddetr train` and of `oddetr.train`."""
 
 import dataclasses
-import difflib
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
-from oddetr.common.nested import flat
-from oddetr.common.text import unknown_option
+from oddetr.common.text import KINDS, unknown_option
 from oddetr.common.untrusted import refuse_imports
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
@@ -20,7 +18,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.extra import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
-from oddetr.models.families.presets import PRESETS, read_config
+from oddetr.models.families.presets import PRESETS, is_complete, read_config
 from oddetr.models.interface import DetectorSpec
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.upgrades import upgraded
@@ -32,6 +30,11 @@ DEFAULT_MODEL = "deformable_detr_refine_tiny"
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
 """Prefix of the name of a model of transformers."""
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **{"data": str, "out": Path, "init": Path, "backbone_weights": Path},
+    "loggers": lambda names: tuple(dict.fromkeys(names)),
+}
+"""How fields are made that callers may give as something else."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class OptimizerConfig:
         places_factor: likewise of what moves the places that queries read (Deformable-DETR: 0.1; 1 in the official code
             of DAB-Deformable-DETR and DINO).
         weight_decay: AdamW's (Deformable-DETR: 1e-4).
-        clip: largest norm of the whole gradient (Deformable-DETR: 0.1); 0 does not clip.
+        clip: largest norm of the gradient of all parameters (Deformable-DETR: 0.1); 0 does not clip.
         schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0.
         drop_at: when `step` drops; Deformable-DETR's 40 of 50 epochs.
         warmup: the rate rises linearly from 0 in this part of the run, which protects pretrained weights from the
@@ -64,14 +67,13 @@ class OptimizerConfig:
     warmup: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("backbone_factor", "places_factor", "weight_decay", "clip"):
+        check_choices(self, "optimizer.")
+        for name in ("learning_rate", "backbone_factor", "places_factor", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"optimizer.{name} is {value}; it must be at least 0.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0.")
-        if self.schedule not in ("step", "cosine"):
-            raise ValueError(f"optimizer.schedule is {self.schedule!r}; it must be step or cosine.")
+        if self.learning_rate == 0:
+            raise ValueError("optimizer.learning_rate is 0; it must be above 0.")
         for name in ("drop_at", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it is a fraction of the run, in [0, 1].")
@@ -85,9 +87,6 @@ class OptimizerConfig:
         return rise * (0.1 if progress >= self.drop_at else 1.0)
 
 
-_PATHS = ("out", "init", "backbone_weights")
-_FREE = ("detector", "trainer")
-"""Fields of any content, which is checked elsewhere."""
 _LEAST = {
     "epochs": 1,
     "image_size": LEAST_SIDE,
@@ -97,7 +96,7 @@ _LEAST = {
     "seed": 0,
     "workers": 0,
 }
-_CONTRADICTED = {
+_SET_BY_US = {
     "max_epochs": "--epochs",
     "accumulate_grad_batches": "--accumulate",
     "gradient_clip_val": "--optimizer.clip",
@@ -108,7 +107,7 @@ _CONTRADICTED = {
     "enable_checkpointing": "nothing: checkpoints are always written",
     "use_distributed_sampler": "nothing: images are always shared among processes",
 }
-"""Lightning's flags that would contradict ours, and what to use."""
+"""Flags of Lightning's Trainer that the run sets itself, and the option to use instead."""
 
 
 def _check_trainer_flags(flags: dict[str, Any]) -> None:
@@ -117,13 +116,24 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
     refuse_imports(flags)
     from lightning.pytorch import Trainer
 
-    known = inspect.signature(Trainer).parameters
+    known = [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]
     for name in flags:
-        if name in _CONTRADICTED:
-            raise ValueError(f"trainer.{name} would contradict the run's own setting; use {_CONTRADICTED[name]}.")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            raise ValueError(f"Lightning's Trainer has no flag {name!r}. Similar: {', '.join(near) or 'none'}.")
+        if name in _SET_BY_US:
+            raise ValueError(f"trainer.{name} would contradict the run's own setting; use {_SET_BY_US[name]}.")
+        if f"trainer.{name}" not in known:
+            raise ValueError(unknown_option(f"trainer.{name}", known))
+
+
+def check_choices(config: Any, prefix: str = "") -> None:
+    """Check the fields of a configuration whose type is a `Literal`.
+
+    Raises:
+        ValueError: a field has another value; names it, and the values that it takes.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value, known = getattr(config, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in known:
+            raise ValueError(f"{prefix}{name} is {value!r}; it must be one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True)
@@ -133,16 +143,16 @@ class TrainConfig:
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
         model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
-            DEIMv2 or Deformable-DETR; a folder with config.json alone begins at random. Default: chosen.
+            DEIMv2 or Deformable-DETR; a folder with config.json alone starts from random weights. Default: chosen.
         epochs: passes over the training images; default: chosen.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         out: the run's folder; default: a new one below runs/.
-        resume: go on from the run's last checkpoint, with the run's own configuration.
+        resume: continue from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
-        init: a checkpoint whose detector and weights training begins with, instead of `model`: a run's folder, what
+        init: a checkpoint whose detector and weights training starts from, instead of `model`: a run's folder, what
             `oddetr convert` wrote, or hf:user/name on the Hub. Its outputs for classes of the same name are carried
             over.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
@@ -157,7 +167,7 @@ class TrainConfig:
         loss: classification loss, and weights.
         matching: the matching cost's.
         groups: further groups of queries that only training has: Group DETR's, H-DETR's.
-        distillation: the teacher and its three lessons; `--distillation.enabled false` is the baseline.
+        distillation: the teacher and its three terms; `--distillation.enabled false` is the baseline.
         augment: how training images vary.
         digits: the built-in scenes.
         loggers: where losses and scores are logged besides metrics.jsonl (docs/loggers.md).
@@ -201,16 +211,16 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
         if self.image_size is not None and self.image_size > MOST_SIDE:
             raise ValueError(f"image_size is {self.image_size}; it must be at most {MOST_SIDE:,}.")
-        for name, known in (("precision", get_args(Precision)), ("non_finite", get_args(NonFinite))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+        check_choices(self)
         if self.model and self.model not in PRESETS and not self.hugging_face:
             raise ValueError(
                 f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."
             )
         if self.init and self.model:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
-        logger_names(self.loggers)
+        for name in self.loggers:
+            if name not in get_args(LoggerName):
+                raise ValueError(f"There is no logger {name!r}; there are {', '.join(get_args(LoggerName))}.")
         self.detector_config()
         _check_trainer_flags(self.trainer)
 
@@ -221,12 +231,12 @@ class TrainConfig:
 
     def detector_config(self) -> DetectorSpec:
         """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
-        is resumed without what it began with.)
+        is resumed without what it started from.)
 
         Raises:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.
         """
-        if "content" in self.detector:
+        if is_complete(self.detector):
             return read_config(self.detector)
         if self.init and not self.resume:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
@@ -236,12 +246,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as `json.loads` would give them; `TrainConfig.from_plain` reads them."""
-        parts = _parts(TrainConfig)
-        fields = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        plain = {name: dataclasses.asdict(value) if name in parts else value for name, value in fields.items()}
-        plain |= {name: plain[name] and str(plain[name]) for name in _PATHS}
         trainer = {name: value for name, value in self.trainer.items() if name != "callbacks"}
-        return json.loads(json.dumps(plain | {"trainer": trainer}))
+        return json.loads(json.dumps(vars(self) | {"trainer": trainer}, default=_plain))
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -251,15 +257,7 @@ class TrainConfig:
             ValueError: a field does not exist (names similar ones), or see the class.
         """
         values = upgraded(values)
-        known = _field_names(cls)
-        for name in flat({name: value for name, value in values.items() if name not in _FREE}):
-            if name not in known:
-                raise ValueError(unknown_option(name, known))
-        values |= {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
-        if "data" in values:
-            values["data"] = str(values["data"])
-        if "loggers" in values:
-            values["loggers"] = logger_names(values["loggers"])
+        values |= {name: kind(values[name]) for name, kind in _KINDS.items() if values.get(name) is not None}
         return _made(cls, values)
 
 
@@ -269,35 +267,23 @@ def chosen(value: Value | None) -> Value:
     return value
 
 
-def logger_names(given: str | Sequence[str]) -> tuple[LoggerName, ...]:
-    """Read names of loggers, a list or separated by commas; each once.
-
-    Raises:
-        ValueError: there is no such logger.
-    """
-    words = [word.strip() for word in given.strip("[]").split(",")] if isinstance(given, str) else given
-    found: list[LoggerName] = []
-    for word in dict.fromkeys(word for word in words if word):
-        name = next((name for name in get_args(LoggerName) if name == word), None)
-        if name is None:
-            raise ValueError(f"There is no logger {word!r}; there are {', '.join(get_args(LoggerName))}.")
-        found.append(name)
-    return tuple(found)
+def _plain(value: Any) -> Any:
+    """A part of a configuration as a dict; a path, or what else JSON lacks, as text."""
+    return vars(value) if dataclasses.is_dataclass(value) else str(value)
 
 
-def _parts(kind: type) -> dict[str, type]:
-    """The fields of a configuration that are configurations themselves."""
-    found = {part.name: part.default_factory for part in dataclasses.fields(kind)}
-    return {name: part for name, part in found.items() if isinstance(part, type) and dataclasses.is_dataclass(part)}
-
-
-def _field_names(kind: type, prefix: str = "") -> list[str]:
-    """The dotted names of all fields, those of parts after the others."""
-    names = [prefix + part.name for part in dataclasses.fields(kind)]
-    return names + [name for part, of in _parts(kind).items() for name in _field_names(of, f"{prefix}{part}.")]
-
-
-def _made(kind: type[Value], values: dict[str, Any]) -> Value:
-    """Make a configuration of plain values; parts may be made already."""
-    parts = {name: part for name, part in _parts(kind).items() if isinstance(values.get(name), dict)}
-    return kind(**values | {name: _made(part, values[name]) for name, part in parts.items()})
+def _made(kind: type[Value], values: dict[str, Any], prefix: str = "") -> Value:
+    """Make a configuration of plain values; parts may be dicts, or made already. `prefix` names it in errors."""
+    fields = {prefix + part.name: part.default_factory for part in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        dotted = prefix + name
+        if dotted not in fields:
+            raise ValueError(unknown_option(dotted, fields))
+        part = fields[dotted]
+        if isinstance(part, type) and dataclasses.is_dataclass(part) and not isinstance(value, part):
+            if not isinstance(value, dict):
+                raise ValueError(f"{dotted} takes {KINDS['dict']}, not {str(value)!r}.")
+            value = _made(part, value, f"{dotted}.")
+        made[name] = value
+    return kind(**made)

@@ -19,9 +19,6 @@ from oddetr.structures import Batch, Weights
 from oddetr.training.config import OptimizerConfig, chosen
 from oddetr.training.safety.nonfinite import Place, StepWatch
 
-SLOW = ("sampling_offsets", "reference_points")
-"""Parameters of sampling locations and reference points, which have a lower rate officially."""
-
 AGREE_EVERY = 20
 """Steps after which several processes synchronise the statistics of batch norms, and whether to save or to stop."""
 
@@ -32,7 +29,7 @@ def parameter_groups(task: DistillationTask, config: OptimizerConfig) -> list[di
     groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": [], "places": []}
     for name, parameter in task.learned():
         if parameter.requires_grad:
-            slow = any(part in name.split(".") for part in SLOW)
+            slow = any(layer in name.split(".") for layer in task.student.sampling_layers)
             groups["backbone" if id(parameter) in backbone else "places" if slow else "main"].append(parameter)
     rate = chosen(config.learning_rate)
     rates = {"main": 1.0, "backbone": chosen(config.backbone_factor), "places": config.places_factor}
@@ -134,7 +131,7 @@ class TrainingModule(LightningModule):
         return parts | {"loss": loss * self.trainer.accumulate_grad_batches}
 
     def on_after_backward(self) -> None:
-        """Let the watch tell accumulated batches apart."""
+        """Report the end of each accumulated batch to the watch."""
         if self.trainer.accumulate_grad_batches > 1:
             self.watch.end_batch()
 

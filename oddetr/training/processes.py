@@ -17,24 +17,19 @@ def is_first_process() -> bool:
 def process_count(trainer_flags: dict[str, Any]) -> int:
     """Count the processes that Lightning's flags or a launcher such as torchrun start; each has one device.
 
-    Raises:
-        ValueError: `devices` or `num_nodes` is not a number of them.
+    Values that are no numbers count as one, since Lightning refuses them (see `trainer.check_flags`).
     """
     devices = trainer_flags.get("devices", 1)
     if str(devices) in ("auto", "-1"):
         devices = max(1, torch.cuda.device_count())
     if isinstance(devices, str) and "," in devices:
         devices = devices.strip(",").split(",")
-    count = len(devices) if isinstance(devices, list) else _at_least_one("devices", devices)
-    nodes = _at_least_one("num_nodes", trainer_flags.get("num_nodes", 1))
-    return max(count * nodes, int(os.environ.get("WORLD_SIZE") or 1))
+    count = len(devices) if isinstance(devices, list) else _number(devices)
+    return max(count * _number(trainer_flags.get("num_nodes", 1)), int(os.environ.get("WORLD_SIZE") or 1))
 
 
-def _at_least_one(name: str, value: Any) -> int:
-    if not str(value).isdecimal() or int(value) < 1:
-        others = ", a list of their indices, or auto" if name == "devices" else ""
-        raise ValueError(f"--trainer.{name} is {value!r}; give a whole number of at least 1{others}.")
-    return int(value)
+def _number(value: Any) -> int:
+    return int(value) if str(value).isdecimal() else 1
 
 
 def several_processes(trainer_flags: dict[str, Any]) -> bool:

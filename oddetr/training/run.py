@@ -16,12 +16,11 @@ from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedData
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
-from oddetr.models.detector import Detector
 from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.forecast import Forecast, forecast, is_long
 from oddetr.training.plan.preparation import Prepared, prepare
-from oddetr.training.precision import check_lightnings
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
 from oddetr.training.records.logger_kinds import LoggedRun
@@ -30,10 +29,12 @@ from oddetr.training.records.progress import REPORTED, ProgressLine
 from oddetr.training.records.recorder import Recorder
 from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
-from oddetr.training.safety.resume import agreed, save_beginning, save_configuration
+from oddetr.training.safety.resume import agreed, save_configuration, save_plan
 from oddetr.training.safety.stopping import Stopping
-from oddetr.training.together import Agreement, end_others, lost_another
 from oddetr.training.trainer import make_trainer, quiet
+
+Loaders = tuple[AccumulatedLoader, AccumulatedLoader]
+"""Of training and validation images."""
 
 
 def run(
@@ -58,20 +59,18 @@ def run(
     save_configuration(config, out)
     recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state)
     task = DistillationTask(prepared.detector, 1, config.distillation, config.loss, config.matching, config.groups)
-    watch = StepWatch(
-        task, config.non_finite, partial(_keep, prepared, task), partial(_files, prepared.sources["train"]), say
-    )
+    keep, files = partial(_keep, prepared, task), partial(_files, prepared.sources["train"])
+    watch = StepWatch(task, config.non_finite, keep, files, say)
     module = TrainingModule(task, config.optimizer, prepared.sources["val"], config.seed, watch)
     with quiet(), shared_with_workers():
-        same = Agreement(agreed(config, prepared.sources, prepared.steps_done))
+        same = SameSettings(agreed(config, prepared.sources, prepared.steps_done))
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
-        check_lightnings(config.precision, trainer.precision)
-        loaders = _loaders(config, prepared.sources, prepared.detector, trainer)
+        loaders = _loaders(prepared, trainer)
         alone = not compared and is_long(config, loaders[0])
         if prepared.state is None:
             timed = alone and not several_processes(config.trainer)  # no process can time its steps alone
             expected = _forecast(task, prepared, loaders, trainer) if timed else None
-            save_beginning(out, **prepared.said, forecast=asdict(expected) if expected else None)
+            save_plan(out, **prepared.messages, forecast=asdict(expected) if expected else None)
             if expected:
                 say(f"time: {expected}")
         trainer.loggers = open_loggers(config.loggers, _logged(prepared), say)
@@ -85,9 +84,28 @@ def run(
     return out
 
 
-def _forecast(
-    task: DistillationTask, prepared: Prepared, loaders: tuple[AccumulatedLoader, AccumulatedLoader], trainer: Trainer
-) -> Forecast | None:
+def _loaders(prepared: Prepared, trainer: Trainer) -> Loaders:
+    """Make the loaders of training and validation images, of which each process reads its part."""
+    config, train, val = prepared.config, prepared.sources["train"], prepared.sources["val"]
+    for name, source in (("training", train), ("validation", val)):
+        if len(source) < trainer.world_size:
+            raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
+    mean, std = prepared.detector.mean, prepared.detector.std
+    size, batch_size = chosen(config.image_size), chosen(config.batch_size)
+    rank, world = trainer.global_rank, trainer.world_size
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
+    augment = TrainTransform(size, mean, std, train.flippable, config.augment)
+    order = EpochSampler(len(train), config.seed, True, rank, world, batch_size)
+    training = make_loader(
+        TransformedDataset(train, augment, config.seed), order, batch_size, workers, config.accumulate
+    )
+    in_order = EpochSampler(len(val), shuffle=False, rank=rank, world_size=world)
+    validation = make_loader(TransformedDataset(val, EvalTransform(size, mean, std)), in_order, batch_size, workers)
+    return training, validation
+
+
+def _forecast(task: DistillationTask, prepared: Prepared, loaders: Loaders, trainer: Trainer) -> Forecast | None:
     """None if a timed step is not finite: the run itself reports that, and may skip it."""
     try:
         return forecast(task, prepared.config, prepared.sources["val"], *loaders, trainer.strategy.root_device)
@@ -95,29 +113,7 @@ def _forecast(
         return None
 
 
-def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
-    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), prepared.config.precision, step)
-
-
-def _files(source: Source, ids: Sequence[int]) -> list[str]:
-    """The files of images; none if they are generated."""
-    if not isinstance(source, DetectionData):
-        return []
-    places = {image: place for place, image in enumerate(source.truth.image_ids.tolist())}
-    return [source.files[places[image]] for image in ids]
-
-
-def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
-    """Write the report of a finished run; an error is printed, and does not fail the run."""
-    try:
-        say(f"report: {report(out, allow_outside=allow_outside).file}")
-    except Exception as error:
-        say(f"The report could not be written ({type(error).__name__}: {error}). Try: oddetr report {out}")
-
-
-def _fit(
-    trainer: Trainer, module: TrainingModule, loaders: tuple[AccumulatedLoader, AccumulatedLoader], prepared: Prepared
-) -> None:
+def _fit(trainer: Trainer, module: TrainingModule, loaders: Loaders, prepared: Prepared) -> None:
     """Run Lightning's loop. Ctrl-C, which Lightning turns into an exit that ignores further ones, stays
     KeyboardInterrupt; when one of several processes fails, all end."""
     try:
@@ -136,34 +132,28 @@ def _fit(
         raise
 
 
+def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
+    """Write the replay file of a step that is not finite."""
+    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), prepared.config.precision, step)
+
+
+def _files(source: Source, ids: Sequence[int]) -> list[str]:
+    """The files of images; none if they are generated."""
+    if not isinstance(source, DetectionData):
+        return []
+    places = {image: place for place, image in enumerate(source.truth.image_ids.tolist())}
+    return [source.files[places[image]] for image in ids]
+
+
 def _logged(prepared: Prepared) -> LoggedRun:
     info = prepared.describe(0, {})
     values = parameters(info.configuration, info.classes.names, info.versions)
     return LoggedRun(prepared.out, prepared.steps_done, values)
 
 
-def _loaders(
-    config: TrainConfig, sources: dict[str, Source], detector: Detector, trainer: Trainer
-) -> tuple[AccumulatedLoader, AccumulatedLoader]:
-    for name, source in (("training", sources["train"]), ("validation", sources["val"])):
-        if len(source) < trainer.world_size:
-            raise ValueError(f"{len(source)} {name} images are too few for {trainer.world_size} processes: one each.")
-    mean, std, size = detector.mean, detector.std, chosen(config.image_size)
-    rank, world = trainer.global_rank, trainer.world_size
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
-    augmented = TrainTransform(size, mean, std, sources["train"].flippable, config.augment)
-    training = make_loader(
-        TransformedDataset(sources["train"], augmented, config.seed),
-        EpochSampler(len(sources["train"]), config.seed, True, rank, world, chosen(config.batch_size)),
-        chosen(config.batch_size),
-        workers,
-        config.accumulate,
-    )
-    validation = make_loader(
-        TransformedDataset(sources["val"], EvalTransform(size, mean, std)),
-        EpochSampler(len(sources["val"]), shuffle=False, rank=rank, world_size=world),
-        chosen(config.batch_size),
-        workers,
-    )
-    return training, validation
+def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:
+    """Write the report of a finished run; an error is printed, and does not fail the run."""
+    try:
+        say(f"report: {report(out, allow_outside=allow_outside).file}")
+    except Exception as error:
+        say(f"The report could not be written ({type(error).__name__}: {error}). Try: oddetr report {out}")

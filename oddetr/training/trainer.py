@@ -18,6 +18,7 @@ from oddetr.training.safety.state import StateFile
 
 _ADVICE = (
     ".*GPU available but not used.*",
+    ".*fp16 is not supported on CPU.*",
     ".*does not have many workers.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*module.s. in eval mode at the start of training.*",
@@ -39,7 +40,7 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
     """Make the Trainer of a run: on CUDA if there is a device, else on the CPU, unless its flags say otherwise.
 
     Raises:
-        ValueError: Lightning refuses the flags; names them.
+        ValueError: Lightning refuses the flags, which are named; or takes bf16 in the place of fp16, as on a CPU.
     """
     flags: dict[str, Any] = {
         "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
@@ -61,12 +62,15 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
     flags |= config.trainer
     flags["callbacks"] = [*callbacks, *flags.get("callbacks", [])]
     try:
-        return Trainer(**flags)
+        trainer = Trainer(**flags)
     except Exception as error:  # of any kind: Lightning compares and converts the flags' values
         given = " ".join(f"--trainer.{name} {value}" for name, value in config.trainer.items())
         advice = " Correct this, or leave it out." if given else ""
         reason = str(error).rstrip(".")
         raise ValueError(f"Lightning refuses {given or 'to train here'}: {reason}.{advice}") from error
+    if config.precision == "fp16" and trainer.precision != LIGHTNINGS["fp16"]:
+        raise ValueError("fp16 needs a GPU; there is none here. On a CPU use fp32, or bf16 to save memory.")
+    return trainer
 
 
 def check_flags(config: TrainConfig) -> None:

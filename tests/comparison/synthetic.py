@@ -4,13 +4,18 @@ from pathlib import Path
 
 from oddetr.comparison.records import Job, RunResult
 from oddetr.training.config import TrainConfig
-from oddetr.training.plan.choice import settled
+from oddetr.training.plan.choice import with_fixed_defaults
 
 
 def made_job(folder: Path, arm: str = "qfl", seed: int = 0, split: str = "test", **fields: object) -> Job:
     out = folder / arm / f"seed_{seed}"
     return Job(
-        arm, seed, split, 1, 1, settled(TrainConfig.from_plain({"out": out, "seed": seed, "resume": True, **fields}))
+        arm,
+        seed,
+        split,
+        1,
+        1,
+        with_fixed_defaults(TrainConfig.from_plain({"out": out, "seed": seed, "resume": True, **fields})),
     )
 
 

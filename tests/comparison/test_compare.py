@@ -244,7 +244,7 @@ def test_tabulating_does_not_need_the_data(
     [
         (["--jobs", "0"], 0, "QFL baseline"),
         (["--arms", "qlf"], 1, "The comparison has no arm 'qlf'; it has qfl, focal."),
-        (["--seeds", "0;1"], 1, "--seeds is '0;1'; give whole numbers"),
+        (["--seeds", "0;1"], 2, "seeds takes a whole number"),
         (["--base.epoch", "3"], 1, "base: There is no option epoch. Did you mean epochs?"),
         (["--base.optimizer.clip", "-1"], 1, "base: optimizer.clip is -1"),
         (["--threads", "0"], 1, "threads is 0"),

@@ -197,7 +197,7 @@ def test_report_of_a_run_that_has_just_started(copied: Path) -> None:
 
 
 def test_report_of_an_older_run_with_fewer_records(copied: Path) -> None:
-    (copied / "beginning.json").unlink()
+    (copied / "plan.json").unlink()
 
     def shorten(event: dict[str, Any]) -> None:
         for name in ("learning_rate", "training_seconds", "waiting_share", "peak_memory_gib", "student"):
@@ -262,7 +262,7 @@ def test_run_writes_a_report_and_survives_a_broken_one(tiny: dict, monkeypatch: 
     folder = run(TrainConfig(**tiny | {"epochs": 2}), console, report=report)
     assert (folder / "report.html").is_file()
     assert f"report: {folder / 'report.html'}" in console.file.getvalue()
-    told = json.loads((folder / "beginning.json").read_text())["forecast"]
+    told = json.loads((folder / "plan.json").read_text())["forecast"]
     assert 0 < told["cost_low"] <= told["cost"] <= told["cost_high"]
     page = (folder / "report.html").read_text()
     assert re.search(rf"cost of OD-DETR.{{,200}}{told['cost']:.2f}", page, re.DOTALL)
@@ -328,8 +328,8 @@ def test_advice_for_an_unstable_baseline(schedule: str, copied: Path) -> None:
 
 
 def test_report_of_file_names_that_are_no_text(copied: Path) -> None:
-    beginning = json.loads((copied / "beginning.json").read_text())
-    (copied / "beginning.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
+    beginning = json.loads((copied / "plan.json").read_text())
+    (copied / "plan.json").write_text(json.dumps(beginning | {"data": ["no label: caf\udce9.jpg"]}))
     assert "caf\\udce9.jpg" in report(copied, images=0).file.read_text()
 
 

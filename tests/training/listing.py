@@ -1,4 +1,4 @@
-"""A training in a process of its own, on a disk that may list its files backwards: listing.py ARGUMENTS ORDER."""
+"""A training in a process of its own, on a disk that lists its files backwards: listing.py ARGUMENTS."""
 
 import json
 import os
@@ -37,8 +37,7 @@ def listed_backwards(path: Any = ".") -> list[Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "backwards":
-        os.scandir, os.listdir = Backwards, listed_backwards  # type: ignore[assignment,misc]
+    os.scandir, os.listdir = Backwards, listed_backwards  # type: ignore[assignment,misc]
 
     import torch
 

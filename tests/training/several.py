@@ -15,12 +15,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import distributed, multiprocessing
 
-from oddetr.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
-from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import AugmentConfig
 from oddetr.distillation.config import DistillationConfig
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector, deformable_detr_refine_tiny
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
@@ -46,19 +43,6 @@ def write_data(folder: Path) -> Path:
     torch.manual_seed(0)
     save_file(timm.create_model("test_efficientnet").state_dict(), folder / "backbone.safetensors")
     return folder
-
-
-def write_beginning(folder: Path) -> None:
-    """A checkpoint whose weights are all at random, which a run may begin from."""
-    config = deformable_detr_refine_tiny(
-        backbone="test_efficientnet", width=64, heads=4, ffn_width=32, encoder_layers=1, decoder_layers=2,
-        num_queries=12,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    detector = build_detector(config, 2)
-    disturb(detector, seed=1000)
-    info = CheckpointInfo(config, ClassTable(("blue", "red"), (1, 2)), 96, detector.mean, detector.std)
-    save_checkpoint(folder, {"teacher": detector}, info)
 
 
 def arguments_of(data: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+"""What a run chooses from the data and the machine, and what it warns of."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 from oddetr.data.dataset import Annotations
 from oddetr.models.families.presets import PRESETS
 from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
-from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, settled, steps_of
+from oddetr.training.plan.cautions import cautions
+from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults
 
 PHOTOS = Facts(images=300, side=480, smallest=0.1, most=14)
 CPU, GPU = Machine(), Machine(gpu_gib=80.0)
@@ -28,7 +31,11 @@ def annotations(sides: list[float], crowd: list[bool] | None = None) -> Annotati
     )
 
 
-def test_facts_when_made_of_annotations_then_crowd_regions_do_not_count() -> None:
+def config_for(facts: Facts, machine: Machine = CPU, **given: object) -> TrainConfig:
+    return choose(TrainConfig(data="photos", **given), facts, machine)[0]
+
+
+def test_facts_leave_crowd_regions_out() -> None:
     facts = Facts.of(annotations([10.0, 20.0, 20.0, 90.0], [False, False, False, True]))
 
     assert facts == Facts(images=2, side=100, smallest=facts.smallest, most=3)
@@ -36,118 +43,118 @@ def test_facts_when_made_of_annotations_then_crowd_regions_do_not_count() -> Non
 
 
 @pytest.mark.parametrize(("machine", "model"), [(CPU, DEFAULT_MODEL), (GPU, GPU_MODEL)])
-def test_everything_open_is_chosen_and_told(machine: Machine, model: str) -> None:
-    choice = choose(TrainConfig(data="photos"), PHOTOS, machine)
+def test_everything_open_is_chosen_and_explained(machine: Machine, model: str) -> None:
+    config, reasons = choose(TrainConfig(data="photos"), PHOTOS, machine)
 
-    config, told = choice.config, "\n".join(choice.reasons)
     assert config.model == model
+    assert model in PRESETS
     assert chosen(config.image_size) * PHOTOS.smallest >= LEGIBLE
     assert config.detector["num_queries"] >= PHOTOS.most
     _, steps = steps_of(config, PHOTOS.images, 1)
     assert 2000 < steps < 7000
     assert chosen(config.validate_every) < chosen(config.epochs)
+    text = "\n".join(reasons)
     for words in (
         f"model {model}:",
         f"{config.detector['num_queries']} queries",
         f"image size {config.image_size}:",
         f"batch size {config.batch_size}, {config.epochs} epochs",
+        f"learning rate {config.optimizer.learning_rate:g}",
     ):
-        assert words in told
-    assert f"{config.optimizer.learning_rate:g}" in told
-    assert len(choice.reasons) <= 5
-    assert choose(config, PHOTOS, machine).reasons == ()
+        assert words in text
+    assert choose(config, PHOTOS, machine) == (config, [])
 
 
-def test_choose_when_values_are_given_then_they_stay() -> None:
-    given = TrainConfig(
-        data="photos",
-        model="dino_tiny",
-        epochs=3,
-        image_size=200,
-        batch_size=2,
-        validate_every=2,
-        optimizer=OptimizerConfig(learning_rate=1e-3, backbone_factor=0.5),
-    )
+def test_given_values_stay() -> None:
+    rates = OptimizerConfig(learning_rate=1e-3, backbone_factor=0.5)
+    sizes = {"epochs": 3, "image_size": 200, "batch_size": 2, "validate_every": 2}
+    given = TrainConfig(data="photos", model="dino_tiny", **sizes, optimizer=rates)
 
-    assert choose(given, PHOTOS, CPU) == type(choose(given, PHOTOS, CPU))(given, ())
+    assert choose(given, PHOTOS, CPU) == (given, [])
 
 
-def test_choose_when_objects_are_small_then_images_are_larger() -> None:
+def test_images_are_larger_where_objects_are_small() -> None:
     def size(smallest: float, side: int = 1000) -> int:
-        facts = Facts(images=300, side=side, smallest=smallest, most=5)
-        return chosen(choose(TrainConfig(data="photos"), facts, CPU).config.image_size)
+        return chosen(config_for(Facts(images=300, side=side, smallest=smallest, most=5)).image_size)
 
     assert size(0.1) < size(0.05) < size(0.001)
     assert size(0.001, side=200) == 200
 
 
-def test_choose_when_data_grows_then_epochs_fall_to_the_least() -> None:
-    def epochs(images: int) -> int:
-        facts = Facts(images=images, side=480, smallest=0.1, most=5)
-        return chosen(choose(TrainConfig(data="photos"), facts, CPU).config.epochs)
+def test_more_images_take_fewer_epochs_and_long_runs_the_papers_rates() -> None:
+    configs = [config_for(replace(PHOTOS, images=images)) for images in (20, 300, 1500, 100_000)]
+    epochs = [chosen(config.epochs) for config in configs]
 
-    assert epochs(20) == 100 > epochs(300) > epochs(1500) > epochs(100_000) == 12
-
-
-def test_choose_when_run_is_long_then_rates_are_the_papers() -> None:
-    photos = TrainConfig(data="photos")
-    short = choose(photos, PHOTOS, CPU).config.optimizer
-    many = choose(photos, Facts(images=100_000, side=480, smallest=0.1, most=5), CPU).config.optimizer
-    assert (many.learning_rate, many.backbone_factor) == (2e-4, 0.1)
-    assert choose(photos, replace(PHOTOS, images=100_000), CPU).reasons[-1] == "learning rate 0.0002: Deformable-DETR's"
-    assert chosen(short.learning_rate) > 2e-4
+    assert epochs[0] == 100 > epochs[1] > epochs[2] > epochs[3] == 12
+    assert (configs[-1].optimizer.learning_rate, configs[-1].optimizer.backbone_factor) == (2e-4, 0.1)
+    assert configs[1].optimizer.learning_rate == 4e-4
 
 
-@pytest.mark.parametrize(("gib", "expected"), [(4.0, 2), (16.0, 4), (24.0, 8), (80.0, 16)])
-def test_choose_when_gpu_is_larger_then_batches_are(gib: float, expected: int) -> None:
-    facts = Facts(images=5000, side=480, smallest=0.1, most=14)
-    config = choose(TrainConfig(data="photos", image_size=640), facts, Machine(gpu_gib=gib)).config
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_reason_names_imagenet_only_with_its_weights(pretrained: bool) -> None:
+    _, reasons = choose(TrainConfig(data="photos", detector={"pretrained": pretrained}), PHOTOS, CPU)
+
+    assert ("ImageNet" in "".join(reasons)) == pretrained
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(4.0, 2), (24.0, 8), (80.0, 16)])
+def test_larger_gpus_take_larger_batches(gib: float, expected: int) -> None:
+    config = config_for(replace(PHOTOS, images=5000), Machine(gpu_gib=gib), image_size=640)
 
     assert config.batch_size == expected
 
 
-def test_steps_are_counted_on_each_device() -> None:
-    config = TrainConfig(data="photos", batch_size=4, epochs=10)
-
-    assert steps_of(config, 300, 1) == (75, 750)
-    assert steps_of(config, 300, 2) == (38, 380)
-
-
-def test_settled_when_nothing_is_given_then_it_depends_on_no_machine() -> None:
-    config = settled(TrainConfig(data="photos"))
-
-    assert (config.model, config.epochs, config.batch_size, config.image_size) == (DEFAULT_MODEL, 50, 8, 320)
-    assert settled(TrainConfig()).image_size == 128
-    assert settled(config) == config
-
-
-def test_choose_when_the_model_is_chosen_then_it_is_a_preset() -> None:
-    assert {DEFAULT_MODEL, GPU_MODEL} <= {*PRESETS}
-
-
 def test_validations_are_equally_spaced_if_possible() -> None:
-    def every(epochs: int) -> int:
-        return chosen(choose(TrainConfig(data="photos", epochs=epochs), PHOTOS, CPU).config.validate_every)
-
-    for epochs in (12, 40, 48, 50, 60, 90, 100):
-        assert epochs % every(epochs) == 0
-        assert 8 <= epochs / every(epochs) <= 32
-    assert every(97) == 6
+    for epochs in (12, 40, 50, 90, 100):
+        every = chosen(config_for(PHOTOS, epochs=epochs).validate_every)
+        assert epochs % every == 0
+        assert 8 <= epochs / every <= 32
+    assert config_for(PHOTOS, epochs=97).validate_every == 6
 
 
-def test_steps_count_lightnings_limits() -> None:
-    def steps(**flags: float) -> tuple[int, int]:
-        return steps_of(TrainConfig(data="photos", batch_size=4, epochs=10, trainer=flags), 300, 1)
+def test_steps_count_devices_and_lightnings_limits() -> None:
+    def steps(devices: int = 1, **flags: float) -> tuple[int, int]:
+        return steps_of(TrainConfig(data="photos", batch_size=4, epochs=10, trainer=flags), 300, devices)
 
+    assert steps() == (75, 750)
+    assert steps(devices=2) == (38, 380)
     assert steps(limit_train_batches=2) == (2, 20)
     assert steps(limit_train_batches=0.1) == (7, 70)
     assert steps(limit_train_batches=1000) == (75, 750)
 
 
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_the_reason_names_imagenet_only_with_its_weights(pretrained: bool) -> None:
-    config = TrainConfig(data="photos", detector={"pretrained": pretrained})
+def test_fixed_defaults_depend_on_no_machine() -> None:
+    config = with_fixed_defaults(TrainConfig(data="photos"))
 
-    choice = choose(config, PHOTOS, CPU)
-    assert ("ImageNet" in "".join(choice.reasons)) == pretrained
-    assert choice.config.optimizer.learning_rate == 4e-4
+    assert (config.model, config.epochs, config.batch_size, config.image_size) == (DEFAULT_MODEL, 50, 8, 320)
+    assert with_fixed_defaults(TrainConfig()).image_size == 128
+    assert with_fixed_defaults(config) == config
+
+
+PLENTY = annotations([40.0] * 60)
+TWO_CLASSES = replace(PLENTY, labels=np.arange(60) % 2)
+HALF_SMALL = annotations([10.0] * 30 + [50.0] * 30)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "size", "queries", "expected"),
+    [
+        (PLENTY, PLENTY, 100, 60, []),
+        (HALF_SMALL, PLENTY, 50, 100, ["30 of 60 objects are smaller than 8 px at image size 50", "--image-size 80"]),
+        (HALF_SMALL, PLENTY, 80, 100, []),
+        (annotations([3.0] * 60), PLENTY, 100, 100, ["the images have a shorter side of 100 px"]),
+        (PLENTY, PLENTY, 100, 50, ["60 objects", "--detector.num-queries 120"]),
+        (PLENTY, PLENTY, 100, None, []),
+        (annotations([40.0] * 65, [False] * 5 + [True] * 60), PLENTY, 100, 50, []),
+        (PLENTY, annotations([40.0] * 7), 100, 60, ["7 objects"]),
+        (TWO_CLASSES, PLENTY, 100, 60, ["No validation image shows queen:"]),
+        (TWO_CLASSES, TWO_CLASSES, 100, 60, []),
+    ],
+)
+def test_cautions_name_what_will_hardly_be_learned_and_what_to_do(
+    train: Annotations, val: Annotations, size: int, queries: int | None, expected: list[str]
+) -> None:
+    found = cautions(train, val, ["king", "queen"], image_size=size, queries=queries)
+
+    assert len(found) == min(1, len(expected))
+    assert all(words in found[0] for words in expected)

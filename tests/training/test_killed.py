@@ -1,4 +1,4 @@
-"""One of two processes fails: the other does not wait for it, and the run can be resumed from the last checkpoint."""
+"""One of two processes fails: the other does not wait for it, and what was saved is there to go on from."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,38 +16,33 @@ from safetensors.torch import load_file
 from oddetr.checkpoints.checkpoint import load_checkpoint
 from tests.training.several import write_data
 
-pytestmark = pytest.mark.slow
-
 LIMIT = 600
 """Seconds after which a command hangs. (Imports take most of them, where others use the machine.)"""
 LIGHTNING = [sys.executable, "-m"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 LAUNCHERS = {"lightning": LIGHTNING, "torchrun": TORCHRUN}
-EPOCHS = 3
+SETTINGS = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def arguments(data: Path, out: Path) -> list[str]:
-    """Of a run of 12 steps."""
-    words = ["--data", data, "--out", out, "--epochs", EPOCHS, "--image-size", 64, "--batch-size", 2, "--workers", 1]
+def arguments(data: Path, out: Path, launcher: list[str] = TORCHRUN) -> list[str]:
+    """Of a run of 12 steps by two processes; torchrun needs no flag for these."""
+    words = ["--data", data, "--out", out, "--epochs", 3, "--image-size", 64, "--batch-size", 2, "--workers", 1]
     words += ["--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", 64]
     words += ["--detector.num-queries", 12, "--optimizer.learning-rate", 1e-3, "--trainer.accelerator", "cpu"]
+    words += ["--trainer.devices", 2] if launcher == LIGHTNING else []
     return ["train", *map(str, words)]
 
 
-def started(launcher: list[str], module: str, words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs two processes; `torchrun` needs no flag for that."""
-    two = ["--trainer.devices", "2"] if launcher == LIGHTNING else []
-    settings = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, module, *words, *two]
-    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=settings, check=False)
+def started(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=SETTINGS, check=False)
 
 
 def ended(process: int) -> bool:
+    """Whether a process is gone, or dead and not yet waited for."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return " Z " in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
         return True
-    return Path(f"/proc/{process}/stat").exists() and " Z " in Path(f"/proc/{process}/stat").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +51,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run to which nothing happens."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    done = started(LIGHTNING, "oddetr.cli", arguments(data, out))
+def ends_as_whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Asserts that a run ended in the weights of one to which nothing happened."""
+    whole = tmp_path_factory.mktemp("whole") / "run"
+    done = started([*LIGHTNING, "oddetr.cli", *arguments(data, whole, LIGHTNING)])
     assert done.returncode == 0, done.stderr
-    return out
+
+    def check(run: Path) -> None:
+        for file in ("student.safetensors", "model.safetensors"):
+            expected, found = (load_file(out / "last" / file) for out in (whole, run))
+            assert all(value.equal(found[name]) for name, value in expected.items()), file
+
+    return check
 
 
-CASES = [
-    ("lightning", 0, "training", ""),
-    ("lightning", 1, "validation", ""),
-    ("lightning", 1, "nan", "images with the ids"),
-    ("lightning", 1, "image", "Cannot read the image"),
-    ("torchrun", 0, "validation", ""),
-]
-
-
-def fails(launcher: list[str], rank: int, what: str, told: str, data: Path, folder: Path) -> None:
-    """It ends with an error, and leaves no process, and the checkpoint of the first epoch."""
-    words = arguments(data, folder / "run")
-    failed = started(launcher, "tests.training.doomed", [str(rank), what, str(folder), *words])
+def fails(launcher: list[str], rank: int, what: str, message: str, data: Path, folder: Path) -> None:
+    """Run two processes, one of which fails: both end, with an error, and leave the checkpoint of the first epoch."""
+    words = arguments(data, folder / "run", launcher)
+    failed = started([*launcher, "tests.training.doomed", str(rank), what, str(folder), *words])
     assert (folder / "happened").exists(), failed.stderr
-    print(f"{what} on process {rank}: over after {time.time() - (folder / 'happened').stat().st_mtime:.1f} s")
     assert failed.returncode != 0
-    assert told in failed.stderr, failed.stderr
+    assert message in failed.stderr, failed.stderr
     processes = [int((folder / f"process{each}").read_text()) for each in range(2)]
     deadline = time.monotonic() + 60
     while not all(ended(process) for process in processes):
@@ -89,39 +81,79 @@ def fails(launcher: list[str], rank: int, what: str, told: str, data: Path, fold
     load_checkpoint(folder / "run" / "last", "student")
 
 
-@pytest.mark.parametrize(("launcher", "rank", "what", "told"), CASES)
+def test_the_other_process_ends_when_one_is_killed_and_a_checkpoint_is_left(data: Path, tmp_path: Path) -> None:
+    fails(LIGHTNING, 1, "training", "", data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "rank", "what", "message"),
+    [
+        ("lightning", 0, "nan", "images with the ids"),
+        ("lightning", 1, "image", "Cannot read the image"),
+        ("torchrun", 0, "validation", ""),
+        ("torchrun", 1, "nan", "images with the ids"),
+    ],
+)
 def test_all_processes_end_when_one_fails_and_a_checkpoint_is_left(
-    launcher: str, rank: int, what: str, told: str, data: Path, tmp_path: Path
+    launcher: str, rank: int, what: str, message: str, data: Path, tmp_path: Path
 ) -> None:
-    fails(LAUNCHERS[launcher], rank, what, told, shutil.copytree(data, tmp_path / "data"), tmp_path)
+    fails(LAUNCHERS[launcher], rank, what, message, shutil.copytree(data, tmp_path / "data"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_run_resumes_after_one_of_two_processes_was_killed(
-    launcher: str, data: Path, whole: Path, tmp_path: Path
+    launcher: str, data: Path, ends_as_whole: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    fails(LAUNCHERS[launcher], 1, "training", "", data, tmp_path)
-    done = started(LAUNCHERS[launcher], "oddetr.cli", [*arguments(data, tmp_path / "run"), "--resume"])
+    command = LAUNCHERS[launcher]
+    fails(command, 1, "training", "", data, tmp_path)
+    done = started([*command, "oddetr.cli", *arguments(data, tmp_path / "run", command), "--resume"])
     assert done.returncode == 0, done.stderr
-    for file in ("student.safetensors", "model.safetensors"):
-        expected, found = (load_file(out / "last" / file) for out in (whole, tmp_path / "run"))
-        assert all(value.equal(found[name]) for name, value in expected.items()), file
+    ends_as_whole(tmp_path / "run")
 
 
-def test_ctrl_c_on_two_processes_saves_and_says_how_to_resume(data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_nodes_train_what_two_processes_of_one_do(
+    data: Path, ends_as_whole: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Two agents of torchrun, with a process each; the first node writes and prints."""
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", "29517"]
+    nodes = [
+        subprocess.Popen(
+            [*TORCHRUN[:3], *meet, "--node-rank", node, "-m", "oddetr.cli", *arguments(data, tmp_path / "run")],
+            env=SETTINGS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in ("0", "1")
+    ]  # fmt: skip
+    try:
+        printed = [node.communicate(timeout=LIMIT)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    assert ["best teacher AP" in text for text in printed] == [True, False]
+    ends_as_whole(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_two_processes_saves_and_prints_how_to_resume(data: Path, tmp_path: Path) -> None:
     """As a terminal does it: to the whole process group."""
-    words = [*arguments(data, tmp_path / "run"), "--trainer.devices", "2"]
-    command = [*LIGHTNING, "oddetr.cli", *words, "--epochs", "1000", "--validate-every", "1000"]
-    told = ""
+    words = [*arguments(data, tmp_path / "run", LIGHTNING), "--epochs", "1000", "--validate-every", "1000"]
+    printed = ""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [*LIGHTNING, "oddetr.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout
         for line in process.stdout:
-            told += line
+            printed += line
             if line.startswith("epoch 2/"):
                 os.killpg(process.pid, signal.SIGINT)
-    assert process.returncode == 130, told
-    assert "Go on after this step: oddetr train --out" in told
-    assert "Traceback" not in told
+    assert process.returncode == 130, printed
+    assert "Go on after this step: oddetr train --out" in printed
+    assert "Traceback" not in printed
     assert torch.load(tmp_path / "run" / "last" / "resume.ckpt", weights_only=True)["global_step"] % 4 == 0

@@ -11,8 +11,16 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 
 
-@pytest.mark.parametrize(("name", "classes"), [("bccd", 3), ("cards", 6), ("tiny_coco", 80), ("coco128", 80)])
-def test_real_data_when_trained_on_then_can_be_scored_and_predicted(
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("bccd", 3),
+        ("coco128", 80),
+        pytest.param("cards", 6, marks=pytest.mark.slow),
+        pytest.param("tiny_coco", 80, marks=pytest.mark.slow),
+    ],
+)
+def test_a_detector_trains_on_real_data_and_is_scored_and_predicts(
     name: str, classes: int, real_data: Path, tiny: dict
 ) -> None:
     few = {"accelerator": "cpu", "limit_train_batches": 2, "limit_val_batches": 2}

@@ -85,7 +85,12 @@ def read_config(values: dict[str, Any]) -> DetectorSpec:
     Raises:
         TypeError, ValueError: the values are of no detector.
     """
-    return HuggingFaceConfig.from_plain(values) if "content" in values else DetectorConfig(**values)
+    return HuggingFaceConfig.from_plain(values) if is_complete(values) else DetectorConfig(**values)
+
+
+def is_complete(values: dict[str, Any]) -> bool:
+    """Whether `values` describe a detector of transformers as a whole; else they may be changes to a preset."""
+    return "content" in values
 
 
 def build_detector(config: DetectorSpec, num_classes: int) -> Detector:

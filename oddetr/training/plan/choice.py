@@ -5,8 +5,8 @@ cores, some thousands of steps from ImageNet weights.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.distillation.teacher import AUTO_HORIZON
-from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
+from oddetr.models.families.presets import is_complete
+from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
 from oddetr.training.processes import process_count
 
+Part = TypeVar("Part", TrainConfig, OptimizerConfig)
 GPU_MODEL = "deformable_detr_refine_r50"
 SIZES = {"cpu": (240, 320, 400, 480), "gpu": (480, 640, 800)}
 """Shorter sides to choose from, in pixels."""
@@ -100,40 +102,25 @@ class Machine:
         return "cpu" if self.gpu_gib is None else "gpu"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A complete configuration, and the reasons of what was chosen, a line each."""
-
-    config: TrainConfig
-    reasons: tuple[str, ...]
-
-
-def choose(config: TrainConfig, facts: Facts, machine: Machine) -> Choice:
-    """Fill in what `config` leaves open. The same data on the same kind of machine gives the same choice."""
-    open_ = [part.name for part in fields(config) if getattr(config, part.name) is None]
+def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, list[str]]:
+    """Fill in what `config` leaves open, and return it with the reason of each choice. The same data on the same kind
+    of machine gives the same choices."""
     reasons: list[str] = []
-    if "model" in open_ and not config.init and "content" not in config.detector:
-        config = _with_model(config, facts, machine, reasons)
-    if "image_size" in open_:
-        size, why = _image_size(config, facts, machine)
-        config = replace(config, image_size=size)
-        reasons.append(f"image size {size}: {why}")
-    if {"batch_size", "epochs", "validate_every"} & {*open_}:
-        config = _with_length(config, facts, machine, open_, reasons)
-    return Choice(_with_rates(config, facts, machine, reasons), tuple(reasons))
+    for chooser in (_with_model, _with_image_size, _with_length, _with_rates):
+        config, reason = chooser(config, facts, machine)
+        reasons += [reason] if reason else []
+    return config, reasons
 
 
-def settled(config: TrainConfig) -> TrainConfig:
+def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
-    defaults of the first versions, whose runs `--resume` goes on with.)"""
+    defaults of the first versions, whose runs `--resume` continues.)"""
     constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1}
     if not config.init:
         constants |= {"model": DEFAULT_MODEL, "image_size": 128 if config.data == DIGITS else 320}
     elif config.image_size is None:
         constants["image_size"] = read_info(find_checkpoint(config.init)).image_size
-    left = {name: value for name, value in constants.items() if getattr(config, name) is None}
-    rates = {name: value for name, value in OFFICIAL.items() if getattr(config.optimizer, name) is None}
-    return replace(config, **left, optimizer=replace(config.optimizer, **rates))
+    return _filled(replace(config, optimizer=_filled(config.optimizer, OFFICIAL)), constants)
 
 
 def steps_of(config: TrainConfig, images: int, devices: int) -> tuple[int, int]:
@@ -151,46 +138,57 @@ def limited(batches: int, flags: dict[str, Any], split: str) -> int:
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def _with_model(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
-    model, why = (DEFAULT_MODEL, "no CUDA GPU is used") if machine.kind == "cpu" else (GPU_MODEL, "there is a GPU")
-    detector, queries = dict(config.detector), ""
+def _filled(config: Part, values: dict[str, Any]) -> Part:
+    """`config` with those of `values` whose fields are open."""
+    return replace(config, **{name: value for name, value in values.items() if getattr(config, name) is None})
+
+
+def _with_model(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
+    if config.model or config.init or is_complete(config.detector):
+        return config, ""
+    model, least, most, why = (
+        (DEFAULT_MODEL, 40, 300, "no CUDA GPU is used")
+        if machine.gpu_gib is None
+        else (GPU_MODEL, 100, 900, "there is a GPU")
+    )
+    detector = dict(config.detector)
     if "num_queries" not in detector:
-        least, most = (40, 300) if machine.kind == "cpu" else (100, 900)
         detector["num_queries"] = min(most, max(least, queries_for(facts.most)))
-        queries = f", {detector['num_queries']} queries for at most {facts.most} objects in an image"
-    reasons.append(f"model {model}: {why}{queries}")
-    return replace(config, model=model, detector=detector)
+        why += f", {detector['num_queries']} queries for at most {facts.most} objects in an image"
+    return replace(config, model=model, detector=detector), f"model {model}: {why}"
 
 
-def _image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[int, str]:
-    if config.init:
-        return read_info(find_checkpoint(config.init)).image_size, f"that of {config.init}"
+def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
+    if config.image_size is not None:
+        return config, ""
     sizes = SIZES[machine.kind]
     size = next((size for size in sizes if size * facts.smallest >= LEGIBLE), sizes[-1])
-    if facts.side <= size:
-        return max(LEAST_SIDE, facts.side), "the images' own shorter side"
-    return size, f"nine of ten objects have {size * facts.smallest:.0f} px or more then (the images' own: {facts.side})"
+    if config.init:
+        size, why = read_info(find_checkpoint(config.init)).image_size, f"that of {config.init}"
+    elif facts.side <= size:
+        size, why = max(LEAST_SIDE, facts.side), "the images' own shorter side"
+    else:
+        legible = f"{size * facts.smallest:.0f} px or more"
+        why = f"nine of ten objects have {legible} then (the images' own: {facts.side})"
+    return replace(config, image_size=size), f"image size {size}: {why}"
 
 
-def _with_length(
-    config: TrainConfig, facts: Facts, machine: Machine, open_: list[str], reasons: list[str]
-) -> TrainConfig:
-    if "batch_size" in open_:
-        config = replace(config, batch_size=_batch_size(config, facts, machine))
-    if "epochs" in open_:
-        each, _ = steps_of(replace(config, epochs=1), facts.images, machine.devices)
-        least, most = EPOCHS
-        config = replace(config, epochs=min(most, max(least, math.ceil(STEPS[machine.kind] / each))))
-    if "validate_every" in open_:
-        config = replace(config, validate_every=_period(chosen(config.epochs)))
-    each, steps = steps_of(config, facts.images, machine.devices)
+def _with_length(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
+    """Choose batch size, epochs, and epochs between validations."""
+    if None not in (config.batch_size, config.epochs, config.validate_every):
+        return config, ""
+    config = _filled(config, {"batch_size": _batch_size(config, facts, machine)})
+    each, _ = steps_of(replace(config, epochs=1), facts.images, machine.devices)
+    least, most = EPOCHS
+    config = _filled(config, {"epochs": min(most, max(least, math.ceil(STEPS[machine.kind] / each)))})
+    config = _filled(config, {"validate_every": _period(chosen(config.epochs))})
+    _, steps = steps_of(config, facts.images, machine.devices)
     every = "" if config.validate_every == 1 else f", validated every {config.validate_every}"
     horizon = config.distillation.horizon or max(1.0, AUTO_HORIZON * steps)
-    reasons.append(
+    return config, (
         f"batch size {config.batch_size}, {config.epochs} epochs of {facts.images} images: {steps:,} steps{every}; "
         f"the teacher averages over {horizon:.0f} of them"
     )
-    return config
 
 
 def _period(epochs: int) -> int:
@@ -208,19 +206,13 @@ def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
     return 2 ** int(np.clip(math.log2(max(min(fitting, facts.images / LEAST_BATCHES), 1)), 1, 4))
 
 
-def _with_rates(config: TrainConfig, facts: Facts, machine: Machine, reasons: list[str]) -> TrainConfig:
+def _with_rates(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
     """Choose learning rates. Deformable-DETR's are for 185,000 steps (50 epochs of COCO, batches of 32), and suit
     fine-tuning."""
-    optimizer = config.optimizer
-    if optimizer.learning_rate is not None and optimizer.backbone_factor is not None:
-        return config
     _, steps = steps_of(config, facts.images, machine.devices)
     short = steps <= SHORT and not config.init and not config.hugging_face
-    rates = {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else OFFICIAL
-    filled = {name: value for name, value in rates.items() if getattr(optimizer, name) is None}
-    optimizer = replace(optimizer, **filled)
-    if "learning_rate" in filled:
-        imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
-        why = f"at most {SHORT:,} steps{imagenet}" if short else "Deformable-DETR's"
-        reasons.append(f"learning rate {optimizer.learning_rate:g}: {why}")
-    return replace(config, optimizer=optimizer)
+    optimizer = _filled(config.optimizer, {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else OFFICIAL)
+    imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
+    why = f"at most {SHORT:,} steps{imagenet}" if short else "Deformable-DETR's"
+    reason = f"learning rate {optimizer.learning_rate:g}: {why}" if config.optimizer.learning_rate is None else ""
+    return replace(config, optimizer=optimizer), reason

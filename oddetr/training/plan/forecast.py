@@ -1,4 +1,4 @@
-"""Estimate how long a run will take from a few steps before it begins."""
+"""Estimate how long a run will take, from a few steps before it starts."""
 
 import math
 import time
@@ -33,8 +33,10 @@ LEAST = 100
 class Forecast:
     """Seconds of a batch and of a validation, and their numbers.
 
-    `cost`: time of a distilled step over the baseline's on the same images, median of a few pairs; `cost_low` and
-    `cost_high`: quartiles. None if distillation is off.
+    Attributes:
+        cost: time of a distilled step over the baseline's on the same images, median of a few pairs; None without
+            distillation.
+        cost_low, cost_high: its quartiles.
     """
 
     batch: float
@@ -69,17 +71,17 @@ def forecast(
     config: TrainConfig,
     source: Source,
     training: AccumulatedLoader,
-    validation: AccumulatedLoader,
+    validation_loader: AccumulatedLoader,
     device: torch.device,
 ) -> Forecast:
     """Time a few batches with a copy of the task. The run is not changed: all its randomness is keyed.
 
-    Distilled and baseline steps are timed in turns, for the cost of distillation. A lesson that fades makes the run a
+    Distilled and baseline steps are timed in turns, for the cost of distillation. A term that fades makes the run a
     little faster than the forecast.
 
     Args:
         source: the validation data.
-        training, validation: the run's loaders.
+        training, validation_loader: the run's.
         device: the run's.
     """
     epochs, flags = chosen(config.epochs), config.trainer
@@ -102,52 +104,47 @@ def forecast(
         step(batch)
         copy.distillation = task.distillation
 
-    each = _timed(training, step, device)
-    ratios = _ratios(training, step, baseline_step, device) if task.distillation.enabled else []
-    cost = [float(value) for value in np.quantile(ratios, [0.5, 0.25, 0.75])] if ratios else []
+    each = _seconds(training, device, step).sum(1).mean()
+    cost: list[float] = []
+    if task.distillation.enabled:
+        _, distilled, baseline = _seconds(training, device, step, baseline_step).T
+        cost = np.quantile(distilled / baseline, [0.5, 0.25, 0.75]).tolist()
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
-    trial = Validation(source, detectors, task.matching)
-    trial.begin()
+    validator = Validation(source, detectors, task.matching)
+    validator.begin()
 
     @torch.inference_mode()
-    def look(batch: Batch) -> None:
+    def validate(batch: Batch) -> None:
         with computing_in(config.precision, device):
-            trial.add(batch.to(device))
+            validator.add(batch.to(device))
 
-    validated = limited(len(validation), flags, "val")
+    validation = _seconds(validation_loader, device, validate).sum(1).mean() * limited(
+        len(validation_loader), flags, "val"
+    )
     times = math.ceil(epochs / chosen(config.validate_every))
-    return Forecast(each, batches, _timed(validation, look, device) * validated, times, *cost)
+    return Forecast(float(each), batches, float(validation), times, *cost)
 
 
-def _timed(loader: Iterable[Batch], work: Callable[[Batch], None], device: torch.device) -> float:
-    """Return the seconds per batch, including loading."""
-    marks = [_now(device)]
-    for batch in islice(loader, WARM + TIMED):
-        work(batch)
-        marks.append(_now(device))
-        if len(marks) > WARM + 1 and marks[-1] - marks[0] > SECONDS:
-            break
-    warm = min(WARM, len(marks) - 2)
-    return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
+def _seconds(loader: Iterable[Batch], device: torch.device, *works: Callable[[Batch], None]) -> np.ndarray:
+    """Return for some batches the seconds of loading it, and of each of `works`, which take turns at being the first.
 
-
-def _ratios(
-    loader: Iterable[Batch], work: Callable[[Batch], None], other: Callable[[Batch], None], device: torch.device
-) -> list[float]:
-    """Return the time of `work` over that of `other` on the same batches, without loading; they take turns."""
-    ratios: list[float] = []
-    begun = _now(device)
+    Returns:
+        [batches, 1 + works]
+    """
+    rows: list[list[float]] = []
+    started = mark = _now(device)
     for number, batch in enumerate(islice(loader, WARM + TIMED)):
-        seconds: dict[Callable[[Batch], None], float] = {}
-        for timed in (work, other) if number % 2 else (other, work):
+        row = [_now(device) - mark, *(0.0 for _ in works)]
+        for index in range(len(works)) if number % 2 else reversed(range(len(works))):
             start = _now(device)
-            timed(batch)
-            seconds[timed] = _now(device) - start
-        ratios.append(seconds[work] / seconds[other])
-        if len(ratios) > WARM and _now(device) - begun > SECONDS:
+            works[index](batch)
+            row[1 + index] = _now(device) - start
+        rows.append(row)
+        mark = _now(device)
+        if len(rows) > WARM and mark - started > SECONDS:
             break
-    return ratios[min(WARM, len(ratios) - 1) :]
+    return np.array(rows[min(WARM, len(rows) - 1) :])
 
 
 def _now(device: torch.device) -> float:

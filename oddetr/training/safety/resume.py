@@ -16,7 +16,7 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.processes import is_first_process
 from oddetr.training.upgrades import upgraded
 
-CONFIGURATION, BEGINNING = "config.json", "beginning.json"
+CONFIGURATION, PLAN = "config.json", "plan.json"
 MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
 """Fields that a resumed run takes from the command."""
 _UNFINISHED = "last.new"
@@ -215,11 +215,11 @@ def save_configuration(config: TrainConfig, out: Path) -> None:
             write_file(out / CONFIGURATION, json.dumps(config.to_json() | {"resume": False}, indent=1))
 
 
-def save_beginning(out: Path, **said: Any) -> None:
+def save_plan(out: Path, **messages: Any) -> None:
     """Write what was printed before the first step, for the report."""
     if is_first_process():
         with writing(out):
-            write_file(out / BEGINNING, json.dumps(said, indent=1))
+            write_file(out / PLAN, json.dumps(messages, indent=1))
 
 
 def steps_done(state: Path | None) -> int:

@@ -1,4 +1,4 @@
-"""Make several processes of a run start with equal settings and end together."""
+"""Make the processes of a run start with equal settings and end together."""
 
 import re
 import subprocess
@@ -7,35 +7,36 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
+_CONNECTION_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 
 
-class Agreement(Callback):
+class SameSettings(Callback):
     """Refuse to train if the processes of a run differ in what must be equal.
 
     Args:
-        facts: what must be equal in all processes, by name.
+        settings: what must be equal in all processes, by name.
     """
 
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare the facts of all processes.
+        """Compare the settings of all processes.
 
         Raises:
             ValueError: they differ; raised in all processes.
         """
         if trainer.world_size == 1:
             return
-        told: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(told, self.facts)
-        for rank, facts in enumerate(told):
-            names = [name for name in told[0] | facts if facts.get(name) != told[0].get(name)]
+        gathered: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(gathered, self.settings)
+        first = gathered[0]
+        for rank, other in enumerate(gathered):
+            names = [name for name in first | other if other.get(name) != first.get(name)]
             if names:
-                first = "; ".join(f"{name}: {told[0].get(name)} and {facts.get(name)}" for name in names)
+                differences = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
                 raise ValueError(
-                    f"The first process and process {rank} would not train the same: {first}. Give all the same "
+                    f"The first process and process {rank} would not train the same: {differences}. Give all the same "
                     "arguments and data, and a folder (--out) that all of them see."
                 )
 
@@ -51,6 +52,5 @@ def end_others(trainer: Trainer) -> None:
 
 def lost_another(error: BaseException) -> bool:
     """Return whether this process failed because another process of the run ended."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return connected and isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))

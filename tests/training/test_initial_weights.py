@@ -1,7 +1,8 @@
-"""Fine-tuning: a training that begins with a checkpoint's weights."""
+"""Fine-tuning: a training that starts from a checkpoint's weights, or a model's of transformers."""
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import oddetr
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.families.presets import DetectorConfig, build_detector
-from oddetr.training.beginning import take_weights
 from oddetr.training.config import TrainConfig
+from oddetr.training.initial_weights import copy_weights
+from oddetr.training.plan.preparation import prepare
 from oddetr.training.run import run
-from tests.models.helpers import VARIANTS
 
 SIZES = {
     "backbone": "test_efficientnet",
@@ -46,14 +47,14 @@ def saved(folder: Path, variant: str, *names: str) -> Any:
     return detector
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["plain", "two_stage", "dino"])
 def test_outputs_of_classes_with_the_same_name_are_copied(variant: str, tmp_path: Path) -> None:
     source = saved(tmp_path / "old", variant, "cat", "dog", "cow")
     torch.manual_seed(2)
     target = build_detector(config_of(variant), 2)
     fresh = target.decoder.heads[-1].classes.weight[1].detach().clone()
     loaded, info = load_checkpoint(tmp_path / "old")
-    known = take_weights(target, ("dog", "emu"), loaded, info.classes.names)
+    known = copy_weights(target, ("dog", "emu"), loaded, info.classes.names)
     assert known == 1
     for mine, theirs in zip(target.decoder.heads, source.decoder.heads, strict=True):
         assert mine.classes.weight[0].equal(theirs.classes.weight[1])
@@ -72,28 +73,32 @@ def test_outputs_of_classes_with_the_same_name_are_copied(variant: str, tmp_path
     assert all(target.state_dict()[name].equal(source.state_dict()[name]) for name in same)
 
 
-def test_training_from_a_checkpoint_has_its_detector_and_resumes(tiny: dict, tmp_path: Path) -> None:
+def test_training_from_a_checkpoint_has_its_detector_and_resumes(
+    tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is named by a relative path, and is gone when the run is resumed."""
+    monkeypatch.chdir(tmp_path)
     source = saved(tmp_path / "old", "dab", *"0123456789")
-    console = Console(file=io.StringIO())
+    console = Console(file=io.StringIO(), width=300)
     arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector", "image_size")}
-    arguments |= {"init": tmp_path / "old", "epochs": 1}
-    run(TrainConfig(**arguments), console)
-    assert "10 of 10 classes" in console.file.getvalue().replace("\n", " ")
+    run(TrainConfig(**arguments | {"init": Path("old"), "epochs": 1}), console)
+    assert "10 of 10 classes" in console.file.getvalue()
     detector, info = load_checkpoint(tiny["out"])
     assert info.detector == config_of("dab")
     assert info.image_size == load_checkpoint(tmp_path / "old")[1].image_size
     mine, theirs = (each.query_source.anchor_logits.weight for each in (detector, source))
     torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0)
     assert not mine.equal(theirs)
+    prepare(TrainConfig(**arguments | {"init": Path("old"), "epochs": 1, "resume": True}), console.print, console)
     shutil.rmtree(tmp_path / "old")
-    run(TrainConfig(out=tiny["out"], resume=True, trainer=tiny["trainer"]), Console(file=io.StringIO()))
+    prepare(TrainConfig(out=tiny["out"], resume=True), console.print, console)
 
 
 def test_weights_of_other_sizes_are_named(tmp_path: Path) -> None:
-    saved(tmp_path / "old", "refine", "cat")
-    config = TrainConfig(init=tmp_path / "old", detector={"num_queries": 9}, out=tmp_path / "run")
+    source = saved(tmp_path / "old", "refine", "cat")
+    target = build_detector(replace(config_of("refine"), num_queries=9), 1)
     with pytest.raises(ValueError, match=r"query_source.embedding.weight is \(9, 64\) here and \(6, 64\) there"):
-        run(config, Console(file=io.StringIO()))
+        copy_weights(target, ("cat",), source, ("cat",))
 
 
 def test_init_needs_a_checkpoint_and_no_model(tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_init_needs_a_checkpoint_and_no_model(tmp_path: Path) -> None:
         TrainConfig(init=tmp_path / "old", model="dino_tiny")
 
 
-@pytest.mark.parametrize("name", ["RT-DETR v2", "D-FINE", "deformable two-stage"])
+@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable two-stage"])
 def test_a_transformers_model_is_saved_as_a_folder_of_its_kind(
     tiny: dict, scenes: Path, tmp_path: Path, name: str
 ) -> None:
@@ -116,12 +121,12 @@ def test_a_transformers_model_is_saved_as_a_folder_of_its_kind(
     model.config.id2label = {0: "7", 1: "bird", 2: "0"}
     model.save_pretrained(tmp_path / "theirs")
     arguments = {key: value for key, value in tiny.items() if key != "detector"}
-    arguments |= {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1, "workers": 0}
-    console = Console(file=io.StringIO())
+    arguments |= {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1}
+    console = Console(file=io.StringIO(), width=300)
     run(TrainConfig(**arguments), console)
-    assert "2 of 10 classes" in console.file.getvalue().replace("\n", " ")
+    assert "2 of 10 classes" in console.file.getvalue()
     shutil.rmtree(tmp_path / "theirs")
-    run(TrainConfig(out=tiny["out"], resume=True, trainer=tiny["trainer"]), Console(file=io.StringIO()))
+    prepare(TrainConfig(out=tiny["out"], resume=True), console.print, console)
 
     ours, info = load_checkpoint(tiny["out"])
     theirs = transformers.AutoModelForObjectDetection.from_pretrained(tiny["out"] / "best").eval()
@@ -134,13 +139,14 @@ def test_a_transformers_model_is_saved_as_a_folder_of_its_kind(
     assert 0 <= oddetr.evaluate(tiny["out"], split="test").ap <= 1
 
 
-def test_a_transformers_configuration_without_weights_begins_at_random(tiny: dict, tmp_path: Path) -> None:
+def test_a_transformers_configuration_without_weights_starts_at_random(tiny: dict, tmp_path: Path) -> None:
     pytest.importorskip("transformers", minversion="5.23")
     from tests.models.test_huggingface import MODELS
 
     MODELS["RT-DETR v2"]().config.save_pretrained(tmp_path / "theirs")
     arguments = {key: value for key, value in tiny.items() if key != "detector"}
     console = Console(file=io.StringIO(), width=300)
-    run(TrainConfig(**arguments | {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1, "workers": 0}), console)
+    config = TrainConfig(**arguments | {"model": f"hf:{tmp_path / 'theirs'}", "epochs": 1})
+    prepared = prepare(config, console.print, console)
     assert "holds a configuration only" in console.file.getvalue()
-    assert load_checkpoint(tiny["out"])[1].classes.names == tuple("0123456789")
+    assert set(prepared.spec.to_plain()["content"]["id2label"].values()) == {*"0123456789"}

@@ -340,12 +340,16 @@ def load_checkpoint(path: Path, weights: Weights = "teacher") -> tuple[Detector,
     if weights not in WEIGHT_FILES:
         raise ValueError(f"weights is {weights!r}; it must be {' or '.join(WEIGHT_FILES)}.")
     folder, file = find_checkpoint(path, weights), WEIGHT_FILES[weights]
-    info = read_info(folder)
-    of_others = path.name in WEIGHT_FILES.values() and path.name != file
-    if of_others or (weights != "teacher" and not (folder / file).is_file()):
+    if path.name != file and path.name in WEIGHT_FILES.values():
         raise CheckpointError(
-            f"{path} does not hold the {weights}'s weights, {file} does. Give a folder with that file, or choose by "
-            f"--weights {' or '.join(WEIGHT_FILES)}."
+            f"{path} does not hold the {weights}'s weights, {file} does. Give the folder, and choose by --weights "
+            f"{' or '.join(WEIGHT_FILES)}."
+        )
+    info = read_info(folder)
+    if weights != "teacher" and not (folder / file).is_file():
+        raise CheckpointError(
+            f"The checkpoint {folder} does not hold the {weights}'s weights: there is no {file} in it, only "
+            f"{WEIGHT_FILES['teacher']}, the teacher's. Use those (--weights teacher), or another checkpoint."
         )
     if problem := damage(folder, [file]):
         raise _damage_error(folder, problem)

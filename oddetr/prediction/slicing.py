@@ -73,7 +73,7 @@ def detect_sliced(
             boxes = part.boxes + np.array([x0, y0, x0, y0], np.float32)
             to_edges = np.abs(boxes - np.array([x0, y0, x1, y1]))
             inner = np.array([x0 > 0, y0 > 0, x1 < width, y1 < height])
-            cut.append(np.logical_and(inner, to_edges < _BORDER * side).any(axis=1))
+            cut.append(np.asarray((inner & (to_edges < _BORDER * side)).any(axis=1)))
             found.append(Detections(boxes, part.scores, part.labels))
     together = Detections(
         *(np.concatenate(parts) for parts in zip(*((d.boxes, d.scores, d.labels) for d in found), strict=True))

@@ -97,29 +97,12 @@ def build_page(demo: Demo) -> "gr.Blocks":
     """Lays out the page and connects its events."""
     import gradio as gr
 
-    classes = demo.predictor.classes
     with gr.Blocks(title=f"{demo.name} · oddetr demo", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         found = gr.State([], time_to_live=_KEPT)
         gr.HTML(_heading(demo))
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                files = gr.File(
-                    label=f"Images, at most {demo.max_mb:g} MB each",
-                    file_count="multiple",
-                    file_types=sorted(EXTENSIONS),
-                    height=180,
-                )
-                shown = gr.Dropdown([], label="Image shown", visible=False, interactive=True)
-                threshold = gr.Slider(
-                    0, 1, demo.threshold, step=0.01, label="Threshold", info="The minimum score of what is shown."
-                )
-                labels = gr.Dropdown(
-                    [(name, label) for label, name in enumerate(classes.names)],
-                    value=[],
-                    multiselect=True,
-                    label="Classes",
-                    info="Without a choice, all are shown.",
-                )
+                files, shown, threshold, labels = _controls(demo)
             with gr.Column(scale=2, min_width=300):
                 refused = gr.HTML()
                 summary = gr.HTML(_status(_INVITATION))
@@ -157,6 +140,30 @@ def build_page(demo: Demo) -> "gr.Blocks":
         )
     page.queue(max_size=WAITING, api_open=False)
     return page
+
+
+def _controls(demo: Demo) -> "tuple[gr.File, gr.Dropdown, gr.Slider, gr.Dropdown]":
+    """Files, the image shown, the threshold and the classes."""
+    import gradio as gr
+
+    files = gr.File(
+        label=f"Images, at most {demo.max_mb:g} MB each",
+        file_count="multiple",
+        file_types=sorted(EXTENSIONS),
+        height=180,
+    )
+    shown = gr.Dropdown([], label="Image shown", visible=False, interactive=True)
+    threshold = gr.Slider(
+        0, 1, demo.threshold, step=0.01, label="Threshold", info="The minimum score of what is shown."
+    )
+    labels = gr.Dropdown(
+        [(name, label) for label, name in enumerate(demo.predictor.classes.names)],
+        value=[],
+        multiselect=True,
+        label="Classes",
+        info="Without a choice, all are shown.",
+    )
+    return files, shown, threshold, labels
 
 
 def is_local(host: str) -> bool:

@@ -114,3 +114,25 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("trained") / "run")
     return run(TrainConfig(**arguments | {"epochs": 1}), Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run of a few seconds whose scores are above 0."""
+    from oddetr.distillation.config import DistillationConfig
+    from oddetr.training.config import OptimizerConfig, TrainConfig
+    from oddetr.training.run import run
+    from tests.squares import write_squares
+
+    folder = tmp_path_factory.mktemp("learned")
+    write_squares(folder / "data", "train", 16, seed=0)
+    write_squares(folder / "data", "val", 8, seed=1)
+    arguments = tiny_arguments(folder / "data", folder / "run") | {
+        "epochs": 7,
+        "image_size": 64,
+        "batch_size": 8,
+        "validate_every": 2,
+        "optimizer": OptimizerConfig(learning_rate=5e-3, backbone_factor=1.0, clip=1.0),
+        "distillation": DistillationConfig(horizon=8.0),
+    }
+    return run(TrainConfig(**arguments), Console(file=io.StringIO()))

@@ -36,7 +36,7 @@ class Matching:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Int64[Tensor, "..."]]) -> "Matching":
-        """Restore from `state`."""
+        """Restore it from `state`."""
         return cls(**{name: value.numpy() for name, value in state.items()})
 
     def state(self) -> dict[str, Int64[Tensor, "..."]]:
@@ -135,7 +135,6 @@ def _also_in(
     images: Int64[np.ndarray, " objects"],
 ) -> Bool[np.ndarray, "layers objects"]:
     """Whether each query occurs among `others` in the same layer and image."""
-
     layers = np.arange(len(queries))[:, None]
     place = layers * (images.max(initial=0) + 1) + images
     width = max(queries.max(initial=0), others.max(initial=0)) + 2

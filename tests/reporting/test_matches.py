@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 
+from oddetr.data.dataset import Annotations
 from oddetr.evaluation.detections import Detections
-from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
+from oddetr.reporting.matches import Judged, best_threshold, confusion, judged
+from tests.evaluation.builders import annotations
+from tests.evaluation.builders import found as found_rows
 
 
 def found(*rows: tuple[float, float, float, float, float, int]) -> Detections:
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
+    return found_rows(*((label, box, score) for *box, score, label in rows))
 
 
-def there(*rows: tuple[float, float, float, float, int], crowd: int = 0) -> Objects:
+def there(*rows: tuple[float, float, float, float, int], crowd: int = 0) -> Annotations:
     """The last `crowd` rows are regions to ignore."""
-    table = np.array(rows, np.float32).reshape(-1, 5)
-    ignore = np.arange(len(table)) >= len(table) - crowd
-    return Objects(table[:, :4], table[:, 4].astype(np.int64), ignore)
+    return annotations((1, [(label, box) for *box, label in rows]), crowd=crowd)
 
 
 def test_of_two_detections_of_an_object_the_better_is_right() -> None:

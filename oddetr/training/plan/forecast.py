@@ -108,7 +108,7 @@ def forecast(
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     trial = Validation(source, detectors, task.matching)
-    trial.begin()
+    trial.start()
 
     @torch.inference_mode()
     def look(batch: Batch) -> None:

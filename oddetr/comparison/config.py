@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -81,12 +80,7 @@ class ComparisonConfig:
         return self.reference or ("qfl" if "qfl" in self.arms else next(iter(self.arms)))
 
     def changes(self, arm: str) -> dict[str, Any]:
-        """The changes that `arm` makes to the base, including those of its standard arm.
-
-        Raises:
-            ValueError: the arm's name cannot be a folder's, it refers to no standard arm, or it changes a field that
-                must be equal.
-        """
+        """The changes that `arm` makes to the base, including those of its standard arm."""
         given = self.arms[arm]
         if not re.fullmatch(r"\w[\w.+-]*", arm, re.ASCII):
             raise ValueError(f"arm {arm!r}: a name consists of letters, digits, and _ . + - inside; it names a folder.")
@@ -109,11 +103,7 @@ class ComparisonConfig:
         return changes
 
     def train_config(self, arm: str, seed: int) -> TrainConfig:
-        """The configuration of one run.
-
-        Raises:
-            ValueError: the arm cannot be trained; the message names arm and field.
-        """
+        """The configuration of one run."""
         values = _plain(merged(self.base, self.changes(arm)))
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
@@ -126,9 +116,9 @@ class ComparisonConfig:
         shared = {name: value for name, value in values.items() if name not in SET_HERE}
         return shared | {"data": Path(values["data"]).name}
 
-    def pairs(self) -> Iterator[tuple[str, int]]:
+    def pairs(self) -> list[tuple[str, int]]:
         """All pairs (arm, seed), seed by seed."""
-        return ((arm, seed) for seed in self.seeds for arm in self.arms)
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, which `read_config` reads from YAML."""

@@ -49,12 +49,7 @@ _PANELS = {"student": "student", "teacher": "teacher (EMA)"}
 
 
 def draw_figures(runs: Mapping[str, Sequence[RunResult]], folder: Path) -> list[str]:
-    """Draw the figures that have curves, delete old ones that have none, and return the names of those drawn.
-
-    Args:
-        runs: finished runs of each arm, in the order of the legend.
-        folder: where to write.
-    """
+    """Draw the figures that have curves, delete old ones that have none, and return the names of those drawn."""
     drawn: list[str] = []
     for name, kind in FIGURES.items():
         (folder / name).unlink(missing_ok=True)

@@ -27,13 +27,7 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed.
-
-    Attributes:
-        code: the exit code of its process.
-        lines: the last lines of its output.
-        log: the file with all of its output.
-    """
+    """A run that failed: the exit code of its process, the last lines of its output, and the file with all of it."""
 
     job: Job
     code: int
@@ -94,10 +88,7 @@ class _Process:
 class ComparisonProgress:
     """Progress over all jobs of a comparison: a bar on a terminal, and a line for each job that exits.
 
-    Args:
-        jobs: the jobs to run.
-        finished: number of runs that had finished before.
-        console: where to print.
+    `finished` is the number of other runs, which had finished before.
     """
 
     def __init__(self, jobs: Sequence[Job], finished: int, console: Console) -> None:
@@ -156,15 +147,9 @@ def _result_text(job: Job) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, console: Console) -> list[Failure]:
-    """Run the jobs in order, `at_once` at a time; a failure does not stop the others.
+    """Run the jobs in order, `at_once` at a time, and resume interrupted ones; a failure does not stop the others.
 
-    No process is left running, even after an exception.
-
-    Args:
-        jobs: unfinished runs; interrupted ones are resumed.
-        at_once: concurrent runs, at least 1.
-        finished: number of runs of the comparison that have already finished.
-        console: where to show progress.
+    No process is left running, even after an exception. `finished` is the number of runs that had finished before.
     """
     waiting, running, failures = [*jobs], list[_Process](), list[Failure]()
     progress = ComparisonProgress(jobs, finished, console)

@@ -25,7 +25,6 @@ class Job:
     Attributes:
         split: the split that the trained detector is evaluated on.
         at_once: number of concurrent runs, including this one.
-        threads: CPU threads.
         config: the run's configuration; `out` is its folder.
     """
 
@@ -54,11 +53,7 @@ class Job:
 
     @classmethod
     def read(cls, file: Path) -> "Job":
-        """Read the file that `write` made.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Read the file that `write` made; a ValueError says that it is damaged."""
         with _reading(file) as content:
             config = TrainConfig.from_plain(content.pop("config"))
             return cls(**content, config=config)
@@ -151,11 +146,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _reading(file: Path) -> Generator[dict[str, Any]]:
-    """Read a JSON file; errors inside the context are reported as a damaged file.
-
-    Raises:
-        ValueError: the file is damaged, or holds a configuration that only oddetr 0.1 can run.
-    """
+    """Read a JSON file; errors inside the context are reported as a damaged file, but for fields of oddetr 0.1."""
     try:
         yield read_json(file)
     except GoneFieldError as error:

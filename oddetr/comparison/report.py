@@ -39,12 +39,9 @@ Options that all arms share, and those that each changes; others have the defaul
 
 
 def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
-    """Write results.json, results.md and the figures into `config.out`, and return the tables.
+    """Write results.json, results.md and the figures of the finished runs of each arm into `config.out`.
 
-    Args:
-        config: the comparison.
-        runs: the finished runs of each arm to show, at most one per seed.
-        command: the command that continues the comparison.
+    `command` continues the comparison. Returns the tables.
     """
     arms = {arm: _content(config, arm, runs) for arm in runs}
     content = {

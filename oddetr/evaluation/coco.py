@@ -39,16 +39,12 @@ class Metrics:
 
     Attributes:
         ap: average precision, mean over IoU 0.50, 0.55, ... 0.95 and over the classes that have objects.
-        ap50: AP at IoU 0.50.
-        ap75: AP at IoU 0.75.
-        ap_small: AP of objects up to 32² square pixels.
-        ap_medium: AP of objects from 32² to 96² square pixels.
-        ap_large: AP of objects from 96² square pixels.
+        ap50, ap75: AP at IoU 0.50 and 0.75.
+        ap_small, ap_medium, ap_large: AP of objects up to 32², up to 96² and from 96² square pixels.
         ar: average recall, mean over the same IoUs and classes.
         per_class: AP by class name.
         ap_without_duplicates: AP after class-wise non-maximum suppression at `DUPLICATE_IOU`; None where not computed.
             It is not one of COCO's metrics; what it exceeds `ap` by is the cost of duplicate detections.
-
     """
 
     ap: float
@@ -62,10 +58,7 @@ class Metrics:
     ap_without_duplicates: float | None = None
 
     def to_json(self) -> dict[str, float | dict[str, float | None] | None]:
-        """The metrics under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None for NaN.
-
-        AP_without_duplicates is included if it was computed.
-        """
+        """The metrics under COCO's names, `per_class` and, if computed, `AP_without_duplicates`; None for NaN."""
         scores = {name: getattr(self, field) for field, name in _NAMES.items()}
         if self.ap_without_duplicates is not None:
             scores["AP_without_duplicates"] = self.ap_without_duplicates
@@ -95,11 +88,9 @@ def evaluate_detections(
 def scores_and_curves(
     truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections], max_detections: int = 100
 ) -> tuple[Metrics, Float64[np.ndarray, "classes recalls"]]:
-    """Like `evaluate_detections`, and also return precision-recall curves.
+    """Like `evaluate_detections`, and also return the precision of each class at IoU 0.5 and recalls 0, 0.01, ... 1.
 
-    Returns:
-        The metrics, and the precision of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for a class without
-        objects. The mean of a row is the AP50 of the class.
+    It is NaN for a class without objects. The mean of a row is the AP50 of the class.
     """
     _check(truth, classes, detections)
     there, found = _truth_objects(truth), _found_objects(truth, detections)
@@ -129,15 +120,9 @@ def duplicates_suppressed(
 
 @dataclass(frozen=True)
 class _Objects:
-    """Objects or detections of many images, in flat arrays.
+    """Objects or detections of many images, in flat arrays; boxes are (left, top, width, height) in pixels.
 
-    Attributes:
-        images: the image's rank by original id. COCO visits images in that order, which breaks ties between scores.
-        labels: 0..K-1.
-        boxes: (left, top, width, height) in pixels.
-        scores: 1 for ground truth.
-        areas: in square pixels.
-        crowd: 1 for regions to ignore.
+    `images` are ranks by original id: COCO visits images in that order, which breaks ties between scores.
     """
 
     images: Int64[np.ndarray, " objects"]

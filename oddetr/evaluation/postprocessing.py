@@ -20,9 +20,7 @@ def postprocess(
     are not clipped to the image.
 
     Args:
-        predictions: the decoder's output.
         sizes: (height, width) in pixels of the images that the boxes are scaled to.
-        top_k: detections per image.
         labels: the classes that compete; default: all.
     """
     boxes, scores, found = best_detections(predictions, top_k, labels)

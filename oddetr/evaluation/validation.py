@@ -23,10 +23,7 @@ from oddetr.structures import Batch, Weights
 class Scores:
     """Validation scores of one detector.
 
-    Attributes:
-        metrics: COCO's metrics.
-        instability: matching instability, with queries identified by `Queries.identity`.
-        by_slot: the same with queries identified by their slot; None where that makes no difference.
+    `instability` identifies queries by `Queries.identity`, `by_slot` by their slot (None where that is the same).
     """
 
     metrics: Metrics

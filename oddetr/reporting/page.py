@@ -35,13 +35,7 @@ Row = tuple[str, str, str]
 
 
 def run_page(record: Record, found: Findings | None, missing: str) -> str:
-    """The page of one run.
-
-    Args:
-        record: the run.
-        found: the findings of its best detector on validation images.
-        missing: why there are none, in words.
-    """
+    """The page of one run, with the findings of its best detector, or why there are none (`missing`)."""
     names = found.source.classes.names if found else ()
     return _render(
         "run.html.jinja",

@@ -53,7 +53,6 @@ def compare(
     """Train arms with several seeds on equal terms, each run in its own process; write a table and figures.
 
     Finished runs are kept and interrupted ones resumed, so the same call continues a comparison or renews its report.
-    The report holds all finished runs in `out`, whatever `arms` says.
 
     Args:
         config: a comparison, or a YAML file of one.
@@ -61,26 +60,25 @@ def compare(
         jobs: concurrent runs; 0 trains nothing and tabulates what has finished, even while another call trains.
         threads: CPU threads of each run.
         seeds: seeds to train, instead of the comparison's.
-        arms: train only these arms; with `jobs` 0, tabulate only these.
+        arms: train only these arms (the report still holds all that have finished); with `jobs` 0, tabulate only these.
         base: changes to the comparison's base, merged into it; names may be dotted.
         adopted: results.json of another call, whose finished runs of the same configuration count as finished here,
             even if their folders are gone.
         console: where to show progress.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing; DataError: the data set has errors.
         ValueError: the comparison is invalid (see `ComparisonConfig`), `out` or `adopted` holds runs of another
             configuration, `adopted` is no results.json, or no run has finished.
-        DataError: the data set has errors.
     """
     console = console or Terminal()
     config = config if isinstance(config, ComparisonConfig) else read_config(Path(config))
     changes = {"out": out and Path(out), "jobs": jobs, "threads": threads, "seeds": seeds and tuple(seeds)}
     changes = {name: value for name, value in changes.items() if value is not None}
     config = _with_split(replace(config, base=merged(config.base, nested(base or {})), **changes))
-    for arm in arms or ():
-        if arm not in config.arms:
-            raise ValueError(f"The comparison has no arm {arm!r}; it has {', '.join(config.arms)}.")
+    unknown = next((arm for arm in arms or () if arm not in config.arms), None)
+    if unknown is not None:
+        raise ValueError(f"The comparison has no arm {unknown!r}; it has {', '.join(config.arms)}.")
     only = ["--arms", ",".join(arms)] if arms else []
     command = shlex.join(["oddetr", "compare", str(config.out / CONFIGURATION), *only])
     if adopted:
@@ -202,12 +200,12 @@ def _finished(config: ComparisonConfig) -> dict[str, list[RunResult]]:
 
 def _with_seeds_of(config: ComparisonConfig, finished: dict[str, list[RunResult]]) -> ComparisonConfig:
     """The comparison that trains everything in the table: with the seeds that other calls have finished."""
-    there = {run.seed for runs in finished.values() for run in runs}
-    return config if there <= {*config.seeds} else replace(config, seeds=tuple(sorted(there | {*config.seeds})))
+    seeds = {run.seed for runs in finished.values() for run in runs}
+    return config if seeds <= {*config.seeds} else replace(config, seeds=tuple(sorted(seeds | {*config.seeds})))
 
 
 def _save(config: ComparisonConfig) -> None:
-    """Write the whole configuration as a file for `compare`, one that trains: never with `jobs: 0`."""
+    """Write the configuration as a file for `compare` that trains: never with `jobs: 0`."""
     content = config.to_json() | {"jobs": config.jobs or 1}
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)

@@ -93,8 +93,8 @@ def scores_and_curves(
     It is NaN for a class without objects. The mean of a row is the AP50 of the class.
     """
     _check(truth, classes, detections)
-    there, found = _truth_objects(truth), _found_objects(truth, detections)
-    curves = [_evaluate_class(there, found, label, max_detections) for label in range(len(classes))]
+    objects, found = _truth_objects(truth), _found_objects(truth, detections)
+    curves = [_evaluate_class(objects, found, label, max_detections) for label in range(len(classes))]
     precision, recall = (np.stack(values) for values in zip(*curves, strict=True))
     metrics = Metrics(
         ap=_mean(precision[..., _ALL]),
@@ -171,11 +171,11 @@ def _evaluate_class(
     truth: _Objects, detections: _Objects, label: int, max_detections: int
 ) -> tuple[Float64[np.ndarray, "thresholds recalls sizes"], Float64[np.ndarray, "thresholds sizes"]]:
     """Precision at 101 recalls, and maximum recall, of one class; -1 where there are no objects."""
-    there, found = truth.of_class(label), detections.of_class(label)
-    if not there:
+    objects, found = truth.of_class(label), detections.of_class(label)
+    if not objects:
         return np.full((_THRESHOLDS, _RECALLS, _SIZES), -1.0), np.full((_THRESHOLDS, _SIZES), -1.0)
-    images = [{"id": image} for image in sorted({row["image_id"] for row in (*there, *found)})]
-    sides = [COCO({"images": images, "annotations": rows, "categories": [{"id": 1}]}) for rows in (there, found)]
+    images = [{"id": image} for image in sorted({row["image_id"] for row in (*objects, *found)})]
+    sides = [COCO({"images": images, "annotations": rows, "categories": [{"id": 1}]}) for rows in (objects, found)]
     evaluator: Any = COCOeval_faster(sides[0], sides[1], "bbox", print_function=_silent)
     evaluator.params.maxDets = [max_detections]
     evaluator.evaluate()

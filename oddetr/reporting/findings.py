@@ -87,9 +87,9 @@ def findings(run: Path, most: int, allow_outside: bool = False, console: Console
     metrics, precision = scores_and_curves(truth, classes, detections)
     metrics = duplicates_suppressed(metrics, truth, classes, detections)
     pairs = [(detections[int(image)], truth.take(np.array([index]))) for index, image in enumerate(truth.image_ids)]
-    verdicts = tuple(judged(found, there) for found, there in pairs)
+    verdicts = tuple(judged(found, objects) for found, objects in pairs)
     threshold, f1 = best_threshold(verdicts)
     table = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
-    for found, there in pairs:
-        table += confusion(found.above(threshold), there, len(classes))
+    for found, objects in pairs:
+        table += confusion(found.above(threshold), objects, len(classes))
     return Findings(source, truth, detections, metrics, precision, threshold, f1, table, verdicts)

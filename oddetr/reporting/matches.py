@@ -38,29 +38,29 @@ def _ious(boxes: Float32[np.ndarray, "n 4"], others: Float32[np.ndarray, "m 4"])
     return box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy()
 
 
-def judged(found: Detections, there: Annotations) -> Judged:
+def judged(found: Detections, truth: Annotations) -> Judged:
     """Match detections to objects of their class, best first, each to the free object of highest IoU, at least 0.5."""
     found = found.top(len(found))
-    ious = _ious(found.boxes, there.boxes)
-    ious[found.labels[:, None] != there.labels] = 0
-    ious[:, there.crowd] = 0
+    ious = _ious(found.boxes, truth.boxes)
+    ious[found.labels[:, None] != truth.labels] = 0
+    ious[:, truth.crowd] = 0
     right = np.zeros(len(found), bool)
-    for row in range(len(found) if len(there.labels) else 0):
+    for row in range(len(found) if len(truth.labels) else 0):
         best = int(ious[row].argmax())
         if ious[row, best] >= IOU:
             right[row] = True
             ious[:, best] = 0
-    kept = right | ~_ignored(found, there)
-    return Judged(found.scores[kept], right[kept], int((~there.crowd).sum()))
+    kept = right | ~_ignored(found, truth)
+    return Judged(found.scores[kept], right[kept], int((~truth.crowd).sum()))
 
 
-def _ignored(found: Detections, there: Annotations) -> Bool[np.ndarray, " detections"]:
+def _ignored(found: Detections, truth: Annotations) -> Bool[np.ndarray, " detections"]:
     """Which detections lie by half or more of their area in a crowd region of their class, as in COCO's evaluation."""
-    boxes, regions = found.boxes[:, None], there.boxes[there.crowd]
+    boxes, regions = found.boxes[:, None], truth.boxes[truth.crowd]
     inner = np.minimum(boxes[..., 2:], regions[:, 2:]) - np.maximum(boxes[..., :2], regions[:, :2])
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=2)
     covered = inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9) >= IOU
-    return (covered & (found.labels[:, None] == there.labels[there.crowd])).any(axis=1)
+    return (covered & (found.labels[:, None] == truth.labels[truth.crowd])).any(axis=1)
 
 
 def best_threshold(images: Sequence[Judged]) -> tuple[float, float]:
@@ -78,14 +78,14 @@ def best_threshold(images: Sequence[Judged]) -> tuple[float, float]:
     return best / 100, f1[best]
 
 
-def confusion(found: Detections, there: Annotations, classes: int) -> Int64[np.ndarray, "truth found"]:
+def confusion(found: Detections, truth: Annotations, classes: int) -> Int64[np.ndarray, "truth found"]:
     """The confusion matrix of an image: rows are true classes, columns predicted ones.
 
     Objects and detections are paired by falling IoU, at least 0.5, whatever their classes. The last column counts
     missed objects, the last row false positives.
     """
     table = np.zeros((classes + 1, classes + 1), np.int64)
-    boxes, labels = there.boxes[~there.crowd], there.labels[~there.crowd]
+    boxes, labels = truth.boxes[~truth.crowd], truth.labels[~truth.crowd]
     ious = _ious(found.boxes, boxes)
     used, taken = np.zeros(len(found), bool), np.zeros(len(labels), bool)
     for place in np.argsort(-ious, axis=None, kind="stable"):
@@ -96,5 +96,5 @@ def confusion(found: Detections, there: Annotations, classes: int) -> Int64[np.n
             used[row] = taken[column] = True
             table[labels[column], found.labels[row]] += 1
     table[:classes, classes] = np.bincount(labels[~taken], minlength=classes)
-    table[classes, :classes] = np.bincount(found.labels[~used & ~_ignored(found, there)], minlength=classes)
+    table[classes, :classes] = np.bincount(found.labels[~used & ~_ignored(found, truth)], minlength=classes)
     return table

@@ -223,7 +223,7 @@ def _picture(found: Findings, index: int) -> dict[str, str]:
     shown, f1 = judged.right[judged.scores >= found.threshold], judged.f1(found.threshold)
     hits = f"{shown.sum()} of {judged.objects} objects detected"
     caption = f"{hits}, {(~shown).sum()} false positives, F1 {f1:.2f}"
-    pictures = {"there": truth, "found": draw_detections(sample.image, detections, classes)}
+    pictures = {"objects": truth, "detections": draw_detections(sample.image, detections, classes)}
     return {"name": sample.name, "caption": caption} | {name: _url(picture) for name, picture in pictures.items()}
 
 

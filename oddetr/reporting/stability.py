@@ -42,7 +42,7 @@ def stability(epochs: Sequence[int], values: Sequence[float], cosine: bool, calm
     """
     if len(values) < FEWEST:
         times = ("never", "once", "twice")[len(values)]
-        seen = f"Matchings were compared {times}, too seldom to tell whether they are stable."
+        seen = f"Matchings were compared {times}, too few times for a verdict."
         return Stability("unknown", seen, "Validate more often (--validate-every), or train longer.")
     share = f"about {100 * values[-1]:.0f} % of the matching changed between the last two validations"
     od_detr = "" if calmed else " OD-DETR (--distillation.enabled true) calms it too."

@@ -235,8 +235,8 @@ def test_command_tabulates_or_says_what_is_wrong(
         found = main(["compare", str(finished.out.parent / "c.yaml"), *words])
     except SystemExit as stopped:
         found = stopped.code
-    told = capsys.readouterr()
-    assert message in told.out + told.err
+    output = capsys.readouterr()
+    assert message in output.out + output.err
     assert found == code
     assert trained == []
 

@@ -180,6 +180,6 @@ def test_invalid_file_is_named_with_the_field(text: str, message: str, tmp_path:
     with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.yaml"):
         read_config(file)
     file.write_text(text)
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as error:
         read_config(file)
-    assert str(told.value).startswith(str(file))
+    assert str(error.value).startswith(str(file))

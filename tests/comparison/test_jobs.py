@@ -28,7 +28,7 @@ marks = os.path.join(folder, os.pardir, os.pardir, "marks.txt")
 def mark(text):
     with open(marks, "a") as stream:
         stream.write(f"{{text}} {{os.getpid()}} {{environ['OMP_NUM_THREADS']}} {{environ['NUMBA_NUM_THREADS']}}\\n")
-mark("begin")
+mark("start")
 print("a line of", arm, flush=True)
 if arm in ("waits", "deaf"):
     with open(os.path.join(folder, "metrics.jsonl"), "w") as stream:
@@ -36,7 +36,7 @@ if arm in ("waits", "deaf"):
     if arm == "deaf":
         time.sleep(60)
     os.read(0, 1)
-    mark("told")
+    mark("asked")
     sys.exit(1)
 time.sleep(0.1)
 if arm == "busy":
@@ -82,7 +82,7 @@ def test_jobs_run_one_after_the_other_or_at_most_so_many_at_a_time(job: Callable
     console = quiet()
     made = [job("qfl", 0), job("qfl", 1), job("focal", 0)]
     assert run_jobs(made, 1, 2, console) == []
-    assert [words[0] for words in marks(tmp_path)] == ["begin", "end"] * 3
+    assert [words[0] for words in marks(tmp_path)] == ["start", "end"] * 3
     assert {tuple(words[2:]) for words in marks(tmp_path)} == {("1", "1")}
     assert [one.result() for one in made] == [made_result(one.arm, one.seed) for one in made]
     lines = console.file.getvalue().splitlines()
@@ -95,7 +95,7 @@ def test_jobs_run_one_after_the_other_or_at_most_so_many_at_a_time(job: Callable
     run_jobs([job("qfl", seed) for seed in range(2, 6)], 2, 0, quiet())
     running = [0]
     for words in marks(tmp_path)[6:]:
-        running.append(running[-1] + (1 if words[0] == "begin" else -1))
+        running.append(running[-1] + (1 if words[0] == "start" else -1))
     assert max(running) <= 2
 
 
@@ -108,9 +108,9 @@ def test_failed_job_is_reported_and_the_others_go_on(job: Callable, tmp_path: Pa
     assert (silent.job, silent.code) == (made[1], 0)
     assert (late.job, late.code) == (made[2], 4)
     assert made[3].result() == made_result("qfl")
-    told = console.file.getvalue()
-    assert f"fails seed 0 failed with exit code 3; its last lines, of {made[0].folder / 'log.txt'}:" in told
-    assert "    the reason\n" in told
+    output = console.file.getvalue()
+    assert f"fails seed 0 failed with exit code 3; its last lines, of {made[0].folder / 'log.txt'}:" in output
+    assert "    the reason\n" in output
     assert "of an earlier attempt" in failed.log.read_text()
 
 
@@ -129,15 +129,15 @@ def test_job_exits_when_another_process_trains_the_run(job: Callable) -> None:
     assert failure.lines == ("Another process is training this run. Wait for it, or give another folder by --out.",)
 
 
-@pytest.mark.parametrize(("arm", "told"), [("waits", ["told"]), ("deaf", [])])
+@pytest.mark.parametrize(("arm", "asked"), [("waits", ["asked"]), ("deaf", [])])
 def test_interrupted_jobs_are_asked_to_exit_and_killed_if_they_do_not(
-    arm: str, told: list[str], job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arm: str, asked: list[str], job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_PATIENCE", 10 if told else 0.1)
+    monkeypatch.setattr(jobs, "_PATIENCE", 10 if asked else 0.1)
     made = [job(arm), job("qfl")]
     with ctrl_c_when((made[0].folder / "metrics.jsonl").exists):
         run_jobs(made, 1, 0, quiet())
-    assert [words[0] for words in marks(tmp_path)] == ["begin", *told]
+    assert [words[0] for words in marks(tmp_path)] == ["start", *asked]
     with pytest.raises(ProcessLookupError):
         os.kill(int(marks(tmp_path)[0][1]), 0)
 

@@ -121,3 +121,39 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(trained: Path, tmp_path: Path) -> Path:
     """A copy of `trained`, to be changed."""
     return Path(shutil.copytree(trained, tmp_path / "finished"))
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run whose scores are above 0, with what it printed (console.txt).
+
+    It measured the cost of OD-DETR, and after its report was written the report failed.
+    """
+    from oddetr.distillation.config import DistillationConfig
+    from oddetr.reporting.report import report
+    from oddetr.training.config import OptimizerConfig, TrainConfig
+    from oddetr.training.run import run
+    from tests.squares import write_squares
+
+    folder = tmp_path_factory.mktemp("learned")
+    write_squares(folder / "data", "train", 16, seed=0)
+    write_squares(folder / "data", "val", 8, seed=1)
+    arguments = tiny_arguments(folder / "data", folder / "run") | {
+        "epochs": 7,
+        "image_size": 64,
+        "batch_size": 8,
+        "validate_every": 2,
+        "optimizer": OptimizerConfig(learning_rate=5e-3, backbone_factor=1.0, clip=1.0),
+        "distillation": DistillationConfig(horizon=8.0),
+    }
+
+    def report_and_fail(out: Path, **options: bool) -> None:
+        report(out, **options)
+        raise ZeroDivisionError
+
+    console = Console(file=io.StringIO(), width=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oddetr.training.plan.forecast.LEAST", 1)
+        run(TrainConfig(**arguments), console, report=report_and_fail)
+    (folder / "run" / "console.txt").write_text(console.file.getvalue())
+    return folder / "run"

@@ -275,7 +275,7 @@ def read_run(place: Path, content: tuple[dict[str, Any], str | None, bool]) -> N
     assert all(isinstance(part, list) for part in (*told, differing([record, record])))
     assert record.stability().kind
     curves = [*record.losses(), *(record.scores(model, "AP") for model in MODELS)]
-    curves += [curve for model in MODELS for curve in record.layers(model, "normalised_instability")]
+    curves += [curve for model in MODELS for curve in record.instability(model)]
     for curve in curves:
         assert np.isfinite(np.asarray(curve.x, np.float64)).all()
         assert np.asarray(curve.y, np.float64).shape == (len(curve.x),)

@@ -22,10 +22,10 @@ def _baseline(classification: str) -> dict[str, Any]:
     return {"loss": {"classification": classification}, "distillation": {"enabled": False}}
 
 
-def _distilled(*lessons: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0) -> dict[str, Any]:
+def _distilled(*terms: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0) -> dict[str, Any]:
     """Changes that enable the named distillation terms; `memory` is the one that the teacher decodes from."""
     parts: dict[str, dict[str, Any]] = {
-        name: {"weight": weight if name in lessons else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
+        name: {"weight": weight if name in terms else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
         for name, weight in _WEIGHTS.items()
     }
     parts["matching"] |= {"queries": "own"}

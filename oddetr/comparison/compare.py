@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,15 @@ from rich.console import Console
 from oddetr.common.durable import write_file, writing
 from oddetr.common.nested import merged, nested
 from oddetr.common.terminal import Terminal
-from oddetr.comparison.adopted import adopt
-from oddetr.comparison.config import ComparisonConfig, read_config
+from oddetr.common.untrusted import read_json
+from oddetr.comparison.config import SET_HERE, ComparisonConfig, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
-from oddetr.comparison.records import RESULT, Job, RunResult
+from oddetr.comparison.records import JOB, RESULT, Job, RunResult, write_json
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.sources import open_sources
+from oddetr.training.config import TrainConfig
+from oddetr.training.safety.resume import differences
+from oddetr.training.upgrades import upgraded
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ def compare(
     """Train arms with several seeds on equal terms, each run in its own process; write a table and figures.
 
     Finished runs are kept and interrupted ones resumed, so the same call continues a comparison or renews its report.
-    The report holds all finished runs in `out`, whatever `arms` says.
 
     Args:
         config: a comparison, or a YAML file of one.
@@ -59,75 +60,123 @@ def compare(
         jobs: concurrent runs; 0 trains nothing and tabulates what has finished, even while another call trains.
         threads: CPU threads of each run.
         seeds: seeds to train, instead of the comparison's.
-        arms: train only these arms; with `jobs` 0, tabulate only these.
+        arms: train only these arms (the report still holds all that have finished); with `jobs` 0, tabulate only these.
         base: changes to the comparison's base, merged into it; names may be dotted.
         adopted: results.json of another call, whose finished runs of the same configuration count as finished here,
             even if their folders are gone.
         console: where to show progress.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing; DataError: the data set has errors.
         ValueError: the comparison is invalid (see `ComparisonConfig`), `out` or `adopted` holds runs of another
             configuration, `adopted` is no results.json, or no run has finished.
-        DataError: the data set has errors.
     """
     console = console or Terminal()
-    say = partial(console.print, highlight=False, soft_wrap=True)
     config = config if isinstance(config, ComparisonConfig) else read_config(Path(config))
     changes = {"out": out and Path(out), "jobs": jobs, "threads": threads, "seeds": seeds and tuple(seeds)}
     changes = {name: value for name, value in changes.items() if value is not None}
-    config = replace(config, base=merged(config.base, nested(base or {})), **changes)
-    config, images = _with_split(config)
-    asked = _known_arms(config, arms)
-    only = ["--arms", ",".join(asked)] if arms else []
+    config = _with_split(replace(config, base=merged(config.base, nested(base or {})), **changes))
+    unknown = next((arm for arm in arms or () if arm not in config.arms), None)
+    if unknown is not None:
+        raise ValueError(f"The comparison has no arm {unknown!r}; it has {', '.join(config.arms)}.")
+    only = ["--arms", ",".join(arms)] if arms else []
     command = shlex.join(["oddetr", "compare", str(config.out / CONFIGURATION), *only])
     if adopted:
-        say(f"adopted from {adopted}: {adopt(Path(adopted), config)} runs")
+        _say(console, f"adopted from {adopted}: {adopt(Path(adopted), config)} runs")
+    failures = _train(config, arms or [*config.arms], command, console) if config.jobs else []
+    return _report(config, arms, failures, command, console)
+
+
+def _train(config: ComparisonConfig, arms: Sequence[str], command: str, console: Console) -> list[Failure]:
+    """Train the runs of these arms that have not finished."""
     finished = _finished(config)
-    failures: list[Failure] = []
-    if config.jobs:
-        _save(_with_seeds_of(config, finished))
-        wanted = [_job(config, arm, seed) for arm, seed in config.pairs() if arm in asked]
-        missing = [job for job in wanted if job.seed not in {run.seed for run in finished[job.arm]}]
-        say(f"runs to do: {len(missing)} of {len(wanted)}   at a time: {config.jobs}   scored on: {config.split}")
-        try:
-            failures = run_jobs(missing, config.jobs, len(wanted) - len(missing), images, console)
-        except KeyboardInterrupt as stopped:
-            message = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
-            say(message)
-            raise KeyboardInterrupt(message) from stopped
-        finished = _finished(config)
+    _save(_with_seeds_of(config, finished))
+    wanted = [_job(config, arm, seed) for arm, seed in config.pairs() if arm in arms]
+    missing = [job for job in wanted if job.seed not in {run.seed for run in finished[job.arm]}]
+    runs = f"runs to do: {len(missing)} of {len(wanted)}"
+    _say(console, f"{runs}   at a time: {config.jobs}   scored on: {config.split}")
+    try:
+        return run_jobs(missing, config.jobs, len(wanted) - len(missing), console)
+    except KeyboardInterrupt as stopped:
+        message = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
+        _say(console, message)
+        raise KeyboardInterrupt(message) from stopped
+
+
+def _report(
+    config: ComparisonConfig, arms: Sequence[str] | None, failures: list[Failure], command: str, console: Console
+) -> ComparisonReport:
+    """Write the report of the finished runs: of all arms, or without training of the given ones."""
+    finished = _finished(config)
+    asked = arms or [*config.arms]
     shown = {arm: finished[arm] for arm in config.arms if arm in asked or (finished[arm] and config.jobs)}
     if not any(shown.values()) and not failures:
         raise ValueError(f"No run in {config.out} is finished, so there is nothing to tabulate. Train with --jobs 1.")
     reported = _with_seeds_of(config, finished)
     if config.jobs or not (config.out / CONFIGURATION).exists():
         _save(reported)
-    say(write_report(reported, shown, command))
+    _say(console, write_report(reported, shown, command))
     if failures:
         names = "; ".join(f"{failure.job.name} ({failure.log})" for failure in failures)
-        say(f"Failed: {names}. To try them again:\n{command}", style="red")
-    say(f"report: {config.out / TABLE}")
+        _say(console, f"Failed: {names}. To try them again:\n{command}", "red")
+    _say(console, f"report: {config.out / TABLE}")
     return ComparisonReport(config.out, shown, failures)
 
 
-def _known_arms(config: ComparisonConfig, arms: Sequence[str] | None) -> list[str]:
-    for arm in arms or ():
-        if arm not in config.arms:
-            raise ValueError(f"The comparison has no arm {arm!r}; it has {', '.join(config.arms)}.")
-    return list(arms or config.arms)
+def adopt(file: Path, config: ComparisonConfig) -> int:
+    """Write the jobs and results in `file` to `config.out`, as if the runs had finished there; return their number.
+
+    Runs that `config.out` already has, and arms that the comparison lacks, are skipped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no results.json, or is too old to hold configurations; or a run has another
+            configuration (the fields are named), in which case nothing is adopted.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}. Give the results.json of a comparison.")
+    try:
+        content = read_json(file)
+        found = [
+            (RunResult(arm, int(seed), content["split"], run["epochs"], run["scores"], run["machine"]), entry["terms"])
+            for arm, entry in content["arms"].items()
+            if arm in config.arms
+            for seed, run in entry["seeds"].items()
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is no results.json that holds the terms of its runs ({error!r}).") from error
+    jobs: list[tuple[RunResult, dict[str, Any], Path]] = []
+    for result, terms in found:
+        ours = config.train_config(result.arm, result.seed).to_json()
+        folder = config.out / result.arm / f"seed_{result.seed}"
+        if (folder / JOB).exists():
+            continue
+        own = {name: ours[name] for name in SET_HERE}
+        own |= {"data": ours["data"]} if terms["data"] == Path(ours["data"]).name else {}
+        before = TrainConfig().to_json() | upgraded(terms) | own
+        different = differences(before, ours)
+        if different:
+            raise ValueError(
+                f"The runs of {result.arm} in {file} had another configuration: {'; '.join(different)}. Nothing was "
+                "adopted: undo the change, or omit --adopted."
+            )
+        jobs.append((result, {"arm": result.arm, "seed": result.seed, "config": before}, folder))
+    for result, job, folder in jobs:
+        result.write(folder)
+        write_json(folder / JOB, job)
+    return len(jobs)
 
 
-def _with_split(config: ComparisonConfig) -> tuple[ComparisonConfig, int]:
-    """The comparison with its split filled in, and the number of training images; 0 if the data need not be opened."""
+def _with_split(config: ComparisonConfig) -> ComparisonConfig:
+    """The comparison with its split filled in; the data is not opened to tabulate a known one."""
     if config.split is not None and not config.jobs:
-        return config, 0
+        return config
     first = config.train_config(next(iter(config.arms)), config.seeds[0])
     sources = open_sources(first.data, first.digits, first.seed, first.allow_outside)
     split = config.split or ("test" if "test" in sources else "val")
     if split not in sources:
         raise ValueError(f"split is {split!r}; the data set has {', '.join(sources)}.")
-    return replace(config, split=split), len(sources["train"])
+    return replace(config, split=split)
 
 
 def _job(config: ComparisonConfig, arm: str, seed: int) -> Job:
@@ -151,13 +200,17 @@ def _finished(config: ComparisonConfig) -> dict[str, list[RunResult]]:
 
 def _with_seeds_of(config: ComparisonConfig, finished: dict[str, list[RunResult]]) -> ComparisonConfig:
     """The comparison that trains everything in the table: with the seeds that other calls have finished."""
-    there = {run.seed for runs in finished.values() for run in runs}
-    return config if there <= {*config.seeds} else replace(config, seeds=tuple(sorted(there | {*config.seeds})))
+    seeds = {run.seed for runs in finished.values() for run in runs}
+    return config if seeds <= {*config.seeds} else replace(config, seeds=tuple(sorted(seeds | {*config.seeds})))
 
 
 def _save(config: ComparisonConfig) -> None:
-    """Write the whole configuration as a file for `compare`, one that trains: never with `jobs: 0`."""
+    """Write the configuration as a file for `compare` that trains: never with `jobs: 0`."""
     content = config.to_json() | {"jobs": config.jobs or 1}
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         write_file(config.out / CONFIGURATION, yaml.safe_dump(content, sort_keys=False))
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, highlight=False, soft_wrap=True)

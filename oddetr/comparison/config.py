@@ -4,8 +4,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.training.config import TrainConfig
 from oddetr.training.plan.choice import with_fixed_defaults
+from oddetr.training.upgrades import upgraded
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; all others must be equal."""
 LIKE = "like"
-_SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
+SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
+"""Fields of a run that the comparison sets, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ class ComparisonConfig:
             raise ValueError(f"jobs is {self.jobs}; it must be at least 1, or 0 to tabulate what is finished.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}; it must be at least 1.")
-        for name in self.base.keys() & _SET_HERE.keys():
-            raise ValueError(f"base.{name} is set by the comparison; use {_SET_HERE[name]}.")
+        for name in self.base.keys() & SET_HERE.keys():
+            raise ValueError(f"base.{name} is set by the comparison; use {SET_HERE[name]}.")
         if not self.arms:
             raise ValueError("arms is empty; name at least one, or leave it out for the standard arms.")
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference is {self.reference!r}; it must be one of the arms: {', '.join(self.arms)}.")
-        shared = _checked(_plain(self.base), "base")
+        shared = _train_config(self.base, "base")
         for arm in self.arms:
             self.train_config(arm, self.seeds[0])
         self._refuse_contradictions(shared)
@@ -79,65 +80,67 @@ class ComparisonConfig:
         return self.reference or ("qfl" if "qfl" in self.arms else next(iter(self.arms)))
 
     def changes(self, arm: str) -> dict[str, Any]:
-        """The changes that `arm` makes to the base, including those of its standard arm.
-
-        Raises:
-            ValueError: the arm's name cannot be a folder's, it refers to no standard arm, or it changes a field that
-                must be equal.
-        """
+        """The changes that `arm` makes to the base, including those of its standard arm."""
         given = self.arms[arm]
         if not re.fullmatch(r"\w[\w.+-]*", arm, re.ASCII):
-            raise ValueError(f"{_arm(arm)}: a name consists of letters, digits, and _ . + - inside; it names a folder.")
-        if given is None:
-            return _standard(arm, arm)
-        if arm in STANDARD:
+            raise ValueError(f"arm {arm!r}: a name consists of letters, digits, and _ . + - inside; it names a folder.")
+        if given is not None and arm in STANDARD:
             raise ValueError(
-                f"{_arm(arm)} is a standard arm. Leave it empty to take it as it is, or give changes of it a name of "
+                f"arm {arm!r} is a standard arm. Leave it empty to take it as it is, or give changes of it a name of "
                 f"their own: my_{arm}: {{{LIKE}: {arm}, ...}}"
             )
-        own = {name: value for name, value in given.items() if name != LIKE}
-        changes = merged(_standard(arm, given[LIKE]), own) if LIKE in given else own
-        for name in changes:
-            if name not in CHANGEABLE:
-                raise ValueError(
-                    f"{_arm(arm)} changes {name}. Arms may change only {', '.join(CHANGEABLE)}, so that all train on "
-                    f"equal terms; put options that all share into base."
-                )
+        standard = self._standard(arm)
+        if standard is not None and standard not in STANDARD:
+            raise ValueError(f"arm {arm!r}: there is no standard arm {standard!r}; there are {', '.join(STANDARD)}.")
+        own = {name: value for name, value in (given or {}).items() if name != LIKE}
+        changes = merged(STANDARD[standard].changes if standard else {}, own)
+        fixed = next((name for name in changes if name not in CHANGEABLE), None)
+        if fixed:
+            raise ValueError(
+                f"arm {arm!r} changes {fixed}. Arms may change only {', '.join(CHANGEABLE)}, so that all train on "
+                "equal terms; put options that all share into base."
+            )
         return changes
 
     def train_config(self, arm: str, seed: int) -> TrainConfig:
-        """The configuration of one run.
-
-        Raises:
-            ValueError: the arm cannot be trained; the message names arm and field.
-        """
+        """The configuration of one run."""
         values = _plain(merged(self.base, self.changes(arm)))
         if values.get("data", DIGITS) != DIGITS:
             values["data"] = str(Path(values["data"]).resolve())
-        own = {"seed": seed, "out": self.out / arm / f"seed_{seed}", "resume": True}
-        return with_fixed_defaults(_checked(values, _arm(arm), **own))
+        shared = _train_config(values, f"arm {arm!r}")
+        return with_fixed_defaults(replace(shared, seed=seed, out=self.out / arm / f"seed_{seed}", resume=True))
 
-    def _refuse_contradictions(self, shared: TrainConfig) -> None:
-        """Refuse a standard arm that would silently override the base; `shared` is the base with its defaults."""
-        base, values = flat(nested(_plain(self.base))), flat(shared.to_json())
-        for arm, given in self.arms.items():
-            standard = arm if given is None else given.get(LIKE)
-            own = flat(nested(given or {}))
-            for name, value in flat(STANDARD[standard].changes if standard else {}).items():
-                if name in base and name not in own and values[name] != value:
-                    raise ValueError(
-                        f"base.{name} is {json.dumps(values[name])}, but {_arm(arm)} sets {name} to "
-                        f"{json.dumps(value)}. Move it from base into an arm with `{LIKE}: {standard}`."
-                    )
+    def terms(self, arm: str) -> dict[str, Any]:
+        """The configuration that all runs of an arm share; the data's folder is reduced to its name."""
+        values = self.train_config(arm, self.seeds[0]).to_json()
+        shared = {name: value for name, value in values.items() if name not in SET_HERE}
+        return shared | {"data": Path(values["data"]).name}
 
-    def pairs(self) -> Iterator[tuple[str, int]]:
+    def pairs(self) -> list[tuple[str, int]]:
         """All pairs (arm, seed), seed by seed."""
-        return ((arm, seed) for seed in self.seeds for arm in self.arms)
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, which `read_config` reads from YAML."""
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         return _plain(values | {"seeds": list(self.seeds)})
+
+    def _standard(self, arm: str) -> str | None:
+        """The name of the standard arm that `arm` is or starts from."""
+        given = self.arms[arm]
+        return arm if given is None else str(given[LIKE]) if LIKE in given else None
+
+    def _refuse_contradictions(self, shared: TrainConfig) -> None:
+        """Refuse a standard arm that would silently override the base; `shared` is the base with its defaults."""
+        base, values = flat(nested(self.base)), flat(shared.to_json())
+        for arm, given in self.arms.items():
+            standard, own = self._standard(arm), flat(nested(given or {}))
+            for name, value in flat(STANDARD[standard].changes if standard else {}).items():
+                if name in base and name not in own and values[name] != value:
+                    raise ValueError(
+                        f"base.{name} is {json.dumps(values[name])}, but arm {arm!r} sets {name} to "
+                        f"{json.dumps(value)}. Move it from base into an arm with `{LIKE}: {standard}`."
+                    )
 
 
 def read_config(file: Path) -> ComparisonConfig:
@@ -165,32 +168,27 @@ def read_config(file: Path) -> ComparisonConfig:
 @cache
 def _parser(kind: type[ComparisonConfig] | type[TrainConfig]) -> Parser:
     parser = Parser(exit_on_error=False, parser_mode=YAML)
-    parser.add_class_arguments(kind, skip={*_SET_HERE} if kind is TrainConfig else set(), fail_untyped=True)
+    parser.add_class_arguments(kind, skip={*SET_HERE} if kind is TrainConfig else set(), fail_untyped=True)
     return parser
 
 
-def _checked(values: dict[str, Any], where: str, **ours: Any) -> TrainConfig:
+def _train_config(values: dict[str, Any], where: str) -> TrainConfig:
     """Parse a run's configuration, with numbers in any YAML notation; `where` prefixes error messages."""
     try:
-        parser = _parser(TrainConfig)
-        return TrainConfig(**parser.instantiate(parser.parse_object(values)).as_dict(), **ours)
+        return _parsed(json.dumps(_plain(values)))
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _arm(name: str) -> str:
-    return f"arm {name!r}"
-
-
-def _standard(arm: str, name: object) -> dict[str, Any]:
-    if name not in STANDARD:
-        raise ValueError(f"{_arm(arm)}: there is no standard arm {name!r}; there are {', '.join(STANDARD)}.")
-    return STANDARD[str(name)].changes
+@cache
+def _parsed(values: str) -> TrainConfig:
+    parser = _parser(TrainConfig)
+    parsed = parser.parse_object(upgraded(nested(json.loads(values))))
+    return TrainConfig(**parser.instantiate(parsed).as_dict())
 
 
 def _plain(value: Any) -> Any:
     """Convert paths in nested dicts to strings."""
-
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return str(value) if isinstance(value, Path) else value

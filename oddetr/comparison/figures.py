@@ -26,23 +26,21 @@ class FigureKind:
     """The content of a figure: a curve of `RunResult` over epochs or minutes."""
 
     score: str
-    over_time: bool
     title: str
     unit: str
+    over_time: bool = False
 
 
 FIGURES: dict[str, FigureKind] = {
-    "ap_epoch.png": FigureKind("AP", False, "AP on the validation images, by epoch", "AP (0-1)"),
-    "ap_time.png": FigureKind("AP", True, "AP on the validation images, by time of training", "AP (0-1)"),
+    "ap_epoch.png": FigureKind("AP", "AP on the validation images, by epoch", "AP (0-1)"),
+    "ap_time.png": FigureKind("AP", "AP on the validation images, by time of training", "AP (0-1)", over_time=True),
     "instability.png": FigureKind(
-        "instability",
-        False,
+        "normalised_instability",
         "Matching instability between validations, last decoder layer",
         "normalised instability (0: matching unchanged)",
     ),
     "unstable_score.png": FigureKind(
         "unstable_score",
-        False,
         "Objects that the last decoder layer matches to another query than the layer before",
         "unstable score (share of objects, 0-1)",
     ),
@@ -51,12 +49,7 @@ _PANELS = {"student": "student", "teacher": "teacher (EMA)"}
 
 
 def draw_figures(runs: Mapping[str, Sequence[RunResult]], folder: Path) -> list[str]:
-    """Draw the figures that have curves, delete old ones that have none, and return the names of those drawn.
-
-    Args:
-        runs: finished runs of each arm, in the order of the legend.
-        folder: where to write.
-    """
+    """Draw the figures that have curves, delete old ones that have none, and return the names of those drawn."""
     drawn: list[str] = []
     for name, kind in FIGURES.items():
         (folder / name).unlink(missing_ok=True)

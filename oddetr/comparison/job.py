@@ -27,17 +27,20 @@ def main(file: Path) -> None:
     from oddetr.training.run import run
 
     job = Job.read(file)
-    claim = _claim(job.folder) if is_first_process() else None
-    if claim:
+    lock = lock_folder(job.folder) if is_first_process() else None
+    if lock:
         (job.folder / RESULT).unlink(missing_ok=True)
     run(job.config, Terminal(), compared=True)
-    if claim:
+    if lock:
         scored(job).write(job.folder)
-        claim.close()
+        lock.close()
 
 
 def scored(job: "Job") -> "RunResult":
     """Evaluate student and teacher of a finished run's last checkpoint."""
+    import torch
+
+    from oddetr import __version__
     from oddetr.comparison.records import RunResult
     from oddetr.prediction.predictor import evaluate
     from oddetr.structures import Weights
@@ -46,24 +49,16 @@ def scored(job: "Job") -> "RunResult":
     last = job.folder / "last"
     scores = {weights: evaluate(last, split=job.split, weights=weights).to_json() for weights in get_args(Weights)}
     epochs = [event for event in read_events(job.folder) if event["kind"] == "epoch"]
-    return RunResult(job.arm, job.seed, job.split, epochs, scores, machine(job))
-
-
-def machine(job: "Job") -> str:
-    """Device, cores, load and versions in words, for the table's reader."""
-    import torch
-
-    from oddetr import __version__
-
     device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return (
+    machine = (
         f"{device}{platform.system()} {platform.machine()}, {os.cpu_count()} cores; runs at a time: {job.at_once}, "
         f"threads of each: {job.threads}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"oddetr {__version__}"
     )
+    return RunResult(job.arm, job.seed, job.split, epochs, scores, machine)
 
 
-def _claim(folder: Path) -> IO[str]:
+def lock_folder(folder: Path) -> IO[str]:
     """Lock the run's folder until the returned file is closed; exit if another process holds the lock.
 
     Without `fcntl` (Windows) nothing is locked.

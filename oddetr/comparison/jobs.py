@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from oddetr.comparison.job import BUSY
-from oddetr.comparison.records import LOG, RESULT, Job, RunResult
+from oddetr.comparison.records import LOG, RESULT, Job
 from oddetr.training.config import chosen
 from oddetr.training.records.log import read_events
 from oddetr.training.records.progress import clock
@@ -28,13 +27,7 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed.
-
-    Attributes:
-        code: the exit code of its process.
-        lines: the last lines of its output.
-        log: the file with all of its output.
-    """
+    """A run that failed: the exit code of its process, the last lines of its output, and the file with all of it."""
 
     job: Job
     code: int
@@ -52,13 +45,12 @@ class _Process:
 
     @classmethod
     def start(cls, job: Job) -> "_Process":
-        file = job.write()
-        threads = str(job.threads)
+        file, threads = job.write(), str(job.threads)
         environment = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log:
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}: {job.name}, {threads} threads\n".encode())
             log.flush()
-            start = log.tell()
+            log_start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "oddetr.comparison.job", str(file)],
                 stdin=subprocess.PIPE,
@@ -67,7 +59,7 @@ class _Process:
                 env=os.environ | environment,
                 start_new_session=True,
             )
-        return cls(job, process, start)
+        return cls(job, process, log_start)
 
     def failure(self) -> Failure | None:
         """The failure of a process that has exited; None if it left a result."""
@@ -81,9 +73,8 @@ class _Process:
 
     def close_input(self) -> None:
         """Ask the process to exit."""
-        stdin: IO[bytes] | None = self.process.stdin
-        assert stdin is not None
-        stdin.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def wait(self) -> None:
         """Wait for the process to exit, and kill it if it does not."""
@@ -97,81 +88,71 @@ class _Process:
 class ComparisonProgress:
     """Progress over all jobs of a comparison: a bar on a terminal, and a line for each job that exits.
 
-    Args:
-        jobs: the jobs to run.
-        finished: number of runs that had finished before.
-        images: training images per epoch.
-        console: where to print.
+    `finished` is the number of other runs, which had finished before.
     """
 
-    def __init__(self, jobs: Sequence[Job], finished: int, images: int, console: Console) -> None:
-        self.console, self.images = console, images
-        self.ended, self.total = finished, finished + len(jobs)
-        self.parts = {job.name: self._part(job) for job in jobs}
-        self.weights = {job.name: chosen(job.config.epochs) for job in jobs}
+    def __init__(self, jobs: Sequence[Job], finished: int, console: Console) -> None:
+        self.console = console
+        self.finished, self.total = finished, finished + len(jobs)
+        self.epochs = {job.name: chosen(job.config.epochs) for job in jobs}
+        self.epochs_done = {job.name: _epochs_done(job) for job in jobs}
         self.start, self.before = time.monotonic(), self.done()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[left]}"), console=console, transient=True, disable=not console.is_terminal,
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
-        self.line = self.bar.add_task("", total=1.0, left="")
+        self.line = self.bar.add_task("", total=1.0)
+
+    def done(self) -> float:
+        """The completed fraction of all epochs, in [0, 1]."""
+        return sum(self.epochs_done.values()) / max(1, sum(self.epochs.values()))
 
     def show(self, running: Sequence[Job]) -> None:
         """Update the bar from the logs of the running jobs."""
-        self.parts |= {job.name: self._part(job) for job in running}
+        self.epochs_done |= {job.name: _epochs_done(job) for job in running}
         names = ", ".join(job.name for job in running)
-        self.bar.update(
-            self.line, completed=self.done(), description=f"{self._count()}: {names}", left=f"left {self._left()}"
-        )
+        self.bar.update(self.line, completed=self.done(), description=f"{names}: {self._count()}")
 
     def end(self, job: Job, failure: Failure | None) -> None:
         """Print the outcome of a job."""
-        self.parts[job.name] = 1.0
-        self.ended += failure is None
-        text = _failure_text(failure) if failure else _result_text(job)
+        self.epochs_done[job.name] = self.epochs[job.name]
+        self.finished += failure is None
+        if failure:
+            lines = "".join(f"\n    {line}" for line in failure.lines)
+            text = f"{job.name} failed with exit code {failure.code}; its last lines, of {failure.log}:{lines}\n"
+        else:
+            text = _result_text(job)
         style = "red" if failure else None
-        self.console.print(
-            f"{text}   {self._count()}, left {self._left()}", style=style, highlight=False, soft_wrap=True
-        )
+        self.console.print(f"{text}   {self._count()}", style=style, highlight=False, soft_wrap=True)
 
     def _count(self) -> str:
-        return f"{self.ended} of {self.total} runs"
-
-    def done(self) -> float:
-        """The completed fraction of all jobs, in [0, 1], weighted by epochs."""
-        return sum(part * self.weights[name] for name, part in self.parts.items()) / max(1, sum(self.weights.values()))
-
-    def _left(self) -> str:
-        done = self.done()
-        if done <= self.before:
-            return "-"
-        return clock((time.monotonic() - self.start) * (1 - done) / (done - self.before))
-
-    def _part(self, job: Job) -> float:
-        """The completed fraction of a run, in [0, 1]; steps per epoch are estimated until the first epoch ends."""
-        events = read_events(job.folder)
-        if not events:
-            return 0.0
-        epoch = next((event for event in reversed(events) if event["kind"] == "epoch"), None)
-        estimate = -(-self.images // (chosen(job.config.batch_size) * job.config.accumulate))
-        steps = epoch["step"] / epoch["epoch"] if epoch else estimate
-        return min(1.0, events[-1]["step"] / max(1.0, steps * chosen(job.config.epochs)))
+        gained = self.done() - self.before
+        left = clock((time.monotonic() - self.start) * (1 - self.done()) / gained) if gained > 0 else "-"
+        return f"{self.finished} of {self.total} runs, left {left}"
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, console: Console) -> list[Failure]:
-    """Run the jobs in order, `at_once` at a time; a failure does not stop the others.
+def _epochs_done(job: Job) -> float:
+    """The epochs that a run has completed; in parts from the second epoch on, when the steps of one are known."""
+    events = read_events(job.folder)
+    epoch = next((event for event in reversed(events) if event["kind"] == "epoch"), None)
+    return events[-1]["step"] / max(1, epoch["step"]) * epoch["epoch"] if epoch else 0.0
 
-    No process is left running, even after an exception.
 
-    Args:
-        jobs: unfinished runs; interrupted ones are resumed.
-        at_once: concurrent runs, at least 1.
-        finished: number of runs of the comparison that have already finished.
-        images: training images per epoch.
-        console: where to show progress.
+def _result_text(job: Job) -> str:
+    result = job.result()
+    assert result is not None
+    aps = {name: result.scores[name]["AP"] for name in ("teacher", "student")}
+    scores = ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in aps.items())
+    return f"{job.name}: {scores} on {job.split}, {result.minutes:.1f} minutes"
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, console: Console) -> list[Failure]:
+    """Run the jobs in order, `at_once` at a time, and resume interrupted ones; a failure does not stop the others.
+
+    No process is left running, even after an exception. `finished` is the number of runs that had finished before.
     """
     waiting, running, failures = [*jobs], list[_Process](), list[Failure]()
-    progress = ComparisonProgress(jobs, finished, images, console)
+    progress = ComparisonProgress(jobs, finished, console)
     try:
         with progress.bar:
             while waiting or running:
@@ -191,16 +172,3 @@ def run_jobs(jobs: Sequence[Job], at_once: int, finished: int, images: int, cons
         for process in running:
             process.wait()
     return failures
-
-
-def _result_text(job: Job) -> str:
-    result: RunResult | None = job.result()
-    assert result is not None
-    aps = {name: result.scores[name]["AP"] for name in ("teacher", "student")}
-    scores = ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in aps.items())
-    return f"{job.name}: {scores} on {job.split}, {result.minutes:.1f} minutes"
-
-
-def _failure_text(failure: Failure) -> str:
-    lines = "".join(f"\n    {line}" for line in failure.lines)
-    return f"{failure.job.name} failed with exit code {failure.code}; its last lines, of {failure.log}:{lines}\n"

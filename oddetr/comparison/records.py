@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ class Job:
     Attributes:
         split: the split that the trained detector is evaluated on.
         at_once: number of concurrent runs, including this one.
-        threads: CPU threads.
         config: the run's configuration; `out` is its folder.
     """
 
@@ -54,11 +53,7 @@ class Job:
 
     @classmethod
     def read(cls, file: Path) -> "Job":
-        """Read the file that `write` made.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Read the file that `write` made; a ValueError says that it is damaged."""
         with _reading(file) as content:
             config = TrainConfig.from_plain(content.pop("config"))
             return cls(**content, config=config)
@@ -113,29 +108,33 @@ class RunResult:
         """Minutes of training, without validation."""
         return self.epochs[-1]["training_seconds"] / 60
 
-    def curve(self, model: str, score: str) -> dict[int, float]:
-        """A score of `student` or `teacher` by epoch; epochs without it are left out.
+    def times(self) -> dict[int, float]:
+        """Minutes of training by epoch."""
+        return {event["epoch"]: event["training_seconds"] / 60 for event in self.epochs}
 
-        Args:
-            score: AP, say, or the last decoder layer's `instability` (normalised) or `unstable_score`.
+    def curve(self, model: str, score: str) -> dict[int, float]:
+        """A score of `student` or `teacher` by epoch, of the last decoder layer if there is one for each.
+
+        Epochs without it are left out.
         """
-        values = {event["epoch"]: _score(event.get(model) or {}, score) for event in self.epochs}
+        values = {event["epoch"]: (event.get(model) or {}).get(score) for event in self.epochs}
+        values = {epoch: [None, *value][-1] if isinstance(value, list) else value for epoch, value in values.items()}
         return {epoch: value for epoch, value in values.items() if value is not None}
 
     def mean(self, model: str, score: str) -> float | None:
         """The mean of a curve over the run; None where it is empty."""
-        values = self.curve(model, score).values()
-        return statistics.fmean(values) if values else None
+        return mean(self.curve(model, score).values())
 
     @property
     def carried(self) -> float | None:
         """Mean over epochs of the share of objects whose query of the teacher the student has too; None if unknown."""
-        values = [event["matching_carried"] for event in self.epochs if event.get("matching_carried") is not None]
-        return statistics.fmean(values) if values else None
+        return mean(event.get("matching_carried") for event in self.epochs)
 
-    def times(self) -> dict[int, float]:
-        """Minutes of training by epoch."""
-        return {event["epoch"]: event["training_seconds"] / 60 for event in self.epochs}
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None without any."""
+    kept = [value for value in values if value is not None]
+    return statistics.fmean(kept) if kept else None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -147,11 +146,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _reading(file: Path) -> Generator[dict[str, Any]]:
-    """Read a JSON file; errors inside the context are reported as a damaged file.
-
-    Raises:
-        ValueError: the file is damaged, or holds a configuration that only oddetr 0.1 can run.
-    """
+    """Read a JSON file; errors inside the context are reported as a damaged file, but for fields of oddetr 0.1."""
     try:
         yield read_json(file)
     except GoneFieldError as error:
@@ -161,14 +156,3 @@ def _reading(file: Path) -> Generator[dict[str, Any]]:
             f"{file} is damaged ({type(error).__name__}: {error}). Remove it, and give the same command again: the run "
             "goes on from its checkpoints."
         ) from error
-
-
-_LAYERED = {"instability": "normalised_instability", "unstable_score": "unstable_score"}
-"""Curves of the last decoder layer, by the per-layer scores that they are taken from."""
-
-
-def _score(scores: dict[str, Any], name: str) -> float | None:
-    if name in _LAYERED:
-        layers = scores.get(_LAYERED[name]) or [None]
-        return layers[-1]
-    return scores.get(name)

@@ -7,57 +7,44 @@ from typing import Any
 import yaml
 
 from oddetr.common.durable import write_file, writing
-from oddetr.comparison.adopted import shareable_terms
+from oddetr.comparison.arms import label_of
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.comparison.figures import FIGURES, draw_figures
 from oddetr.comparison.records import RunResult, write_json
-from oddetr.comparison.summary import COLUMNS, ArmSummary, Spread, summarise
+from oddetr.comparison.summary import COLUMNS, spread_text, summarise
 
 TABLE, CONTENT, CONFIGURATION = "results.md", "results.json", "comparison.yaml"
+_COLUMNS_EXPLAINED = (
+    "Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the split "
+    "`{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after class-wise NMS at IoU "
+    "0.6. Instability: normalised, last decoder layer, between validations, mean over the run. Minutes: wall-clock "
+    "time of training, without validation."
+)
+_CARRIED_EXPLAINED = " Carried: share of objects whose teacher's query the student has too, mean over the run."
+_TERMS = """\
+## Terms
+
+With one seed, all arms start from the same weights and see the same images, augmentations and order.
+
+- Command: `{command}`, or `oddetr compare {file} --out DIR` with the file beside this one.
+{machines}
+- Training minutes are comparable only between runs on one machine under equal load.
+
+Options that all arms share, and those that each changes; others have the defaults of `oddetr train`:
+
+```yaml
+{options}
+```
+"""
 
 
 def write_report(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
-    """Write results.json, results.md and the figures into `config.out`, and return the tables.
+    """Write results.json, results.md and the figures of the finished runs of each arm into `config.out`.
 
-    Args:
-        config: the comparison.
-        runs: the finished runs of each arm to show, at most one per seed.
-        command: the command that continues the comparison.
+    `command` continues the comparison. Returns the tables.
     """
-    reference = config.reference_arm
-    summaries = [
-        summarise(arm, each, [] if arm == reference else runs.get(reference, [])) for arm, each in runs.items()
-    ]
-    write_json(config.out / CONTENT, _content(config, runs, summaries, command))
-    figures = draw_figures({arm: each for arm, each in runs.items() if each}, config.out)
-    tables = _tables(config, summaries)
-    parts = [tables, *(f"![{FIGURES[name].title}]({name})" for name in figures), _terms(config, runs, command)]
-    with writing(config.out):
-        write_file(config.out / TABLE, "# Comparison\n\n" + "\n\n".join(parts) + "\n")
-    return tables
-
-
-def _content(
-    config: ComparisonConfig,
-    runs: Mapping[str, Sequence[RunResult]],
-    summaries: Sequence[ArmSummary],
-    command: str,
-) -> dict[str, Any]:
-    arms = {
-        summary.arm: {
-            "label": summary.label,
-            "changes": config.changes(summary.arm),
-            "terms": shareable_terms(config, summary.arm),
-            "summary": {name: _plain(spread) for name, spread in summary.spreads.items()},
-            "difference": _plain(summary.difference) | {"above": summary.above, "by_seed": summary.differences},
-            "seeds": {
-                str(run.seed): {"scores": run.scores, "epochs": run.epochs, "machine": run.machine}
-                for run in runs[summary.arm]
-            },
-        }
-        for summary in summaries
-    }
-    return {
+    arms = {arm: _content(config, arm, runs) for arm in runs}
+    content = {
         "format": 1,
         "command": command,
         "configuration": config.to_json(),
@@ -65,58 +52,60 @@ def _content(
         "reference": config.reference_arm,
         "arms": arms,
     }
+    write_json(config.out / CONTENT, content)
+    figures = draw_figures({arm: each for arm, each in runs.items() if each}, config.out)
+    tables = _tables(config, arms)
+    parts = [tables, *(f"![{FIGURES[name].title}]({name})" for name in figures), _terms(config, runs, command)]
+    with writing(config.out):
+        write_file(config.out / TABLE, "# Comparison\n\n" + "\n\n".join(parts))
+    return tables
 
 
-def _plain(spread: Spread) -> dict[str, Any]:
-    return {"mean": spread.mean, "deviation": spread.deviation, "n": len(spread.values), "values": [*spread.values]}
+def _content(config: ComparisonConfig, arm: str, runs: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
+    """An arm in results.json."""
+    reference = () if arm == config.reference_arm else runs.get(config.reference_arm, ())
+    seeds = {run.seed: {"scores": run.scores, "epochs": run.epochs, "machine": run.machine} for run in runs[arm]}
+    return {
+        "label": label_of(arm),
+        "changes": config.changes(arm),
+        "terms": config.terms(arm),
+        **summarise(runs[arm], reference),
+        "seeds": seeds,
+    }
 
 
-def _tables(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> str:
-    """The table of arms, its explanation, and the differences. `carried` is shown only if some run's is below 1."""
-    carried = any(value < 1 for each in summaries for value in each.spreads["carried"].values)
+def _tables(config: ComparisonConfig, arms: Mapping[str, dict[str, Any]]) -> str:
+    """The table of arms, its explanation, and the table of differences, if there are any.
+
+    The column `carried` is shown only if some run's is below 1.
+    """
+    carried = any(value < 1 for arm in arms.values() for value in arm["summary"]["carried"]["values"])
     columns = {name: column for name, column in COLUMNS.items() if carried or name != "carried"}
     seeds = len(config.seeds)
     rows = [
         (
-            each.label,
-            f"{len(each.seeds)} of {seeds}" if len(each.seeds) < seeds else str(seeds),
-            *(each.spreads[name].text(column.decimals) for name, column in columns.items()),
+            arm["label"],
+            f"{len(arm['seeds'])} of {seeds}" if len(arm["seeds"]) < seeds else str(seeds),
+            *(spread_text(arm["summary"][name], column.decimals) for name, column in columns.items()),
         )
-        for each in summaries
+        for arm in arms.values()
     ]
     table = _table(("arm", "seeds", *(column.title for column in columns.values())), rows)
-    return "\n\n".join([table, _explanation(config.split, carried), *_differences(config, summaries)])
-
-
-def _explanation(split: str | None, carried: bool) -> str:
-    text = (
-        f"Mean ± sample standard deviation over seeds. AP and AP50: COCO's, in 0-1, of the last checkpoint on the "
-        f"split `{split}`; the teacher is the student's EMA. Without duplicates: the teacher's AP after class-wise NMS "
-        "at IoU 0.6. Instability: normalised, last decoder layer, between validations, mean over the run. "
-        "Minutes: wall-clock time of training, without validation."
-    )
-    if carried:
-        text += " Carried: share of objects whose teacher's query the student has too, mean over the run."
-    return text
-
-
-def _differences(config: ComparisonConfig, summaries: Sequence[ArmSummary]) -> list[str]:
-    """The table of differences to the reference arm, if there are any."""
-    rows = [
+    parts = [table, _COLUMNS_EXPLAINED.format(split=config.split) + (_CARRIED_EXPLAINED if carried else "")]
+    differences = [
         (
-            each.label,
-            each.difference.text(sign="+"),
-            f"{each.above} of {len(each.differences)}",
-            ", ".join(f"{seed}: {value:+.3f}" for seed, value in each.differences.items()),
+            arm["label"],
+            spread_text(arm["difference"], sign="+"),
+            f"{arm['difference']['above']} of {arm['difference']['n']}",
+            ", ".join(f"{seed}: {value:+.3f}" for seed, value in arm["difference"]["by_seed"].items()),
         )
-        for each in summaries
-        if each.differences
+        for arm in arms.values()
+        if arm["difference"]["n"]
     ]
-    if not rows:
-        return []
-    label = next(each.label for each in summaries if each.arm == config.reference_arm)
-    columns = ("arm", "AP teacher, difference", "above in", "by seed")
-    return [f"Difference to *{label}* with the same seed:", _table(columns, rows)]
+    if differences:
+        header = ("arm", "AP teacher, difference", "above in", "by seed")
+        parts += [f"Difference to *{label_of(config.reference_arm)}* with the same seed:", _table(header, differences)]
+    return "\n\n".join(parts)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,31 +120,15 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], command: str) -> str:
-    """The section on configuration, command and machines."""
-    machines: dict[str, dict[str, list[str]]] = {}
-    for arm, each in runs.items():
-        for run in each:
-            machines.setdefault(run.machine, {}).setdefault(arm, []).append(str(run.seed))
+    """The section on configuration, command and machines; of several machines, which runs are of which."""
+    seeds: dict[str, dict[str, list[str]]] = {}
+    for run in (run for each in runs.values() for run in each):
+        seeds.setdefault(run.machine, {}).setdefault(run.arm, []).append(str(run.seed))
+    whose = {
+        machine: "; ".join(f"{arm}: seed {', '.join(each)}" for arm, each in arms.items())
+        for machine, arms in seeds.items()
+    }
+    machines = [f"- Machine: {machine}" + (f" ({runs})" if len(whose) > 1 else "") for machine, runs in whose.items()]
     shown = {"base": config.to_json()["base"], "arms": {arm: config.changes(arm) for arm in runs}}
-    return "\n".join(
-        [
-            "## Terms",
-            "",
-            "With one seed, all arms start from the same weights and see the same images, augmentations and order.",
-            "",
-            f"- Command: `{command}`, or `oddetr compare {CONFIGURATION} --out DIR` with the file beside this one.",
-            *(f"- Machine: {machine}{_whose(on) if len(machines) > 1 else ''}" for machine, on in machines.items()),
-            "- Training minutes are comparable only between runs on one machine under equal load.",
-            "",
-            "Options that all arms share, and those that each changes; others have the defaults of `oddetr train`:",
-            "",
-            "```yaml",
-            yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip(),  # the copy has no aliases
-            "```",
-        ]
-    )
-
-
-def _whose(seeds: Mapping[str, Sequence[str]]) -> str:
-    """The seeds of each arm, in parentheses."""
-    return f" ({'; '.join(f'{arm}: seed ' + ', '.join(each) for arm, each in seeds.items())})"
+    options = yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip()  # the copy has no aliases
+    return _TERMS.format(command=command, file=CONFIGURATION, machines="\n".join(machines), options=options)

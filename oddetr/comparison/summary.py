@@ -1,41 +1,12 @@
-"""Means and deviations over seeds, and differences to the reference arm seed by seed."""
+"""Means and deviations over seeds, and differences to the reference arm seed by seed, as results.json holds them."""
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from oddetr.comparison.arms import label_of
 from oddetr.comparison.records import RunResult
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Values of several seeds, without undefined ones."""
-
-    values: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread":
-        """Drop None and NaN."""
-        return cls(tuple(float(value) for value in values if value is not None and not math.isnan(value)))
-
-    @property
-    def mean(self) -> float | None:
-        """None without values."""
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation (n - 1); None for fewer than two values."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def text(self, decimals: int = 3, sign: str = "") -> str:
-        """`mean ± deviation`, with `-` for what is not defined; `sign` as in a format, `+` say."""
-        if self.mean is None:
-            return "-"
-        deviation = "-" if self.deviation is None else f"{self.deviation:.{decimals}f}"
-        return f"{self.mean:{sign}.{decimals}f} ± {deviation}"
 
 
 @dataclass(frozen=True)
@@ -47,13 +18,14 @@ class Column:
     decimals: int = 3
 
 
+_INSTABILITY = "normalised_instability"
 COLUMNS = {
     "teacher_ap": Column("AP teacher", lambda run: run.scores["teacher"]["AP"]),
     "student_ap": Column("AP student", lambda run: run.scores["student"]["AP"]),
     "teacher_ap50": Column("AP50 teacher", lambda run: run.scores["teacher"]["AP50"]),
     "without_duplicates": Column("without duplicates", lambda run: run.scores["teacher"].get("AP_without_duplicates")),
-    "student_instability": Column("instability student", lambda run: run.mean("student", "instability")),
-    "teacher_instability": Column("instability teacher", lambda run: run.mean("teacher", "instability")),
+    "student_instability": Column("instability student", lambda run: run.mean("student", _INSTABILITY)),
+    "teacher_instability": Column("instability teacher", lambda run: run.mean("teacher", _INSTABILITY)),
     "minutes": Column("training minutes", lambda run: run.minutes, 1),
     "carried": Column("carried", lambda run: run.carried),
 }
@@ -61,50 +33,36 @@ COLUMNS = {
 oddetr 0.1 have no AP without duplicates."""
 
 
-@dataclass(frozen=True)
-class ArmSummary:
-    """An arm over its finished seeds; scores in [0, 1].
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """The mean, the sample deviation and the number `n` of the values of several seeds, without None and NaN.
 
-    Attributes:
-        seeds: the finished ones.
-        spreads: of each of `COLUMNS`.
-        differences: the teacher's AP minus that of the reference arm, by seed; empty for the reference arm.
+    `mean` is None without values, and `deviation` with fewer than two.
     """
-
-    arm: str
-    seeds: tuple[int, ...]
-    spreads: dict[str, Spread]
-    differences: dict[int, float]
-
-    @property
-    def difference(self) -> Spread:
-        """The differences of all seeds."""
-        return Spread(tuple(self.differences.values()))
-
-    @property
-    def label(self) -> str:
-        """The arm's name in tables."""
-        return label_of(self.arm)
-
-    @property
-    def above(self) -> int:
-        """Number of seeds in which the arm is above the reference."""
-        return sum(difference > 0 for difference in self.differences.values())
+    kept = [float(value) for value in values if value is not None and not math.isnan(value)]
+    deviation = statistics.stdev(kept) if len(kept) > 1 else None
+    mean = statistics.fmean(kept) if kept else None
+    return {"mean": mean, "deviation": deviation, "n": len(kept), "values": kept}
 
 
-def summarise(arm: str, results: Sequence[RunResult], reference: Sequence[RunResult]) -> ArmSummary:
-    """Summarise an arm's runs and compare them with those of the reference arm.
+def spread_text(found: dict[str, Any], decimals: int = 3, sign: str = "") -> str:
+    """`mean ± deviation`, with `-` for what is not defined; `sign` as in a format, `+` say."""
+    if found["mean"] is None:
+        return "-"
+    deviation = "-" if found["deviation"] is None else f"{found['deviation']:.{decimals}f}"
+    return f"{found['mean']:{sign}.{decimals}f} ± {deviation}"
 
-    Args:
-        arm: its name.
-        results: the arm's runs, at most one per seed.
-        reference: the reference arm's runs; empty for the reference arm itself.
+
+def summarise(runs: Sequence[RunResult], reference: Sequence[RunResult]) -> dict[str, Any]:
+    """Summarise an arm's runs: `summary`, the spread of each column, and `difference`, in the teacher's AP.
+
+    The difference is to the run of the reference arm (none for that arm itself) with the same seed: its spread,
+    `by_seed`, and `above`, the number of seeds in which it is positive.
     """
-    ours, others = ({run.seed: run.scores["teacher"]["AP"] for run in runs} for runs in (results, reference))
+    ours, others = ({run.seed: run.scores["teacher"]["AP"] for run in each} for each in (runs, reference))
     pairs = {seed: (ours[seed], others[seed]) for seed in ours if seed in others}
-    return ArmSummary(
-        arm=arm,
-        seeds=tuple(ours),
-        spreads={name: Spread.of(column.value(run) for run in results) for name, column in COLUMNS.items()},
-        differences={seed: own - other for seed, (own, other) in pairs.items() if None not in (own, other)},
-    )
+    by_seed = {seed: own - other for seed, (own, other) in pairs.items() if None not in (own, other)}
+    above = sum(difference > 0 for difference in by_seed.values())
+    return {
+        "summary": {name: spread(column.value(run) for run in runs) for name, column in COLUMNS.items()},
+        "difference": spread(by_seed.values()) | {"above": above, "by_seed": by_seed},
+    }

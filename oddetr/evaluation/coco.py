@@ -1,7 +1,7 @@
 """COCO's detection metrics, equal to those of pycocotools within 1e-6.
 
-To save memory, one class at a time is turned into the Python dicts that the evaluator reads; COCO evaluates classes
-independently. The rest stays in flat arrays.
+COCO evaluates classes independently. To save memory, one class at a time becomes the Python dicts that the evaluator
+reads; the rest stays in flat arrays.
 """
 
 import math
@@ -11,18 +11,26 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from oddetr.data.dataset import Annotations, ClassTable
-from oddetr.evaluation.detections import Detections
+from oddetr.evaluation.detections import Detections, xyxy_to_xywh
 
 DUPLICATE_IOU = 0.6
 """Above this IoU, the lower-scoring of two detections of one class counts as a duplicate."""
-_THRESHOLDS = 10
-_RECALLS = 101
-_SIZES = 4
+_THRESHOLDS, _RECALLS, _SIZES = 10, 101, 4
 _IOU_50, _IOU_75 = 0, 5
 _ALL, _SMALL, _MEDIUM, _LARGE = range(_SIZES)
+_NAMES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "APs",
+    "ap_medium": "APm",
+    "ap_large": "APl",
+    "ar": "AR",
+}
+"""COCO's names of the metrics."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,12 @@ class Metrics:
 
     Attributes:
         ap: average precision, mean over IoU 0.50, 0.55, ... 0.95 and over the classes that have objects.
-        ap50: AP at IoU 0.50.
-        ap75: AP at IoU 0.75.
-        ap_small: AP of objects up to 32² square pixels.
-        ap_medium: AP of objects from 32² to 96² square pixels.
-        ap_large: AP of objects from 96² square pixels.
+        ap50, ap75: AP at IoU 0.50 and 0.75.
+        ap_small, ap_medium, ap_large: AP of objects up to 32², up to 96² and from 96² square pixels.
         ar: average recall, mean over the same IoUs and classes.
         per_class: AP by class name.
-        ap_without_duplicates: AP after non-maximum suppression (`duplicates_suppressed`); None where not computed. It
-            is not one of COCO's metrics; what it exceeds `ap` by is the cost of duplicate detections.
-
+        ap_without_duplicates: AP after class-wise non-maximum suppression at `DUPLICATE_IOU`; None where not computed.
+            It is not one of COCO's metrics; what it exceeds `ap` by is the cost of duplicate detections.
     """
 
     ap: float
@@ -54,21 +58,11 @@ class Metrics:
     ap_without_duplicates: float | None = None
 
     def to_json(self) -> dict[str, float | dict[str, float | None] | None]:
-        """The metrics under COCO's names: AP, AP50, AP75, APs, APm, APl, AR and per_class {name: AP}; None for NaN.
-
-        AP_without_duplicates is included if it was computed.
-        """
-        duplicates = self.ap_without_duplicates
-        return {
-            "AP": _or_none(self.ap),
-            "AP50": _or_none(self.ap50),
-            "AP75": _or_none(self.ap75),
-            "APs": _or_none(self.ap_small),
-            "APm": _or_none(self.ap_medium),
-            "APl": _or_none(self.ap_large),
-            "AR": _or_none(self.ar),
-            "per_class": {name: _or_none(value) for name, value in self.per_class.items()},
-        } | ({} if duplicates is None else {"AP_without_duplicates": _or_none(duplicates)})
+        """The metrics under COCO's names, `per_class` and, if computed, `AP_without_duplicates`; None for NaN."""
+        scores = {name: getattr(self, field) for field, name in _NAMES.items()}
+        if self.ap_without_duplicates is not None:
+            scores["AP_without_duplicates"] = self.ap_without_duplicates
+        return _null_for_nan(scores) | {"per_class": _null_for_nan(self.per_class)}
 
 
 def evaluate_detections(
@@ -94,36 +88,15 @@ def evaluate_detections(
 def scores_and_curves(
     truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections], max_detections: int = 100
 ) -> tuple[Metrics, Float64[np.ndarray, "classes recalls"]]:
-    """Like `evaluate_detections`, and also return precision-recall curves.
+    """Like `evaluate_detections`, and also return the precision of each class at IoU 0.5 and recalls 0, 0.01, ... 1.
 
-    Returns:
-        The metrics, and the precision of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for a class without
-        objects. The mean of a row is the AP50 of the class.
+    It is NaN for a class without objects. The mean of a row is the AP50 of the class.
     """
     _check(truth, classes, detections)
-    there, found = _truth_objects(truth), _found_objects(truth, detections).best(max_detections)
-    curves = [
-        _evaluate_class(there.of_class(label), found.of_class(label), max_detections) for label in range(len(classes))
-    ]
+    objects, found = _truth_objects(truth), _found_objects(truth, detections)
+    curves = [_evaluate_class(objects, found, label, max_detections) for label in range(len(classes))]
     precision, recall = (np.stack(values) for values in zip(*curves, strict=True))
-    at_50 = precision[:, _IOU_50, :, _ALL]
-    return _metrics(precision, recall, classes), np.where(at_50 < 0, np.nan, at_50)
-
-
-def duplicates_suppressed(
-    metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
-) -> Metrics:
-    """Add `ap_without_duplicates` to the metrics: AP after class-wise non-maximum suppression at `DUPLICATE_IOU`."""
-    kept = {image: found.without_duplicates(DUPLICATE_IOU) for image, found in detections.items()}
-    return replace(metrics, ap_without_duplicates=evaluate_detections(truth, classes, kept).ap)
-
-
-def _metrics(
-    precision: Float64[np.ndarray, "classes thresholds recalls sizes"],
-    recall: Float64[np.ndarray, "classes thresholds sizes"],
-    classes: ClassTable,
-) -> Metrics:
-    return Metrics(
+    metrics = Metrics(
         ap=_mean(precision[..., _ALL]),
         ap50=_mean(precision[:, _IOU_50, :, _ALL]),
         ap75=_mean(precision[:, _IOU_75, :, _ALL]),
@@ -133,19 +106,23 @@ def _metrics(
         ar=_mean(recall[..., _ALL]),
         per_class={name: _mean(precision[label, ..., _ALL]) for label, name in enumerate(classes.names)},
     )
+    at_50 = precision[:, _IOU_50, :, _ALL]
+    return metrics, np.where(at_50 < 0, np.nan, at_50)
+
+
+def duplicates_suppressed(
+    metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
+) -> Metrics:
+    """Add `ap_without_duplicates` to the metrics of the detections."""
+    kept = {image: found.without_duplicates(DUPLICATE_IOU) for image, found in detections.items()}
+    return replace(metrics, ap_without_duplicates=evaluate_detections(truth, classes, kept).ap)
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """Objects or detections of many images, in flat arrays.
+    """Objects or detections of many images, in flat arrays; boxes are (left, top, width, height) in pixels.
 
-    Attributes:
-        images: the image's rank by original id. COCO visits images in that order, which breaks ties between scores.
-        labels: 0..K-1; sorted where `of_class` is used.
-        boxes: (left, top, width, height) in pixels.
-        scores: 1 for ground truth.
-        areas: in square pixels.
-        crowd: True for regions to ignore.
+    `images` are ranks by original id: COCO visits images in that order, which breaks ties between scores.
     """
 
     images: Int64[np.ndarray, " objects"]
@@ -153,72 +130,53 @@ class _Objects:
     boxes: Float64[np.ndarray, "objects 4"]
     scores: Float64[np.ndarray, " objects"]
     areas: Float64[np.ndarray, " objects"]
-    crowd: Bool[np.ndarray, " objects"]
+    crowd: Int64[np.ndarray, " objects"]
 
-    def take(self, which: Int64[np.ndarray, " _"] | slice) -> "_Objects":
-        return _Objects(**{name: column[which] for name, column in vars(self).items()})
-
-    def best(self, count: int) -> "_Objects":
-        """The `count` best of each class and image; ties go to the earlier."""
-        ordered = self.take(np.lexsort((-self.scores, self.images, self.labels)))
-        new = np.diff(ordered.labels, prepend=-1).astype(bool) | np.diff(ordered.images, prepend=-1).astype(bool)
-        starts = np.flatnonzero(new)
-        rank = np.arange(len(new)) - np.repeat(starts, np.diff(starts, append=len(new)))
-        return ordered.take(np.flatnonzero(rank < count))
-
-    def of_class(self, label: int) -> "_Objects":
-        start, end = np.searchsorted(self.labels, [label, label + 1])
-        return self.take(slice(int(start), int(end)))
-
-    def to_coco(self, images: list[int]) -> COCO:
-        """The evaluator's input format. Ids start at 1 because 0 means "unmatched" there."""
+    def of_class(self, label: int) -> list[dict[str, Any]]:
+        """The annotations of one class as the evaluator reads them. Ids start at 1: 0 means "unmatched" there."""
+        chosen: Bool[np.ndarray, " objects"] = self.labels == label
         names = ("image_id", "bbox", "score", "area", "iscrowd")
-        columns = (self.images, self.boxes, self.scores, self.areas, self.crowd.astype(np.int64))
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        annotations = [
-            dict(zip(names, row, strict=True), category_id=1, id=number) for number, row in enumerate(rows, start=1)
-        ]
-        return COCO(
-            {"images": [{"id": image} for image in images], "annotations": annotations, "categories": [{"id": 1}]}
-        )
+        columns = (self.images, self.boxes, self.scores, self.areas, self.crowd)
+        rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
+        return [dict(zip(names, row, strict=True), category_id=1, id=number) for number, row in enumerate(rows, 1)]
 
 
 def _truth_objects(truth: Annotations) -> _Objects:
     ranks = np.argsort(np.argsort(truth.image_ids))
-    objects = _Objects(
-        images=np.repeat(ranks, np.diff(truth.offsets)),
+    return _Objects(
+        images=ranks[truth.owners],
         labels=truth.labels,
-        boxes=_to_xywh(truth.boxes),
+        boxes=xyxy_to_xywh(truth.boxes),
         scores=np.ones(len(truth.labels)),
         areas=truth.areas.astype(np.float64),
-        crowd=truth.crowd,
+        crowd=truth.crowd.astype(np.int64),
     )
-    return objects.take(np.argsort(objects.labels, kind="stable"))
 
 
 def _found_objects(truth: Annotations, detections: Mapping[int, Detections]) -> _Objects:
     found = list(detections.values())
     ranks = np.searchsorted(np.sort(truth.image_ids), np.array(list(detections), dtype=np.int64))
-    boxes = _to_xywh(np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes for one in found)]))
-    labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in found)])
+    boxes = xyxy_to_xywh(np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes for one in found)]))
     return _Objects(
         images=np.repeat(ranks, np.array([len(one) for one in found], dtype=np.int64)),
-        labels=labels,
+        labels=np.concatenate([np.zeros(0, np.int64), *(one.labels for one in found)]),
         boxes=boxes,
         scores=np.concatenate([np.zeros(0), *(one.scores for one in found)]),
         areas=boxes[:, 2] * boxes[:, 3],
-        crowd=np.zeros(len(labels), dtype=bool),
+        crowd=np.zeros(len(boxes), np.int64),
     )
 
 
 def _evaluate_class(
-    there: _Objects, found: _Objects, max_detections: int
+    truth: _Objects, detections: _Objects, label: int, max_detections: int
 ) -> tuple[Float64[np.ndarray, "thresholds recalls sizes"], Float64[np.ndarray, "thresholds sizes"]]:
     """Precision at 101 recalls, and maximum recall, of one class; -1 where there are no objects."""
-    if len(there.labels) == 0:
+    objects, found = truth.of_class(label), detections.of_class(label)
+    if not objects:
         return np.full((_THRESHOLDS, _RECALLS, _SIZES), -1.0), np.full((_THRESHOLDS, _SIZES), -1.0)
-    images: list[int] = np.union1d(there.images, found.images).tolist()
-    evaluator: Any = COCOeval_faster(there.to_coco(images), found.to_coco(images), "bbox", print_function=_silent)
+    images = [{"id": image} for image in sorted({row["image_id"] for row in (*objects, *found)})]
+    sides = [COCO({"images": images, "annotations": rows, "categories": [{"id": 1}]}) for rows in (objects, found)]
+    evaluator: Any = COCOeval_faster(sides[0], sides[1], "bbox", print_function=_silent)
     evaluator.params.maxDets = [max_detections]
     evaluator.evaluate()
     evaluator.accumulate()
@@ -237,14 +195,9 @@ def _check(truth: Annotations, classes: ClassTable, detections: Mapping[int, Det
             raise ValueError(f"A detection on image id {image_id} has a box or a score that is not a finite number.")
         if len(found) and not 0 <= found.labels.min() <= found.labels.max() < len(classes):
             raise ValueError(
-                f"A detection on image id {image_id} has a label outside 0..{len(classes) - 1}, the labels of the "
-                f"{len(classes)} classes evaluated. Evaluate with the class table that the detector was trained with."
+                f"A detection on image id {image_id} has a label outside 0..{len(classes) - 1}. Evaluate with the "
+                "class table that the detector was trained with."
             )
-
-
-def _to_xywh(boxes: Float[np.ndarray, "objects 4"]) -> Float64[np.ndarray, "objects 4"]:
-    corners = boxes.astype(np.float64)
-    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def _mean(values: Float64[np.ndarray, "*any"]) -> float:
@@ -253,8 +206,8 @@ def _mean(values: Float64[np.ndarray, "*any"]) -> float:
     return float(defined.mean()) if defined.size else math.nan
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _null_for_nan(values: Mapping[str, float]) -> dict[str, Any]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def _silent(*_: object) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from oddetr.data.dataset import ClassTable
 
@@ -68,8 +68,7 @@ class Detections:
 
         Coordinates are rounded to 1/100 pixel and scores to six digits to keep files small.
         """
-        corners = self.boxes.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(2).tolist()
+        boxes = xyxy_to_xywh(self.boxes).round(2).tolist()
         scores = self.scores.astype(np.float64).round(6).tolist()
         return [
             {"image_id": image_id, "category_id": classes.ids[label], "bbox": box, "score": score}
@@ -98,13 +97,16 @@ class Detections:
         Raises:
             ValueError: it has no scores or no classes.
         """
-
         scores, labels = found.confidence, found.class_id
         if len(found) == 0:
             scores, labels = np.zeros(0), np.zeros(0)
         if scores is None or labels is None:
             missing = "confidence" if scores is None else "class_id"
-            raise ValueError(
-                f"These detections have no {missing}: give it to them, as every detection has a score and a label."
-            )
+            raise ValueError(f"These detections have no {missing}. Set it: every detection has a score and a label.")
         return cls(found.xyxy.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64))
+
+
+def xyxy_to_xywh(boxes: Float32[np.ndarray, "boxes 4"]) -> Float64[np.ndarray, "boxes 4"]:
+    """Convert (x0, y0, x1, y1) to (left, top, width, height)."""
+    corners = boxes.astype(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

@@ -36,7 +36,7 @@ class Matching:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Int64[Tensor, "..."]]) -> "Matching":
-        """Restore from `state`."""
+        """Restore it from `state`."""
         return cls(**{name: value.numpy() for name, value in state.items()})
 
     def state(self) -> dict[str, Int64[Tensor, "..."]]:
@@ -55,8 +55,7 @@ class Instability:
 
     Attributes:
         raw: IS of each decoder layer, in queries per image, >= 0; None without a comparable previous validation.
-        normalised: IS over twice the objects per image, its maximum (unless objects outnumber queries), in [0, 1]; None
-            likewise.
+        normalised: likewise, IS over twice the objects per image, its maximum (unless objects outnumber queries).
         unstable_score: for each decoder layer from the second on, the share of objects whose query differs from that of
             the previous layer, in [0, 1].
     """
@@ -102,11 +101,8 @@ def changed_queries(before: Matching, now: Matching) -> Int64[np.ndarray, " laye
 
     IS = |before| + |now| - |matched in both| - |matched to the same object in both|
 
-    Examples for two objects of one image, queries before -> now:
-        0, 1 -> 0, 1 gives 0;   0, 1 -> 2, 1 gives 2 (queries 0 and 2);   0, 1 -> 1, 0 gives 2;
-        0, 1 -> 1, 2 gives 3;   0, 1 -> 2, 3 gives 4.
-
-    Both matchings must satisfy `Matching.same_objects`.
+    Examples for two objects of one image, whose queries were 0 and 1: if they are 2 and 1 now, IS is 2 (queries 0 and 2
+    changed); 1 and 0 give 2, 1 and 2 give 3, 2 and 3 give 4. Both matchings must satisfy `Matching.same_objects`.
     """
     images = np.repeat(np.arange(len(now.counts)), now.counts)
     had, has = before.queries >= 0, now.queries >= 0
@@ -116,10 +112,7 @@ def changed_queries(before: Matching, now: Matching) -> Int64[np.ndarray, " laye
 
 
 def instability(now: Matching, before: Matching | None) -> Instability:
-    """The instability from `before` to `now`, and between the layers of `now`.
-
-    Where `before` is None or has other images or objects, only the latter is defined.
-    """
+    """The instability from `before`, if it has the same images and objects, to `now`, and between layers of `now`."""
     unstable = (now.queries[1:] != now.queries[:-1]).sum(axis=1)
     objects = now.queries.shape[1]
     if before is None or not now.same_objects(before):
@@ -135,7 +128,6 @@ def _also_in(
     images: Int64[np.ndarray, " objects"],
 ) -> Bool[np.ndarray, "layers objects"]:
     """Whether each query occurs among `others` in the same layer and image."""
-
     layers = np.arange(len(queries))[:, None]
     place = layers * (images.max(initial=0) + 1) + images
     width = max(queries.max(initial=0), others.max(initial=0)) + 2

@@ -12,10 +12,7 @@ from oddetr.structures import Predictions
 
 
 def postprocess(
-    predictions: Predictions,
-    sizes: Int64[Tensor, "batch 2"],
-    top_k: int,
-    labels: Sequence[int] | None = None,
+    predictions: Predictions, sizes: Int64[Tensor, "batch 2"], top_k: int, labels: Sequence[int] | None = None
 ) -> list[Detections]:
     """The `top_k` best detections of each image from the last decoder layer, best first.
 
@@ -23,9 +20,7 @@ def postprocess(
     are not clipped to the image.
 
     Args:
-        predictions: the decoder's output.
         sizes: (height, width) in pixels of the images that the boxes are scaled to.
-        top_k: detections per image.
         labels: the classes that compete; default: all.
     """
     boxes, scores, found = best_detections(predictions, top_k, labels)
@@ -42,7 +37,6 @@ def best_detections(
     predictions: Predictions, top_k: int, labels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "batch top 4"], Float[Tensor, "batch top"], Int64[Tensor, "batch top"]]:
     """Like `postprocess`, on the device: boxes (x0, y0, x1, y1) relative to the unpadded image, scores and labels."""
-
     logits = predictions.logits[-1] if labels is None else predictions.logits[-1][..., list(labels)]
     scores = logits.float().sigmoid()
     classes = scores.shape[-1]

@@ -1,4 +1,4 @@
-"""What a validation's scores look like in JSON: in `metrics.jsonl`, and in a checkpoint's description."""
+"""The format of validation scores in JSON: in `metrics.jsonl` and in a checkpoint's description."""
 
 import reprlib
 from typing import Any
@@ -6,21 +6,18 @@ from typing import Any
 from oddetr.common.untrusted import is_number, read_number
 
 MODELS = ("teacher", "student")
-"""Whose scores there are."""
+"""The detectors that have scores."""
 PER_CLASS = "per_class"
-"""AP by the class's name."""
+"""The score that is a dict: AP by class name."""
 PER_LAYER = {"instability": 1, "normalised_instability": 1, "normalised_instability_by_slot": 1, "unstable_score": 2}
-"""Lists of a number for each decoder layer, or null; and the layer of the first."""
+"""The scores that are lists, a number or null for each decoder layer; by name, the layer of the first."""
 
 
 def read_scores(table: Any) -> dict[str, Any]:
-    """Read a detector's scores: a number or null by name, `PER_CLASS` (a dict), `PER_LAYER` (lists); numbers as floats.
-
-    A score that is of another kind, because a newer oddetr wrote it or the file is damaged, is left out by itself; in a
-    list over layers null stands in its place.
+    """Read a detector's scores, numbers as floats. A score of another kind is left out, or null in a list over layers.
 
     Raises:
-        ValueError: `table` is no dict.
+        ValueError: `table` is not a dict.
     """
     if not isinstance(table, dict):
         raise ValueError(f"scores are {reprlib.repr(table)}; they must be an object.")

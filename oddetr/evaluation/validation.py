@@ -1,7 +1,7 @@
 """Validation of teacher and student side by side: COCO metrics and matching instability."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,7 @@ from oddetr.structures import Batch, Weights
 class Scores:
     """Validation scores of one detector.
 
-    Attributes:
-        metrics: COCO's metrics.
-        instability: matching instability, with queries identified by `Queries.identity`.
-        by_slot: the same with queries identified by their slot; None where that makes no difference.
+    `instability` identifies queries by `Queries.identity`, `by_slot` by their slot (None where that is the same).
     """
 
     metrics: Metrics
@@ -41,13 +38,13 @@ class Scores:
         return found
 
 
+@dataclass
 class Found:
-    """Results of one detector so far, by image id: detections and matched queries (identities, slots)."""
+    """Results of one detector so far, by image id: detections, and each object's query by identity and by slot."""
 
-    def __init__(self) -> None:
-        self.detections: dict[int, Detections] = {}
-        self.queries: dict[int, Int64[np.ndarray, "layers _"]] = {}
-        self.slots: dict[int, Int64[np.ndarray, "layers _"]] = {}
+    detections: dict[int, Detections] = field(default_factory=dict[int, Detections])
+    queries: dict[int, Int64[np.ndarray, "layers _"]] = field(default_factory=dict[int, np.ndarray])
+    slots: dict[int, Int64[np.ndarray, "layers _"]] = field(default_factory=dict[int, np.ndarray])
 
     def merge(self, other: "Found") -> None:
         """Add the results of another process."""
@@ -57,7 +54,7 @@ class Found:
 
 
 class Validation:
-    """The validations of one run. For each: `begin`, `add` every batch, `finish`.
+    """The validations of one run. For each: `start`, `add` every batch, `finish`.
 
     Attributes:
         scores: of the last validation; empty before the first.
@@ -74,7 +71,7 @@ class Validation:
         self._found: dict[Weights, Found] = {}
         self._before: dict[str, Matching] = {}
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start a validation."""
         self._found = {name: Found() for name in self.detectors}
 
@@ -113,28 +110,22 @@ class Validation:
         truth, classes = self.source.annotations(), self.source.classes
         seen = np.isin(truth.image_ids, [*next(iter(self._found.values())).detections])
         truth = truth.take(np.flatnonzero(seen))
-        matching: dict[str, Matching] = {}
+        matchings: dict[str, Matching] = {}
         self.scores = {}
         for name, found in self._found.items():
-            matching[name], slots = Matching.of(found.queries), Matching.of(found.slots)
-            by_slot = None
-            if not np.array_equal(slots.queries, matching[name].queries):
-                matching[_slots(name)] = slots
-                by_slot = instability(slots, self._before.get(_slots(name)))
+            matching, slots = Matching.of(found.queries), Matching.of(found.slots)
+            matchings[name], by_slot = matching, None
+            if not np.array_equal(slots.queries, matching.queries):
+                matchings[f"{name}_slots"] = slots
+                by_slot = instability(slots, self._before.get(f"{name}_slots"))
             metrics = evaluate_detections(truth, classes, found.detections)
-            self.scores[name] = Scores(metrics, instability(matching[name], self._before.get(name)), by_slot)
-        self._found, self._before = {}, matching
+            self.scores[name] = Scores(metrics, instability(matching, self._before.get(name)), by_slot)
+        self._found, self._before = {}, matchings
 
     def state(self) -> dict[str, dict[str, Int64[Tensor, "..."]]]:
         """The last matching, for a checkpoint, so that instability continues after a resume."""
         return {name: matching.state() for name, matching in self._before.items()}
 
     def load(self, state: Mapping[str, Mapping[str, Int64[Tensor, "..."]]]) -> None:
-        """Restore from `state`."""
+        """Restore the last matching from `state`."""
         self._before = {name: Matching.from_state(matching) for name, matching in state.items()}
-
-
-def _slots(detector: str) -> str:
-    """The key of the detector's matching by slot."""
-
-    return f"{detector}_slots"

@@ -22,6 +22,8 @@ _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
 _LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
 """One fewer than colours, so that the first 56 lines are all different."""
 _MARKERS = "os^Dv*PX"
+_MOST_MARKED, _WIDE = 40, 18
+"""Points of a line up to which each has a marker; characters above which labels of the legend stand one in a row."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -64,14 +66,9 @@ class Curve:
 
 
 def curves(title: str, lines: Sequence[Curve], x_label: str, y_label: str, *, log: bool = False) -> Drawing:
-    """Plot lines over epochs or steps, which differ in colour, dash and marker.
-
-    The y axis starts at 0, or is logarithmic if `log`.
-    """
+    """Plot lines over epochs or steps; the y axis starts at 0, or is logarithmic if `log`."""
     with rc_context(_STYLE):
-        figure, axes = _blank(x_label, y_label)
-        for number, line in enumerate(lines):
-            _line(axes, line, number)
+        figure, axes = _plot(lines, x_label, y_label)
         places = {x for line in lines for x in line.x}
         if len(places) == 1:
             axes.set_xlim(min(places) - 1, min(places) + 1)
@@ -83,8 +80,14 @@ def curves(title: str, lines: Sequence[Curve], x_label: str, y_label: str, *, lo
         else:
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
-            _legend(figure, axes)
-        return Drawing(title, _description(title, lines), _svg(figure, title))
+            _add_legend(figure, axes)
+        ends = "; ".join(
+            f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}, least {min(line.y):.3g}, "
+            f"greatest {max(line.y):.3g}"
+            for line in lines
+            if len(line.y)
+        )
+        return Drawing(title, f"{title}. {ends}." if ends else title, _svg(figure, title))
 
 
 def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: Sequence[str], most: int = 8) -> Drawing:
@@ -96,40 +99,15 @@ def precision_recall(precision: Float64[np.ndarray, "classes recalls"], names: S
     recalls = np.linspace(0, 1, precision.shape[1]).tolist()
     lines = [Curve(names[label], recalls, precision[label].tolist()) for label in shown]
     if len(known) > 1:
-        mean = precision[known].mean(axis=0)
-        lines.insert(0, Curve(f"mean of {len(known)} classes", recalls, mean.tolist()))
+        lines.insert(0, Curve(f"mean of {len(known)} classes", recalls, precision[known].mean(axis=0).tolist()))
     with rc_context(_STYLE):
-        figure, axes = _blank("recall", "precision")
-        for number, line in enumerate(lines):
-            _line(axes, line, number, markers=False)
+        figure, axes = _plot(lines, "recall", "precision")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
-        _legend(figure, axes)
+        _add_legend(figure, axes)
         text = "; ".join(f"{line.name}: AP50 {np.mean(line.y):.3f}" for line in lines)
         note = f" The {len(shown)} classes with the lowest AP50 are shown." if len(known) > len(shown) else ""
         return Drawing(title, f"{title}. {text}.{note}", _svg(figure, title))
-
-
-def _blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(linewidth=0.6)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    return figure, axes
-
-
-def _line(axes: Axes, line: Curve, number: int, markers: bool = True) -> None:
-    axes.plot(
-        line.x,
-        line.y,
-        color=_SERIES[number % len(_SERIES)],
-        linestyle=_LINES[number % len(_LINES)],
-        marker=_MARKERS[number % len(_MARKERS)] if markers and len(line.x) <= 40 else None,
-        markersize=3.5,
-        linewidth=1.6,
-        label=line.name,
-    )
 
 
 def shortened(labels: Sequence[str], most: int = 26) -> list[str]:
@@ -140,33 +118,45 @@ def shortened(labels: Sequence[str], most: int = 26) -> list[str]:
     return [label if len(label) <= most else "…" + label[1 - most :] for label in labels]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles = axes.get_lines()
-    if handles:
-        labels = [str(handle.get_label()) for handle in handles]
-        shown = shortened(labels)
-        numbers = [str(number) for number in range(len(shown))]  # matplotlib leaves out names that begin with _
-        legend = figure.legend(
-            handles, numbers, loc="outside lower center", ncols=2, handlelength=3.2, columnspacing=1.2
+def _plot(lines: Sequence[Curve], x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """Plot lines that differ in colour, dash and marker."""
+    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(linewidth=0.6)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    for number, line in enumerate(lines):
+        axes.plot(
+            line.x,
+            line.y,
+            color=_SERIES[number % len(_SERIES)],
+            linestyle=_LINES[number % len(_LINES)],
+            marker=_MARKERS[number % len(_MARKERS)] if len(line.x) <= _MOST_MARKED else None,
+            markersize=3.5,
+            linewidth=1.6,
+            label=line.name,
         )
-        for text, name in zip(legend.get_texts(), shown, strict=True):
-            text.set_text(name)
+    return figure, axes
 
 
-def _description(title: str, lines: Sequence[Curve]) -> str:
-    ends = "; ".join(
-        f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}, least {min(line.y):.3g}, greatest {max(line.y):.3g}"
-        for line in lines
-        if len(line.y)
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    handles = axes.get_lines()
+    if not handles:
+        return
+    names = shortened([str(handle.get_label()) for handle in handles])
+    numbers = [str(number) for number in range(len(names))]  # matplotlib leaves out names that begin with _
+    columns = 1 if max(map(len, names)) > _WIDE else 2
+    legend = figure.legend(
+        handles, numbers, loc="outside lower center", ncols=columns, handlelength=3.2, columnspacing=1.2
     )
-    return f"{title}. {ends}." if ends else title
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
 
 
 def _svg(figure: Figure, salt: str) -> str:
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text
-
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

@@ -1,48 +1,20 @@
 """Detections and errors of a run's best detector on the validation images."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from rich.console import Console
 
-from oddetr.data.dataset import Annotations, ClassTable, Sample, Source
+from oddetr.data.dataset import Annotations, Source
 from oddetr.data.doctor.statistics import LARGE, SMALL
 from oddetr.data.sources import open_sources
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.predictor import Predictor
-from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
-
-
-@dataclass(frozen=True)
-class First:
-    """The first `count` images of a `Source`."""
-
-    source: Source
-    count: int
-
-    @property
-    def classes(self) -> ClassTable:
-        """The source's."""
-        return self.source.classes
-
-    @property
-    def flippable(self) -> bool:
-        """The source's."""
-        return self.source.flippable
-
-    def __len__(self) -> int:
-        return self.count
-
-    def sample(self, index: int, epoch: int = 0, shorter: int | None = None) -> Sample:
-        """The source's."""
-        return self.source.sample(index, epoch, shorter)
-
-    def annotations(self) -> Annotations:
-        """The ground truth of these images."""
-        return self.source.annotations().take(np.arange(self.count))
+from oddetr.reporting.matches import Judged, best_threshold, confusion, judged
 
 
 @dataclass(frozen=True)
@@ -50,9 +22,8 @@ class Findings:
     """Results of the best teacher on the first validation images.
 
     Attributes:
-        source: the images.
-        of: number of images in the whole split.
-        truth: the ground truth of the images.
+        source: all validation images.
+        truth: the ground truth of the first.
         detections: by original image id.
         metrics: COCO's metrics.
         precision: of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for classes without objects.
@@ -63,7 +34,6 @@ class Findings:
     """
 
     source: Source
-    of: int
     truth: Annotations
     detections: dict[int, Detections]
     metrics: Metrics
@@ -96,37 +66,30 @@ def findings(run: Path, most: int, allow_outside: bool = False, console: Console
     """Run the best teacher of `run` on the first `most` validation images, with progress on `console`.
 
     Args:
-        run: the run's folder.
-        most: maximum number of images.
         allow_outside: read files outside the data's folder as well. The checkpoint's own setting is not trusted.
-        console: where to show progress.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
         DataError, OSError, ValueError: the data is gone or has changed.
     """
-
     predictor = Predictor.load(run)
-    run_of = predictor.info.configuration
-    if not run_of.get("data"):
+    data = predictor.info.configuration.get("data")
+    if not data:
         raise ValueError("the checkpoint does not say what it was trained on")
-    sources = open_sources(str(run_of["data"]), allow_outside=allow_outside)
-    source = sources.get("val")
+    source = open_sources(str(data), allow_outside=allow_outside).get("val")
     if source is None:
         raise ValueError("the data has no val split any more")
     if source.classes.names != predictor.classes.names:
         raise ValueError("the data has other classes now")
-    of = len(source)
-    source = First(source, min(most, of))
-    truth = source.annotations()
-    detections = dict(predictor.detect_source(source, console=console))
-    metrics, precision = scores_and_curves(truth, source.classes, detections)
-    metrics = duplicates_suppressed(metrics, truth, source.classes, detections)
-    pairs = [(detections[int(image)], Objects.of(truth, index)) for index, image in enumerate(truth.image_ids)]
-    verdicts = tuple(judged(found, there) for found, there in pairs)
+    truth, classes = source.annotations(), source.classes
+    truth = truth.take(np.arange(min(most, len(truth))))
+    detections = dict(islice(predictor.detect_source(source, console=console), len(truth)))
+    metrics, precision = scores_and_curves(truth, classes, detections)
+    metrics = duplicates_suppressed(metrics, truth, classes, detections)
+    pairs = [(detections[int(image)], truth.take(np.array([index]))) for index, image in enumerate(truth.image_ids)]
+    verdicts = tuple(judged(found, objects) for found, objects in pairs)
     threshold, f1 = best_threshold(verdicts)
-    table = sum(
-        (confusion(found.above(threshold), there, len(source.classes)) for found, there in pairs),
-        np.zeros((len(source.classes) + 1,) * 2, np.int64),
-    )
-    return Findings(source, of, truth, detections, metrics, precision, threshold, f1, table, verdicts)
+    table = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
+    for found, objects in pairs:
+        table += confusion(found.above(threshold), objects, len(classes))
+    return Findings(source, truth, detections, metrics, precision, threshold, f1, table, verdicts)

@@ -1,6 +1,6 @@
-"""True and false positives at IoU 0.5, and confusion between classes."""
+"""True and false positives at IoU 0.5, and confusion between classes. The annotations here are of one image."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,28 +15,13 @@ IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The ground truth of one image: boxes (x0, y0, x1, y1) in pixels, labels, and which are crowd regions."""
-
-    boxes: Float32[np.ndarray, "objects 4"]
-    labels: Int64[np.ndarray, " objects"]
-    crowd: Bool[np.ndarray, " objects"]
-
-    @classmethod
-    def of(cls, truth: Annotations, index: int) -> "Objects":
-        """The objects of image `index`."""
-        rows = truth.rows(index)
-        return cls(truth.boxes[rows], truth.labels[rows], truth.crowd[rows])
-
-    @property
-    def count(self) -> int:
-        """Number of objects, without crowd regions."""
-        return int((~self.crowd).sum())
-
-
-@dataclass(frozen=True)
 class Judged:
-    """The detections of an image, best first, without those in crowd regions: scores, and which are true positives."""
+    """The detections of an image, best first, without those in crowd regions.
+
+    Attributes:
+        right: which are true positives.
+        objects: number of objects in the image, without crowd regions.
+    """
 
     scores: Float32[np.ndarray, " detections"]
     right: Bool[np.ndarray, " detections"]
@@ -53,60 +38,54 @@ def _ious(boxes: Float32[np.ndarray, "n 4"], others: Float32[np.ndarray, "m 4"])
     return box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy()
 
 
-def judged(found: Detections, there: Objects) -> Judged:
+def judged(found: Detections, truth: Annotations) -> Judged:
     """Match detections to objects of their class, best first, each to the free object of highest IoU, at least 0.5."""
     found = found.top(len(found))
-    ious = _ious(found.boxes, there.boxes)
-    ious[found.labels[:, None] != there.labels] = 0
+    ious = _ious(found.boxes, truth.boxes)
+    ious[found.labels[:, None] != truth.labels] = 0
+    ious[:, truth.crowd] = 0
     right = np.zeros(len(found), bool)
-    ious[:, there.crowd] = 0
-    for row in range(len(found) if there.count else 0):
+    for row in range(len(found) if len(truth.labels) else 0):
         best = int(ious[row].argmax())
         if ious[row, best] >= IOU:
             right[row] = True
             ious[:, best] = 0
-    kept = right | ~ignored(found, there)
-    return Judged(found.scores[kept], right[kept], there.count)
+    kept = right | ~_ignored(found, truth)
+    return Judged(found.scores[kept], right[kept], int((~truth.crowd).sum()))
 
 
-def ignored(found: Detections, there: Objects) -> Bool[np.ndarray, " detections"]:
+def _ignored(found: Detections, truth: Annotations) -> Bool[np.ndarray, " detections"]:
     """Which detections lie by half or more of their area in a crowd region of their class, as in COCO's evaluation."""
-    boxes, regions = found.boxes, there.boxes[there.crowd]
-    inner = np.minimum(boxes[:, None, 2:], regions[:, 2:]) - np.maximum(boxes[:, None, :2], regions[:, :2])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    covered = inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)[:, None] >= IOU
-    return (covered & (found.labels[:, None] == there.labels[there.crowd])).any(axis=1)
+    boxes, regions = found.boxes[:, None], truth.boxes[truth.crowd]
+    inner = np.minimum(boxes[..., 2:], regions[:, 2:]) - np.maximum(boxes[..., :2], regions[:, :2])
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=2)
+    covered = inner.clip(0).prod(axis=2) / np.maximum(areas, 1e-9) >= IOU
+    return (covered & (found.labels[:, None] == truth.labels[truth.crowd])).any(axis=1)
 
 
-def best_threshold(images: Iterable[Judged]) -> tuple[float, float]:
+def best_threshold(images: Sequence[Judged]) -> tuple[float, float]:
     """The score threshold, in hundredths, with the highest F1 over all images, and that F1.
 
     Ties go to the highest threshold. (0.5, 0) if no detection is right.
     """
-    images = list(images)
     scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
     right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
     if not right.any():
         return 0.5, 0.0
-    thresholds = (np.arange(100) / 100).astype(np.float32)
-    order = np.argsort(-scores, kind="stable")
-    shown = np.searchsorted(-scores[order], -thresholds, side="right")
-    found = np.append(0, np.cumsum(right[order]))[shown]
-    f1 = 2 * found / np.maximum(shown + sum(each.objects for each in images), 1)
-    best = len(f1) - 1 - int(f1[::-1].argmax())
-    return best / 100, float(f1[best])
+    together = Judged(scores, right, sum(each.objects for each in images))
+    f1 = [together.f1(hundredths / 100) for hundredths in range(100)]
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))
+    return best / 100, f1[best]
 
 
-def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarray, "truth found"]:
+def confusion(found: Detections, truth: Annotations, classes: int) -> Int64[np.ndarray, "truth found"]:
     """The confusion matrix of an image: rows are true classes, columns predicted ones.
 
     Objects and detections are paired by falling IoU, at least 0.5, whatever their classes. The last column counts
     missed objects, the last row false positives.
     """
-
     table = np.zeros((classes + 1, classes + 1), np.int64)
-    real = ~there.crowd
-    boxes, labels = there.boxes[real], there.labels[real]
+    boxes, labels = truth.boxes[~truth.crowd], truth.labels[~truth.crowd]
     ious = _ious(found.boxes, boxes)
     used, taken = np.zeros(len(found), bool), np.zeros(len(labels), bool)
     for place in np.argsort(-ious, axis=None, kind="stable"):
@@ -117,5 +96,5 @@ def confusion(found: Detections, there: Objects, classes: int) -> Int64[np.ndarr
             used[row] = taken[column] = True
             table[labels[column], found.labels[row]] += 1
     table[:classes, classes] = np.bincount(labels[~taken], minlength=classes)
-    table[classes, :classes] = np.bincount(found.labels[~used & ~ignored(found, there)], minlength=classes)
+    table[classes, :classes] = np.bincount(found.labels[~used & ~_ignored(found, truth)], minlength=classes)
     return table

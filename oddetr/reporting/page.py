@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from PIL import Image
 
 from oddetr import __version__
 from oddetr.common.nested import flat
-from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.scores import MODELS
 from oddetr.prediction.drawing import draw_detections
 from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
@@ -28,56 +27,29 @@ _SHOWN = 6
 """Pictures per group."""
 _MOST_CLASSES = 14
 """Maximum number of classes in the confusion matrix; the most confused ones are shown."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with its objects and with its detections, as data URLs, and a caption."""
-
-    name: str
-    there: str
-    found: str
-    words: str
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Format a number, or - if it is not defined."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def render(template: str, **values: Any) -> str:
-    """Fill a template; everything except the figures' SVG is escaped."""
-    environment = Environment(
-        loader=PackageLoader("oddetr.reporting", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": number, "clock": clock}
-    return environment.get_template(template).render(version=__version__, **values)
+_MOST_LAYERS = 8
+"""Maximum number of decoder layers in a figure."""
+_INSTABILITY = "normalised instability (0-1)"
+Row = tuple[str, str, str]
+"""A number of the headline: name, value, remark."""
 
 
 def run_page(record: Record, found: Findings | None, missing: str) -> str:
-    """The page of one run.
-
-    Args:
-        record: the run.
-        found: the findings of its best detector on validation images.
-        missing: why there are none, in words.
-    """
-    return render(
+    """The page of one run, with the findings of its best detector, or why there are none (`missing`)."""
+    names = found.source.classes.names if found else ()
+    return _render(
         "run.html.jinja",
         run=record,
-        headline=headline(record) + duplicates(found),
+        headline=headline(record, found),
         drawings=drawings(record),
         stability=record.stability(),
-        instability=instability_drawings(record),
+        instability=_instability_drawings(record),
         classes=class_rows(record, found),
         found=found,
         missing=missing,
-        precision=precision_recall(found.precision, found.source.classes.names)
-        if found and found.objects_by_class.any()
-        else None,
-        confusion=confusion_table(found.source.classes.names, found.confusion) if found else None,
-        pictures=pictures(found) if found else {},
+        precision=precision_recall(found.precision, names) if found and found.objects_by_class.any() else None,
+        confusion=confusion_table(names, found.confusion) if found else None,
+        pictures=_pictures(found) if found else {},
         sizes=sizes(record, found),
         settings=sorted(flat(record.configuration).items()),
         versions=record.info.versions if record.info else {},
@@ -85,59 +57,63 @@ def run_page(record: Record, found: Findings | None, missing: str) -> str:
 
 
 def comparison_page(records: Sequence[Record]) -> str:
-    """The page of several runs."""
-    names = unique_names(records)
-    return render(
+    """The page of several runs; those with the same name are shown by their paths."""
+    names = [record.name for record in records]
+    names = [str(record.folder) if names.count(record.name) > 1 else record.name for record in records]
+    named = list(zip(names, records, strict=True))
+    ap = [replace(record.scores("teacher", "AP"), name=name) for name, record in named]
+    instability = [replace(record.last_instability("student"), name=name) for name, record in named]
+    return _render(
         "runs.html.jinja",
         names=names,
-        runs=[
-            (name, record, headline(record), record.stability()) for name, record in zip(names, records, strict=True)
-        ],
+        runs=[(name, record, headline(record), record.stability()) for name, record in named],
         drawings=[
-            _of_all(names, records, "AP of the teacher, by epoch", "teacher", "AP"),
-            _of_all(names, records, "Instability of the student's matching, by epoch", "student", None),
+            curves("AP of the teacher, by epoch", ap, "epoch", "AP (0-1)"),
+            curves("Instability of the student's matching, by epoch", instability, "epoch", _INSTABILITY),
         ],
         classes=compared_classes(records),
         differing=differing(records),
     )
 
 
-def unique_names(records: Sequence[Record]) -> list[str]:
-    """The names of the runs; paths for names that are not unique."""
-    names = [record.name for record in records]
-    return [str(record.folder) if names.count(record.name) > 1 else record.name for record in records]
+def _render(template: str, **values: Any) -> str:
+    """Fill a template; everything except the figures' SVG is escaped."""
+    environment = Environment(
+        loader=PackageLoader("oddetr.reporting", "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = _number
+    return environment.get_template(template).render(version=__version__, **values)
 
 
-def headline(record: Record) -> list[tuple[str, str, str]]:
-    """The most important numbers as (name, value, remark)."""
-    best, last = record.best, record.epochs[-1] if record.epochs else None
-    rows: list[tuple[str, str, str]] = []
-    if best:
-        scores = best["teacher"]
-        rows.append(
-            ("AP", number(scores.get("AP")), "mean over IoU 0.50 to 0.95, best teacher, validation images, 0-1")
-        )
-        rows.append(("AP50", number(scores.get("AP50")), "at IoU 0.5"))
-        epochs = record.configuration.get("epochs") or "-"
-        rows.append(("best epoch", f"{best['epoch']} of {epochs}", "by the teacher's AP"))
-    rows += _costs(last or {})
-    rows.append(("cost of OD-DETR", *_distillation(record)))
+def _number(value: float | None) -> str:
+    """Format a number, or - if it is not defined."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def headline(record: Record, found: Findings | None = None) -> list[Row]:
+    """The most important numbers."""
+    rows: list[Row] = []
+    if record.best:
+        scores, epochs = record.best_scores, record.configuration.get("epochs") or "-"
+        remark = "mean over IoU 0.50 to 0.95, best teacher, validation images, 0-1"
+        rows = [
+            ("AP", _number(scores.get("AP")), remark),
+            ("AP50", _number(scores.get("AP50")), "at IoU 0.5"),
+            ("best epoch", f"{record.best['epoch']} of {epochs}", "by the teacher's AP"),
+        ]
+    rows += _resources(record.epochs[-1] if record.epochs else {})
+    rows.append(("cost of OD-DETR", *_cost_of_distillation(record)))
+    metrics = found.metrics if found else None
+    if metrics and metrics.ap_without_duplicates is not None and not math.isnan(metrics.ap):
+        remark = f"AP would be {_number(metrics.ap_without_duplicates)} after class-wise NMS at IoU 0.6"
+        rows.append(("duplicates cost", f"{max(metrics.ap_without_duplicates - metrics.ap, 0.0):.3f} AP", remark))
     return rows
 
 
-def duplicates(found: Findings | None) -> list[tuple[str, str, str]]:
-    """The cost of duplicate detections, as a row of the headline, if known."""
-    metrics = found.metrics if found else None
-    if metrics is None or metrics.ap_without_duplicates is None or math.isnan(metrics.ap):
-        return []
-    cost = metrics.ap_without_duplicates - metrics.ap
-    remark = f"AP would be {number(metrics.ap_without_duplicates)} after class-wise NMS at IoU 0.6"
-    return [("duplicates cost", f"{max(cost, 0.0):.3f} AP", remark)]
-
-
-def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Time, speed and memory, as far as the log has them."""
-    rows: list[tuple[str, str, str]] = []
+def _resources(last: dict[str, Any]) -> list[Row]:
+    """Time, speed and memory, as far as the last epoch has them."""
+    rows: list[Row] = []
     seconds, training = last.get("seconds"), last.get("training_seconds")
     if seconds is not None:
         other = "" if training is None else f"{clock(seconds - training)} of it validations and checkpoints"
@@ -151,30 +127,28 @@ def _costs(last: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _distillation(record: Record) -> tuple[str, str]:
+def _cost_of_distillation(record: Record) -> tuple[str, str]:
     if not record.distilled:
         return "-", "off: this is the baseline, whose teacher is only an average of its weights"
-    measured = record.beginning.get("forecast") or {}
+    measured = record.plan.get("forecast") or {}
     if not {"cost", "cost_low", "cost_high"} <= measured.keys():
         return "-", "on; the cost of a step was not measured in this run"
-    spread = f"half of the pairs lay from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}"
     return (
         f"{measured['cost']:.2f}",
-        f"time of a step over the baseline's on the same images, measured before the run started; {spread}",
+        "time of a step over the baseline's on the same images, measured before the run started; half of the pairs "
+        f"lay from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}",
     )
 
 
 def drawings(record: Record) -> list[Drawing]:
-    """The figures of AP, losses and learning rate."""
+    """The figures of AP, losses (one for each group of queries) and learning rate."""
     shown: list[Drawing] = []
     ap = [curve for curve in (record.scores(model, "AP") for model in MODELS) if len(curve.y)]
     if ap:
         shown.append(curves("AP on the validation images, by epoch", ap, "epoch", "AP (0-1)"))
-    losses = [curve for curve in record.losses() if len(curve.y)]
     groups: dict[str, list[Curve]] = {}
-    for curve in losses:
-        group = curve.name.rpartition(" ")[0] if curve is not losses[0] else ""
-        groups.setdefault(group, []).append(curve)
+    for number, curve in enumerate(curve for curve in record.losses() if len(curve.y)):
+        groups.setdefault(curve.name.rpartition(" ")[0] if number else "", []).append(curve)
     for group, lines in groups.items():
         title = f"Loss of the {group} group, by step" if group else "Loss and its own parts, by step"
         shown.append(curves(title, lines, "step", "loss", log=all(min(line.y) > 0 for line in lines)))
@@ -184,88 +158,72 @@ def drawings(record: Record) -> list[Drawing]:
     return shown
 
 
-def instability_drawings(record: Record) -> list[Drawing]:
+def _instability_drawings(record: Record) -> list[Drawing]:
     """The figures of instability: teacher and student at the last layer, and the student at every layer."""
-    last = [c for c in (record.last_layer(model, "normalised_instability") for model in MODELS) if len(c.y)]
-    layers = record.layers("student", "normalised_instability")
-    shown: list[Drawing] = []
-    if last:
-        shown.append(curves("Matching instability, last layer", last, "epoch", "normalised instability (0-1)"))
-    if len(layers) > 1:
-        shown.append(curves("Matching instability of the student's layers", layers[:8], "epoch", "instability (0-1)"))
-    return shown
+    last = [curve for curve in map(record.last_instability, MODELS) if len(curve.y)]
+    layers = record.instability("student")[:_MOST_LAYERS]
+    titles = ("Matching instability, last layer", "Matching instability of the student's layers")
+    shown = [(titles[0], last)] if last else []
+    shown += [(titles[1], layers)] if len(layers) > 1 else []
+    return [curves(title, lines, "epoch", _INSTABILITY) for title, lines in shown]
 
 
 def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
     """Name, AP, AP50 and number of objects of each class."""
-    if found:
-        counts = found.objects_by_class.tolist()
-        ap50 = [float(row.mean()) for row in found.precision]
-        names = found.source.classes.names
-        return [
-            {"name": name, "ap": found.metrics.per_class[name], "ap50": ap50[label], "objects": counts[label]}
-            for label, name in enumerate(names)
-        ]
-    per_class = record.best["teacher"].get("per_class", {}) if record.best else {}
-    return [{"name": name, "ap": ap, "ap50": None, "objects": None} for name, ap in per_class.items()]
+    if not found:
+        per_class = record.best_scores.get("per_class", {})
+        return [{"name": name, "ap": ap, "ap50": None, "objects": None} for name, ap in per_class.items()]
+    counts, ap50 = found.objects_by_class.tolist(), found.precision.mean(axis=1).tolist()
+    return [
+        {"name": name, "ap": found.metrics.per_class[name], "ap50": ap50[label], "objects": counts[label]}
+        for label, name in enumerate(found.source.classes.names)
+    ]
 
 
 def sizes(record: Record, found: Findings | None) -> list[tuple[str, float | None, int | None]]:
     """(size, AP, number of objects) for small, medium and large objects."""
     counts = found.objects_by_size if found else {}
-    scores: dict[str, Any] = found.metrics.to_json() if found else (record.best["teacher"] if record.best else {})
+    scores: dict[str, Any] = found.metrics.to_json() if found else record.best_scores
     keys = (("small", "APs"), ("medium", "APm"), ("large", "APl"))
     return [(name, scores.get(key), counts.get(name)) for name, key in keys if scores]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A confusion matrix to show: row and column names, counts, each cell's share of its row, and a note."""
-
-    rows: list[str]
-    columns: list[str]
-    counts: list[list[int]]
-    shares: list[list[float]]
-    note: str
-
-
-def confusion_table(names: Sequence[str], table: Int64[np.ndarray, "truth found"]) -> Table:
-    """The matrix, or its part with the most confused classes if there are many."""
+def confusion_table(names: Sequence[str], table: Int64[np.ndarray, "truth found"]) -> dict[str, Any]:
+    """The names of rows and columns and the counts of the matrix, or of the most confused classes if there are many."""
     count = len(names)
     wrong = table.sum(axis=1)[:count] + table.sum(axis=0)[:count] - 2 * np.diag(table)[:count]
     shown = np.arange(count) if count <= _MOST_CLASSES else np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
     kept = np.append(shown, count)
-    part = table[np.ix_(kept, kept)]
-    rows = part / np.maximum(part.sum(axis=1, keepdims=True), 1)
     note = f"The {len(shown)} most confused of {count} classes." if len(shown) < count else ""
     labels = [names[label] for label in shown.tolist()]
-    return Table([*labels, "no object"], [*labels, "missed"], part.tolist(), rows.tolist(), note)
+    rows, columns = [*labels, "no object"], [*labels, "missed"]
+    return {"rows": rows, "columns": columns, "counts": table[np.ix_(kept, kept)].tolist(), "note": note}
 
 
-def pictures(found: Findings, seed: int = 0) -> dict[str, list[Picture]]:
+def _pictures(found: Findings) -> dict[str, list[dict[str, str]]]:
     """Pictures of the best and the worst images, and of random others."""
     ranked = found.ranked()
     count = min(_SHOWN, max(1, len(ranked) // 3))
-    best, worst = ranked[:count], ranked[-count:][::-1]
     others = ranked[count : len(ranked) - count]
-    random = np.random.default_rng(seed).permutation(others)[:count]
-    groups = {"The best": best, "The worst": worst if len(ranked) > 1 else [], "A random choice of the others": random}
-
+    groups = {
+        "The best": ranked[:count],
+        "The worst": ranked[-count:][::-1] if len(ranked) > 1 else [],
+        "A random choice of the others": np.random.default_rng(0).permutation(others)[:count],
+    }
     return {title: [_picture(found, int(index)) for index in chosen] for title, chosen in groups.items() if len(chosen)}
 
 
-def _picture(found: Findings, index: int) -> Picture:
-    sample = found.source.sample(index)
-    classes, size = found.source.classes, sample.image.shape[:2]
-    detections = found.detections[sample.image_id].above(found.threshold).clipped(*size)
-    scores = np.ones(len(sample.labels), np.float32)
-    there = Detections(sample.boxes, scores, sample.labels).take(~sample.crowd)
+def _picture(found: Findings, index: int) -> dict[str, str]:
+    """An image with its objects and with its detections, as data URLs, and a caption."""
+    sample, judged, classes = found.source.sample(index), found.judged[index], found.source.classes
+    detections = found.detections[sample.image_id].above(found.threshold).clipped(*sample.image.shape[:2])
+    there = Detections(sample.boxes, np.ones(len(sample.labels), np.float32), sample.labels).take(~sample.crowd)
     truth = draw_detections(sample.image, there, classes, scores=False)
-    judged = found.judged[index]
-    right = int(judged.right[judged.scores >= found.threshold].sum())
-    wrong = int((judged.scores >= found.threshold).sum()) - right
-    words = f"{right} of {len(there)} objects detected, {wrong} false positives, F1 {judged.f1(found.threshold):.2f}"
-    return Picture(sample.name, _url(truth), _url(draw_detections(sample.image, detections, classes)), words)
+    shown, f1 = judged.right[judged.scores >= found.threshold], judged.f1(found.threshold)
+    hits = f"{shown.sum()} of {judged.objects} objects detected"
+    caption = f"{hits}, {(~shown).sum()} false positives, F1 {f1:.2f}"
+    pictures = {"objects": truth, "detections": draw_detections(sample.image, detections, classes)}
+    return {"name": sample.name, "caption": caption} | {name: _url(picture) for name, picture in pictures.items()}
 
 
 def _url(picture: Image.Image) -> str:
@@ -276,24 +234,15 @@ def _url(picture: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _of_all(names: Sequence[str], records: Sequence[Record], title: str, model: str, score: str | None) -> Drawing:
-    lines: list[Curve] = []
-    for name, record in zip(names, records, strict=True):
-        curve = record.scores(model, score) if score else record.last_layer(model, "normalised_instability")
-        lines.append(Curve(name, curve.x, curve.y))
-    return curves(title, lines, "epoch", "AP (0-1)" if score else "normalised instability (0-1)")
-
-
 def compared_classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
     """AP of each class in the best epoch of each run."""
-    scores = [record.best["teacher"].get("per_class", {}) if record.best else {} for record in records]
+    scores = [record.best_scores.get("per_class", {}) for record in records]
     names = dict.fromkeys(name for each in scores for name in each)
     return [(name, [each.get(name) for each in scores]) for name in names]
 
 
 def differing(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Options that differ between the runs, except their folders."""
-
     settings = [flat(record.configuration) for record in records]
     names = dict.fromkeys(name for each in settings for name in each if name not in ("out", "resume"))
     rows = [(name, [str(each.get(name, "not set")) for each in settings]) for name in names]

@@ -9,7 +9,6 @@ from typing import Any
 
 from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
 from oddetr.common.untrusted import is_number, read_json
-from oddetr.evaluation.scores import PER_LAYER
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.records.log import read_events
@@ -26,7 +25,7 @@ class Record:
         epochs: events of kind `epoch`, in order.
         steps: events of kind `train`.
         info: description of the best checkpoint; None if there is none yet.
-        beginning: the messages before the first step: `data`, `chosen`, `cautions`, `forecast`.
+        plan: the messages before the first step: `data`, `chosen`, `cautions`, `forecast`.
     """
 
     folder: Path
@@ -34,7 +33,7 @@ class Record:
     epochs: tuple[dict[str, Any], ...]
     steps: tuple[dict[str, Any], ...]
     info: CheckpointInfo | None
-    beginning: dict[str, Any] = field(default_factory=dict[str, Any])
+    plan: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
@@ -52,7 +51,6 @@ class Record:
                 f"There is no run in {folder}: it has no {CONFIGURATION}. Give the folder that `oddetr train --out` "
                 "wrote."
             )
-        events = read_events(folder)
         configuration = read_json(file)
         if not isinstance(configuration, dict) or not is_number(configuration.get("epochs") or 0):
             raise ValueError(f"{file} is no run's configuration: it holds no JSON object in which epochs is a number.")
@@ -60,14 +58,9 @@ class Record:
             info = read_info(find_checkpoint(folder))
         except CheckpointError:
             info = None
-        return cls(
-            folder,
-            configuration,
-            tuple(event for event in events if event["kind"] == "epoch"),
-            tuple(event for event in events if event["kind"] == "train"),
-            info,
-            _beginning(folder / PLAN),
-        )
+        events = read_events(folder)
+        epochs, steps = (tuple(event for event in events if event["kind"] == kind) for kind in ("epoch", "train"))
+        return cls(folder, configuration, epochs, steps, info, _read_plan(folder))
 
     @property
     def name(self) -> str:
@@ -86,6 +79,11 @@ class Record:
         if scored:
             return max(scored, key=lambda event: event["teacher"]["AP"])
         return self.validated[-1] if self.validated else None
+
+    @property
+    def best_scores(self) -> dict[str, Any]:
+        """The teacher's scores in the best epoch; empty without a validation."""
+        return self.best["teacher"] if self.best else {}
 
     @property
     def finished(self) -> bool:
@@ -107,23 +105,20 @@ class Record:
         """A score of `teacher` or `student` by epoch."""
         return Curve.of(model, [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated])
 
-    def layers(self, model: str, name: str) -> list[Curve]:
-        """A score of each decoder layer by epoch."""
-        found = [(event["epoch"], event.get(model, {}).get(name)) for event in self.validated]
+    def instability(self, model: str) -> list[Curve]:
+        """The normalised instability of each decoder layer by epoch."""
+        found = [(event["epoch"], event.get(model, {}).get("normalised_instability")) for event in self.validated]
         points = [(epoch, values) for epoch, values in found if values and None not in values]
-        count = len(points[-1][1]) if points else 0
+        layers = len(points[-1][1]) if points else 0
+        points = [(epoch, values) for epoch, values in points if len(values) == layers]
         return [
-            Curve.of(
-                f"layer {layer + PER_LAYER[name]}",
-                [(epoch, values[layer]) for epoch, values in points if len(values) == count],
-            )
-            for layer in range(count)
+            Curve.of(f"layer {layer + 1}", [(epoch, values[layer]) for epoch, values in points])
+            for layer in range(layers)
         ]
 
-    def last_layer(self, model: str, name: str) -> Curve:
-        """A score of the last decoder layer by epoch."""
-        layers = self.layers(model, name)
-        return replace(layers[-1], name=model) if layers else Curve(model, [], [])
+    def last_instability(self, model: str) -> Curve:
+        """The normalised instability of the last decoder layer by epoch."""
+        return replace([Curve(model, [], []), *self.instability(model)][-1], name=model)
 
     def over_steps(self, name: str, label: str) -> Curve:
         """A value of the `train` events by step."""
@@ -141,28 +136,28 @@ class Record:
         The last validation is left out if it followed after fewer epochs than the one before: less changes in less
         time.
         """
-        curve = self.last_layer("student", "normalised_instability")
+        curve = self.last_instability("student")
         epochs, values = [int(epoch) for epoch in curve.x], list(curve.y)
         gaps = [after - before for before, after in pairwise(epochs)]
         if len(gaps) > 1 and gaps[-1] < gaps[-2]:
             epochs, values = epochs[:-1], values[:-1]
         optimizer = self.configuration.get("optimizer")
         cosine = isinstance(optimizer, dict) and optimizer.get("schedule") == "cosine"
-        calmed = self.distilled or self.info is None
-        return stability(epochs, values, cosine, calmed)
+        return stability(epochs, values, cosine, calmed=self.distilled or self.info is None)
 
 
-def _beginning(file: Path) -> dict[str, Any]:
+def _read_plan(folder: Path) -> dict[str, Any]:
     """The messages before the first step and the numbers of the forecast, as far as they are readable."""
+    file = folder / PLAN
     try:
-        content = dict(read_json(file))
+        content = dict(read_json(file if file.exists() else folder / "beginning.json"))  # its name in oddetr 0.1
     except (OSError, TypeError, ValueError):
         return {}
     forecast = content.pop("forecast", None)
-    texts = {name: value for name, value in content.items() if _is_texts(value)}
     measured = forecast.items() if isinstance(forecast, dict) else ()
+    texts = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, list) and all(isinstance(text, str) for text in value)
+    }
     return texts | {"forecast": {name: value for name, value in measured if is_number(value)}}
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)

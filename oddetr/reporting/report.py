@@ -43,7 +43,7 @@ def report(
 
     Raises:
         FileNotFoundError: there is no run in a folder.
-        ValueError: no run is given, or one twice.
+        ValueError: no run is given, or one twice; `out` is a folder or a device.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not folders or len({folder.resolve() for folder in folders}) < len(folders):
@@ -52,10 +52,8 @@ def report(
         raise ValueError(f"images is {images}; it must be at least 0.")
     records = [Record.read(folder) for folder in folders]
     file = Path(out) if out else folders[0] / PAGE if len(folders) == 1 else Path(PAGES)
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder. Give the file to write: {file / PAGE}")
     if file.exists() and not file.is_file():
-        raise ValueError(f"{file} is no ordinary file, and would be replaced. Give the file to write.")
+        raise ValueError(f"{file} is a folder or a device. Give the file to write, for example {PAGE}.")
     file.parent.mkdir(parents=True, exist_ok=True)
     if len(records) > 1:
         content, missing = comparison_page(records), ""
@@ -68,7 +66,6 @@ def report(
 
 def _findings(record: Record, images: int, allow_outside: bool, console: Console | None) -> tuple[Findings | None, str]:
     """The findings, or None and the reason."""
-
     if not images:
         return None, "No image was looked at, as was asked for."
     if record.info is None:

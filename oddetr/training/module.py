@@ -137,7 +137,7 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start a validation."""
-        self.validation.begin()
+        self.validation.start()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the detections of teacher and student.

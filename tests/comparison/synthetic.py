@@ -33,16 +33,10 @@ def made_result(
     did not score the teacher without duplicates (None)."""
 
     def scores(ap: float | None, changed: float | None) -> dict:
-        layers = None if changed is None else [0.9, changed]
+        layers, unstable = (None, []) if changed is None else ([0.9, changed], [0.8, changed / 2])
         ap50 = None if ap is None else ap * 2
-        unstable = [] if changed is None else [0.8, changed / 2]
-        return {
-            "AP": ap,
-            "AP50": ap50,
-            "per_class": {},
-            "normalised_instability": layers,
-            "unstable_score": unstable,
-        }
+        named = {"AP": ap, "AP50": ap50, "per_class": {}}
+        return named | {"normalised_instability": layers, "unstable_score": unstable}
 
     epochs = [
         {

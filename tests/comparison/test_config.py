@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import yaml
 
-from oddetr.common.nested import merged, nested
 from oddetr.comparison.arms import STANDARD, label_of
 from oddetr.comparison.config import ComparisonConfig, read_config
+
+COMPARISONS = Path(__file__).parents[2] / "docs" / "comparisons"
 
 
 def test_standard_arms_differ_as_their_names_say() -> None:
@@ -17,17 +18,17 @@ def test_standard_arms_differ_as_their_names_say() -> None:
     assert runs["focal"].loss.classification == "focal"
     assert all(run.loss.classification == "quality_focal" for arm, run in runs.items() if arm != "focal")
     assert {arm for arm, run in runs.items() if not run.distillation.enabled} == {"focal", "qfl"}
-    weights = {arm: run.distillation.weights(0.0) for arm, run in runs.items()}
-    assert weights["qfl_matching"] == (1, 0, 0)
-    assert weights["qfl_prediction"] == (0, 0.3, 0)
-    assert weights["qfl_auxiliary"] == (0, 0, 1)
-    assert runs["qfl_prediction"].distillation.weights(0.9) == (0, 0.3, 0)
-    assert runs["qfl_auxiliary"].distillation.weights(0.9) == (0, 0, 1)
-    assert runs["oddetr_constant"].distillation.weights(0.9) == (1, 0.3, 1)
-    assert runs["oddetr_fading"].distillation.weights(0.9) == (1, 0, 0)
-    assert runs["oddetr_fading"].distillation.weights(0.3) == pytest.approx((1, 0.15, 0.5))
-    assert runs["oddetr_own_memory"].distillation.weights(0.9) == (1, 0.3, 1)
-    assert runs["oddetr"].distillation.weights(0.9) == (1, 0.3, 1)
+    weights = {
+        "qfl_matching": [(1, 0, 0)] * 2,
+        "qfl_prediction": [(0, 0.3, 0)] * 2,
+        "qfl_auxiliary": [(0, 0, 1)] * 2,
+        "oddetr_constant": [(1, 0.3, 1)] * 2,
+        "oddetr_own_memory": [(1, 0.3, 1)] * 2,
+        "oddetr": [(1, 0.3, 1)] * 2,
+        "oddetr_fading": [pytest.approx((1, 0.15, 0.5)), (1, 0, 0)],
+    }
+    for arm, expected in weights.items():
+        assert [runs[arm].distillation.weights(part) for part in (0.3, 0.9)] == expected
     rivals = {arm: run.distillation.auxiliary.rivals for arm, run in runs.items() if run.distillation.enabled}
     assert {arm: number for arm, number in rivals.items() if number} == {"oddetr": 3}
     reads = {arm: run.distillation.memory for arm, run in runs.items() if run.distillation.enabled}
@@ -55,14 +56,6 @@ def test_relative_data_folder_is_made_absolute(tmp_path: Path, monkeypatch: Any)
         assert ComparisonConfig(base={"data": given}, arms={"a": {}}).train_config("a", 0).data == expected
 
 
-def test_like_starts_from_a_standard_arm() -> None:
-    config = ComparisonConfig(arms={"mine": {"like": "oddetr_fading", "distillation": {"matching": {"weight": 0.5}}}})
-    assert config.reference_arm == "mine"
-    distillation = config.train_config("mine", 0).distillation
-    assert distillation.weights(0.0) == (0.5, 0.3, 1)
-    assert distillation.prediction.fade_until == 0.6
-
-
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
@@ -80,20 +73,15 @@ def test_standard_arm_that_overrides_the_base_is_refused(arms: dict, message: st
             ComparisonConfig(base=base, arms=arms)
 
 
-def test_base_that_no_standard_arm_overrides_is_accepted() -> None:
+def test_like_starts_from_a_standard_arm_and_overrides_the_base() -> None:
     base = {"distillation": {"prediction": {"weight": 0.3}, "horizon": 9.0}, "loss": {"giou": 1.0}}
-    config = ComparisonConfig(base=base, arms={"qfl": None, "oddetr_constant": None})
+    own = {"like": "oddetr_fading", "distillation": {"matching": {"weight": 0.5}, "prediction": {"weight": 0.9}}}
+    config = ComparisonConfig(base=base, arms={"oddetr_constant": None, "mine": own})
+    assert config.reference_arm == "oddetr_constant"
     assert config.train_config("oddetr_constant", 0).distillation.horizon == 9.0
-    own = {"like": "oddetr_constant", "distillation": {"prediction": {"weight": 0.9}}}
-    config = ComparisonConfig(base={"distillation": {"prediction": {"weight": 0.7}}}, arms={"mine": own, "other": {}})
-    weights = [config.train_config(arm, 0).distillation.prediction.weight for arm in config.arms]
-    assert weights == [0.9, 0.7]
-
-
-@pytest.mark.parametrize("field", ["data", "model", "batch_size", "seed", "augment"])
-def test_arm_may_not_change_what_must_be_equal(field: str) -> None:
-    with pytest.raises(ValueError, match=f"arm 'mine' changes {field}. Arms may change only epochs, optimizer, loss"):
-        ComparisonConfig(arms={"qfl": None, "mine": {field: 3}})
+    distillation = config.train_config("mine", 0).distillation
+    assert distillation.weights(0.0) == (0.5, 0.9, 1)
+    assert distillation.prediction.fade_until == 0.6
 
 
 @pytest.mark.parametrize(
@@ -101,9 +89,13 @@ def test_arm_may_not_change_what_must_be_equal(field: str) -> None:
     [
         ({"optimizer": {"learning_rat": 1.0}}, "arm 'mine': .*learning_rat"),
         ({"optimizer": {"clip": -1.0}}, "arm 'mine': optimizer.clip is -1.0"),
-        ({"distillation": {"matching": {"weigth": 1.0}}}, "arm 'mine': .*weigth"),
         ({"epochs": "many"}, "arm 'mine': .*epochs.*many"),
         ({"epochs": 0}, "arm 'mine': epochs is 0"),
+        ({"batch_size": 3}, "arm 'mine' changes batch_size. Arms may change only epochs, optimizer, loss"),
+        (
+            {"distillation": {"auxiliary": {"apart": True}}},
+            "arm 'mine': .*auxiliary.apart is True, which only oddetr 0",
+        ),
         ({"like": "qlf"}, "arm 'mine': there is no standard arm 'qlf'; there are focal, qfl"),
         (None, "arm 'mine': there is no standard arm 'mine'"),
     ],
@@ -151,12 +143,24 @@ def test_file_accepts_numbers_in_any_notation(tmp_path: Path) -> None:
 
 
 def test_written_file_is_the_same_comparison(tmp_path: Path) -> None:
-    config = ComparisonConfig(base={"data": Path("x")}, seeds=(3, 1), out=Path("there"), jobs=2, split="val")
+    config = ComparisonConfig(
+        base={"data": Path("x")}, arms={"qfl": None, "mine": {}}, seeds=(3, 1), out=Path("there"), jobs=2, split="val"
+    )
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config.to_json()))
     again = read_config(file)
     assert again.to_json() == config.to_json()
     assert again.train_config("qfl", 3) == config.train_config("qfl", 3)
+
+
+@pytest.mark.parametrize("name", ["proof_refine", "screening_choices", "screening_two_stage"])
+def test_published_comparison_is_read_or_names_the_version_that_ran_it(name: str) -> None:
+    file = COMPARISONS / name / "comparison.yaml"
+    if file.read_text().startswith("# Run with oddetr 0.1"):
+        with pytest.raises(ValueError, match=r"which only oddetr 0\.1 can do"):
+            read_config(file)
+    else:
+        assert read_config(file).reference_arm == "qfl"
 
 
 @pytest.mark.parametrize(
@@ -176,16 +180,6 @@ def test_invalid_file_is_named_with_the_field(text: str, message: str, tmp_path:
     with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.yaml"):
         read_config(file)
     file.write_text(text)
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as error:
         read_config(file)
-    assert str(told.value).startswith(str(file))
-
-
-def test_merged_leaves_its_arguments_unchanged() -> None:
-    base = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
-    assert merged(base, {"a": {"y": {"z": 4}}, "b": {"c": 5}}) == {"a": {"x": 1, "y": {"z": 4}}, "b": {"c": 5}}
-    assert base == {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
-
-
-def test_nested_makes_dicts_of_dotted_names() -> None:
-    assert nested({"a.b": 1, "a.c": {"d.e": 2}, "f": 3}) == {"a": {"b": 1, "c": {"d": {"e": 2}}}, "f": 3}
+    assert str(error.value).startswith(str(file))

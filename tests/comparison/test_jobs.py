@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from oddetr.comparison import jobs
-from oddetr.comparison.job import BUSY, _claim
+from oddetr.comparison.job import BUSY, lock_folder
 from oddetr.comparison.jobs import run_jobs
 from oddetr.comparison.records import Job
 from tests.comparison.ctrl_c import ctrl_c_when
@@ -28,7 +28,7 @@ marks = os.path.join(folder, os.pardir, os.pardir, "marks.txt")
 def mark(text):
     with open(marks, "a") as stream:
         stream.write(f"{{text}} {{os.getpid()}} {{environ['OMP_NUM_THREADS']}} {{environ['NUMBA_NUM_THREADS']}}\\n")
-mark("begin")
+mark("start")
 print("a line of", arm, flush=True)
 if arm in ("waits", "deaf"):
     with open(os.path.join(folder, "metrics.jsonl"), "w") as stream:
@@ -36,7 +36,7 @@ if arm in ("waits", "deaf"):
     if arm == "deaf":
         time.sleep(60)
     os.read(0, 1)
-    mark("told")
+    mark("asked")
     sys.exit(1)
 time.sleep(0.1)
 if arm == "busy":
@@ -78,11 +78,11 @@ def marks(folder: Path) -> list[list[str]]:
     return [line.split() for line in (folder / "marks.txt").read_text().splitlines()]
 
 
-def test_one_job_at_a_time_means_one_after_the_other(job: Callable, tmp_path: Path) -> None:
+def test_jobs_run_one_after_the_other_or_at_most_so_many_at_a_time(job: Callable, tmp_path: Path) -> None:
     console = quiet()
     made = [job("qfl", 0), job("qfl", 1), job("focal", 0)]
-    assert run_jobs(made, 1, 2, 80, console) == []
-    assert [words[0] for words in marks(tmp_path)] == ["begin", "end"] * 3
+    assert run_jobs(made, 1, 2, console) == []
+    assert [words[0] for words in marks(tmp_path)] == ["start", "end"] * 3
     assert {tuple(words[2:]) for words in marks(tmp_path)} == {("1", "1")}
     assert [one.result() for one in made] == [made_result(one.arm, one.seed) for one in made]
     lines = console.file.getvalue().splitlines()
@@ -92,13 +92,10 @@ def test_one_job_at_a_time_means_one_after_the_other(job: Callable, tmp_path: Pa
     )
     assert lines[2].endswith("5 of 5 runs, left 0:00")
     assert "a line of qfl" in (made[0].folder / "log.txt").read_text()
-
-
-def test_no_more_jobs_run_at_a_time_than_allowed(job: Callable, tmp_path: Path) -> None:
-    run_jobs([job("qfl", seed) for seed in range(5)], 2, 0, 80, quiet())
+    run_jobs([job("qfl", seed) for seed in range(2, 6)], 2, 0, quiet())
     running = [0]
-    for words in marks(tmp_path):
-        running.append(running[-1] + (1 if words[0] == "begin" else -1))
+    for words in marks(tmp_path)[6:]:
+        running.append(running[-1] + (1 if words[0] == "start" else -1))
     assert max(running) <= 2
 
 
@@ -106,14 +103,14 @@ def test_failed_job_is_reported_and_the_others_go_on(job: Callable, tmp_path: Pa
     made = [job("fails"), job("silent"), job("late"), job("qfl")]
     made[0].folder.joinpath("log.txt").write_text("of an earlier attempt\n")
     console = quiet()
-    failed, silent, late = run_jobs(made, 1, 0, 80, console)
+    failed, silent, late = run_jobs(made, 1, 0, console)
     assert (failed.job, failed.code, failed.lines) == (made[0], 3, ("a line of fails", "the reason"))
     assert (silent.job, silent.code) == (made[1], 0)
     assert (late.job, late.code) == (made[2], 4)
     assert made[3].result() == made_result("qfl")
-    told = console.file.getvalue()
-    assert f"fails seed 0 failed with exit code 3; its last lines, of {made[0].folder / 'log.txt'}:" in told
-    assert "    the reason\n" in told
+    output = console.file.getvalue()
+    assert f"fails seed 0 failed with exit code 3; its last lines, of {made[0].folder / 'log.txt'}:" in output
+    assert "    the reason\n" in output
     assert "of an earlier attempt" in failed.log.read_text()
 
 
@@ -124,57 +121,44 @@ def test_job_exits_when_another_process_trains_the_run(job: Callable) -> None:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "\n"
         with pytest.raises(SystemExit) as ended:
-            _claim(made.folder)
+            lock_folder(made.folder)
         assert ended.value.code == BUSY == 75
         other.communicate("\n")
-    _claim(made.folder).close()
-    (failure,) = run_jobs([made], 1, 0, 80, quiet())
+    lock_folder(made.folder).close()
+    (failure,) = run_jobs([made], 1, 0, quiet())
     assert failure.lines == ("Another process is training this run. Wait for it, or give another folder by --out.",)
 
 
-def gone(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def test_interrupted_jobs_are_asked_to_exit_and_are_gone(job: Callable, tmp_path: Path) -> None:
-    made = [job("waits"), job("qfl")]
+@pytest.mark.parametrize(("arm", "asked"), [("waits", ["asked"]), ("deaf", [])])
+def test_interrupted_jobs_are_asked_to_exit_and_killed_if_they_do_not(
+    arm: str, asked: list[str], job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_PATIENCE", 10 if asked else 0.1)
+    made = [job(arm), job("qfl")]
     with ctrl_c_when((made[0].folder / "metrics.jsonl").exists):
-        run_jobs(made, 1, 0, 80, quiet())
-    assert [words[0] for words in marks(tmp_path)] == ["begin", "told"]
-    assert gone(int(marks(tmp_path)[0][1]))
-
-
-def test_job_that_does_not_exit_is_killed(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PATIENCE", 0.1)
-    made = job("deaf")
-    with ctrl_c_when((made.folder / "metrics.jsonl").exists):
-        run_jobs([made], 1, 0, 80, quiet())
-    assert [words[0] for words in marks(tmp_path)] == ["begin"]
-    assert gone(int(marks(tmp_path)[0][1]))
+        run_jobs(made, 1, 0, quiet())
+    assert [words[0] for words in marks(tmp_path)] == ["start", *asked]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marks(tmp_path)[0][1]), 0)
 
 
 def test_progress_on_a_terminal_shows_running_jobs(job: Callable) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    run_jobs([job("qfl")], 1, 1, 80, console)
-    assert "1 of 2 runs: qfl seed 0" in console.file.getvalue()
+    run_jobs([job("qfl")], 1, 1, console)
+    assert "qfl seed 0: 1 of 2 runs" in console.file.getvalue()
 
 
 @pytest.mark.parametrize(
     ("events", "part"),
     [
         ([], 0.0),
-        ([{"kind": "train", "step": 5, "epoch": 0}], 5 / 20),
-        ([{"kind": "epoch", "step": 8, "epoch": 1}], 8 / 16),
-        ([{"kind": "epoch", "step": 8, "epoch": 1}, {"kind": "train", "step": 12, "epoch": 1}], 12 / 16),
-        ([{"kind": "epoch", "step": 16, "epoch": 2}], 1.0),
+        ([("train", 5, 0)], 0.0),
+        ([("epoch", 8, 1), ("train", 12, 1)], 12 / 16),
+        ([("epoch", 8, 1), ("epoch", 16, 2)], 1.0),
     ],
 )
-def test_progress_counts_steps(job: Callable, events: list, part: float) -> None:
-    """Two epochs of 80 images in batches of 8: 10 steps each, until the first epoch says otherwise."""
+def test_progress_counts_epochs_and_steps_once_an_epoch_is_complete(job: Callable, events: list, part: float) -> None:
     made = job("qfl")
-    (made.folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    assert jobs.ComparisonProgress([made], 0, 80, quiet()).done() == pytest.approx(part)
+    lines = [json.dumps({"kind": kind, "step": step, "epoch": epoch}) for kind, step, epoch in events]
+    (made.folder / "metrics.jsonl").write_text("\n".join(lines))
+    assert jobs.ComparisonProgress([made], 0, quiet()).done() == pytest.approx(part)

@@ -15,77 +15,57 @@ from tests.comparison.synthetic import finish, made_job, made_result
 from tests.helpers import as_of_0_1
 
 
-def test_job_survives_writing_and_reading(tmp_path: Path) -> None:
-    job = made_job(tmp_path, epochs=3, optimizer={"clip": 0.5})
-    assert Job.read(job.write()) == job
+def changed(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def test_result_is_none_if_missing_or_of_another_split(tmp_path: Path) -> None:
-    job = made_job(tmp_path)
+    job = made_job(tmp_path, optimizer={"clip": 0.5})
     assert job.result() is None
     finish(job, made_result())
+    assert Job.read(job.folder / "job.json") == job
     assert job.result() == made_result()
     assert dataclasses.replace(job, split="val").result() is None
 
 
-def test_result_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    finish(made_job(tmp_path, epochs=3), made_result())
+def test_run_of_another_configuration_is_refused_once_it_has_a_checkpoint(tmp_path: Path) -> None:
+    job = made_job(tmp_path, epochs=3)
+    job.write()
+    assert made_job(tmp_path, epochs=4).result() is None
+    (job.folder / "last").mkdir()
     with pytest.raises(ValueError, match=r"qfl/seed_0.*epochs was 3, now it is 4; optimizer.clip was 0.1, now"):
         made_job(tmp_path, epochs=4, optimizer={"clip": 0.5}).result()
-    (tmp_path / "qfl" / "seed_0" / "last").rmdir()
+    made_result().write(job.folder)
+    (job.folder / "last").rmdir()
     with pytest.raises(ValueError, match="epochs was 3, now it is 4"):
         made_job(tmp_path, epochs=4).result()
-
-
-def test_started_run_of_another_configuration_is_refused(
-    tmp_path: Path,
-) -> None:
-    begun = made_job(tmp_path, epochs=3)
-    begun.write()
-    other = made_job(tmp_path, epochs=4)
-    assert other.result() is None
-    (begun.folder / "last").mkdir()
-    with pytest.raises(ValueError, match="epochs was 3"):
-        other.result()
 
 
 def test_result_with_other_workers_or_folder_is_accepted(tmp_path: Path) -> None:
     finish(made_job(tmp_path / "here", workers=2), made_result())
     (tmp_path / "here").rename(tmp_path / "there")
-    assert made_job(tmp_path / "there", workers=0).result() == made_result()
-
-
-def test_field_missing_in_an_older_run_had_its_default(tmp_path: Path) -> None:
-    job = made_job(tmp_path)
-    finish(job, made_result())
-    file = job.folder / "job.json"
-    content = json.loads(file.read_text())
-    del content["config"]["accumulate"]
-    file.write_text(json.dumps(content))
+    job = made_job(tmp_path / "there", workers=0)
+    assert job.result() == made_result()
+    config = json.loads((job.folder / "job.json").read_text())["config"]
+    del config["accumulate"]  # an older run's field had its default
+    changed(job.folder / "job.json", config=config)
     assert job.result() == made_result()
     with pytest.raises(ValueError, match="accumulate was 1, now it is 2"):
-        made_job(tmp_path, accumulate=2).result()
+        made_job(tmp_path / "there", accumulate=2).result()
 
 
 def test_run_of_oddetr_0_1_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
     job = made_job(tmp_path, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
     finish(job, made_result())
     file = job.folder / "job.json"
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps(content | {"config": as_of_0_1(content["config"])}))
+    old = as_of_0_1(json.loads(file.read_text())["config"])
+    changed(file, config=old)
     assert job.result() == made_result()
     assert Job.read(file) == job
     with pytest.raises(ValueError, match=r"distillation\.auxiliary\.rivals was 0, now it is 3"):
         made_job(tmp_path).result()
-
-
-def test_run_of_oddetr_0_1_with_a_gone_field_is_not_called_damaged(tmp_path: Path) -> None:
-    job = made_job(tmp_path)
-    finish(job, made_result())
-    file = job.folder / "job.json"
-    content = json.loads(file.read_text())
-    content["config"]["distillation"]["auxiliary"]["apart"] = True
-    file.write_text(json.dumps(content))
+    old["distillation"]["auxiliary"]["apart"] = True
+    changed(file, config=old)
     with pytest.raises(ValueError, match=r"job\.json: distillation\.auxiliary\.apart is True, which only oddetr 0\.1"):
         job.result()
 
@@ -131,7 +111,7 @@ def test_curves_leave_out_epochs_without_validation() -> None:
     result.epochs.append({"kind": "epoch", "epoch": 4, "step": 40, "training_seconds": 240.0})
     assert result.curve("teacher", "AP") == {1: 0.1, 3: 0.3}
     assert result.curve("student", "AP") == {1: 0.1, 2: 0.2, 3: 0.4}
-    assert result.curve("student", "instability") == {2: 0.5, 3: 0.2}
+    assert result.curve("student", "normalised_instability") == {2: 0.5, 3: 0.2}
     assert result.curve("student", "unstable_score") == {2: 0.25, 3: 0.1}
     assert result.times() == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
     assert result.minutes == 4

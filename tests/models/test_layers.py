@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.kernels import depthwise_cpu
+from oddetr.models.kernels.choice import compiled_kernel
 from oddetr.models.kernels.depthwise import depthwise_conv2d
-from oddetr.models.kernels.own import own_form
 from oddetr.models.layers import DepthwiseConv2d, FrozenNorm, replace_layers
 
 
@@ -80,16 +80,6 @@ def test_depthwise_takes_any_memory_order() -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_depthwise_passes_gradcheck_twice() -> None:
-    inputs = random_case(channels=2, sides=(4, 3))
-
-    def convolve(*arguments: Tensor) -> Tensor:
-        return depthwise_conv2d(*arguments, stride=2, padding=2)
-
-    assert torch.autograd.gradcheck(convolve, inputs)
-    assert torch.autograd.gradgradcheck(convolve, inputs)
-
-
 @pytest.mark.parametrize("parts", [1, 3])
 def test_depthwise_loops_are_bitwise_equal_with_any_threads(parts: int) -> None:
     generator = np.random.default_rng(0)
@@ -142,12 +132,12 @@ def test_depthwise_falls_back_to_torch(
         assert not ours(inputs)
     assert not ours([each.detach().bfloat16().requires_grad_() for each in inputs])
     monkeypatch.setitem(sys.modules, "oddetr.models.kernels.depthwise_cpu", None)
-    own_form.cache_clear()
+    compiled_kernel.cache_clear()
     try:
         with pytest.warns(UserWarning, match="numba_depthwise cannot be compiled here"):
             assert not ours(inputs)
     finally:
-        own_form.cache_clear()
+        compiled_kernel.cache_clear()
 
 
 @pytest.mark.parametrize(

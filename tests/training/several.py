@@ -20,7 +20,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import AugmentConfig
 from oddetr.distillation.config import DistillationConfig
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector, deformable_detr_refine_tiny
+from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
@@ -50,9 +50,9 @@ def write_data(folder: Path) -> Path:
 
 def write_beginning(folder: Path) -> None:
     """A checkpoint whose weights are all at random, which a run may begin from."""
-    config = deformable_detr_refine_tiny(
-        backbone="test_efficientnet", width=64, heads=4, ffn_width=32, encoder_layers=1, decoder_layers=2,
-        num_queries=12,
+    config = DetectorConfig(
+        "refine", "test_efficientnet", width=64, heads=4, ffn_width=32, encoder_layers=1, decoder_layers=2,
+        num_queries=12, dropout=0.0,
     )  # fmt: skip
     torch.manual_seed(0)
     detector = build_detector(config, 2)

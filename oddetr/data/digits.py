@@ -1,7 +1,7 @@
 """Handwritten digits scattered over cluttered scenes: the built-in data set, and the project's frozen yardstick.
 
-The digits are the 1797 real ones of scikit-learn (`load_digits`, 8×8 pixels, 17 grey levels), split once and for all
-into 60 % train, 20 % val and 20 % test, class by class, so that no sample is shared. A scene is made in this order:
+The digits are the 1797 real ones of scikit-learn (`load_digits`, 8×8 pixels, 17 grey levels), split into
+60 % train, 20 % val and 20 % test, class by class, so that no sample is shared. A scene is made in this order:
 
 | step       | recipe                                                                                                |
 |------------|-------------------------------------------------------------------------------------------------------|
@@ -65,7 +65,7 @@ class DigitBank:
 @cache
 def digit_bank() -> DigitBank:
     """Reads and enlarges the digits, once per process."""
-    from sklearn.datasets import load_digits  # takes a second to import: only those who draw digits wait for it
+    from sklearn.datasets import load_digits  # takes a second to import
 
     digits: Any = load_digits()
     labels = digits.target.astype(np.int64)

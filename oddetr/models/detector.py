@@ -1,4 +1,4 @@
-"""A detector: three steps, and what its family answers for itself."""
+"""A detector: three steps from images to predictions."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -93,7 +93,7 @@ class ProposedQueries(QuerySource):
         return Predictions(logits[None], boxes[None], content[None])
 
     def best(self, scores: Float[Tensor, "batch tokens"]) -> Int64[Tensor, "batch queries"]:
-        """The tokens with the best scores. A small image may have fewer than `num_queries`: then each gives a query."""
+        """The tokens with the best scores. All of them where an image has fewer than `num_queries`."""
         return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
 
 

@@ -2,7 +2,7 @@
 
 `deformable_attention` chooses the implementation: `cpu` (numba), `gpu` (Triton) or one of `operators` (`grid_sample`,
 gather). `inputs` checks inputs, `loops` makes a device's loops differentiable, `compiled` compiles numba loops and
-shares them among threads, `choice` tells what suits a call.
+shares them among threads, `choice` finds what suits a call.
 """
 
 from oddetr.models.kernels.deformable import deformable_attention

@@ -76,7 +76,7 @@ def _levels(shapes: Shapes) -> np.ndarray:
 @compiled_inline
 @no_type_check
 def _position(location, height, width):
-    """(x, y) of a location in pixels, whether it touches the level, and what else it gives: 0, or NaN if not finite."""
+    """(x, y) of a location in pixels, whether it touches the level, and its value if not: 0, or NaN if not finite."""
     real = type(location[0])
     x = location[0] * real(width) - real(0.5)
     y = location[1] * real(height) - real(0.5)
@@ -90,7 +90,7 @@ def _neighbours(position, size):
     """The two pixels around a position on an axis of `size` pixels: indices, shares, slopes of the shares.
 
     position = i + t with i whole: pixels (i, i + 1), shares (1 - t, t), slopes (-1, 1). A pixel outside has share and
-    slope 0 and stands under the index of the other.
+    slope 0, and the index of the other.
     """
     real = type(position)
     whole = np.floor(position)

@@ -100,7 +100,7 @@ def _levels(shapes: Shapes, device: torch.device) -> Tensor:
 @no_type_check
 def _place(locations, point, queried, height, width, REAL: tl.constexpr):
     """Of a point: the pixel nw as (row, column), shares (down, right) of the pixels se, whether it touches its level,
-    and what else it gives: 0, or NaN if it is not finite."""
+    and its value elsewhere: 0, or NaN if it is not finite."""
     x = tl.load(locations + 2 * point, mask=queried, other=0.0).to(REAL) * width - 0.5
     y = tl.load(locations + 2 * point + 1, mask=queried, other=0.0).to(REAL) * height - 0.5
     touches = (x > -1) & (x < width) & (y > -1) & (y < height)

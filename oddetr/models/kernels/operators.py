@@ -44,7 +44,7 @@ def gather_attention(
 ) -> Float[Tensor, "batch queries heads_times_width"]:
     """`deformable_attention` as a weighted sum of the four pixels around every point; repeatable on a GPU.
 
-    A pixel outside its level has share 0, and stands under the index of the nearest one inside.
+    A pixel outside its level has share 0, and the index of the nearest one inside.
     """
     batch, tokens, heads, width = value.shape
     dtype = value.dtype

@@ -93,11 +93,11 @@ class HuggingFaceConfig:
     def read(cls, name: str) -> "HuggingFaceConfig":
         """From a folder, or by a name on the hub; normalisation as its image processor has it, else its kind's.
 
-        Nothing but config.json and preprocessor_config.json is read, and nothing that they name elsewhere is fetched.
+        Only config.json and preprocessor_config.json are read, and nothing that they name elsewhere is fetched.
 
         Raises:
-            OSError: there is no such model, or transformers is not installed; ValueError: see the class, or what it
-                holds cannot be understood.
+            OSError: there is no such model, or transformers is not installed.
+            ValueError: see the class, or it is damaged.
         """
         _need_transformers()
         from transformers.utils import cached_file
@@ -138,7 +138,7 @@ class HuggingFaceConfig:
         """The detector with random weights, its backbone's too; the configuration names its classes.
 
         Raises:
-            OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
+            OSError: transformers is not installed; ValueError: it cannot make a model of these values.
         """
         _need_transformers()
         from transformers import AutoModelForObjectDetection
@@ -150,7 +150,7 @@ class HuggingFaceConfig:
 
 @contextmanager
 def _explained(what: str) -> Generator[None]:
-    """Turn any error but OSError into a ValueError that says what failed and why."""
+    """Turn any error but OSError into a ValueError that explains what failed and why."""
     try:
         yield
     except OSError:
@@ -166,7 +166,7 @@ def _need_transformers() -> None:
 
 
 def _file_of(name: str, file: str) -> Path:
-    """A file of a folder, or of a name on the hub; raises OSError where there is none, and says why."""
+    """A file of a folder, or of a name on the hub; raises OSError where there is none."""
     from transformers.utils import cached_file
 
     if Path(name).is_dir():
@@ -201,11 +201,7 @@ def _check_fields(content: dict[str, Any]) -> None:
 
 
 def _configuration(content: dict[str, Any]) -> Any:
-    """transformers' own, made without asking the Hub for anything.
-
-    Raises:
-        ValueError: its backbone is one of the Hub; whatever transformers raises for values that it does not take.
-    """
+    """transformers' own configuration, made without asking the Hub; raises ValueError for a backbone of the Hub."""
     from transformers import AutoConfig
 
     local = {name: value for name, value in _local(content).items() if name != "backbone"}
@@ -241,12 +237,13 @@ def configuration_only(name: str) -> bool:
 
 
 def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
-    """The detector of a folder or of a name on the hub, with its weights, and its classes' names. Of its files
-    config.json, preprocessor_config.json and model.safetensors are read, and no others.
+    """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
+
+    Beside what `HuggingFaceConfig.read` reads, only model.safetensors is.
 
     Raises:
         OSError: there is no such model, or it has no safetensors.
-        ValueError: see `HuggingFaceConfig.read`, or its weights do not fit; says why.
+        ValueError: see `HuggingFaceConfig.read`, or its weights do not fit.
     """
     known = HuggingFaceConfig.read(name)
     from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
@@ -255,8 +252,8 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
         file = _file_of(name, "model.safetensors")
     except OSError as error:
         raise OSError(
-            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
-            "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
+            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may run "
+            "code. If you trust the model, load it in transformers and save it: model.save_pretrained(FOLDER)."
         ) from error
     with _explained(f"The model {name} of transformers cannot be read"):
         config, state = _configuration(known.content), read_safetensors(file)

@@ -32,7 +32,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     boxes count as a layer of their own, as in their own loss; its terms for distributions (FGL, DDF) are not part of
     this training.
 
-    These models see images without padding, and their boxes are relative to the whole picture. Here images are padded
+    These models see images without padding, and their boxes are relative to the padded picture. Here images are padded
     to a common size, a multiple of 32, and boxes are relative to the unpadded part: they are converted.
     """
 
@@ -108,5 +108,5 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
 
 
 def _ratios(memory: Memory) -> Float[Tensor, "batch 1 4"]:
-    """The unpadded part over the whole picture, for boxes."""
+    """The unpadded part over the padded picture, for boxes."""
     return memory.valid_ratios[:, :1].repeat(1, 1, 2)

@@ -130,10 +130,12 @@ class Source(Protocol):
     @property
     def classes(self) -> ClassTable:
         """The class table."""
+        ...
 
     @property
     def flippable(self) -> bool:
         """Whether a mirrored image still shows the same classes."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -142,9 +144,11 @@ class Source(Protocol):
 
         It may come at reduced size where its shorter side keeps `shorter` pixels.
         """
+        ...
 
     def annotations(self) -> Annotations:
         """The ground truth of all images (epoch 0)."""
+        ...
 
 
 def mirrored_alike(names: Sequence[str]) -> bool:

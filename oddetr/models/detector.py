@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from torch import nn
 
@@ -95,14 +95,12 @@ class ComposedDetector(Detector):
         denoising, top_k: see `Detector`.
     """
 
-    query_source: QuerySource  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(
         self,
         backbone: nn.Module,
         pyramid: nn.Module,
         encoder: nn.Module,
-        query_source: nn.Module,
+        query_source: Any,
         decoder: nn.Module,
         denoising: nn.Module | None = None,
         top_k: int = 100,
@@ -111,7 +109,7 @@ class ComposedDetector(Detector):
         self.backbone = backbone
         self.pyramid = pyramid
         self.encoder = encoder
-        self.query_source = cast(QuerySource, query_source)
+        self.query_source = query_source
         self.decoder = decoder
         self.denoising = denoising
         self.top_k = top_k
@@ -121,6 +119,7 @@ class ComposedDetector(Detector):
         return dict(self._class_rows())
 
     def _class_rows(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        assert self.query_source
         for name, module in self.named_modules():
             if isinstance(module, PredictionHead):
                 proposes = name.startswith("query_source.") and self.query_source.class_agnostic
@@ -135,6 +134,7 @@ class ComposedDetector(Detector):
 
     def initial_queries(self, memory: Memory) -> InitialQueries:
         """See `Detector`."""
+        assert self.query_source
         return self.query_source(memory)
 
     def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
@@ -143,4 +143,5 @@ class ComposedDetector(Detector):
 
     def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """See `Detector`; the query source embeds positions that the decoder does not."""
+        assert self.query_source
         return None if learned is None else self.query_source.position(anchors, learned)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from oddetr.models.kernels import deformable_attention
-from oddetr.models.kernels.gather import gather_attention
-from oddetr.models.kernels.reference import grid_sample_attention
+from oddetr.models.kernels.operators import gather_attention, grid_sample_attention
 
 FORMS = {"ours": deformable_attention, "grid_sample": grid_sample_attention, "gather": gather_attention}
 BATCH, HEADS, POINTS = 2, 8, 4

@@ -42,7 +42,7 @@ def in_pytorch(detector: Detector, size: int, images: int) -> Callable[[], objec
 
 def in_transformers(preset: str, size: int, images: int) -> Callable[[], object]:
     batch, processor = random_batch(size, images), transformers.DeformableDetrImageProcessor()
-    config = PRESETS[preset]()
+    config = PRESETS[preset]
     strides_8_16_32 = [2, 3, 4]  # of the presets' backbones
     backbone = transformers.TimmBackboneConfig(
         backbone=config.backbone, out_indices=strides_8_16_32, use_pretrained_backbone=False
@@ -81,7 +81,7 @@ def main() -> None:
 
 def measure(preset: str, arguments: argparse.Namespace) -> list[timing.Row]:
     torch.manual_seed(0)
-    config, size = PRESETS[preset](pretrained=False), arguments.image_size
+    config, size = PRESETS[preset].override({"pretrained": False}), arguments.image_size
     detector = build_detector(config, CLASSES).eval()
     names = tuple(map(str, range(CLASSES)))
     info = CheckpointInfo(config, ClassTable(names, tuple(range(CLASSES))), size, detector.mean, detector.std)

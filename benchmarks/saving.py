@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--model", default="deformable_detr_refine_tiny", choices=PRESETS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    made_of = PRESETS[arguments.model](pretrained=False)
+    made_of = PRESETS[arguments.model].override({"pretrained": False})
     detectors: Detectors = {"teacher": build_detector(made_of, 10), "student": build_detector(made_of, 10)}
     learned = [parameter for parameter in detectors["student"].parameters() if parameter.requires_grad]
     state = {

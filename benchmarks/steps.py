@@ -40,7 +40,7 @@ class Training:
     ) -> None:
         torch.manual_seed(0)
         changes = {} if queries is None else {"num_queries": queries}
-        detector = build_detector(PRESETS[preset]().override(changes), num_classes=10).to(device)
+        detector = build_detector(PRESETS[preset].override(changes), num_classes=10).to(device)
         self.task = DistillationTask(detector, 1000, distillation, groups=groups or GroupsConfig()).to(device).train()
         self.wrapped: nn.Module = self.task
         self.optimizer = torch.optim.AdamW(self.learned, lr=1e-5, fused=True)

@@ -24,7 +24,7 @@ from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.evaluation.coco import Metrics, evaluate_detections
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector, deformable_detr_refine_tiny
+from oddetr.models.families.presets import PRESETS, build_detector
 from oddetr.structures import Batch
 
 SIZE, BATCH, CLASSES = 128, 8, 10
@@ -94,7 +94,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
 
-    detector = build_detector(deformable_detr_refine_tiny(width=96, ffn_width=384, num_queries=50), CLASSES)
+    sizes = {"width": 96, "ffn_width": 384, "num_queries": 50}
+    detector = build_detector(PRESETS["deformable_detr_refine_tiny"].override(sizes), CLASSES)
     detector.backbone.load_imagenet()  # of the `offline` extra: no download
     task = DistillationTask(detector, arguments.steps, DistillationConfig(enabled=not arguments.baseline))
     train(task, DigitScenes("train", arguments.steps * BATCH, seed=arguments.seed), arguments.rate)

@@ -18,6 +18,16 @@ Weights = Literal["teacher", "student"]
 usually scores higher and is more stable."""
 Assignment = Int64[Tensor, "*layers batch queries"]
 """For each query the index of its object in `GroundTruth`, or -1. DN-DETR calls it V."""
+Images = Float[Tensor, "batch 3 image_height image_width"]
+"""Normalised pixels; 0 on padding."""
+PaddingMask = Bool[Tensor, "batch image_height image_width"]
+"""True on padding."""
+Anchors = Float[Tensor, "batch queries point_or_box"]
+"""Reference points (cx, cy) or boxes (cx, cy, w, h)."""
+Embeddings = Float[Tensor, "batch queries width"]
+"""A vector for each query."""
+Shapes = tuple[tuple[int, int], ...]
+"""(height, width) of each level."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +82,19 @@ class Batch:
     """A batch of images, padded at the right and the bottom to a common size.
 
     Attributes:
-        images: normalised pixels; 0 on padding.
-        padding_mask: True on padding.
         truth: the objects to learn or to evaluate, without crowd regions.
         image_ids: the data set's ids, which results and errors refer to.
         original_sizes: (height, width) in pixels before resizing and padding, on the host.
         step_objects: objects in all accumulated batches of this optimizer step on this process; None where the batch
             is the whole step.
-        step_images: images in the same batches; None likewise.
     """
 
-    images: Float[Tensor, "batch 3 image_height image_width"]
-    padding_mask: Bool[Tensor, "batch image_height image_width"]
+    images: Images
+    padding_mask: PaddingMask
     truth: GroundTruth
     image_ids: tuple[int, ...]
     original_sizes: Int64[Tensor, "batch 2"]
     step_objects: int | None = None
-    step_images: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to another device, except `original_sizes`, which is read on the host."""
@@ -122,7 +128,7 @@ class Memory:
 
     tokens: Float[Tensor, "batch tokens width"]
     padding_mask: Bool[Tensor, "batch tokens"]
-    shapes: tuple[tuple[int, int], ...]
+    shapes: Shapes
     valid_ratios: Float[Tensor, "batch levels 2"]
 
 
@@ -139,18 +145,18 @@ class Queries:
         identity: what identifies a query across models and epochs: the slot of learned queries, the index of the
             encoder token of two-stage queries.
         padding: True for queries that only pad the group; no other query attends to them. None: no padding.
-        blind: self-attention mask within the group: True where the query of the row must not attend to that of the
-            column. None: no mask.
-        sees: names of other groups in the same decoder pass that this group attends to as well.
+        attention_mask: of self-attention within the group: True where the query of the row must not attend to that of
+            the column. None: no mask.
+        attends_to: names of other groups in the same decoder pass whose queries this group attends to as well.
     """
 
-    content: Float[Tensor, "batch queries width"]
-    anchors: Float[Tensor, "batch queries point_or_box"]
-    position: Float[Tensor, "batch queries width"] | None
+    content: Embeddings
+    anchors: Anchors
+    position: Embeddings | None
     identity: Int64[Tensor, "batch queries"]
     padding: Bool[Tensor, "batch queries"] | None = None
-    blind: Bool[Tensor, "queries queries"] | None = None
-    sees: tuple[str, ...] = ()
+    attention_mask: Bool[Tensor, "queries queries"] | None = None
+    attends_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

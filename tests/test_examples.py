@@ -3,7 +3,6 @@
 What is checked but not run is in `COMMANDS` and `NOT_RUN`, with the reason.
 """
 
-import functools
 import json
 import re
 import shlex
@@ -92,7 +91,8 @@ def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(oddetr, "train", quick, raising=False)
     sizes = tiny_arguments(workspace, workspace)["detector"]
-    monkeypatch.setattr(presets, "deformable_detr_r50", functools.partial(presets.deformable_detr_r50, **sizes))
+    small = presets.PRESETS["deformable_detr_refine_r50"].override(sizes)
+    monkeypatch.setitem(presets.PRESETS, "deformable_detr_refine_r50", small)
 
 
 class Understood(Exception):

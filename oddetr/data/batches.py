@@ -1,7 +1,7 @@
-"""From examples to batches: an item that depends on its key alone, an order that depends on the epoch alone.
+"""From examples to batches: an item depends on its key alone, the order on the epoch alone.
 
-What is drawn for (seed, epoch, index) does not depend on the number of workers, on what was drawn before, or on where a
-run was resumed: every item seeds torch's generator from its key.
+So neither depends on the number of workers, on what was drawn before, or on where a run was resumed: every item seeds
+torch's generator from its key.
 """
 
 import gc
@@ -58,8 +58,8 @@ class TransformedDataset(Dataset[Example]):
             return self.transform(self.source.sample(index, epoch, self.transform.detail))
 
     def __getitems__(self, keys: list[Key]) -> list[Example] | ImageError:
-        """The examples of a batch. An image that cannot be read is the value instead, to be raised by who wants the
-        batch: raised in a loading process, it would reach the user as that process's traceback."""
+        """The examples of a batch, or the error of an image that cannot be read, which `AccumulatedLoader` raises:
+        raised in a loading process, it would reach the user as that process's traceback."""
         try:
             return [self[key] for key in keys]
         except ImageError as error:
@@ -67,19 +67,15 @@ class TransformedDataset(Dataset[Example]):
 
 
 class EpochSampler(Sampler[Key]):
-    """The keys of one epoch, as far as they fall to this rank.
+    """The keys of one epoch that fall to this rank; each image falls to exactly one.
 
-    With `shuffle` (training) the order is a permutation by (seed, epoch), each image falls to exactly one rank, and all
-    ranks get the same number of batches: where the last would be missing on some, these get an image more, for which
-    the permutation begins anew. Without (evaluation) the order is the source's, each image falls to exactly one rank,
-    and ranks may differ by one in number.
+    With `shuffle` (training) the order is a permutation by (seed, epoch), and all ranks get the same number of batches:
+    where the last would be missing on some, these get one more image, from the start of the permutation. Without
+    (evaluation) the order is the source's, and ranks may differ by one in number.
 
     Args:
         length: images.
-        seed: >= 0.
-        shuffle: for training.
         rank: this process, 0..world_size-1.
-        world_size: processes.
         batch_size: keys that make a batch, >= 1.
 
     Raises:
@@ -103,11 +99,11 @@ class EpochSampler(Sampler[Key]):
         self.done = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration gives."""
+        """Sets the epoch of the next iterations."""
         self.epoch = epoch
 
     def skip(self, keys: int) -> None:
-        """The next iteration, and only that, begins after so many keys of its epoch."""
+        """Leaves out the first `keys` keys of the next iteration."""
         self.done = keys
 
     def __len__(self) -> int:
@@ -145,10 +141,10 @@ def collate(examples: list[Example]) -> Batch:
 
 
 class AccumulatedLoader:
-    """Batches in groups of `parts` that make one optimizer step together, each stamped with the group's totals.
+    """Batches in groups of `parts` that make one optimizer step together, each with the group's number of objects.
 
-    Losses divide by the number of objects; with the whole group's number, gradients accumulated over the group equal
-    those of one large batch. Reads a group ahead. The last group may be shorter. With one part, batches pass unchanged.
+    Losses divide by that number, so gradients accumulated over the group equal those of one large batch. Reads a group
+    ahead. The last group may be shorter. With one part, batches pass unchanged.
 
     Args:
         loader: gives the batches.
@@ -166,30 +162,19 @@ class AccumulatedLoader:
         self.parts = parts
         self._done = 0
 
-    @property
-    def dataset(self) -> Dataset[Any]:
-        """The loader's data set."""
-        return self.loader.dataset
-
-    @property
-    def sampler(self) -> Any:
-        """The loader's sampler: Lightning tells it the epoch."""
-        return self.loader.sampler
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The loader's batch sampler."""
-        return self.loader.batch_sampler
+        self.dataset = loader.dataset
+        self.sampler: Any = loader.sampler
+        self.batch_sampler = loader.batch_sampler
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration gives."""
-        self.loader.sampler.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        """Sets the epoch of the next iterations."""
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def skip(self, batches: int) -> None:
-        """The next iteration, and only that, begins after so many batches of its epoch, which are not read."""
+        """Leaves out the first `batches` batches of the next iteration, which are not read."""
         self._done = batches
 
     def __iter__(self) -> Iterator[Batch]:
@@ -201,18 +186,13 @@ class AccumulatedLoader:
                 raise batch
             group.append(batch)
             if len(group) == self.parts:
-                yield from self._stamped(group)
+                yield from self._counted(group)
                 group = []
-        yield from self._stamped(group)
+        yield from self._counted(group)
 
-    def _stamped(self, group: list[Batch]) -> Iterator[Batch]:
-        if self.parts == 1:
-            yield from group
-            return
+    def _counted(self, group: list[Batch]) -> list[Batch]:
         objects = sum(batch.truth.total for batch in group)
-        images = sum(len(batch.image_ids) for batch in group)
-        for batch in group:
-            yield replace(batch, step_objects=objects, step_images=images)
+        return group if self.parts == 1 else [replace(batch, step_objects=objects) for batch in group]
 
 
 def make_loader(
@@ -224,8 +204,6 @@ def make_loader(
     memory where there is a CUDA device.
 
     Args:
-        dataset: gives examples by key.
-        sampler: gives keys.
         batch_size: images per batch on this process, >= 1.
         workers: processes that prepare batches; 0 prepares them in this one.
         parts: batches to an optimizer step, see `AccumulatedLoader`.
@@ -235,10 +213,10 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collated,
+        collate_fn=_collate_examples,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_alone,
+        worker_init_fn=_detach_worker,
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
@@ -246,10 +224,10 @@ def make_loader(
 
 @contextmanager
 def shared_with_workers() -> Generator[None]:
-    """Python's garbage collection leaves alone what exists on entry, until the exit (then also what was frozen before).
+    """Excludes the objects that exist on entry from garbage collection, until the exit.
 
-    Loading processes that begin inside share the memory of this one as far as neither writes to it, and a collection
-    writes to every object that it visits: each of theirs or of this one's would copy all of Python's objects once more.
+    Loading processes that start inside share the memory of this one until either writes to it. A collection writes to
+    every object that it visits, so each process would end with a copy of all of Python's objects.
     """
     gc.collect()
     gc.freeze()
@@ -259,15 +237,15 @@ def shared_with_workers() -> Generator[None]:
         gc.unfreeze()
 
 
-def _collated(examples: list[Example] | ImageError) -> Batch | ImageError:
+def _collate_examples(examples: list[Example] | ImageError) -> Batch | ImageError:
     return examples if isinstance(examples, ImageError) else collate(examples)
 
 
-def _alone(_: int) -> None:
-    """Keeps from a loading process the signals that are meant for the command, and ends it with its parent.
+def _detach_worker(_: int) -> None:
+    """Keeps a loading process from the signals that are meant for the command, and ends it with its parent.
 
     A terminal sends Ctrl-C to all processes of a command, a batch system SIGTERM to its process group; the first
-    process ends the others when it has saved. Where it is killed, its pipe to this one is closed.
+    process ends the others when it has saved.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):

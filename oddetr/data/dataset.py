@@ -1,8 +1,8 @@
-"""One typed data set, whatever the files looked like: a class table and flat arrays.
+"""One typed data set for all formats: a class table and flat arrays.
 
-`DetectionData` holds the annotations of one split as arrays (no Python object per annotation, so that 10^6 of them cost
-megabytes and worker processes share them). `Sample` is one image with its objects, as a transform receives it.
-`Source` is what training, evaluation and prediction read from: a folder of files or the generated digit scenes.
+`DetectionData` holds the annotations of one split as arrays: no Python object per annotation, so that 10^6 of them take
+megabytes and worker processes share them. `Sample` is one image with its objects, as a transform receives it. `Source`
+is what training, evaluation and prediction read from: a folder of files or the generated digit scenes.
 """
 
 import re
@@ -25,7 +25,7 @@ class ClassTable:
     """The classes: label k (0 <= k < K) inside is `names[k]` with original id `ids[k]` outside.
 
     Raises:
-        ValueError: there is no class, an id or a name stands twice, or is of another type.
+        ValueError: there is no class, or an id or a name is repeated or of another type.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class ClassTable:
         for what, values, kind in (("name", self.names, str), ("id", self.ids, int)):
             if any(type(value) is not kind for value in values):
                 raise ValueError(f"A class {what} is no {'text' if kind is str else 'whole number'}.")
-            twice = sorted((value for value, count in Counter(values).items() if count > 1), key=str)
+            twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
                 raise ValueError(
                     f"The class {what} {twice[0]!r} stands twice in the class table. Give every class its own {what}."
@@ -59,7 +59,7 @@ class Sample:
         crowd: True on regions that evaluation ignores and training does not learn (COCO crowds, VOC difficult objects).
         image_id: the original id.
         name: for messages: a file's name, or what the image was made from.
-        whole: (height, width) in pixels of the whole image, where `image` is it at reduced size.
+        full_size: (height, width) of the original in pixels, where `image` is reduced.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -68,12 +68,12 @@ class Sample:
     crowd: Bool[np.ndarray, " objects"]
     image_id: int
     name: str
-    whole: tuple[int, int] | None = None
+    full_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the whole image."""
-        return self.whole or (self.image.shape[0], self.image.shape[1])
+        """(height, width) in pixels of the original."""
+        return self.full_size or (self.image.shape[0], self.image.shape[1])
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Annotations:
     Attributes:
         image_ids: original ids, unique.
         sizes: (height, width) in pixels.
-        offsets: where each image's objects begin, and at the end the number of objects.
+        offsets: the first row of each image's objects, and at the end the number of objects.
         boxes: (x0, y0, x1, y1) in pixels.
         labels: 0..K-1.
-        areas: in square pixels, by which evaluation calls objects small, medium or large (COCO: the segment's area).
+        areas: in square pixels, for evaluation by size (COCO: the segment's area).
         crowd: True on regions to ignore.
         annotation_ids: COCO's ids; else the place of an object in the file of its image.
     """
@@ -115,20 +115,12 @@ class Annotations:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def take(self, images: Int64[np.ndarray, " taken"]) -> "Annotations":
-        """The annotations of some images, given by their indices, in that order."""
+        """The annotations of the images with these indices, in that order."""
         counts = np.diff(self.offsets)[images]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
-        return Annotations(
-            image_ids=self.image_ids[images],
-            sizes=self.sizes[images],
-            offsets=offsets,
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            areas=self.areas[rows],
-            crowd=self.crowd[rows],
-            annotation_ids=self.annotation_ids[rows],
-        )
+        of_objects = (self.boxes, self.labels, self.areas, self.crowd, self.annotation_ids)
+        return Annotations(self.image_ids[images], self.sizes[images], offsets, *(each[rows] for each in of_objects))
 
 
 @runtime_checkable
@@ -155,14 +147,14 @@ class Source(Protocol):
         ...
 
     def annotations(self) -> Annotations:
-        """The ground truth of the whole source (epoch 0)."""
+        """The ground truth of all images (epoch 0)."""
         ...
 
 
 def mirrored_alike(names: Sequence[str]) -> bool:
-    """Whether a mirrored object still belongs to its class, as far as the classes' names tell.
+    """Whether a mirrored object still belongs to its class, judged by the classes' names.
 
-    It does not where a name holds the word "left" or "right", nor where all names are single letters or numbers.
+    It does not where a name contains the word "left" or "right", nor where all names are single letters or numbers.
     """
     words = {word.lower() for name in names for word in _WORD.findall(name)}
     characters = all(len(name) == 1 or name.isdigit() for name in names)
@@ -199,17 +191,17 @@ class DetectionData:
         """Image `index` (0 <= index < images) and its objects; every epoch shows the same. See `read_reduced`.
 
         Raises:
-            ImageError: the file is gone, cannot be read, or is of another size than its annotations say.
+            ImageError: the file is missing, cannot be read, or has another size than in its annotations.
         """
         rows = self.truth.rows(index)
-        image, whole = read_reduced(self.root / self.files[index], shorter)
+        image, size = read_reduced(self.root / self.files[index], shorter)
         height, width = self.truth.sizes[index].tolist()
-        if whole != (height, width):
+        if size != (height, width):
             raise ImageError(
-                f"The image {self.root / self.files[index]} has {whole[1]}x{whole[0]} pixels, but its annotations say "
-                f"{width}x{height}: its boxes would be wrong. Run `oddetr check {self.root}` for the whole report."
+                f"The image {self.root / self.files[index]} has {size[1]}x{size[0]} pixels, but its annotations say "
+                f"{width}x{height}: its boxes would be wrong. Run `oddetr check {self.root}` for the full report."
             )
-        scale = np.divide(image.shape[:2], whole, dtype=np.float32)[[1, 0, 1, 0]]
+        scale = np.divide(image.shape[:2], size, dtype=np.float32)[[1, 0, 1, 0]]
         return Sample(
             image=image,
             boxes=self.truth.boxes[rows] * scale,
@@ -217,7 +209,7 @@ class DetectionData:
             crowd=self.truth.crowd[rows].copy(),
             image_id=int(self.truth.image_ids[index]),
             name=self.files[index],
-            whole=whole,
+            full_size=size,
         )
 
     def annotations(self) -> Annotations:
@@ -225,6 +217,6 @@ class DetectionData:
         return self.truth
 
     def take(self, images: Int64[np.ndarray, " taken"], split: str | None = None) -> "DetectionData":
-        """Some of the images, given by their indices, in that order; `split` renames them."""
+        """The images with these indices, in that order, as the split `split`."""
         files = tuple(self.files[int(index)] for index in images)
         return replace(self, split=split or self.split, files=files, truth=self.truth.take(images))

@@ -1,7 +1,7 @@
 """Handwritten digits scattered over cluttered scenes: the built-in data set, and the project's frozen yardstick.
 
-The digits are the 1797 real ones of scikit-learn (`load_digits`, 8×8 pixels, 17 grey levels), split once and for all
-into 60 % train, 20 % val and 20 % test, class by class, so that no sample is shared. A scene is made in this order:
+The digits are the 1797 real ones of scikit-learn (`load_digits`, 8×8 pixels, 17 grey levels), split into
+60 % train, 20 % val and 20 % test, class by class, so that no sample is shared. A scene is made in this order:
 
 | step       | recipe                                                                                                |
 |------------|-------------------------------------------------------------------------------------------------------|
@@ -25,14 +25,14 @@ Val and test are frozen: 500 scenes each, the same on every machine (see `painti
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from oddetr.data.dataset import Annotations, ClassTable, Sample
-from oddetr.data.painting import Dice, Patch, Scene, ellipse, patch_of, rotation, stroke
+from oddetr.data.painting import Dice, Patch, Scene, ellipse, rotation, stroke
 
 Split = Literal["train", "val", "test"]
 
@@ -44,7 +44,7 @@ MIN_HEIGHT, MAX_HEIGHT = 10.0, 60.0
 _CLASSES = ClassTable(tuple("0123456789"), tuple(range(10)))
 _CELLS, _ZOOM, _MARGIN = 8, 4, 2
 _ATTEMPTS = 12
-_SHARING = 3  # the number of the stream that deals out the digits; 0, 1, 2 are the splits' scenes
+_SPLIT_STREAM = 3  # of the random numbers that split the digits; 0, 1, 2 are the splits' scenes
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class DigitBank:
     splits: dict[str, Int64[np.ndarray, " _"]]
 
 
-@lru_cache(maxsize=1)
+@cache
 def digit_bank() -> DigitBank:
     """Reads and enlarges the digits, once per process."""
-    from sklearn.datasets import load_digits  # takes a second to import: only those who draw digits wait for it
+    from sklearn.datasets import load_digits  # takes a second to import
 
     digits: Any = load_digits()
     labels = digits.target.astype(np.int64)
@@ -76,7 +76,7 @@ def digit_bank() -> DigitBank:
 
 
 def _share_out(labels: Int64[np.ndarray, " digits"]) -> dict[str, Int64[np.ndarray, " _"]]:
-    dice = Dice(key=(0, _SHARING))
+    dice = Dice(key=(0, _SPLIT_STREAM))
     parts: dict[str, list[Int64[np.ndarray, " _"]]] = {"train": [], "val": [], "test": []}
     for label in range(len(_CLASSES)):
         members = np.flatnonzero(labels == label)
@@ -124,10 +124,9 @@ def _draw(dice: Dice, ink: UInt8[np.ndarray, "side side"], height: float) -> Pat
         (cosine * y - sine * x) * (_ZOOM / scale) + centre,
         (cosine * x + sine * y) * (_ZOOM / (scale * aspect)) + centre,
     )
-    found = patch_of(np.clip((values / 255.0 - threshold) * sharpness + 0.5, 0.0, 1.0))
-    if found is None:
-        raise AssertionError("a handwritten digit without ink")
-    return found[0]
+    patch = Patch.cut(np.clip((values / 255.0 - threshold) * sharpness + 0.5, 0.0, 1.0))
+    assert patch is not None, "a handwritten digit has ink"
+    return patch
 
 
 def _bilinear(
@@ -167,13 +166,11 @@ def _clutter(scene: Scene, bank: DigitBank, members: Int64[np.ndarray, " _"]) ->
     shapes += [stroke(dice, size) for _ in range(dice.integer(0, 4))]
     for shape in shapes:
         if shape is not None:
-            scene.paint(*shape, dice.colour(), dice.uniform(0.25, 0.75))
+            scene.paint(shape, dice.colour(), dice.uniform(0.25, 0.75))
     for _ in range(dice.integer(0, 3)):
         digit = members[dice.integer(0, len(members) - 1)]
-        patch = _draw(dice, _scramble(bank.ink[digit]), dice.uniform(MIN_HEIGHT, 40.0))
-        height, width = patch.ink.shape
-        top, left = dice.integer(0, size - height), dice.integer(0, size - width)
-        scene.paint(patch, top, left, scene.contrasting(patch, top, left, 30, 90))
+        patch = _draw(dice, _scramble(bank.ink[digit]), dice.uniform(MIN_HEIGHT, 40.0)).placed(dice, size)
+        scene.paint(patch, scene.contrasting(patch, 30, 90))
 
 
 def compose(
@@ -199,11 +196,11 @@ def compose(
     for _ in range(dice.integer(*objects)):
         digit, share = members[dice.integer(0, len(members) - 1)], dice.uniform()
         height = least + (tallest - least) * share * math.sqrt(share)
-        scene.place(int(bank.labels[digit]), _draw(dice, bank.ink[digit], height), _ATTEMPTS)
+        scene.add(int(bank.labels[digit]), _draw(dice, bank.ink[digit], height), _ATTEMPTS)
     for _ in range(dice.integer(0, 2)):
         shape = stroke(dice, size)
-        if shape is not None and scene.allows(*shape):
-            scene.paint(*shape, dice.colour())
+        if shape is not None and scene.allows(shape):
+            scene.paint(shape, dice.colour())
     return scene
 
 
@@ -239,7 +236,7 @@ class DigitScenes:
             raise ValueError(f"The {split} scenes are fixed: {FIXED_LENGTH}, never fresh. Leave out length and fresh.")
         if size < 64 or seed < 0 or (length is not None and length < 1):
             raise ValueError(f"Need size >= 64, seed >= 0, length >= 1; got size={size}, seed={seed}, length={length}.")
-        if not 1 <= objects[0] <= objects[1] or not 4 <= heights[0] <= heights[1] or heights[0] > size / 2:
+        if not 1 <= objects[0] <= objects[1] or not 4 <= heights[0] <= min(heights[1], size / 2):
             raise ValueError(
                 f"Need 1 <= fewest <= most objects, and heights from 4 pixels to half the scene ({size / 2:g}), the "
                 f"smaller first; got objects={objects}, heights={heights}."
@@ -250,7 +247,6 @@ class DigitScenes:
         self.fresh = fresh
         self._length = length or (2000 if split == "train" else FIXED_LENGTH)
         self._seed = seed if split == "train" else 0
-        self._truth: Annotations | None = None
 
     @property
     def classes(self) -> ClassTable:
@@ -286,12 +282,11 @@ class DigitScenes:
         )
 
     def annotations(self) -> Annotations:
-        """The ground truth of all scenes (epoch 0); draws them once, about 3 ms each, and remembers."""
-        if self._truth is None:
-            self._truth = self._annotate()
-        return self._truth
+        """The ground truth of all scenes (epoch 0); draws them once, about 3 ms each, and caches."""
+        return self._annotations
 
-    def _annotate(self) -> Annotations:
+    @cached_property
+    def _annotations(self) -> Annotations:
         samples = [(sample.boxes, sample.labels) for sample in map(self.sample, range(self._length))]
         boxes = np.concatenate([boxes for boxes, _ in samples])
         counts = [len(labels) for _, labels in samples]

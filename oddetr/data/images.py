@@ -77,10 +77,10 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
-    """`read_image`, maybe smaller, and the (height, width) of the whole image as shown.
+    """`read_image`, maybe at reduced size, and the (height, width) at full size as shown.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8, which takes a fraction of the time, where its shorter side keeps `shorter`
-    pixels; other formats, or all if `shorter` is None, are decoded whole.
+    pixels; other formats, or all if `shorter` is None, are decoded at full size.
 
     Raises:
         ImageError: as `read_image`.

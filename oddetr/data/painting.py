@@ -1,4 +1,4 @@
-"""What the digit scenes are painted with: dice, patches, backgrounds, shapes, and the scene that keeps account.
+"""What the digit scenes are painted with: random numbers, patches, backgrounds, shapes and the scene.
 
 Everything here gives the same bits on every machine. Random bits come straight from Philox, whose stream numpy
 guarantees (a `Generator`'s it does not); floats see element-wise `+ - * /` and square root only, which IEEE 754 rounds
@@ -6,7 +6,7 @@ in one way; pixels are blended and summed as integers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -58,22 +58,42 @@ class Dice:
 
 @dataclass(frozen=True)
 class Patch:
-    """Something to paint.
+    """Something to paint, and where.
 
     Attributes:
         alpha: opacity, 0..256.
         ink: where the opacity is at least 1/2.
         box: the tightest rectangle around the ink, in the patch's pixels.
+        top, left: the row and column of the scene where the patch starts.
     """
 
     alpha: Int32[np.ndarray, "height width"]
     ink: Bool[np.ndarray, "height width"]
     box: Box
+    top: int
+    left: int
 
+    @classmethod
+    def cut(cls, opacity: Float32[np.ndarray, "height width"]) -> "Patch | None":
+        """The visible part of an opacity map (0..1); None if it has no ink."""
+        alpha = np.floor(opacity * 256.0 + 0.5).astype(np.int32)
+        if not (alpha >= 128).any():
+            return None
+        left, top, right, bottom = _span(alpha > 0)
+        alpha = alpha[top:bottom, left:right]
+        ink = alpha >= 128
+        return cls(alpha, ink, _span(ink), top, left)
 
-def rotation(t: float) -> tuple[float, float]:
-    """Cosine and sine of the angle a with `t = tan(a / 2)`: `(1 - t²) / (1 + t²)` and `2 t / (1 + t²)`."""
-    return (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """The rows and columns of the scene that the patch takes."""
+        height, width = self.ink.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    def placed(self, dice: Dice, size: int) -> "Patch":
+        """The patch somewhere in a scene of this size."""
+        height, width = self.ink.shape
+        return replace(self, top=dice.integer(0, size - height), left=dice.integer(0, size - width))
 
 
 def _span(mask: Bool[np.ndarray, "height width"]) -> Box:
@@ -81,37 +101,35 @@ def _span(mask: Bool[np.ndarray, "height width"]) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def patch_of(opacity: Float32[np.ndarray, "height width"]) -> tuple[Patch, int, int] | None:
-    """The part of an opacity map (0..1) that shows, and the row and column where it begins; None if it has no ink."""
-    alpha = np.floor(opacity * 256.0 + 0.5).astype(np.int32)
-    if not (alpha >= 128).any():
-        return None
-    left, top, right, bottom = _span(alpha > 0)
-    alpha = alpha[top:bottom, left:right]
-    ink = alpha >= 128
-    return Patch(alpha, ink, _span(ink)), top, left
+def rotation(t: float) -> tuple[float, float]:
+    """Cosine and sine of the angle a with `t = tan(a / 2)`: `(1 - t²) / (1 + t²)` and `2 t / (1 + t²)`."""
+    return (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
 
 
-def stroke(dice: Dice, size: int) -> tuple[Patch, int, int] | None:
+def stroke(dice: Dice, size: int) -> Patch | None:
     """A straight line, 40..110 px long and 1..2 px wide, cut to the scene."""
     length, width = dice.uniform(40.0, 110.0), dice.uniform(1.0, 2.0)
-    x, y = dice.uniform(0.0, float(size)), dice.uniform(0.0, float(size))
+    columns, rows = _offsets(dice, size)
     cosine, sine = rotation(dice.uniform(-1.0, 1.0))
-    axis = np.arange(size, dtype=np.float32)
-    columns, rows = axis + (0.5 - x), (axis + (0.5 - y))[:, None]
     across = np.abs(cosine * rows - sine * columns)
     along = np.abs(cosine * columns + sine * rows)
-    return patch_of(np.clip(width / 2 + 0.5 - across, 0.0, 1.0) * np.clip(length / 2 + 0.5 - along, 0.0, 1.0))
+    return Patch.cut(np.clip(width / 2 + 0.5 - across, 0.0, 1.0) * np.clip(length / 2 + 0.5 - along, 0.0, 1.0))
 
 
-def ellipse(dice: Dice, size: int) -> tuple[Patch, int, int] | None:
+def ellipse(dice: Dice, size: int) -> Patch | None:
     """A filled ellipse with radii of 6..28 px, cut to the scene."""
     a, b = dice.uniform(6.0, 28.0), dice.uniform(6.0, 28.0)
+    columns, rows = _offsets(dice, size)
+    columns, rows = columns / a, rows / b
+    radius = np.sqrt(columns * columns + rows * rows)
+    return Patch.cut(np.clip((1.0 - radius) * min(a, b) + 0.5, 0.0, 1.0))
+
+
+def _offsets(dice: Dice, size: int) -> tuple[Float32[np.ndarray, " size"], Float32[np.ndarray, "size 1"]]:
+    """Each pixel's distance from a random point of the scene, to the right and downwards."""
     x, y = dice.uniform(0.0, float(size)), dice.uniform(0.0, float(size))
     axis = np.arange(size, dtype=np.float32)
-    columns, rows = (axis + (0.5 - x)) / a, ((axis + (0.5 - y)) / b)[:, None]
-    radius = np.sqrt(columns * columns + rows * rows)
-    return patch_of(np.clip((1.0 - radius) * min(a, b) + 0.5, 0.0, 1.0))
+    return axis + (0.5 - x), (axis + (0.5 - y))[:, None]
 
 
 def background(dice: Dice, size: int) -> Int32[np.ndarray, "3 size size"]:
@@ -167,33 +185,27 @@ class Scene:
         self._pixels = background(dice, size)
         self.owner = np.zeros((size, size), dtype=np.int64)
 
-    def paint(self, patch: Patch, top: int, left: int, colour: Sequence[int], opacity: float = 1.0) -> None:
-        """Blends a patch in that is no object."""
-        self._paint(patch, _area(patch, top, left), colour, opacity, owner=0)
-
-    def _paint(
-        self, patch: Patch, area: tuple[slice, slice], colour: Sequence[int], opacity: float, owner: int
-    ) -> None:
-        for index, count in enumerate(self._hidden(patch, area)):
+    def paint(self, patch: Patch, colour: Sequence[int], opacity: float = 1.0, owner: int = 0) -> None:
+        """Blends a patch in; `owner` is the number of its object, 0 if it is none."""
+        for index, count in enumerate(self._hidden(patch)):
             self.covered[index] += int(count)
-        self.owner[area][patch.ink] = owner
-        pixels = self._pixels[:, *area]
+        self.owner[patch.area][patch.ink] = owner
+        pixels = self._pixels[:, *patch.area]
         difference = np.array(colour, dtype=np.int32)[:, None, None] - pixels
         pixels += (difference * ((patch.alpha * int(opacity * 256)) >> 8)) >> 8
 
-    def allows(self, patch: Patch, top: int, left: int) -> bool:
-        """Whether no object is covered too much if the patch is painted here."""
-        hidden = self._hidden(patch, _area(patch, top, left))
-        states = zip(self.covered, hidden, self.ink, strict=True)
+    def allows(self, patch: Patch) -> bool:
+        """Whether no object is covered too much if the patch is painted."""
+        states = zip(self.covered, self._hidden(patch), self.ink, strict=True)
         return all(covered + int(more) <= MAX_COVERED * ink for covered, more, ink in states)
 
-    def _hidden(self, patch: Patch, area: tuple[slice, slice]) -> Int64[np.ndarray, " objects"]:
+    def _hidden(self, patch: Patch) -> Int64[np.ndarray, " objects"]:
         """How many pixels of each object's visible ink the patch covers."""
-        return np.bincount(self.owner[area][patch.ink], minlength=len(self.ink) + 1)[1:]
+        return np.bincount(self.owner[patch.area][patch.ink], minlength=len(self.ink) + 1)[1:]
 
-    def contrasting(self, patch: Patch, top: int, left: int, low: int, high: int) -> list[int]:
+    def contrasting(self, patch: Patch, low: int, high: int) -> list[int]:
         """A colour whose luminance lies `low..high` grey levels above or below the mean of what the patch covers."""
-        beneath = self._pixels[:, *_area(patch, top, left)] * patch.ink
+        beneath = self._pixels[:, *patch.area] * patch.ink
         mean = int(beneath.sum(dtype=np.int64)) // (3 * int(patch.ink.sum()))
         step, up = self.dice.integer(low, high), self.dice.chance(0.5)
         if mean + step > 245 or mean - step < 10:
@@ -201,16 +213,14 @@ class Scene:
         middle = mean + step if up else mean - step
         return [min(255, max(0, middle + self.dice.integer(-30, 30))) for _ in range(3)]
 
-    def place(self, label: int, patch: Patch, attempts: int) -> bool:
-        """Paints an object somewhere where nothing gets covered too much; False if no such place was found."""
-        height, width = patch.ink.shape
+    def add(self, label: int, patch: Patch, attempts: int) -> bool:
+        """Paints an object at a random place where nothing is covered too much; False if no such place was found."""
+        x0, y0, x1, y1 = patch.box
         for _ in range(attempts):
-            top, left = self.dice.integer(0, self.size - height), self.dice.integer(0, self.size - width)
-            x0, y0, x1, y1 = patch.box
-            box = (left + x0, top + y0, left + x1, top + y1)
-            if all(_shared(box, other) <= MAX_COVERED for other in self.boxes) and self.allows(patch, top, left):
-                colour = self.contrasting(patch, top, left, 45, 150)
-                self._paint(patch, _area(patch, top, left), colour, 1.0, owner=len(self.boxes) + 1)
+            patch = patch.placed(self.dice, self.size)
+            box = (patch.left + x0, patch.top + y0, patch.left + x1, patch.top + y1)
+            if all(_shared(box, other) <= MAX_COVERED for other in self.boxes) and self.allows(patch):
+                self.paint(patch, self.contrasting(patch, 45, 150), owner=len(self.boxes) + 1)
                 self.boxes.append(box)
                 self.labels.append(label)
                 self.ink.append(int(patch.ink.sum()))
@@ -227,10 +237,6 @@ class Scene:
         noise = self.dice.bytes(3, self.size, self.size).astype(np.int32)
         noisy = pixels + ((noise * (2 * amplitude + 1)) >> 8) - amplitude
         return np.ascontiguousarray(np.clip(noisy, 0, 255).astype(np.uint8).transpose(1, 2, 0))
-
-
-def _area(patch: Patch, top: int, left: int) -> tuple[slice, slice]:
-    return slice(top, top + patch.ink.shape[0]), slice(left, left + patch.ink.shape[1])
 
 
 def _blur(planes: Int32[np.ndarray, "3 rows columns"]) -> Int32[np.ndarray, "3 rows columns"]:

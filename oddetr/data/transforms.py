@@ -1,4 +1,4 @@
-"""From a sample to what the detector sees: resizing, DETR's augmentation, normalisation.
+"""From a sample to the detector's input: resizing, DETR's augmentation, normalisation.
 
 Sizes follow DETR, relative to the size of evaluation: DETR evaluates at a shorter side of 800 pixels and at most 1333
 for the longer, trains at shorter sides of 480..800 and crops windows of 384..600 from images shrunk to 400, 500 or 600.
@@ -20,12 +20,11 @@ from oddetr.boxes import xyxy_to_cxcywh
 from oddetr.data.dataset import Sample
 
 LEAST_SIDE = 32
-"""The least shorter side that can be asked for, in pixels: the stride of the backbone's last map."""
+"""The least shorter side, in pixels: the stride of the backbone's last map."""
 MOST_SIDE = 4096
-"""The largest: an image of twice that length or so (`LONGEST`) takes 0.3 GiB as the detector sees it, and about 1 GiB
-while it is made."""
+"""The largest: an image of `LONGEST` times that length takes 0.3 GiB, and about 1 GiB while it is made."""
 LONGEST = 1333 / 800
-"""The longest side, relative to the shorter side asked for."""
+"""The longest side, relative to the shorter."""
 SCALES = 11
 """Sizes to choose from in training."""
 CROP_FROM = (0.5, 0.625, 0.75)
@@ -33,8 +32,8 @@ CROP_FROM = (0.5, 0.625, 0.75)
 CROP_SIDES = (0.48, 0.75)
 """Range of a crop's sides, relative to the size of evaluation."""
 KEPT_SHARE = 0.25
-"""A crop keeps an object of which it shows at least this share of the box. DETR keeps every sliver; but a label for
-what cannot be recognised teaches noise, most of all for small objects."""
+"""A crop keeps an object if it shows at least this share of the box. DETR keeps every sliver, but a label for
+what cannot be recognised is noise."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class AugmentConfig:
         flip: mirror half of the images left to right; "auto" asks the data set whether its classes allow it.
         min_scale: the smallest training size relative to the size of evaluation, in (0, 1]; 1 trains at one size.
             DETR: 480 / 800 = 0.6.
-        crop: cut half of the images to a random window first (DETR). Off for scenes that only make sense as a whole.
+        crop: cut half of the images to a random window first (DETR). Off for scenes that a crop makes meaningless.
         photometric: vary brightness, contrast and saturation by up to 20 %. Hue stays: it costs more time than the rest
-            together, and colours tell classes apart.
+            together, and classes differ by colours.
 
     Raises:
         ValueError: `min_scale` is outside (0, 1].
@@ -65,14 +64,14 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """One image as the detector sees it.
+    """One image as the detector's input.
 
     Attributes:
         image: normalised.
         boxes: (cx, cy, w, h) relative to the image.
-        labels: 0..K-1; crowd regions are not among the objects.
+        labels: 0..K-1; without crowd regions.
         image_id: the original id.
-        original_size: (height, width) in pixels of the whole image, EXIF orientation applied.
+        original_size: (height, width) in pixels before resizing, EXIF orientation applied.
     """
 
     image: Float32[Tensor, "3 height width"]
@@ -83,12 +82,8 @@ class Example:
 
 
 def resized_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """The size that an image is brought to: its shorter side as asked, unless the longer would exceed `LONGEST` times
-    that; then the longer has this length. No side falls below one pixel.
-
-    Args:
-        height, width: of the image, in pixels, >= 1.
-        shorter: pixels, >= 1.
+    """The (height, width) to which an image is resized: its shorter side becomes `shorter`, unless the longer would
+    exceed `LONGEST` times that; then the longer has this length. All in pixels, >= 1.
     """
     scale = _scale(height, width, float(shorter))
     return max(1, round(height * scale)), max(1, round(width * scale))
@@ -99,14 +94,13 @@ def _scale(height: int, width: int, shorter: float) -> float:
 
 
 def training_sizes(image_size: int, min_scale: float) -> list[int]:
-    """`SCALES` shorter sides, evenly spaced in [min_scale, 1] × image_size and rounded to multiples of 8; the last is
-    `image_size`."""
+    """`SCALES` shorter sides, evenly spaced in [min_scale, 1] × image_size, as multiples of 8; last `image_size`."""
     steps = torch.linspace(min_scale, 1.0, SCALES).tolist()
     return [min(image_size, max(8, 8 * round(step * image_size / 8))) for step in steps[:-1]] + [image_size]
 
 
 def _open(sample: Sample) -> tuple[Tensor, Tensor, Int64[Tensor, " _"]]:
-    """The image and the objects that are no crowd, as torchvision's transforms take them; boxes end at the border."""
+    """The image and its objects but crowds, as torchvision's transforms take them; boxes are clipped to the image."""
     image = tv_tensors.Image(torch.from_numpy(np.require(sample.image, requirements="W")).permute(2, 0, 1))
     real = torch.from_numpy(~sample.crowd)
     boxes = tv_tensors.BoundingBoxes(
@@ -140,12 +134,12 @@ class EvalTransform:
 
     @property
     def detail(self) -> int:
-        """Pixels of the shorter side that an image must keep where it comes at reduced size: twice those of evaluation,
-        since augmentation shows windows at up to 1.6 times its scale, and resampling wants something to average."""
+        """The least shorter side of images that are read at reduced size: twice that of evaluation, as augmentation
+        shows windows at up to 1.6 times its scale, and resampling needs pixels to average."""
         return 2 * self.image_size
 
     def __call__(self, sample: Sample) -> Example:
-        """The whole image and all its objects."""
+        """The image and all its objects."""
         image, boxes, labels = _open(sample)
         image, boxes = self._resize(image, boxes, self.image_size)
         return self._finish(sample, image, boxes, labels)
@@ -171,8 +165,7 @@ class TrainTransform(EvalTransform):
     """DETR's augmentation: flip, crop, resize, distort.
 
     Args:
-        image_size: the shorter side at evaluation, in pixels.
-        mean, std: of the backbone's training images, per channel, for pixels in [0, 1].
+        image_size, mean, std: see `EvalTransform`; the size is that of evaluation.
         flippable: whether the data set's classes survive mirroring.
         augment: what to vary.
     """

@@ -127,7 +127,7 @@ def auxiliary_group(
             position=teacher.position(anchors, None if initial.position is None else initial.position[image, query]),
             identity=initial.identity[image, query],
             padding=~present,
-            blind=rank[:, None] != rank if config.rivals else None,
+            attention_mask=rank[:, None] != rank if config.rivals else None,
         )
     group = AssignedQueries(made, assignment, ranks)
     return Group("auxiliary", made, (Term("auxiliary_", weight, loss, Assigned(truth, group)),))

@@ -145,7 +145,7 @@ class Term:
 class Group:
     """A named group of queries and the loss terms on their predictions.
 
-    Groups share one decoder pass but do not attend to one another, except as `Queries.sees` says.
+    Groups share one decoder pass but do not attend to one another, except as `Queries.attends_to` says.
 
     Attributes:
         name: unique within the step.

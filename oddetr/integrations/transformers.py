@@ -75,7 +75,6 @@ class DistillationTrainer(Trainer):
         """Batches of the next optimizer step; counts their objects."""
         parts, items = super().get_batch_samples(*arguments, **keywords)
         self._step.parts = len(parts)
-        self._step.images = sum(len(part["labels"]) for part in parts)
         self._step.objects = sum(len(each["class_labels"]) for part in parts for each in part["labels"])
         return parts, items
 
@@ -112,10 +111,9 @@ class DistillationTrainer(Trainer):
 
 @dataclass
 class _Step:
-    """Sizes of an optimizer step on this process: accumulated batches, their images and objects."""
+    """Sizes of an optimizer step on this process: accumulated batches and their objects."""
 
     parts: int = 1
-    images: int | None = None
     objects: int | None = None
 
 
@@ -153,7 +151,7 @@ def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
         ).to(pixel_values.device)
         count = len(pixel_values)
         sizes = torch.zeros(count, 2, dtype=torch.int64)
-        batch = Batch(pixel_values, padding, truth, tuple(range(count)), sizes, step.objects, step.images)
+        batch = Batch(pixel_values, padding, truth, tuple(range(count)), sizes, step.objects)
         parts = task(batch)
         # Trainer divides by the number of parts, as if each were normalised by itself.
         return ModelOutput(loss=parts.pop("loss") * step.parts, loss_dict=parts)

@@ -24,9 +24,12 @@ class BackboneWeightsError(RuntimeError):
 
 
 def require_own(name: str) -> None:
-    """Raise ValueError for a name whose model description timm would fetch (hf-hub:..., local-dir:...)."""
+    """Raise ValueError for a name whose model description timm would fetch (hf-hub:..., local-dir:...).
+
+    Such names may come with a stranger's checkpoint.
+    """
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a place.")
+        raise ValueError(f"The backbone is {name!r}; only names of timm's own models are taken, without a prefix.")
 
 
 class Backbone(nn.Module):
@@ -34,15 +37,12 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of the maps, finest first.
-        channels_last: the model's own maps are (height, width, channels), as Swin's.
-        mean, std: what images are normalised with, RGB in [0, 1].
+        mean, std: normalisation of images, RGB in [0, 1].
 
     Args:
-        name: a timm model name. Names that make timm fetch a model description (hf-hub:..., local-dir:...) are refused:
-            they stand in checkpoints, which may come from anyone.
-        frozen: for weights that come from pretraining: every batch norm uses its running statistics and learns nothing,
-            and the layers up to stride 4 keep their weights, as the official detectors have it. A random backbone must
-            learn all of itself, so False there.
+        name: a timm model name; see `require_own`.
+        frozen: freeze all batch norms and the layers up to stride 4, as the official detectors do with pretrained
+            weights. A random backbone must learn all of itself.
         maps: how many, the coarsest of those at strides 4, 8, 16 and 32.
 
     Raises:
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         if frozen:
             _freeze_up_to_stride_4(model, [stage["module"] for stage in info.info if stage["reduction"] <= 4])
         self.body: nn.Module = model
-        self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")  # as Swin's
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Feature maps, finest first; on a CPU channels last in memory (docs/performance.md)."""
@@ -84,36 +84,28 @@ class Backbone(nn.Module):
         return [each.movedim(-1, 1) for each in maps] if self.channels_last else maps
 
     def load_imagenet(self, weights: Path | None = None) -> str:
-        """Loads ImageNet weights and returns where they came from.
-
-        Tried in this order: the file `weights`, if given; the `offline` package (EfficientNet-Lite0); timm's cache and
-        hub.
+        """Loads ImageNet weights and returns their source: the file `weights`, the `offline` package or timm.
 
         Raises:
             BackboneWeightsError: none of these has them.
         """
         try:
             state, source = _find_weights(self.name, weights)
+            # timm flattens a feature backbone's outermost modules: stages.0.blocks becomes stages_0.blocks.
+            state |= {key.replace(".", "_", 1): value for key, value in state.items()}
+            own = self.body.state_dict()
+            missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+            if missing:
+                found = f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)"
+                raise ValueError(f"{source} does not fit {self.name}: {found}.")
+            self.body.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
         except Exception as error:
             raise BackboneWeightsError(_how_to_get_weights(self.name, f"{type(error).__name__}: {error}")) from error
-        wanted = self.body.state_dict()
-        # timm flattens a feature backbone's outermost modules: stages.0.blocks becomes stages_0.blocks.
-        state |= {key.replace(".", "_", 1): value for key, value in state.items()}
-        missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-        misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-        if missing or misshapen:
-            what = (
-                f"{len(missing)} tensors are missing ({', '.join(missing[:3])} ...)"
-                if missing
-                else f"{misshapen[0]} has another shape"
-            )
-            raise BackboneWeightsError(_how_to_get_weights(self.name, f"{source} does not fit {self.name}: {what}."))
-        self.body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
         return source
 
 
 def _feature_model(name: str, maps: int) -> Any:
-    """The timm model for images of any size; Swin models insist on one size unless told otherwise."""
+    """The timm model for images of any size; Swin models need an argument for that."""
     create = partial(timm.create_model, name, pretrained=False, features_only=True, out_indices=tuple(range(-maps, 0)))
     try:
         return create(strict_img_size=False)

@@ -12,12 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oddetr.models.deformable_attention import MultiScaleDeformableAttention
+from oddetr.models.deformable_attention import MultiScaleDeformableAttention, level_sizes
 from oddetr.models.groups import GroupAttention, attention_of
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
-from oddetr.models.levels import level_sizes
 from oddetr.models.position import sine_anchor_embedding
-from oddetr.structures import Memory, Predictions, Queries
+from oddetr.structures import Embeddings, Memory, Predictions, Queries
 
 
 class DecoderLayer(nn.Module):
@@ -38,12 +37,12 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        content: Float[Tensor, "batch queries width"],
-        position: Float[Tensor, "batch queries width"],
+        content: Embeddings,
+        position: Embeddings,
         anchors: Float[Tensor, "batch queries levels 4"],
         memory: Memory,
         groups: Sequence[GroupAttention],
-    ) -> Float[Tensor, "batch queries width"]:
+    ) -> Embeddings:
         """Returns the new content.
 
         Args:
@@ -85,9 +84,7 @@ class AnchorPosition(nn.Module):
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, anchors: Float[Tensor, "batch queries 4"], content: Float[Tensor, "batch queries width"], layer: int
-    ) -> Float[Tensor, "batch queries width"]:
+    def forward(self, anchors: Float[Tensor, "batch queries 4"], content: Embeddings, layer: int) -> Embeddings:
         """Before the layer of this index; `anchors` relative to the first level's padded map, as officially."""
         position = self.embed(sine_anchor_embedding(anchors))
         return position if self.scale is None or layer == 0 else position * self.scale(content)
@@ -97,7 +94,6 @@ class DeformableDecoder(nn.Module):
     """Layers and the heads that predict from each layer's output.
 
     Args:
-        layers: the decoder's layers.
         heads: one for all layers, or one per layer.
         refine_anchors: each layer's box, without gradient, is the next layer's anchor (iterative box refinement);
             otherwise every layer samples around, and corrects, the initial anchor.

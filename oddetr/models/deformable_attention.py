@@ -1,5 +1,6 @@
 """Multi-scale deformable attention as a module: linear maps around `kernels.deformable_attention`."""
 
+import functools
 import math
 
 import torch
@@ -7,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from oddetr.models.kernels import deformable_attention
-from oddetr.models.levels import level_sizes
+from oddetr.models.kernels.choice import are_plain, is_traced
+from oddetr.structures import Embeddings, Shapes
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -32,9 +34,9 @@ class MultiScaleDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(width, heads * levels * points)
         self.value_proj = nn.Linear(width, width)
         self.output_proj = nn.Linear(width, width)
-        self.reset_parameters()
+        self._initialise()
 
-    def reset_parameters(self) -> None:
+    def _initialise(self) -> None:
         """The official initialisation: offsets in rings, uniform attention, Xavier projections."""
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -51,12 +53,12 @@ class MultiScaleDeformableAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "batch queries width"],
+        query: Embeddings,
         anchors: Float[Tensor, "batch queries #levels point_or_box"],
         tokens: Float[Tensor, "batch tokens width"],
         padding_mask: Bool[Tensor, "batch tokens"],
-        shapes: tuple[tuple[int, int], ...],
-    ) -> Float[Tensor, "batch queries width"]:
+        shapes: Shapes,
+    ) -> Embeddings:
         """Sample `tokens` (levels of `shapes`, one after the other) around `anchors`.
 
         Anchors are relative to each level's padded map. Padded tokens read as 0.
@@ -80,3 +82,18 @@ class MultiScaleDeformableAttention(nn.Module):
         """Repeat each level's pair for all its points, in one row; the same for all heads."""
         leading = pairs.shape[:-2]
         return pairs[..., None, :].expand(*leading, self.levels, self.points, 2).reshape(*leading, 1, -1)
+
+
+def level_sizes(shapes: Shapes, like: Tensor) -> Float[Tensor, "levels 2"]:
+    """(w, h) of levels of (h, w) `shapes`, of the type and on the device of `like`. Read only.
+
+    Cached: copying it to a GPU again would make the host wait for all the work queued there.
+    """
+    cached = are_plain(like) and not is_traced()
+    return (_level_sizes if cached else _level_sizes.__wrapped__)(shapes, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _level_sizes(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else training could not use what a prediction cached
+        return torch.tensor([(w, h) for h, w in shapes], dtype=dtype, device=device)

@@ -10,8 +10,8 @@ from oddetr.structures import AssignedQueries, GroundTruth, Queries
 
 class ContrastiveDenoising(nn.Module):
     """Groups of noised objects. Each group has every object twice: with little noise (positive, to be found again) and
-    with more (negative, to be called background). A group attends to itself and to the detector's own queries, which do
-    not attend to it (DINO, section 3.3).
+    with more (negative: background). A group attends to itself and to the detector's own queries, which do not attend
+    to it (DINO, section 3.3).
 
     A corner of the box moves by up to `box_noise` of half the box's side, or, negative, by one to two times that. A
     label is replaced by a random one with probability `label_noise` / 2.
@@ -36,7 +36,7 @@ class ContrastiveDenoising(nn.Module):
         self.labels = nn.Embedding(num_classes + 1, width)
 
     def forward(self, truth: GroundTruth) -> AssignedQueries:
-        """Draw noise from torch's generator of the device; gives at least one query, if only padding."""
+        """Draw noise from torch's generator of the device; returns at least one query, which may be padding."""
         batch, objects = len(truth.counts), max(1, *truth.counts)
         groups = max(1, self.queries // objects) if truth.total else 1
         sizes = (batch, groups, 2, objects)
@@ -67,8 +67,8 @@ class ContrastiveDenoising(nn.Module):
             position=None,
             identity=torch.arange(groups * 2 * objects, device=labels.device).expand(batch, -1),
             padding=padding.flatten(1),
-            blind=_other_groups(groups, 2 * objects, labels.device),
-            sees=("own",),
+            attention_mask=_other_groups(groups, 2 * objects, labels.device),
+            attends_to=("own",),
         )
         return AssignedQueries(queries, index.masked_fill(padding, -1).flatten(1), repeats=groups)
 

@@ -1,14 +1,15 @@
-"""A detector: three steps, and what its family says of itself."""
+"""A detector: three steps from images to predictions."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from oddetr.models.heads import PredictionHead
-from oddetr.structures import InitialQueries, Memory, Predictions, Queries
+from oddetr.models.queries import QuerySource
+from oddetr.structures import Anchors, Embeddings, Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
 
 
 class Detector(nn.Module):
@@ -18,7 +19,7 @@ class Detector(nn.Module):
 
     Attributes:
         backbone: the part with ImageNet weights, which learns at a rate of its own.
-        query_source: makes the initial queries (`QuerySource`); None where they cannot be made anew for further groups.
+        query_source: makes the initial queries; None where it cannot be copied for further groups.
         denoising: GroundTruth -> AssignedQueries, a group for training only; None: there is none.
         top_k: detections of an image that post-processing keeps.
         knows_padding: whether the model itself reads a padding mask.
@@ -26,7 +27,7 @@ class Detector(nn.Module):
     """
 
     backbone: nn.Module
-    query_source: nn.Module | None
+    query_source: QuerySource | None
     denoising: nn.Module | None
     top_k: int
     knows_padding = True
@@ -34,13 +35,13 @@ class Detector(nn.Module):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Images are normalised with this mean, RGB in [0, 1]."""
-        raise NotImplementedError
+        """The mean with which images are normalised, RGB in [0, 1]."""
+        return self.backbone.mean  # pyright: ignore[reportReturnType]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Images are normalised with this standard deviation."""
-        raise NotImplementedError
+        """The standard deviation with which images are normalised."""
+        return self.backbone.std  # pyright: ignore[reportReturnType]
 
     @property
     def saved(self) -> nn.Module:
@@ -58,12 +59,8 @@ class Detector(nn.Module):
         """The context in which the detector can be traced for ONNX."""
         return nullcontext()
 
-    def encode(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Memory:
-        """Backbone, pyramid and encoder; `padding_mask` is True on padding."""
+    def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
+        """Backbone, pyramid and encoder."""
         raise NotImplementedError
 
     def initial_queries(self, memory: Memory) -> InitialQueries:
@@ -74,9 +71,7 @@ class Detector(nn.Module):
         """Predictions of each decoder layer for each group of queries; groups do not attend to one another."""
         raise NotImplementedError
 
-    def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
-    ) -> Float[Tensor, "batch queries width"] | None:
+    def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """Position embeddings of queries that have moved to `anchors`.
 
         Args:
@@ -84,11 +79,7 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Predictions:
+    def forward(self, images: Images, padding_mask: PaddingMask) -> Predictions:
         """All three steps, for the detector's own queries."""
         memory = self.encode(images, padding_mask)
         return self.decode(memory, {"own": self.initial_queries(memory).queries})["own"]
@@ -111,7 +102,7 @@ class ComposedDetector(Detector):
         backbone: nn.Module,
         pyramid: nn.Module,
         encoder: nn.Module,
-        query_source: nn.Module,
+        query_source: Any,
         decoder: nn.Module,
         denoising: nn.Module | None = None,
         top_k: int = 100,
@@ -125,34 +116,21 @@ class ComposedDetector(Detector):
         self.denoising = denoising
         self.top_k = top_k
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The backbone's."""
-        return self.backbone.mean  # pyright: ignore[reportReturnType]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """The backbone's."""
-        return self.backbone.std  # pyright: ignore[reportReturnType]
-
     def class_rows(self) -> dict[str, tuple[int, ...]]:
         """The class outputs of all heads, and the label embedding of denoising, whose last row means "no class"."""
         return dict(self._class_rows())
 
     def _class_rows(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        assert self.query_source
         for name, module in self.named_modules():
             if isinstance(module, PredictionHead):
-                proposes = name.startswith("query_source.") and getattr(self.query_source, "class_agnostic", False)
+                proposes = name.startswith("query_source.") and self.query_source.class_agnostic
                 for kind in ("weight", "bias"):
                     yield f"{name}.classes.{kind}", (0,) if proposes else ()
         if self.denoising:
             yield "denoising.labels.weight", (-1,)
 
-    def encode(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Memory:
+    def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """See `Detector`."""
         return self.encoder(self.pyramid(self.backbone(images)), padding_mask)
 
@@ -165,8 +143,7 @@ class ComposedDetector(Detector):
         """See `Detector`."""
         return self.decoder(memory, groups)
 
-    def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
-    ) -> Float[Tensor, "batch queries width"] | None:
+    def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """See `Detector`; the query source embeds positions that the decoder does not."""
-        return None if learned is None else self.query_source.position(anchors, learned)  # pyright: ignore
+        assert self.query_source
+        return None if learned is None else self.query_source.position(anchors, learned)

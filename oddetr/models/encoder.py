@@ -1,6 +1,7 @@
 """The feature pyramid and the deformable encoder: maps of the backbone -> Memory (arXiv 2010.04159, section 4.1)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.position import sine_position_map
-from oddetr.structures import Memory
+from oddetr.structures import Memory, PaddingMask
 
 
 class FeaturePyramid(nn.Module):
@@ -69,13 +70,13 @@ class EncoderLayer(nn.Module):
         memory: Memory,
         position: Float[Tensor, "batch tokens width"],
         anchors: Float[Tensor, "batch tokens levels 2"],
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Returns the new tokens."""
+    ) -> Memory:
+        """The memory with new tokens."""
         tokens = memory.tokens
         read = self.self_attn(tokens + position, anchors, tokens, memory.padding_mask, memory.shapes)
         tokens = self.norm1(tokens + self.dropout(read))
         hidden = self.dropout(self.linear1(tokens).relu())
-        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+        return replace(memory, tokens=self.norm2(tokens + self.dropout(self.linear2(hidden))))
 
 
 class DeformableEncoder(nn.Module):
@@ -106,21 +107,12 @@ class DeformableEncoder(nn.Module):
             EncoderLayer(width, heads, levels, points, ffn_width, dropout) for _ in range(num_layers)
         )
 
-    def forward(
-        self,
-        levels: Sequence[Float[Tensor, "batch width _ _"]],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Memory:
+    def forward(self, levels: Sequence[Float[Tensor, "batch width _ _"]], padding_mask: PaddingMask) -> Memory:
         """Encodes `levels`; `padding_mask` is that of the images, at their size."""
         masks = [_resize_mask(padding_mask, level.shape[-2:]) for level in levels]
         width = levels[0].shape[1]
-        position = torch.cat(
-            [
-                (self.position(mask, width) + embedding).flatten(1, 2)
-                for mask, embedding in zip(masks, self.level_embed, strict=True)
-            ],
-            dim=1,
-        )
+        positions = [self.position(mask, width) + embed for mask, embed in zip(masks, self.level_embed, strict=True)]
+        position = torch.cat([each.flatten(1, 2) for each in positions], dim=1)
         memory = Memory(
             tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1),
             padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
@@ -129,7 +121,7 @@ class DeformableEncoder(nn.Module):
         )
         anchors = token_centres(memory)[:, :, None] * memory.valid_ratios[:, None]
         for layer in self.layers:
-            memory = Memory(layer(memory, position, anchors), memory.padding_mask, memory.shapes, memory.valid_ratios)
+            memory = layer(memory, position, anchors)
         return memory
 
 

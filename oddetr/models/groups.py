@@ -18,7 +18,7 @@ class GroupAttention:
     Attributes:
         length: number of the group's queries.
         keys: indices of the groups whose queries are the keys: the group itself first.
-        key_padding_mask: True on keys that nobody attends to.
+        key_padding_mask: True on keys that no query attends to.
         attn_mask: True where a query does not attend to a key.
     """
 
@@ -33,12 +33,12 @@ def attention_of(groups: Mapping[str, Queries]) -> list[GroupAttention]:
     index = {name: place for place, name in enumerate(groups)}
     found: list[GroupAttention] = []
     for name, group in groups.items():
-        names = (name, *group.sees)
+        names = (name, *group.attends_to)
         keys = [groups[other] for other in names]
-        padding, mask = None, group.blind
+        padding, mask = None, group.attention_mask
         if any(each.padding is not None for each in keys):
             padding = torch.cat([_padding(each) for each in keys], dim=1)
-            # A softmax over no key is NaN: where an image has padding only, it attends to itself, and nobody reads it.
+            # A softmax over no key is NaN: an image with padding only attends to itself, and its output is not used.
             padding = padding & ~padding.all(dim=1, keepdim=True)
         if mask is not None:
             mask = F.pad(mask, (0, sum(each.content.shape[1] for each in keys[1:])))

@@ -1,4 +1,4 @@
-"""What every family of detectors answers for itself, so that no other room asks which family it is."""
+"""What every family of detectors knows about itself, so that no other module asks which family it is."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -36,11 +36,7 @@ class DetectorSpec(Protocol):
         ...
 
     def override(self, changes: dict[str, Any]) -> "DetectorSpec":
-        """The same with some fields changed.
-
-        Raises:
-            ValueError: there is no such field, or the value does not fit.
-        """
+        """The same with some fields changed; raises ValueError for an unknown field or a value that does not fit."""
         ...
 
     def for_classes(self, names: Sequence[str]) -> "DetectorSpec":
@@ -56,9 +52,5 @@ class DetectorSpec(Protocol):
         ...
 
     def build(self, num_classes: int) -> Detector:
-        """The detector with random weights.
-
-        Raises:
-            ValueError, OSError: it cannot be built.
-        """
+        """The detector with random weights; raises ValueError or OSError where it cannot be built."""
         ...

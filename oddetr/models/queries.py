@@ -1,7 +1,5 @@
 """Sources of the decoder's queries: learned slots or anchors, or the encoder's best proposals."""
 
-from typing import Protocol
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -9,33 +7,41 @@ from torch import Tensor, nn
 from oddetr.models.encoder import token_centres
 from oddetr.models.heads import PredictionHead
 from oddetr.models.position import sine_box_embedding
-from oddetr.structures import InitialQueries, Memory, Predictions, Queries
+from oddetr.structures import Anchors, Embeddings, InitialQueries, Memory, Predictions, Queries
 
 
-class QuerySource(Protocol):
-    """A module: Memory -> InitialQueries."""
+class QuerySource(nn.Module):
+    """Base class: makes the detector's queries of a memory.
 
-    num_queries: int
-    class_agnostic: bool
-    """Whether proposals find objects of any class: the first output of their head means "is an object"."""
-
-    def __call__(self, memory: Memory) -> InitialQueries:
-        """The queries of each image."""
-        ...
-
-    def another(self, num_queries: int) -> nn.Module:
-        """A source of the same kind and width with this number of queries, and weights of its own."""
-        ...
-
-
-class LearnedQueries(nn.Module):
-    """One learned content and position per slot; the anchor is a point read off the position."""
+    Attributes:
+        class_agnostic: whether proposals find objects of any class: the first output of their head means "is an
+            object".
+    """
 
     class_agnostic = False
 
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
         self.num_queries, self.width = num_queries, width
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        """The queries of each image."""
+        raise NotImplementedError
+
+    def another(self, num_queries: int) -> "QuerySource":
+        """A source of the same kind and width with this number of queries, and weights of its own."""
+        return type(self)(num_queries, self.width)
+
+    def position(self, anchors: Anchors, learned: Embeddings) -> Embeddings:
+        """Position embeddings of queries that have moved to `anchors`: the learned ones."""
+        return learned
+
+
+class LearnedQueries(QuerySource):
+    """One learned content and position per slot; the anchor is a point read off the position."""
+
+    def __init__(self, num_queries: int, width: int) -> None:
+        super().__init__(num_queries, width)
         self.embedding = nn.Embedding(num_queries, 2 * width)
         self.reference_points = nn.Linear(width, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
@@ -43,78 +49,41 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: Memory) -> InitialQueries:
         """The same queries for each image; identity is the slot."""
-        batch = memory.tokens.shape[0]
         position, content = self.embedding.weight.chunk(2, dim=-1)
         anchors = self.reference_points(position).float().sigmoid()
-        return InitialQueries(
-            Queries(
-                content=content.expand(batch, -1, -1),
-                anchors=anchors.expand(batch, -1, -1),
-                position=position.expand(batch, -1, -1),
-                identity=_slots(self.num_queries, memory),
-            )
-        )
-
-    def another(self, num_queries: int) -> "LearnedQueries":
-        """See `QuerySource`."""
-        return LearnedQueries(num_queries, self.width)
-
-    def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"]
-    ) -> Float[Tensor, "batch queries width"]:
-        """Position embeddings of queries that have moved to `anchors`: the learned ones."""
-        return learned
+        return InitialQueries(_slots(len(memory.tokens), content, anchors, position))
 
 
-class LearnedAnchors(nn.Module):
+class LearnedAnchors(QuerySource):
     """One learned content and anchor box per slot (DAB-DETR, arXiv 2201.12329); the decoder computes positions."""
 
-    class_agnostic = False
-
     def __init__(self, num_queries: int, width: int) -> None:
-        super().__init__()
-        self.num_queries, self.width = num_queries, width
+        super().__init__(num_queries, width)
         self.content = nn.Embedding(num_queries, width)
         self.anchor_logits = nn.Embedding(num_queries, 4)
 
     def forward(self, memory: Memory) -> InitialQueries:
         """The same queries for each image; identity is the slot."""
-        batch = memory.tokens.shape[0]
         anchors = self.anchor_logits.weight.float().sigmoid()
-        return InitialQueries(
-            Queries(
-                content=self.content.weight.expand(batch, -1, -1),
-                anchors=anchors.expand(batch, -1, -1),
-                position=None,
-                identity=_slots(self.num_queries, memory),
-            )
-        )
-
-    def another(self, num_queries: int) -> "LearnedAnchors":
-        """See `QuerySource`."""
-        return LearnedAnchors(num_queries, self.width)
+        return InitialQueries(_slots(len(memory.tokens), self.content.weight, anchors, None))
 
 
-class ProposedQueries(nn.Module):
+class ProposedQueries(QuerySource):
     """Base of two-stage query sources: the encoder predicts an object at each token, and the best become anchors.
 
     Args:
         head: predicts classes and boxes from tokens.
     """
 
-    class_agnostic = False
-
     def __init__(self, num_queries: int, width: int, head: PredictionHead) -> None:
-        super().__init__()
-        self.num_queries = num_queries
+        super().__init__(num_queries, width)
         self.head = head
         self.token_projection = nn.Linear(width, width)
         self.token_norm = nn.LayerNorm(width)
 
     def another(self, num_queries: int) -> "ProposedQueries":
         """See `QuerySource`; it has a new head of its own."""
-        width, classes = self.head.classes.in_features, self.head.classes.out_features
-        return type(self)(num_queries, width, PredictionHead(width, classes))
+        return type(self)(num_queries, self.width, PredictionHead(self.width, self.head.classes.out_features))
 
     def proposals(self, memory: Memory) -> Predictions:
         """The prediction of each token, as one layer."""
@@ -124,7 +93,7 @@ class ProposedQueries(nn.Module):
         return Predictions(logits[None], boxes[None], content[None])
 
     def best(self, scores: Float[Tensor, "batch tokens"]) -> Int64[Tensor, "batch queries"]:
-        """The tokens with the best scores. A small image may have fewer than `num_queries`: then each gives a query."""
+        """The tokens with the best scores. All of them where an image has fewer than `num_queries`."""
         return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
 
 
@@ -147,19 +116,17 @@ class TwoStageQueries(ProposedQueries):
         """Queries without gradient to their anchors; identity is the token's index."""
         proposals = self.proposals(memory)
         chosen = self.best(proposals.logits[0, ..., 0])
-        anchors = _at(proposals.boxes[0].detach(), chosen)
-        position, content = self._embed(anchors, memory.tokens.shape[-1]).chunk(2, dim=-1)
-        queries = Queries(content, anchors, position, identity=chosen)
-        return InitialQueries(queries, proposals, self.class_agnostic)
+        anchors = gather_tokens(proposals.boxes[0].detach(), chosen)
+        position, content = self._embed(anchors)
+        return InitialQueries(Queries(content, anchors, position, identity=chosen), proposals, self.class_agnostic)
 
-    def position(
-        self, anchors: Float[Tensor, "batch queries 4"], learned: Float[Tensor, "batch queries width"]
-    ) -> Float[Tensor, "batch queries width"]:
+    def position(self, anchors: Anchors, learned: Embeddings) -> Embeddings:
         """Position embeddings of queries that have moved to `anchors`: computed from them; nothing is learned."""
-        return self._embed(anchors, learned.shape[-1]).chunk(2, dim=-1)[0]
+        return self._embed(anchors)[0]
 
-    def _embed(self, boxes: Tensor, width: int) -> Tensor:
-        return self.position_norm(self.position_projection(sine_box_embedding(boxes, width // 2)))
+    def _embed(self, boxes: Tensor) -> tuple[Tensor, ...]:
+        waves = sine_box_embedding(boxes, self.width // 2)
+        return self.position_norm(self.position_projection(waves)).chunk(2, dim=-1)
 
 
 class MixedQueries(ProposedQueries):
@@ -177,14 +144,14 @@ class MixedQueries(ProposedQueries):
 
     def forward(self, memory: Memory) -> InitialQueries:
         """Queries without gradient to their anchors; identity is the token's index."""
-        all_tokens = self.proposals(memory)
-        chosen = self.best(all_tokens.logits[0].amax(dim=-1))
-        proposals = Predictions(
-            *(_at(each[0], chosen)[None] for each in (all_tokens.logits, all_tokens.boxes, all_tokens.content))
+        tokens = self.proposals(memory)
+        chosen = self.best(tokens.logits[0].amax(dim=-1))
+        logits, boxes, content = (
+            gather_tokens(each[0], chosen) for each in (tokens.logits, tokens.boxes, tokens.content)
         )
-        content = self.content.weight[: chosen.shape[1]].expand(chosen.shape[0], -1, -1)
-        queries = Queries(content, proposals.boxes[0].detach(), position=None, identity=chosen)
-        return InitialQueries(queries, proposals)
+        slots = self.content.weight[: chosen.shape[1]].expand(len(chosen), -1, -1)
+        queries = Queries(slots, boxes.detach(), position=None, identity=chosen)
+        return InitialQueries(queries, Predictions(logits[None], boxes[None], content[None]))
 
 
 def token_anchors(memory: Memory) -> tuple[Float[Tensor, "batch tokens 4"], Bool[Tensor, "batch tokens"]]:
@@ -204,10 +171,18 @@ def token_anchors(memory: Memory) -> tuple[Float[Tensor, "batch tokens 4"], Bool
     return torch.logit(anchors).masked_fill(~usable[..., None], torch.inf), usable
 
 
-def _slots(num_queries: int, memory: Memory) -> Tensor:
-    return torch.arange(num_queries, device=memory.tokens.device).expand(memory.tokens.shape[0], -1)
-
-
-def _at(values: Tensor, chosen: Tensor) -> Tensor:
-    """[B, T, ...] at the chosen tokens: [B, N, ...]."""
+def gather_tokens(
+    values: Float[Tensor, "batch tokens any"], chosen: Int64[Tensor, "batch queries"]
+) -> Float[Tensor, "batch queries any"]:
+    """The rows of `values` that belong to the chosen tokens."""
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _slots(batch: int, content: Tensor, anchors: Tensor, position: Tensor | None) -> Queries:
+    """The same queries for each image of a batch; a query's identity is its slot."""
+    return Queries(
+        content=content.expand(batch, -1, -1),
+        anchors=anchors.expand(batch, -1, -1),
+        position=None if position is None else position.expand(batch, -1, -1),
+        identity=torch.arange(len(content), device=content.device).expand(batch, -1),
+    )

@@ -242,7 +242,7 @@ class TrainConfig:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
         if self.hugging_face:
             return HuggingFaceConfig.read(self.hugging_face).override(self.detector)
-        return PRESETS[self.model or DEFAULT_MODEL]().override(self.detector)
+        return PRESETS[self.model or DEFAULT_MODEL].override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as `json.loads` would give them; `TrainConfig.from_plain` reads them."""

@@ -1,4 +1,4 @@
-"""Boxes follow the picture: a bright rectangle stays framed by its box, whatever the augmentation does."""
+"""A bright rectangle stays framed by its box, whatever the augmentation does."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def bright_box(example: Example) -> torch.Tensor | None:
 
 
 class WatchedTransform(TrainTransform):
-    """Remembers the size of the window that it cuts out."""
+    """Records the size of the window that it cuts out."""
 
     window: tuple[int, int] | None = None
 
@@ -81,14 +81,14 @@ class WatchedTransform(TrainTransform):
         return least, most
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(40, 160), st.integers(40, 160)),
     corner=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     extent=st.tuples(st.floats(0.1, 0.6), st.floats(0.1, 0.6)),
 )
-def test_train_transform_when_anything_happens_then_the_box_frames_the_rectangle(
+def test_the_box_frames_the_rectangle_whatever_is_drawn(
     seed: int, shape: tuple[int, int], corner: tuple[float, float], extent: tuple[float, float]
 ) -> None:
     (height, width), size = shape, [max(6, int(share * side)) for share, side in zip(extent, shape, strict=True)]
@@ -110,39 +110,22 @@ def test_train_transform_when_anything_happens_then_the_box_frames_the_rectangle
         assert least < KEPT_SHARE
 
 
-def test_train_transform_when_photometric_then_changes_pixels_and_not_boxes() -> None:
-    sample = sample_with((10, 20, 50, 70))
+def test_photometric_changes_alter_pixels_and_not_boxes() -> None:
+    sample = sample_with((10, 20, 50, 70), (60, 10, 100, 30))
     sample.image[:] = sample.image // 2 + np.array([90, 60, 30], dtype=np.uint8)
     plain, distorted = (
-        TrainTransform(64, **PLAIN, flippable=False, augment=AugmentConfig(False, 1.0, False, photometric))(sample)
+        TrainTransform(64, **PLAIN, flippable=True, augment=AugmentConfig(False, 1.0, False, photometric))(sample)
         for photometric in (False, True)
     )
     assert torch.equal(plain.boxes, distorted.boxes)
     assert torch.equal(plain.labels, distorted.labels)
-    change = (plain.image - distorted.image).abs()
-    assert 0.01 < change.mean() < 0.3
+    assert 0.01 < (plain.image - distorted.image).abs().mean() < 0.3
+    evaluation = EvalTransform(64, **PLAIN)(sample)
+    assert torch.equal(plain.image, evaluation.image), "with everything off it is that of evaluation"
+    assert torch.equal(plain.boxes, evaluation.boxes)
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_train_transform_when_it_crops_then_clips_and_drops_by_visible_share(seed: int) -> None:
-    grid = [(x, y, x + 20, y + 20) for y in range(0, 100, 20) for x in range(0, 140, 20)]
-    sample = sample_with(*grid)
-    torch.manual_seed(seed)
-    transform = TrainTransform(100, **PLAIN, flippable=False, augment=AugmentConfig(min_scale=1.0, photometric=False))
-    example = transform(sample)
-    boxes = pixel_boxes(example)
-    assert boxes.min() >= -1e-3
-    assert (boxes[:, 2] <= example.image.shape[2] + 1e-3).all()
-    assert (boxes[:, 3] <= example.image.shape[1] + 1e-3).all()
-    shown = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    largest = shown.max()
-    assert (shown >= KEPT_SHARE * largest * 0.9).all()
-    total = example.image.shape[1] * example.image.shape[2]
-    assert shown.sum() > 0.5 * total
-
-
-def test_train_transform_when_it_crops_then_keeps_just_what_shows_a_quarter() -> None:
+def test_crops_keep_just_what_shows_a_quarter() -> None:
     """Crops of a 100×300 picture are 100 high, so columns that show an object tell which share of it is in view."""
     sample = sample_with((0, 0, 60, 100), (240, 0, 300, 100), height=100, width=300)
     sample.image[:, :100, 1:] = 0
@@ -150,9 +133,11 @@ def test_train_transform_when_it_crops_then_keeps_just_what_shows_a_quarter() ->
     config = AugmentConfig(min_scale=1.0, photometric=False)
     transform = TrainTransform(100, **PLAIN, flippable=False, augment=config)
     kept = set()
-    for seed in range(200):
+    for seed in range(120):
         torch.manual_seed(seed)
         example = transform(sample)
+        boxes = pixel_boxes(example)
+        assert ((boxes >= -1e-3) & (boxes <= torch.tensor(example.image.shape[1:]).flip(0).repeat(2) + 1e-3)).all()
         columns = (example.image > 0.5).any(dim=1).sum(dim=1) * (100 / example.image.shape[1]) / 60
         for label, channel in ((0, 0), (1, 1)):
             share = float(columns[channel])
@@ -162,52 +147,44 @@ def test_train_transform_when_it_crops_then_keeps_just_what_shows_a_quarter() ->
     assert kept == {(), (0,), (1,), (0, 1)}
 
 
-def test_train_transform_when_flip_is_on_then_half_are_mirrored() -> None:
+def test_half_are_mirrored_where_flip_is_on() -> None:
     sample = sample_with((0, 0, 20, 20), height=100, width=100)
-    config = AugmentConfig(flip="auto", crop=False)
-    for flippable, expected in ((True, {True, False}), (False, {False})):
-        transform = TrainTransform(96, **PLAIN, flippable=flippable, augment=config)
+    for flip, flippable, expected in (
+        ("auto", True, {True, False}),
+        ("auto", False, {False}),
+        (True, False, {True, False}),
+    ):
+        transform = TrainTransform(96, **PLAIN, flippable=flippable, augment=AugmentConfig(flip=flip, crop=False))
         torch.manual_seed(0)
-        sides = [bool(transform(sample).boxes[0, 0] > 0.5) for _ in range(60)]
+        sides = [bool(transform(sample).boxes[0, 0] > 0.5) for _ in range(40)]
         assert set(sides) == expected
-        if flippable:
-            assert 15 <= sum(sides) <= 45
-    assert TrainTransform(96, **PLAIN, flippable=False, augment=AugmentConfig(flip=True)).flip
+        assert len(expected) == 1 or 10 <= sum(sides) <= 30
     assert not TrainTransform(96, **PLAIN, flippable=True, augment=AugmentConfig(flip=False)).flip
 
 
-def test_train_transform_when_everything_is_off_then_equals_evaluation() -> None:
-    sample = sample_with((10, 20, 50, 70), (60, 10, 100, 30))
-    config = AugmentConfig(flip=False, min_scale=1.0, crop=False, photometric=False)
-    train = TrainTransform(64, **PLAIN, flippable=True, augment=config)(sample)
-    evaluation = EvalTransform(64, **PLAIN)(sample)
-    assert torch.equal(train.image, evaluation.image)
-    assert torch.equal(train.boxes, evaluation.boxes)
-
-
-def test_train_transform_when_scales_vary_then_all_sizes_occur() -> None:
+def test_all_training_sizes_occur() -> None:
     sample = sample_with((10, 20, 50, 70))
     transform = TrainTransform(160, **PLAIN, flippable=True, augment=AugmentConfig(crop=False))
     torch.manual_seed(0)
-    shorter = {min(transform(sample).image.shape[1:]) for _ in range(150)}
+    shorter = {min(transform(sample).image.shape[1:]) for _ in range(100)}
     assert shorter == set(training_sizes(160, 0.6))
-    assert min(shorter) == 96
-    assert max(shorter) == 160
+    assert (min(shorter), max(shorter)) == (96, 160)
 
 
 @pytest.mark.parametrize("transform", [EvalTransform(64, **PLAIN), TrainTransform(64, **PLAIN, flippable=True)])
-def test_transform_when_crowd_then_not_among_the_objects(transform: EvalTransform) -> None:
-    sample = sample_with((0, 0, 140, 100), (0, 0, 140, 100), crowd=(True, False))
-    example = transform(sample)
+def test_crowds_are_no_objects_and_images_may_have_none(transform: EvalTransform) -> None:
+    example = transform(sample_with((0, 0, 140, 100), (0, 0, 140, 100), crowd=(True, False)))
     assert example.labels.tolist() == [1]
     assert example.boxes.shape == (1, 4)
+    example = transform(sample_with())
+    assert (example.boxes.shape, example.labels.shape) == ((0, 4), (0,))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (1, 2), (1, 4000)])
-def test_transform_when_the_image_is_tiny_or_thin_then_works(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (300, 1), (1, 4000)])
+def test_tiny_and_thin_images_are_transformed(shape: tuple[int, int]) -> None:
     height, width = shape
     sample = sample_with((0, 0, width, height), height=height, width=width)
-    for seed in range(10):
+    for seed in range(5):
         torch.manual_seed(seed)
         example = TrainTransform(64, **PLAIN, flippable=True)(sample)
         assert max(example.image.shape[1:]) <= round(64 * LONGEST)
@@ -217,14 +194,7 @@ def test_transform_when_the_image_is_tiny_or_thin_then_works(shape: tuple[int, i
     assert example.original_size == (height, width)
 
 
-def test_transform_when_there_is_no_object_then_gives_none() -> None:
-    for transform in (EvalTransform(64, **PLAIN), TrainTransform(64, **PLAIN, flippable=True)):
-        example = transform(sample_with())
-        assert example.boxes.shape == (0, 4)
-        assert example.labels.shape == (0,)
-
-
-def test_transform_when_a_box_leaves_the_image_then_ends_at_the_border() -> None:
+def test_boxes_end_at_the_border_of_the_image() -> None:
     sample = sample_with((-20, 10, 40, 50), (200, 10, 240, 50))
     evaluated = EvalTransform(100, **PLAIN)(sample)
     torch.testing.assert_close(pixel_boxes(evaluated)[0], torch.tensor([0.0, 10.0, 40.0, 50.0]))
@@ -232,37 +202,37 @@ def test_transform_when_a_box_leaves_the_image_then_ends_at_the_border() -> None
     assert trained.labels.tolist() == [0]
 
 
-def test_eval_transform_when_called_then_normalises_and_leaves_the_generator_alone() -> None:
-    sample = sample_with((0, 0, 140, 100))
+def test_evaluation_normalises_and_leaves_the_generator_alone() -> None:
     state = torch.get_rng_state()
-    example = EvalTransform(50, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))(sample)
+    example = EvalTransform(50, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))(sample_with((0, 0, 140, 100)))
     assert torch.equal(torch.get_rng_state(), state)
     assert example.image.shape == (3, 50, 70)
     torch.testing.assert_close(example.image.mean(dim=(1, 2)), torch.tensor([1.0, 3.0, 0.5]))
     assert example.image_id == 42
-    assert type(example.image) is torch.Tensor
-    assert type(example.boxes) is torch.Tensor
+    assert type(example.image) is type(example.boxes) is torch.Tensor
 
 
-@given(height=st.integers(1, 5000), width=st.integers(1, 5000), shorter=st.integers(1, 1000))
-def test_resized_shape_when_asked_then_respects_both_sides(height: int, width: int, shorter: int) -> None:
-    rows, columns = resized_shape(height, width, shorter)
-    assert min(rows, columns) >= 1
-    assert min(rows, columns) <= shorter
-    assert max(rows, columns) <= round(shorter * LONGEST)
-    assert min(rows, columns) == shorter or max(rows, columns) == max(1, round(shorter * LONGEST))
-
-
-@given(image_size=st.integers(8, 1000), min_scale=st.floats(0.05, 1.0))
-def test_training_sizes_when_listed_then_rise_to_the_evaluation_size(image_size: int, min_scale: float) -> None:
-    sizes = training_sizes(image_size, min_scale)
-    assert len(sizes) == 11
+@given(
+    height=st.integers(1, 5000),
+    width=st.integers(1, 5000),
+    shorter=st.integers(8, 1000),
+    min_scale=st.floats(0.05, 1.0),
+)
+def test_sizes_respect_both_sides_and_rise_to_that_of_evaluation(
+    height: int, width: int, shorter: int, min_scale: float
+) -> None:
+    low, high = sorted(resized_shape(height, width, shorter))
+    longest = max(1, round(shorter * LONGEST))
+    assert 1 <= low <= shorter
+    assert high <= longest
+    assert low == shorter or high == longest
+    sizes = training_sizes(shorter, min_scale)
     assert sizes == sorted(sizes)
-    assert sizes[-1] == image_size
-    assert all(size % 8 == 0 or size == image_size for size in sizes)
+    assert (len(sizes), sizes[-1]) == (11, shorter)
+    assert all(size % 8 == 0 or size == shorter for size in sizes)
 
 
-@pytest.mark.parametrize("min_scale", [0.0, -1.0, 1.1])
-def test_augment_config_when_out_of_range_then_says_so(min_scale: float) -> None:
-    with pytest.raises(ValueError, match="min_scale"):
-        AugmentConfig(min_scale=min_scale)
+def test_a_scale_out_of_range_is_refused() -> None:
+    for min_scale in (0.0, 1.1):
+        with pytest.raises(ValueError, match="min_scale"):
+            AugmentConfig(min_scale=min_scale)

@@ -130,10 +130,10 @@ def test_auxiliary_group_holds_contents_boxes_positions_and_objects(variant: str
         first, others = candidates_and_rivals(view.cost, batch.truth.valid, 2, rivals)
         rows = [row for rank in range(2) for row in ((first, rank), *((others, rival) for rival in range(rivals)))]
         half = torch.arange(count) < count // 2
-        assert queries.blind.equal(half[:, None] != half)
+        assert queries.attention_mask.equal(half[:, None] != half)
     else:
         rows = [(candidates(view.cost, batch.truth.valid, 2), rank) for rank in range(2)]
-        assert queries.blind is None
+        assert queries.attention_mask is None
     for place in range(count):
         (chosen, rank), item = rows[place // 2], place % 2
         query = chosen.query[0, rank, item]

@@ -34,7 +34,6 @@ def one_image(batch: Batch, index: int, objects: int) -> Batch:
         image_ids=batch.image_ids[chosen],
         original_sizes=batch.original_sizes[chosen],
         step_objects=objects,
-        step_images=len(batch.image_ids),
     )
 
 

@@ -29,7 +29,7 @@ def test_averaged_gradients_are_those_of_one_process(
     parts: list[dict[str, torch.Tensor]] = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "all_reduce", lambda value, other=counts[1 - rank]: value.add_(other))
-        mine = dataclasses.replace(one_image(batch, rank, counts[rank]), step_objects=None, step_images=None)
+        mine = dataclasses.replace(one_image(batch, rank, counts[rank]), step_objects=None)
         parts.append(gradients(task, [mine]))
     assert parts[0].keys() == parts[1].keys() == expected.keys()
     for name, value in expected.items():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
 from oddetr.models.families.presets import DetectorConfig, Variant, compose
-from oddetr.structures import Batch, GroundTruth
+from oddetr.structures import Batch, GroundTruth, Predictions
 
 VARIANTS = get_args(Variant)
 
@@ -63,3 +63,9 @@ def small_batch(counts: tuple[int, ...] = (2, 0), size: int = 64, seed: int = 0,
         image_ids=tuple(range(len(counts))),
         original_sizes=torch.full((len(counts), 2), size),
     )
+
+
+def assert_predictions_close(found: Predictions, expected: Predictions, tolerance: float = 1e-6) -> None:
+    for part in ("logits", "boxes", "content"):
+        ours, theirs = getattr(found, part), getattr(expected, part)
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)

@@ -1,4 +1,4 @@
-"""Contrastive denoising: what is disturbed, by how much, and who sees whom."""
+"""Contrastive denoising: what is noised, by how much, and which queries attend to which."""
 
 from dataclasses import replace
 
@@ -8,8 +8,9 @@ import torch
 from oddetr.boxes import cxcywh_to_xyxy
 from oddetr.losses.detection import assigned_loss
 from oddetr.models.denoising import ContrastiveDenoising
+from oddetr.models.detector import Detector
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
-from tests.models.helpers import small_batch, small_detector
+from tests.models.helpers import assert_predictions_close, small_batch, small_detector
 
 
 def truth_of(*counts: int, seed: int = 0) -> GroundTruth:
@@ -23,16 +24,16 @@ def made(truth: GroundTruth, seed: int = 0, **options: float) -> AssignedQueries
     return denoising(truth)
 
 
-def test_near_queries_have_their_object_and_far_ones_none() -> None:
-    """At most 2 objects, 12 near queries: 6 groups of 2 near and 2 far; the second image has 1 object, so that each
-    second query is padding."""
+def test_positive_queries_have_their_object_and_negative_ones_none() -> None:
+    """At most 2 objects, 12 positive queries: 6 groups of 2 positive and 2 negative; the second image has 1 object, so
+    that each second query is padding."""
     group = made(truth_of(2, 1))
     assert group.repeats == 6
     assert group.assignment.tolist() == [[0, 1, -1, -1] * 6, [0, -1, -1, -1] * 6]
     assert group.queries.padding.tolist() == [[False] * 24, [False, True] * 12]
-
-
-def test_many_or_no_objects_make_one_group() -> None:
+    again, other = made(truth_of(2, 1)), made(truth_of(2, 1), seed=1)
+    assert group.queries.anchors.equal(again.queries.anchors)
+    assert not group.queries.anchors.equal(other.queries.anchors)
     for counts in ((20, 3), (0, 0)):
         group = made(truth_of(*counts))
         assert group.repeats == 1
@@ -41,20 +42,16 @@ def test_many_or_no_objects_make_one_group() -> None:
 
 
 def test_corners_move_within_the_box_noise() -> None:
-    """Near: by less than 0.4 of half a side; far: by 0.4 to 0.8 of it, unless the image's edge stops them."""
+    """Positive: by less than 0.4 of half a side; negative: by 0.4 to 0.8 of it, unless the image's edge stops them."""
     truth = GroundTruth.stack([torch.zeros(4, dtype=torch.int64)], [torch.tensor([[0.5, 0.5, 0.2, 0.3]] * 4)])
     group = made(truth, queries=4000, box_noise=0.4)
     moved = cxcywh_to_xyxy(group.queries.anchors[0].view(1000, 2, 4, 4)) - cxcywh_to_xyxy(truth.boxes[0])
     share = (moved / torch.tensor([0.1, 0.15, 0.1, 0.15])).abs()
-    near, far = share[:, 0], share[:, 1]
-    assert near.max() < 0.4 + 1e-5
-    assert near.mean().item() == pytest.approx(0.2, abs=0.01)
-    assert far.min() > 0.4 - 1e-5
-    assert far.max() < 0.8 + 1e-5
+    positive, negative = share[:, 0], share[:, 1]
+    assert positive.max() < 0.4 + 1e-5
+    assert positive.mean().item() == pytest.approx(0.2, abs=0.01)
+    assert 0.4 - 1e-5 < negative.min() < negative.max() < 0.8 + 1e-5
     assert (moved > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
-
-
-def test_noised_boxes_stay_in_the_image() -> None:
     truth = GroundTruth.stack([torch.zeros(1, dtype=torch.int64)], [torch.tensor([[0.02, 0.97, 0.04, 0.06]])])
     corners = cxcywh_to_xyxy(made(truth, queries=500, box_noise=1.0).queries.anchors)
     assert corners.min() >= -1e-6
@@ -70,37 +67,41 @@ def test_half_of_the_label_noise_becomes_a_random_class() -> None:
     assert same == pytest.approx(1 - 0.3 * 2 / 3, abs=0.02)
 
 
-def test_noise_follows_the_seed() -> None:
-    first, again, other = (made(truth_of(2, 1), seed) for seed in (0, 0, 1))
-    assert first.queries.anchors.equal(again.queries.anchors)
-    assert not first.queries.anchors.equal(other.queries.anchors)
+def part_of(queries: Queries, part: slice) -> Queries:
+    """Some queries of a denoising group, as a group that attends to the own queries."""
+    axes = {name: getattr(queries, name)[:, part] for name in ("content", "anchors", "identity", "padding")}
+    return replace(queries, **axes, attention_mask=None)
+
+
+def assert_groups_attend_to_themselves_and_own_queries(detector: Detector, tolerance: float) -> None:
+    """Each group of noised objects decoded alone beside the own queries gives the same, and does not change these."""
+    batch = small_batch((2, 1))
+    memory = detector.encode(batch.images, torch.zeros_like(batch.padding_mask))
+    own, group = detector.initial_queries(memory).queries, detector.denoising(batch.truth)
+
+    def decoded(queries: Queries) -> dict[str, Predictions]:
+        return detector.decode(memory, {"own": own, "denoising": queries})
+
+    found = decoded(group.queries)
+    assert_predictions_close(found["own"], detector.decode(memory, {"own": own})["own"], tolerance)
+    assert group.repeats == 2
+    for part in (slice(0, 4), slice(4, 8)):
+        one = part_of(group.queries, part)
+        logits, expected = found["denoising"].logits[:, :, part], decoded(one)["denoising"].logits
+        torch.testing.assert_close(logits[:, ~one.padding], expected[:, ~one.padding], atol=tolerance, rtol=tolerance)
+    for changes in ({"attends_to": ()}, {"attention_mask": None}):
+        other = decoded(replace(group.queries, **changes))["denoising"]
+        assert not other.logits.allclose(found["denoising"].logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["dab", "dino"])
 def test_denoising_groups_attend_to_themselves_and_own_queries(variant: str) -> None:
-    """Each group decoded alone beside the own queries gives the same; the own queries do not notice them."""
-    detector, batch = small_detector(variant, denoising=4).eval(), small_batch((2, 1))
-    memory = detector.encode(batch.images, batch.padding_mask)
-    own = detector.initial_queries(memory).queries
-    group = detector.denoising(batch.truth)
-    found = detector.decode(memory, {"own": own, "denoising": group.queries})
-    alone = detector.decode(memory, {"own": own})["own"]
-    torch.testing.assert_close(found["own"].logits, alone.logits, atol=1e-6, rtol=1e-6)
-    assert group.repeats == 2
-    for part in (slice(0, 4), slice(4, 8)):
-        q = group.queries
-        one = Queries(
-            q.content[:, part], q.anchors[:, part], None, q.identity[:, part], q.padding[:, part], None, ("own",)
-        )
-        expected = detector.decode(memory, {"own": own, "one": one})["one"]
-        torch.testing.assert_close(found["denoising"].logits[:, :, part], expected.logits, atol=1e-6, rtol=1e-6)
-    blind = detector.decode(memory, {"own": own, "denoising": replace(group.queries, sees=())})["denoising"]
-    assert not blind.logits.allclose(found["denoising"].logits, atol=1e-4)
+    assert_groups_attend_to_themselves_and_own_queries(small_detector(variant, denoising=4).eval(), 1e-6)
 
 
 def test_denoising_loss_equals_a_calculation_by_hand() -> None:
-    """One object (.5 .5 .4 .4), 3 groups: boxes (.5 .5 .2 .2) have L1 0.4, 1 - GIoU 3/4; QFL at logits 0: near
-    (1/4)^2 ln 2, far (1/2)^2 ln 2."""
+    """One object (.5 .5 .4 .4), 3 groups: boxes (.5 .5 .2 .2) have L1 0.4, 1 - GIoU 3/4; QFL at logits 0: positive
+    (1/4)^2 ln 2, negative (1/2)^2 ln 2."""
     truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
     group = made(truth, queries=3)
     found = Predictions(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
 from oddetr.models.kernels import deformable_attention
-from oddetr.models.kernels.reference import grid_sample_attention
+from oddetr.models.kernels.operators import grid_sample_attention
 from oddetr.models.layers import DepthwiseConv2d
 assert "numba" not in sys.modules, "importing the kernels imported numba"
 SHAPES = ((6, 8), (3, 4))

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from oddetr.checkpoints.official import load_official_state
-from oddetr.losses.detection import LossConfig, detection_loss
+from oddetr.losses.detection import DetectionLoss, LossConfig, detection_loss
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.families.presets import DetectorConfig, compose
 from oddetr.structures import GroundTruth, Predictions
@@ -98,21 +98,25 @@ def predictions_of(logits: Tensor, boxes: Tensor) -> Predictions:
     return Predictions(logits, boxes, content=torch.zeros(*logits.shape[:-1], 1))
 
 
+LOSSES = {"classes": "ce", "l1": "bbox", "giou": "giou"}
+
+
+def lost(predictions: Predictions, truth: GroundTruth) -> tuple[Tensor, DetectionLoss]:
+    """The Hungarian assignment and the focal loss of it."""
+    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    return assignment, detection_loss(predictions, truth, (assignment,), float(max(truth.total, 1)), "focal")
+
+
 def test_criterion_equals_the_official_one(golden_file: Path) -> None:
     _, tensors = read(golden_file)
     if "input/gt_labels" not in tensors:
         pytest.skip("not a criterion's file")
-    truth = truth_of(tensors, tensors["input/gt_labels"])
     logits, boxes = (tensors[f"input/{name}"].requires_grad_() for name in ("logits", "boxes"))
-    predictions = predictions_of(logits, boxes)
-
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assignment, loss = lost(predictions_of(logits, boxes), truth_of(tensors, tensors["input/gt_labels"]))
     assert assignment.equal(tensors["output/assignment"])
-
-    loss = detection_loss(predictions, truth, (assignment,), float(max(truth.total, 1)), "focal")
     total = loss.weighted(LossConfig("focal"))
     total.backward()
-    for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
+    for ours, theirs in LOSSES.items():
         torch.testing.assert_close(getattr(loss, ours), tensors[f"output/loss_{theirs}"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(total, tensors["output/total"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits.grad, tensors["output/grad_logits"], atol=1e-5, rtol=0)
@@ -123,11 +127,8 @@ def test_proposal_losses_equal_the_official_ones(golden_file: Path) -> None:
     _, tensors = read(golden_file)
     if "input/encoder_logits" not in tensors:
         pytest.skip("no proposals in this file")
-    truth = truth_of(tensors, torch.zeros_like(tensors["input/gt_labels"]))
     predictions = predictions_of(tensors["input/encoder_logits"][None], tensors["input/encoder_boxes"][None])
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-    loss = detection_loss(predictions, truth, (assignment,), float(max(truth.total, 1)), "focal")
-    for ours, theirs in (("classes", "ce"), ("l1", "bbox"), ("giou", "giou")):
-        torch.testing.assert_close(
-            getattr(loss, ours)[0], tensors[f"output/loss_{theirs}_encoder"], atol=1e-5, rtol=1e-5
-        )
+    _, loss = lost(predictions, truth_of(tensors, torch.zeros_like(tensors["input/gt_labels"])))
+    for ours, theirs in LOSSES.items():
+        expected = tensors[f"output/loss_{theirs}_encoder"]
+        torch.testing.assert_close(getattr(loss, ours)[0], expected, atol=1e-5, rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -122,21 +122,14 @@ def assert_equal_to_oracle(truth: Annotations, detections: dict[int, Detections]
     assert list(per_class.values()) == pytest.approx([mean(precision[:, :, k, 0]) for k in columns], abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_random_data_equal_pycocotools(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "max_detections"), [(0, 100), (1, 100), (2, 1), (3, 5)])
+def test_random_data_equal_pycocotools(seed: int, max_detections: int) -> None:
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, images=25)
-    assert_equal_to_oracle(truth, random_detections(rng, truth))
-
-
-@pytest.mark.parametrize("max_detections", [1, 2, 5])
-def test_few_detections_equal_pycocotools(max_detections: int) -> None:
-    rng = np.random.default_rng(100 + max_detections)
-    truth = random_truth(rng, images=20)
     assert_equal_to_oracle(truth, random_detections(rng, truth), max_detections)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 6))
 def test_small_data_equal_pycocotools(seed: int, images: int) -> None:
     rng = np.random.default_rng(seed)
@@ -155,6 +148,5 @@ def test_summary_equals_pycocotools_table() -> None:
     evaluator = oracle(truth, detections, 100)
     evaluator.summarize()
     ours = evaluate_detections(truth, CLASSES, detections)
-    printed = [ours.ap, ours.ap50, ours.ap75, ours.ap_small, ours.ap_medium, ours.ap_large]
-    assert printed == pytest.approx(evaluator.stats[:6].tolist(), abs=1e-6)
-    assert ours.ar == pytest.approx(evaluator.stats[8], abs=1e-6)
+    printed = [ours.ap, ours.ap50, ours.ap75, ours.ap_small, ours.ap_medium, ours.ap_large, ours.ar]
+    assert printed == pytest.approx(evaluator.stats[[0, 1, 2, 3, 4, 5, 8]].tolist(), abs=1e-6)

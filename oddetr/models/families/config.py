@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from oddetr.common.text import KINDS
 from oddetr.models.backbone import Backbone
@@ -17,19 +17,8 @@ NAMES: dict[Variant, str] = {
     "dab": "DAB-Deformable-DETR",
     "dino": "DINO",
 }
-_LARGEST = {
-    "width": 8192,
-    "heads": 256,
-    "ffn_width": 65_536,
-    "encoder_layers": 50,
-    "decoder_layers": 50,
-    "levels": 16,
-    "points": 64,
-    "num_queries": 10_000,
-    "denoising": 10_000,
-    "top_k": 10_000,
-}
-"""Upper limits: a configuration may come from anyone, and building it without memory must take seconds."""
+_LARGEST = 65_536
+"""Upper limit of all whole numbers: more than any detector needs."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class DetectorConfig:
             300 for DINO.
 
     Raises:
-        ValueError: a size is out of range, or larger than any detector needs (`_LARGEST`).
+        ValueError: a value is out of range.
     """
 
     variant: Variant = "plain"
@@ -76,14 +65,13 @@ class DetectorConfig:
     top_k: int = 100
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}.")
-        for field, largest in _LARGEST.items():
-            value = getattr(self, field)
-            least = 0 if field == "denoising" else 1
-            if type(value) is not int or not least <= value <= largest:
-                raise ValueError(f"{field} is {value!r}; it must be a whole number from {least} to {largest:,}.")
-        if self.maps not in (1, 2, 3, 4) or self.levels < self.maps:
+        if self.variant not in NAMES:
+            raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(NAMES)}.")
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "denoising" else 1
+            if field.type is int and (type(value) is not int or not least <= value <= _LARGEST):
+                raise ValueError(f"{field.name} is {value!r}; it must be a whole number from {least} to {_LARGEST:,}.")
+        if self.maps > 4 or self.levels < self.maps:
             raise ValueError(
                 f"maps is {self.maps} and levels {self.levels}; there are 1 to 4 maps, and at least as many levels."
             )

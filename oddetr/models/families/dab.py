@@ -1,21 +1,27 @@
 """DAB-Deformable-DETR (arXiv 2201.12329): learned anchor boxes, from which the decoder computes positions."""
 
+from dataclasses import replace
 from typing import Any
 
 from oddetr.models.decoder import AnchorPosition, DeformableDecoder
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import ComposedDetector
 from oddetr.models.families.config import DetectorConfig
-from oddetr.models.families.deformable_detr import TINY, deformable_detr_r50
+from oddetr.models.families.deformable_detr import TINY
 from oddetr.models.families.parts import decoder_layers, pyramid_and_encoder
 from oddetr.models.heads import PredictionHead
 from oddetr.models.queries import LearnedAnchors
 
 EPS = 1e-3
 """Official distance of anchors from 0 and 1 where logits are taken of them; DINO's too."""
+R50 = DetectorConfig(variant="dab", ffn_width=2048, dropout=0.0)
+"""The official sizes: ResNet-50, 300 queries, wider layers than Deformable-DETR's, no dropout."""
+
+VARIANTS = ("dab",)
+PRESETS = {"dab_deformable_detr_tiny": replace(TINY, variant="dab"), "dab_deformable_detr_r50": R50}
 
 
-def dab_deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
+def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
     """Compose it around `backbone` (see `presets.compose`)."""
     heads = PredictionHead(config.width, num_classes).copies(config.decoder_layers)
     heads[0].start_with_size(-2.0)
@@ -26,13 +32,3 @@ def dab_deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any)
     decoder = DeformableDecoder(layers, heads, refine_anchors=True, position=position, eps=EPS)
     denoising = ContrastiveDenoising(num_classes, config.width, config.denoising) if config.denoising else None
     return ComposedDetector(backbone, pyramid, encoder, queries, decoder, denoising, config.top_k)
-
-
-def dab_deformable_detr_tiny(**changes: Any) -> DetectorConfig:
-    """DAB-Deformable-DETR in the sizes of `deformable_detr_tiny`."""
-    return TINY.override({"variant": "dab"} | changes)
-
-
-def dab_deformable_detr_r50(**changes: Any) -> DetectorConfig:
-    """DAB-Deformable-DETR as officially (arXiv 2201.12329): ResNet-50, 300 queries, wider layers, no dropout."""
-    return deformable_detr_r50(**{"variant": "dab", "ffn_width": 2048, "dropout": 0.0} | changes)

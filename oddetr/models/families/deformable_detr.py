@@ -1,5 +1,6 @@
 """Deformable-DETR (arXiv 2010.04159): plain, with iterative box refinement, two-stage."""
 
+from dataclasses import replace
 from typing import Any
 
 from oddetr.models.decoder import DeformableDecoder
@@ -9,8 +10,32 @@ from oddetr.models.families.parts import decoder_layers, pyramid_and_encoder
 from oddetr.models.heads import PredictionHead
 from oddetr.models.queries import LearnedQueries, TwoStageQueries
 
+TINY = DetectorConfig(
+    backbone="tf_efficientnet_lite0",
+    width=128,
+    ffn_width=512,
+    encoder_layers=2,
+    decoder_layers=3,
+    num_queries=100,
+    dropout=0.0,
+)
+"""Trains on two CPU cores. The `offline` extra brings the backbone's ImageNet weights without a download. No dropout:
+small runs are short."""
+R50 = DetectorConfig()
+"""The paper's: ResNet-50, 4 levels, 6 + 6 layers, 300 queries."""
 
-def deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
+VARIANTS = ("plain", "refine", "two_stage")
+PRESETS = {
+    "deformable_detr_tiny": TINY,
+    "deformable_detr_refine_tiny": replace(TINY, variant="refine"),
+    "deformable_detr_two_stage_tiny": replace(TINY, variant="two_stage"),
+    "deformable_detr_r50": R50,
+    "deformable_detr_refine_r50": replace(R50, variant="refine"),
+    "deformable_detr_two_stage_r50": replace(R50, variant="two_stage"),
+}
+
+
+def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
     """Compose it around `backbone` (see `presets.compose`).
 
     Without refinement all layers share one head. Two-stage, the encoder has a head of its own, and the heads start
@@ -28,47 +53,3 @@ def deformable_detr(config: DetectorConfig, num_classes: int, backbone: Any) -> 
     pyramid, encoder = pyramid_and_encoder(config, backbone.channels)
     decoder = DeformableDecoder(layers, heads, refine_anchors=refine)
     return ComposedDetector(backbone, pyramid, encoder, queries, decoder, top_k=config.top_k)
-
-
-TINY = DetectorConfig(
-    backbone="tf_efficientnet_lite0",
-    width=128,
-    ffn_width=512,
-    encoder_layers=2,
-    decoder_layers=3,
-    num_queries=100,
-    dropout=0.0,
-)
-
-
-def deformable_detr_tiny(**changes: Any) -> DetectorConfig:
-    """Trains on two CPU cores: EfficientNet-Lite0, width 128, 2 encoder and 3 decoder layers, 100 queries.
-
-    The `offline` extra brings the backbone's ImageNet weights without a download. No dropout: small runs are short.
-    """
-    return TINY.override(changes)
-
-
-def deformable_detr_refine_tiny(**changes: Any) -> DetectorConfig:
-    """`deformable_detr_tiny` with iterative box refinement."""
-    return TINY.override({"variant": "refine"} | changes)
-
-
-def deformable_detr_two_stage_tiny(**changes: Any) -> DetectorConfig:
-    """`deformable_detr_tiny` with iterative box refinement and queries chosen from the encoder's proposals."""
-    return TINY.override({"variant": "two_stage"} | changes)
-
-
-def deformable_detr_r50(**changes: Any) -> DetectorConfig:
-    """The paper's: ResNet-50, 4 levels, 6 + 6 layers, 300 queries."""
-    return DetectorConfig().override(changes)
-
-
-def deformable_detr_refine_r50(**changes: Any) -> DetectorConfig:
-    """The paper's, with iterative box refinement."""
-    return deformable_detr_r50(**{"variant": "refine"} | changes)
-
-
-def deformable_detr_two_stage_r50(**changes: Any) -> DetectorConfig:
-    """The paper's, with iterative box refinement and queries chosen from the encoder's proposals."""
-    return deformable_detr_r50(**{"variant": "two_stage"} | changes)

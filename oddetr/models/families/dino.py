@@ -1,5 +1,6 @@
 """DINO (arXiv 2203.03605): mixed query selection, contrastive denoising, look forward twice."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,15 +10,26 @@ from oddetr.models.decoder import AnchorPosition, DeformableDecoder
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.detector import ComposedDetector
 from oddetr.models.families.config import DetectorConfig
-from oddetr.models.families.dab import EPS, dab_deformable_detr_r50
+from oddetr.models.families.dab import EPS
+from oddetr.models.families.dab import R50 as DAB_R50
 from oddetr.models.families.deformable_detr import TINY
 from oddetr.models.families.parts import decoder_layers, pyramid_and_encoder
 from oddetr.models.heads import PredictionHead
 from oddetr.models.position import sine_position_map
 from oddetr.models.queries import MixedQueries
 
+R50 = replace(DAB_R50, variant="dino", num_queries=900, denoising=100, top_k=300)
+"""The official DINO with 4 scales."""
 
-def dino(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
+VARIANTS = ("dino",)
+PRESETS = {
+    "dino_tiny": replace(TINY, variant="dino", denoising=100),
+    "dino_r50": R50,
+    "dino_r50_5scale": replace(R50, levels=5, maps=4),  # from stride 4 on
+}
+
+
+def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
     """Compose it around `backbone` (see `presets.compose`); all decoder layers share one head."""
     head = PredictionHead(config.width, num_classes)
     heads = head.copies(1)
@@ -37,19 +49,3 @@ def dino(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDet
     )
     denoising = ContrastiveDenoising(num_classes, config.width, config.denoising) if config.denoising else None
     return ComposedDetector(backbone, pyramid, encoder, queries, decoder, denoising, config.top_k)
-
-
-def dino_tiny(**changes: Any) -> DetectorConfig:
-    """DINO in the sizes of `deformable_detr_tiny`."""
-    return TINY.override({"variant": "dino", "denoising": 100} | changes)
-
-
-def dino_r50(**changes: Any) -> DetectorConfig:
-    """DINO with 4 scales as officially (arXiv 2203.03605): ResNet-50, 900 queries, 100 denoising queries, 300
-    detections of an image."""
-    return dab_deformable_detr_r50(**{"variant": "dino", "num_queries": 900, "denoising": 100, "top_k": 300} | changes)
-
-
-def dino_r50_5scale(**changes: Any) -> DetectorConfig:
-    """DINO with 5 scales as officially: from stride 4 on."""
-    return dino_r50(**{"levels": 5, "maps": 4} | changes)

@@ -43,7 +43,7 @@ def share_among_threads(
 
     Args:
         serial: (*arguments, first, last) does the tasks from `first` to before `last`.
-        parallel: (*arguments, threads) does all tasks in so many threads.
+        parallel: (*arguments, threads) does all tasks in that number of threads.
         work: multiplications of all tasks.
     """
     threads = min(torch.get_num_threads(), _MOST_THREADS, tasks, work // WORK_PER_THREAD)

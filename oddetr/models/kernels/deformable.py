@@ -1,20 +1,17 @@
 """Deformable attention: chooses the implementation that suits the inputs."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oddetr.models.kernels.gather import gather_attention
-from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
-from oddetr.models.kernels.own import own_form
-from oddetr.models.kernels.reference import grid_sample_attention
+from oddetr.models.kernels.choice import are_plain, compiled_kernel, is_traced
+from oddetr.models.kernels.operators import gather_attention, grid_sample_attention
+from oddetr.structures import Shapes
 
 
 def deformable_attention(
     value: Float[Tensor, "batch tokens heads width"],
-    shapes: tuple[tuple[int, int], ...],
+    shapes: Shapes,
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads_times_width"]:
@@ -26,7 +23,7 @@ def deformable_attention(
     with `align_corners=False` and `padding_mode="zeros"`.
 
     Computed in float64 if any input is float64, else in float32; the result has the type of `value`. A location that is
-    not finite makes the result of its query and head NaN.
+    not finite makes the result of its query and head NaN. Our own loops have no second derivatives.
 
     Args:
         value: per level its pixels row by row, level after level.
@@ -37,15 +34,12 @@ def deformable_attention(
     Raises:
         ValueError: the shapes contradict each other.
     """
-    if must_stay_symbolic() and not torch.are_deterministic_algorithms_enabled():
-        return grid_sample_attention(value, shapes, locations, weights)
-    if must_stay_symbolic() or are_transformed():
-        return gather_attention(value, shapes, locations, weights)
-    form: Callable[..., Tensor] | None = None
-    if are_plain_on("cpu", value, locations, weights):
-        form = own_form("cpu", "numba_attention")
-    elif are_plain_on("cuda", value, locations, weights):
-        # Triton's atomic additions have no fixed order.
-        fixed = torch.are_deterministic_algorithms_enabled()
-        form = gather_attention if fixed else own_form("gpu", "triton_attention", "cuda")
-    return (form or grid_sample_attention)(value, shapes, locations, weights)
+    # On a GPU, Triton's atomic additions and the gradient of grid_sample have no fixed order of sums.
+    repeatable = torch.are_deterministic_algorithms_enabled()
+    form = gather_attention if repeatable else grid_sample_attention
+    if are_plain(value, locations, weights) and not is_traced():
+        if value.device.type == "cpu":
+            form = compiled_kernel("cpu", "numba_attention") or form
+        elif value.device.type == "cuda" and not repeatable:
+            form = compiled_kernel("gpu", "triton_attention", "cuda") or form
+    return form(value, shapes, locations, weights)

@@ -5,8 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from oddetr.models.kernels.inputs import are_plain_on, are_transformed, must_stay_symbolic
-from oddetr.models.kernels.own import own_form
+from oddetr.models.kernels.choice import are_plain, compiled_kernel, is_traced
 
 
 def depthwise_conv2d(
@@ -23,15 +22,14 @@ def depthwise_conv2d(
     Args:
         stride, padding: s and p, in pixels, on both axes; the padding is zeros, on all four sides.
     """
-    form = own_form("depthwise_cpu", "numba_depthwise") if _learns_on_cpu(input, weight) else None
+    form = compiled_kernel("depthwise_cpu", "numba_depthwise") if _learns_on_cpu(input, weight) else None
     if form is None:
         return F.conv2d(input, weight, bias, stride, padding, groups=len(weight))
     return form(input, weight, bias, stride, padding)
 
 
 def _learns_on_cpu(input: Tensor, weight: Tensor) -> bool:
-    """Whether the weight learns, on a CPU, in one precision, and no operators are being traced."""
+    """Whether the weight learns, on a CPU and in one precision, and no operators are traced."""
     learns = weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     precise = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
-    looked_into = must_stay_symbolic() or are_transformed()
-    return learns and precise and are_plain_on("cpu", input, weight) and not looked_into
+    return learns and precise and input.device.type == "cpu" and are_plain(input, weight) and not is_traced()

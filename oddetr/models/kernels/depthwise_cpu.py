@@ -8,6 +8,7 @@ from typing import Any, no_type_check
 import numba
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from oddetr.models.kernels.compiled import compiled, compiled_parallel, share_among_threads
@@ -22,13 +23,13 @@ def numba_depthwise(input: Tensor, weight: Tensor, bias: Tensor | None, stride: 
 
 
 def trial(device: str) -> None:
-    """See `own_form`."""
+    """Runs it once; see `compiled_kernel`."""
     image, weight = torch.ones(1, 1, 5, 5, device=device), torch.ones(1, 1, 5, 5, device=device).requires_grad_()
     numba_depthwise(image, weight, None, 1, 2).sum().backward()
 
 
 class NumbaDepthwise(torch.autograd.Function):
-    """(input, weight, bias or None, stride, padding) -> `depthwise_conv2d`; differentiable any number of times."""
+    """(input, weight, bias or None, stride, padding) -> `depthwise_conv2d`."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -38,17 +39,18 @@ class NumbaDepthwise(torch.autograd.Function):
         return F.conv2d(input, weight, bias, stride, padding, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type has other parameters
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         stride, padding = ctx.geometry
-        wanted = [bool(each) for each in ctx.needs_input_grad[:3]]
-        ours = wanted[1] and not torch.is_grad_enabled()
-        to_input, to_weight, to_bias = torch.ops.aten.convolution_backward(
+        for_input, for_weight, for_bias, *_ = ctx.needs_input_grad
+        to_input, _, to_bias = torch.ops.aten.convolution_backward(
             gradients[0], input, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight),
-            [wanted[0], wanted[1] and not ours, wanted[2]],
+            [for_input, False, for_bias],
         )  # fmt: skip
-        if ours:
-            to_weight = _weight_gradient(input, gradients[0], weight.shape[-1], stride, padding)
+        to_weight = _weight_gradient(input, gradients[0], weight.shape[-1], stride, padding) if for_weight else None
         return to_input, to_weight, to_bias, None, None
 
 

@@ -1,8 +1,14 @@
-"""Deformable attention on a GPU: the Triton loops of `gpu_loops` as a differentiable function."""
+"""Deformable attention on a GPU: loops in Triton, as a differentiable function.
+
+Sums are in the type `REAL`, float32 or float64. Contiguous arrays: `levels` holds (height, width, first token) of each
+level, int32; the others are shaped as in `deformable_attention`, the output and its gradient [batch, queries, heads,
+width]. A program does the queries q of a block for one image b and head h; k is a level, p a point, d a channel. Of the
+four pixels around a point, nw is up and left, se down and right; one outside its level is read as 0.
+"""
 
 import contextlib
 import functools
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -10,9 +16,9 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from oddetr.models.kernels import function, gpu_loops
-from oddetr.models.kernels.function import LoopAttention, Loops, Shapes
-from oddetr.models.kernels.inputs import check_inputs, working_precision
+from oddetr.models.kernels.inputs import check_inputs, level_layout, working_precision
+from oddetr.models.kernels.loops import LoopAttention, Loops, try_once
+from oddetr.structures import Shapes
 
 TILE = 512
 """Numbers of a program: its queries times channels, rounded up to a power of 2."""
@@ -36,14 +42,12 @@ def triton_attention(
     return LoopAttention.apply(_LOOPS, shapes, *inputs).flatten(2)
 
 
-def trial(device: str) -> None:
-    """See `own_form`."""
-    function.trial(triton_attention, device)
+trial = functools.partial(try_once, triton_attention)
 
 
 def _forward(shapes: Shapes, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     output = value.new_empty(*weights.shape[:3], value.shape[-1])
-    _launch(gpu_loops.forward, shapes, (value, locations, weights, output))
+    _launch(forward, shapes, (value, locations, weights, output))
     return output
 
 
@@ -53,7 +57,7 @@ def _backward(
     to_value = torch.zeros_like(value, dtype=working_precision(value, locations, weights))
     to_locations, to_weights = torch.empty_like(locations), torch.empty_like(weights)
     arrays = (value, locations, weights, gradient, to_value, to_locations, to_weights)
-    _launch(gpu_loops.backward, shapes, arrays)
+    _launch(backward, shapes, arrays)
     return to_value.to(value.dtype), to_locations, to_weights
 
 
@@ -72,7 +76,7 @@ def _launch(loop: Any, shapes: Shapes, arrays: tuple[Tensor, ...]) -> None:
     on_device = torch.cuda.device(value.device) if value.is_cuda else contextlib.nullcontext()
     with on_device:
         loop[triton.cdiv(queries, block), batch * heads](
-            _geometry(shapes, value.device),
+            _levels(shapes, value.device),
             *arrays,
             queries,
             tokens,
@@ -88,8 +92,134 @@ def _launch(loop: Any, shapes: Shapes, arrays: tuple[Tensor, ...]) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _geometry(shapes: Shapes, device: torch.device) -> Tensor:
-    """[levels, 3] int32 on the device: height, width and first token of every level."""
-    sizes = torch.tensor(shapes, dtype=torch.int32)
-    areas = sizes.prod(dim=1)
-    return torch.column_stack([sizes, areas.cumsum(0) - areas]).to(device, torch.int32)
+def _levels(shapes: Shapes, device: torch.device) -> Tensor:
+    return torch.tensor(level_layout(shapes), dtype=torch.int32).to(device)
+
+
+@triton.jit
+@no_type_check
+def _place(locations, point, queried, height, width, REAL: tl.constexpr):
+    """Of a point: the pixel nw as (row, column), shares (down, right) of the pixels se, whether it touches its level,
+    and its value elsewhere: 0, or NaN if it is not finite."""
+    x = tl.load(locations + 2 * point, mask=queried, other=0.0).to(REAL) * width - 0.5
+    y = tl.load(locations + 2 * point + 1, mask=queried, other=0.0).to(REAL) * height - 0.5
+    touches = (x > -1) & (x < width) & (y > -1) & (y < height)
+    otherwise = tl.where(touches, 0.0, (x + y) * 0.0)
+    x, y = tl.where(touches, x, 0.0), tl.where(touches, y, 0.0)
+    column, row = tl.floor(x), tl.floor(y)
+    return row.to(tl.int32), column.to(tl.int32), y - row, x - column, touches & queried, otherwise
+
+
+@triton.jit
+@no_type_check
+def _pixel(row, column, touches, height, width, start, stride, channel, WIDTH: tl.constexpr):
+    """Where the channels of a pixel lie in its image and head, and which of them are there."""
+    there = touches & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    offset = (start + row * width + column).to(tl.int64) * stride
+    return offset[:, None] + channel[None, :], there[:, None] & (channel < WIDTH)[None, :]
+
+
+@triton.jit
+@no_type_check
+def forward(
+    levels,
+    value,
+    locations,
+    weights,
+    output,
+    queries,
+    tokens,
+    heads,
+    WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    REAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Fills `output` for a block of queries (first axis of the grid) of an image and head (second axis)."""
+    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    queried, d, stride = q < queries, tl.arange(0, CHANNELS), heads * WIDTH
+    pair = (b * queries + q) * heads + h
+    image = value + (b * tokens * heads + h) * WIDTH
+    result = tl.zeros([BLOCK, CHANNELS], REAL)
+    for k in range(LEVELS):
+        height, width, start = tl.load(levels + 3 * k), tl.load(levels + 3 * k + 1), tl.load(levels + 3 * k + 2)
+        for p in range(POINTS):
+            point = (pair * LEVELS + k) * POINTS + p
+            row, column, down, right, touches, otherwise = _place(locations, point, queried, height, width, REAL)
+            weight = tl.load(weights + point, mask=queried, other=0.0).to(REAL)
+            nw, is_nw = _pixel(row, column, touches, height, width, start, stride, d, WIDTH)
+            ne, is_ne = _pixel(row, column + 1, touches, height, width, start, stride, d, WIDTH)
+            sw, is_sw = _pixel(row + 1, column, touches, height, width, start, stride, d, WIDTH)
+            se, is_se = _pixel(row + 1, column + 1, touches, height, width, start, stride, d, WIDTH)
+            up, left = 1 - down, 1 - right
+            result += (weight * up * left)[:, None] * tl.load(image + nw, mask=is_nw, other=0.0).to(REAL)
+            result += (weight * up * right)[:, None] * tl.load(image + ne, mask=is_ne, other=0.0).to(REAL)
+            result += (weight * down * left)[:, None] * tl.load(image + sw, mask=is_sw, other=0.0).to(REAL)
+            result += (weight * down * right)[:, None] * tl.load(image + se, mask=is_se, other=0.0).to(REAL)
+            result += otherwise[:, None]
+    filled = queried[:, None] & (d < WIDTH)[None, :]
+    tl.store(output + pair[:, None] * WIDTH + d[None, :], result.to(output.dtype.element_ty), mask=filled)
+
+
+@triton.jit
+@no_type_check
+def backward(
+    levels,
+    value,
+    locations,
+    weights,
+    gradient,
+    to_value,
+    to_locations,
+    to_weights,
+    queries,
+    tokens,
+    heads,
+    WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    REAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Fills the gradients `to_*`, on the same grid; `to_value`, of type `REAL`, holds zeros before.
+
+    With g the gradient of the output and v a pixel: v receives weight * share * g; the weight receives the sum of
+    share * <g, v>; x receives weight * width * (the difference of <g, v> from left to right), and y likewise.
+    """
+    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    queried, d, stride = q < queries, tl.arange(0, CHANNELS), heads * WIDTH
+    pair = (b * queries + q) * heads + h
+    first = (b * tokens * heads + h) * WIDTH
+    image, to_image = value + first, to_value + first
+    filled = queried[:, None] & (d < WIDTH)[None, :]
+    g = tl.load(gradient + pair[:, None] * WIDTH + d[None, :], mask=filled, other=0.0).to(REAL)
+    for k in range(LEVELS):
+        height, width, start = tl.load(levels + 3 * k), tl.load(levels + 3 * k + 1), tl.load(levels + 3 * k + 2)
+        for p in range(POINTS):
+            point = (pair * LEVELS + k) * POINTS + p
+            row, column, down, right, touches, otherwise = _place(locations, point, queried, height, width, REAL)
+            weight = tl.load(weights + point, mask=queried, other=0.0).to(REAL)
+            nw, is_nw = _pixel(row, column, touches, height, width, start, stride, d, WIDTH)
+            ne, is_ne = _pixel(row, column + 1, touches, height, width, start, stride, d, WIDTH)
+            sw, is_sw = _pixel(row + 1, column, touches, height, width, start, stride, d, WIDTH)
+            se, is_se = _pixel(row + 1, column + 1, touches, height, width, start, stride, d, WIDTH)
+            g_nw = tl.sum(g * tl.load(image + nw, mask=is_nw, other=0.0).to(REAL), axis=1)
+            g_ne = tl.sum(g * tl.load(image + ne, mask=is_ne, other=0.0).to(REAL), axis=1)
+            g_sw = tl.sum(g * tl.load(image + sw, mask=is_sw, other=0.0).to(REAL), axis=1)
+            g_se = tl.sum(g * tl.load(image + se, mask=is_se, other=0.0).to(REAL), axis=1)
+            up, left = 1 - down, 1 - right
+            across = weight * width * (up * (g_ne - g_nw) + down * (g_se - g_sw)) + otherwise
+            along = weight * height * (left * (g_sw - g_nw) + right * (g_se - g_ne)) + otherwise
+            whole = up * (left * g_nw + right * g_ne) + down * (left * g_sw + right * g_se) + otherwise
+            tl.store(to_locations + 2 * point, across.to(to_locations.dtype.element_ty), mask=queried)
+            tl.store(to_locations + 2 * point + 1, along.to(to_locations.dtype.element_ty), mask=queried)
+            tl.store(to_weights + point, whole.to(to_weights.dtype.element_ty), mask=queried)
+            tl.atomic_add(to_image + nw, (weight * up * left)[:, None] * g, mask=is_nw, sem="relaxed")
+            tl.atomic_add(to_image + ne, (weight * up * right)[:, None] * g, mask=is_ne, sem="relaxed")
+            tl.atomic_add(to_image + sw, (weight * down * left)[:, None] * g, mask=is_sw, sem="relaxed")
+            tl.atomic_add(to_image + se, (weight * down * right)[:, None] * g, mask=is_se, sem="relaxed")

@@ -1,26 +1,12 @@
-"""Checks of a kernel's inputs, and of the context in which it is called."""
+"""What the implementations of deformable attention share: checks, precision and the layout of the levels."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from oddetr.structures import Shapes
 
 
-def must_stay_symbolic() -> bool:
-    """Whether operators are being recorded for compilation or export."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
-
-
-def are_transformed() -> bool:
-    """Whether the call is inside `torch.func.grad`, `vmap` and the like, which cannot trace our loops."""
-    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]: there is no public function
-
-
-def are_plain_on(device: str, *tensors: Tensor) -> bool:
-    """Whether our loops for this type of device can read the tensors: plain ones, all on one such device."""
-    plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == device for tensor in tensors)
-    return plain and len({tensor.device for tensor in tensors}) == 1
-
-
-def check_inputs(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> None:
+def check_inputs(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
     """Checks that `value`, `locations`, `weights` and `shapes` (h, w of every level) fit together.
 
     Raises:
@@ -46,13 +32,15 @@ def working_precision(*tensors: Tensor) -> torch.dtype:
 
 
 def common_precision(
-    value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`value`, `locations` and `weights`, checked to fit together, in their `working_precision`.
-
-    Raises:
-        ValueError: the tensors and `shapes` contradict each other.
-    """
+    """`value`, `locations` and `weights`, checked to fit together, in their `working_precision`."""
     check_inputs(value, shapes, locations, weights)
     precision = working_precision(value, locations, weights)
     return value.to(precision), locations.to(precision), weights.to(precision)
+
+
+def level_layout(shapes: Shapes) -> list[tuple[int, int, int]]:
+    """(height, width, first token) of every level."""
+    starts = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
+    return [(height, width, start) for (height, width), start in zip(shapes, starts, strict=True)]

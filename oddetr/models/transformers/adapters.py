@@ -17,7 +17,7 @@ def adapt(
     """A model for object detection of transformers as a detector.
 
     Raises:
-        ValueError: it is of another kind than `SUPPORTED`; says why that cannot be trained.
+        ValueError: it is of another kind than `SUPPORTED`.
     """
     kind = model.config.model_type
     check_kind(kind)
@@ -25,11 +25,9 @@ def adapt(
 
 
 def check_kind(kind: str) -> None:
-    """Raises ValueError for a model that is not supported, and says why not."""
-    if kind in SUPPORTED:
-        return
-    cuts = "its decoder cuts its queries into the groups of Group DETR by their number"
-    why = {"lw_detr": cuts, "rf_detr": cuts}.get(
-        kind, "its decoder does not take queries, reference points and an attention mask as theirs do"
-    )
-    raise ValueError(f"transformers' {kind} cannot be trained here: {why}. Supported: {', '.join(SUPPORTED)}.")
+    """Raises ValueError for a model that is not supported."""
+    if kind not in SUPPORTED:
+        raise ValueError(
+            f"transformers' {kind} cannot be trained here: its decoder does not take queries, reference points and an "
+            f"attention mask for all of them. Supported: {', '.join(SUPPORTED)}."
+        )

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from jaxtyping import Float
@@ -17,12 +18,11 @@ from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
 from oddetr.models.groups import attention_of
-from oddetr.structures import Predictions, Queries
+from oddetr.structures import Anchors, Embeddings, Predictions, Queries, Shapes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OUTPUTS = re.compile(r"(^|\.)(class_embed(\.\d+)?|enc_score_head)\.(weight|bias)$")
 _LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
-_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 
 
 class HuggingFaceDetector(Detector):
@@ -81,27 +81,20 @@ class HuggingFaceDetector(Detector):
     @contextmanager
     def exporting(self) -> Generator[None]:
         """Switches off transformers' checks of tensor sizes, which cannot be written as ONNX."""
-        before = os.environ.get(_CHECKS)
-        os.environ[_CHECKS] = "1"
-        try:
+        with mock.patch.dict(os.environ, {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}):
             yield
-        finally:
-            os.environ.pop(_CHECKS)
-            os.environ.update({_CHECKS: before} if before is not None else {})
 
     @property
     def config(self) -> Any:
         """The model's configuration."""
         return self.model.config
 
-    def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
-    ) -> Float[Tensor, "batch queries width"] | None:
+    def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """See `Detector`; what was learned stays."""
         return learned
 
 
-def level_arguments(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[str, Any]:
+def level_arguments(shapes: Shapes, device: torch.device) -> dict[str, Any]:
     """The arguments by which their deformable attention finds the levels of `shapes` (height, width)."""
     sizes = torch.tensor(shapes, dtype=torch.long, device=device)
     starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
@@ -111,7 +104,7 @@ def level_arguments(shapes: tuple[tuple[int, int], ...], device: torch.device) -
 def attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor, "batch 1 queries queries"] | None:
     """0 where a query attends to another, -inf where not; None where all attend to all."""
     (first, *others) = groups.values()
-    if not others and first.padding is None and first.blind is None:
+    if not others and first.padding is None and first.attention_mask is None:
         return None
     lengths = [group.content.shape[1] for group in groups.values()]
     places = torch.arange(sum(lengths), device=like.device).split(lengths)

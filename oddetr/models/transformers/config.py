@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,12 +18,12 @@ from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector
 
 MODEL_PATH = "_name_or_path"
 """Where transformers keeps the folder of a model."""
-_COUNTS = "layers|levels|depth|blocks|points|stages|repeats|n_layer$"
-"""In the names of fields that count parts; the numbers of a list are summed."""
-_LARGEST = {_COUNTS: 100, "size": 16_384, "": 10**6}
-"""The largest number in a configuration, by what the field's name contains."""
-_LONGEST = 256
-"""Values in a list, nested lists included."""
+_ELSEWHERE = (
+    r"num_labels|backbone_kwargs|use_timm_backbone|use_pretrained_backbone|use_kernels|\w*_implementation\w*"
+    "|(torch_)?dtype|fusion_config|transformers_weights|anchor_image_size"
+)
+"""Fields by which transformers would ask the Hub for something or make more than the detector, and the number of
+classes beside their names."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -38,8 +37,7 @@ class HuggingFaceConfig:
         mean, std: normalisation of RGB in [0, 1].
 
     Raises:
-        ValueError: of a kind that is not supported, with a backbone from elsewhere, with quantised weights, or larger
-            numbers than any detector has.
+        ValueError: of a kind that is not supported, with a backbone from elsewhere, or with quantised weights.
     """
 
     content: dict[str, Any]
@@ -59,7 +57,7 @@ class HuggingFaceConfig:
 
     @property
     def family(self) -> str:
-        """See `DetectorSpec`: the kind."""
+        """See `DetectorSpec`."""
         return self.kind
 
     @property
@@ -95,11 +93,11 @@ class HuggingFaceConfig:
     def read(cls, name: str) -> "HuggingFaceConfig":
         """From a folder, or by a name on the hub; normalisation as its image processor has it, else its kind's.
 
-        Nothing but config.json and preprocessor_config.json is read, and nothing that they name elsewhere is fetched.
+        Only config.json and preprocessor_config.json are read, and nothing that they name elsewhere is fetched.
 
         Raises:
-            OSError: there is no such model, or transformers is not installed; ValueError: see the class, or what it
-                holds cannot be understood.
+            OSError: there is no such model, or transformers is not installed.
+            ValueError: see the class, or it is damaged.
         """
         _need_transformers()
         from transformers.utils import cached_file
@@ -120,18 +118,14 @@ class HuggingFaceConfig:
             return cls(_configuration(content).to_dict(), *_normalisation(processor, str(content["model_type"])))
 
     def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
-        """The same with some fields of its config.json changed.
-
-        Raises:
-            ValueError: no such field.
-        """
+        """See `DetectorSpec`; the fields of its config.json."""
         for name in changes:
             if name not in self.content:
                 raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
         return replace(self, content=self.content | changes)
 
     def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
-        """The same with outputs for these classes."""
+        """See `DetectorSpec`."""
         labels = {str(index): name for index, name in enumerate(names)}
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
         return replace(self, content=content)
@@ -144,7 +138,7 @@ class HuggingFaceConfig:
         """The detector with random weights, its backbone's too; the configuration names its classes.
 
         Raises:
-            OSError: transformers is not installed; ValueError: it cannot make it of these values; says why.
+            OSError: transformers is not installed; ValueError: it cannot make a model of these values.
         """
         _need_transformers()
         from transformers import AutoModelForObjectDetection
@@ -156,7 +150,7 @@ class HuggingFaceConfig:
 
 @contextmanager
 def _explained(what: str) -> Generator[None]:
-    """Turn any error but OSError into a ValueError that says what failed and why."""
+    """Turn any error but OSError into a ValueError that explains what failed and why."""
     try:
         yield
     except OSError:
@@ -172,7 +166,7 @@ def _need_transformers() -> None:
 
 
 def _file_of(name: str, file: str) -> Path:
-    """A file of a folder, or of a name on the hub; raises OSError where there is none, and says why."""
+    """A file of a folder, or of a name on the hub; raises OSError where there is none."""
     from transformers.utils import cached_file
 
     if Path(name).is_dir():
@@ -198,36 +192,16 @@ def _normalisation(processor: Mapping[str, Any], kind: str) -> tuple[tuple[float
 
 
 def _check_fields(content: dict[str, Any]) -> None:
-    """Raises ValueError for a backbone from elsewhere, quantised weights, and larger numbers than any detector has."""
+    """Raises ValueError for a backbone from elsewhere and for quantised weights."""
     if content.get("quantization_config") is not None:
         raise ValueError("its weights are quantised (quantization_config), from which nothing can learn")
-    for field, value in flat({name: value for name, value in content.items() if name != "label2id"}).items():
-        _check_field(field, value)
-
-
-def _check_field(field: str, value: Any) -> None:
-    name = field.rpartition(".")[2]
-    if name == "backbone" and isinstance(value, str):
-        require_own(value)
-    parts = _parts(value)
-    if len(parts) > _LONGEST:
-        raise ValueError(f"{field} has {len(parts):,} values; it is at most {_LONGEST}.")
-    words, most = next((words, most) for words, most in _LARGEST.items() if re.search(words, name))
-    numbers = [max(0, part) for part in parts if isinstance(part, int | float)]
-    if (sum(numbers) if words == _COUNTS else max(numbers, default=0)) > most:
-        raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
-
-
-def _parts(value: Any) -> list[Any]:
-    return [part for each in value for part in _parts(each)] if isinstance(value, list) else [value]
+    for field, value in flat(content).items():
+        if field.rpartition(".")[2] == "backbone" and isinstance(value, str):
+            require_own(value)
 
 
 def _configuration(content: dict[str, Any]) -> Any:
-    """transformers' own, made without asking the Hub for anything.
-
-    Raises:
-        ValueError: its backbone is one of the Hub; whatever transformers raises for values that it does not take.
-    """
+    """transformers' own configuration, made without asking the Hub; raises ValueError for a backbone of the Hub."""
     from transformers import AutoConfig
 
     local = {name: value for name, value in _local(content).items() if name != "backbone"}
@@ -249,16 +223,9 @@ def _named_backbone(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local(content: dict[Any, Any]) -> dict[Any, Any]:
-    """The same without what transformers would ask the Hub for, or make besides the detector; and without a number of
-    classes beside their names."""
+    """The same without the fields of `_ELSEWHERE`, however deep."""
     inner = {name: _local(value) if isinstance(value, dict) else value for name, value in content.items()}
     return {name: value for name, value in inner.items() if not re.fullmatch(_ELSEWHERE, str(name))}
-
-
-_ELSEWHERE = (
-    r"num_labels|backbone_kwargs|use_timm_backbone|use_pretrained_backbone|use_kernels|\w*_implementation\w*"
-    "|(torch_)?dtype|fusion_config|transformers_weights|anchor_image_size"
-)
 
 
 def configuration_only(name: str) -> bool:
@@ -270,12 +237,13 @@ def configuration_only(name: str) -> bool:
 
 
 def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
-    """The detector of a folder or of a name on the hub, with its weights, and its classes' names. Of its files
-    config.json, preprocessor_config.json and model.safetensors are read, and no others.
+    """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
+
+    Beside what `HuggingFaceConfig.read` reads, only model.safetensors is.
 
     Raises:
         OSError: there is no such model, or it has no safetensors.
-        ValueError: see `HuggingFaceConfig.read`, or its weights do not fit; says why.
+        ValueError: see `HuggingFaceConfig.read`, or its weights do not fit.
     """
     known = HuggingFaceConfig.read(name)
     from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
@@ -284,8 +252,8 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
         file = _file_of(name, "model.safetensors")
     except OSError as error:
         raise OSError(
-            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may execute "
-            "what is in them. Whoever trusts the model saves it anew: model.save_pretrained(FOLDER)."
+            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may run "
+            "code. If you trust the model, load it in transformers and save it: model.save_pretrained(FOLDER)."
         ) from error
     with _explained(f"The model {name} of transformers cannot be read"):
         config, state = _configuration(known.content), read_safetensors(file)

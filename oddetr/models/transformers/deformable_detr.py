@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from oddetr.models.heads import inverse_sigmoid
-from oddetr.models.queries import token_anchors
+from oddetr.models.queries import gather_tokens, token_anchors
 from oddetr.models.transformers.base import HuggingFaceDetector, attention_mask, level_arguments, split_groups
-from oddetr.structures import InitialQueries, Memory, Predictions, Queries
+from oddetr.structures import Anchors, Embeddings, Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
 
 
 class HuggingFaceDeformableDetr(HuggingFaceDetector):
@@ -21,11 +20,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
         """Two-stage, the head after those of the decoder's layers ranks the encoder's proposals by its first output."""
         return f"class_embed.{self.config.decoder_layers}." if self.config.two_stage else None
 
-    def encode(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Memory:
+    def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """Backbone, projections and encoder."""
         inner, pixel_mask = self.model.model, (~padding_mask).long()
         features = inner.backbone(images, pixel_mask)
@@ -66,7 +61,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
             logits = inner.decoder.class_embed[-1](content)
             boxes = (inner.decoder.bbox_embed[-1](content).float() + anchors).sigmoid()
             chosen = logits[..., 0].topk(min(self.config.two_stage_num_proposals, logits.shape[1]), dim=1).indices
-            best = boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
+            best = gather_tokens(boxes.detach(), chosen)
             position, slots = self._embed(best).split(width, dim=-1)
             proposals = Predictions(logits[None].float(), boxes[None].float(), content[None])
             return InitialQueries(Queries(slots, best, position, chosen), proposals, class_agnostic=True)
@@ -76,9 +71,7 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
         anchors = inner.reference_points(position).float().sigmoid().expand(batch, -1, -1)
         return InitialQueries(Queries(content.expand(batch, -1, -1), anchors, position.expand(batch, -1, -1), identity))
 
-    def position(
-        self, anchors: Float[Tensor, "batch queries point_or_box"], learned: Float[Tensor, "batch queries width"] | None
-    ) -> Float[Tensor, "batch queries width"] | None:
+    def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """What was learned goes along; a two-stage detector's is computed from the anchors."""
         if learned is None or not self.config.two_stage:
             return learned

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.encoder import valid_ratio
+from oddetr.models.queries import gather_tokens
 from oddetr.models.transformers.base import (
     IMAGENET,
     HuggingFaceDetector,
@@ -17,7 +18,7 @@ from oddetr.models.transformers.base import (
     level_arguments,
     split_groups,
 )
-from oddetr.structures import InitialQueries, Memory, Predictions, Queries
+from oddetr.structures import Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
 
 _LAYERS_FIRST = ("d_fine", "deimv2")
 """Kinds whose decoders give hidden states as [layers, batch, ...]; others give [batch, layers, ...]."""
@@ -31,7 +32,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
     boxes count as a layer of their own, as in their own loss; its terms for distributions (FGL, DDF) are not part of
     this training.
 
-    These models see images without padding, and their boxes are relative to the whole picture. Here images are padded
+    These models see images without padding, and their boxes are relative to the padded picture. Here images are padded
     to a common size, a multiple of 32, and boxes are relative to the unpadded part: they are converted.
     """
 
@@ -46,11 +47,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
             self.denoising = ContrastiveDenoising(config.num_labels, config.d_model, config.num_denoising, **noise)
             self.denoising.labels = model.model.denoising_class_embed
 
-    def encode(
-        self,
-        images: Float[Tensor, "batch 3 image_height image_width"],
-        padding_mask: Bool[Tensor, "batch image_height image_width"],
-    ) -> Memory:
+    def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """Backbone, hybrid encoder and projections."""
         inner = self.model.model
         height, width = images.shape[-2:]
@@ -77,14 +74,12 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
         content = inner.enc_output(usable.to(tokens.dtype) * tokens)
         logits = inner.enc_score_head(content)
         boxes = (inner.enc_bbox_head(content).float() + anchors).sigmoid() / _ratios(memory)
-        chosen = logits.amax(dim=-1).topk(min(self.config.num_queries, tokens.shape[1]), dim=1).indices[..., None]
-        logits, boxes, content = (
-            each.gather(1, chosen.expand(-1, -1, each.shape[-1])) for each in (logits, boxes, content)
-        )
+        chosen = logits.amax(dim=-1).topk(min(self.config.num_queries, tokens.shape[1]), dim=1).indices
+        logits, boxes, content = (gather_tokens(each, chosen) for each in (logits, boxes, content))
         slots = content.detach()
         if self.config.learn_initial_query:
             slots = inner.weight_embedding.weight[: chosen.shape[1]].expand(tokens.shape[0], -1, -1)
-        queries = Queries(slots, boxes.detach(), position=None, identity=chosen[..., 0])
+        queries = Queries(slots, boxes.detach(), position=None, identity=chosen)
         return InitialQueries(queries, Predictions(logits[None].float(), boxes[None].float(), content[None]))
 
     def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
@@ -113,5 +108,5 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
 
 
 def _ratios(memory: Memory) -> Float[Tensor, "batch 1 4"]:
-    """The unpadded part over the whole picture, for boxes."""
+    """The unpadded part over the padded picture, for boxes."""
     return memory.valid_ratios[:, :1].repeat(1, 1, 2)

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from oddetr.models.kernels.gather import gather_attention
-
-Shapes = tuple[tuple[int, int], ...]
+from oddetr.structures import Shapes
 
 
 class Loops(NamedTuple):
@@ -24,8 +23,7 @@ class Loops(NamedTuple):
 
 
 class LoopAttention(torch.autograd.Function):
-    """(loops, shapes, value, locations, weights) -> [batch, queries, heads, width]; differentiable any number of
-    times: the gradients' own gradients are those of the gather form."""
+    """(loops, shapes, value, locations, weights) -> [batch, queries, heads, width]."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -34,21 +32,14 @@ class LoopAttention(torch.autograd.Function):
         return ctx.loops.forward(ctx.shapes, *inputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            return None, None, *_differentiable_gradients(ctx.shapes, ctx.saved_tensors, gradients[0])
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type has other parameters
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.loops.backward(ctx.shapes, *ctx.saved_tensors, gradients[0].contiguous())
 
 
-def _differentiable_gradients(shapes: Shapes, inputs: tuple[Tensor, ...], gradient: Tensor) -> list[Tensor | None]:
-    """The gradients with a graph of their own, as `create_graph=True` asks for."""
-    output = gather_attention(inputs[0], shapes, *inputs[1:]).view_as(gradient)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
-    return [next(found) if tensor.requires_grad else None for tensor in inputs]
-
-
-def trial(form: Callable[..., Tensor], device: str) -> None:
+def try_once(form: Callable[..., Tensor], device: str) -> None:
     """Runs a form forward and backward on one point."""
     value = torch.zeros(1, 1, 1, 1, device=device).requires_grad_()
     weights = torch.zeros(1, 1, 1, 1, 1, device=device).requires_grad_()

@@ -102,6 +102,7 @@ def parts(task: DistillationTask, batch: Batch) -> dict[str, Callable[[], object
     """The teacher's forward pass, and the decoder's forward and backward with the own group alone and with all."""
     with torch.no_grad():
         memory = task.student.encode(batch.images, batch.padding_mask)
+        initial = task.student.initial_queries(memory)
         groups, _ = task.groups(batch, memory)
     queries = {group.name: group.queries for group in groups if group.queries}
 
@@ -111,7 +112,7 @@ def parts(task: DistillationTask, batch: Batch) -> dict[str, Callable[[], object
         torch.stack([each.logits.square().sum() + each.boxes.sum() for each in found.values()]).sum().backward()
 
     return {
-        "teacher": lambda: task.view(batch, memory),
+        "teacher": lambda: task.view(batch, memory, initial),
         "own": lambda: decode({"own": queries["own"]}),
         "all": lambda: decode(queries),
     }

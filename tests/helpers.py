@@ -23,9 +23,9 @@ ONLY_IN_0_1: dict[str, dict[str, Any]] = {
 
 
 def as_of_0_1(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What oddetr 0.1 recorded of the same run, whose own queries were taught, and which had no rivals."""
+    """What oddetr 0.1 recorded of the same run, whose teacher chose its queries, and which had no rivals."""
     old = merged(configuration, {"distillation": ONLY_IN_0_1})
-    del old["distillation"]["auxiliary"]["rivals"], old["distillation"]["matching"]["queries"]
+    del old["distillation"]["auxiliary"]["rivals"], old["distillation"]["queries"]
     return old
 
 

@@ -12,7 +12,7 @@ def _check_choice(name: str, value: object, choices: object) -> None:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TermConfig:
     """The weight schedule of one distillation term.
 
     Attributes:
@@ -40,42 +40,33 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class MatchingConfig(Lesson):
+class MatchingConfig(TermConfig):
     """Matching distillation: queries learn from the teacher's assignment in addition to their own.
 
     Attributes:
         weight: w_m, in [0, 1].
-        queries: the queries that learn it. `own`, the default: the student's own (the paper), to which the teacher's
-            assignment is carried over by slot or encoder token. `teacher`: the teacher's initial queries, decoded by
-            the student, which correspond exactly for every detector (ours): fewer duplicates on two-stage detectors,
-            but a less stable matching, and much lower AP on DINO at its best learning rate (docs/method.md).
     """
-
-    queries: Literal["own", "teacher"] = "own"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weight <= 1:
             raise ValueError(f"distillation.matching.weight is {self.weight}; it is a share, in [0, 1].")
-        _check_choice("matching.queries", self.queries, Literal["own", "teacher"])
 
 
 @dataclass(frozen=True)
-class PredictionConfig(Lesson):
-    """Prediction distillation: the student decodes the teacher's initial queries and imitates its predictions.
+class PredictionConfig(TermConfig):
+    """Prediction distillation: the student imitates the teacher's predictions for the same queries.
 
     Attributes:
         weight: w_p. At 1 the student is tied to its past: a stable matching, but slower learning and lower AP; 0.3
-            keeps most of the stability at no cost in AP (docs/method.md).
-
-
+            keeps most of the stability at no cost in AP (docs/trials.md).
     """
 
     weight: float = 0.3
 
 
 @dataclass(frozen=True)
-class AuxiliaryConfig(Lesson):
+class AuxiliaryConfig(TermConfig):
     """The auxiliary group: the student decodes the teacher's cheapest queries of each object towards that object.
 
     Attributes:
@@ -112,6 +103,12 @@ class DistillationConfig:
             of distillation (ours). `teacher`: its own, in evaluation mode, the literal reading of the paper; slightly
             better per step, worse per unit of time (docs/method.md). At evaluation the teacher always uses its own
             backbone and encoder.
+        queries: the initial queries that the teacher decodes during training. `shared`, the default: those that it has
+            in common with the student, so that query i is the same for both and the student's own queries learn from
+            it (ours): of learned queries the teacher's embeddings, slot by slot; of queries that the encoder proposes
+            the student's choice. `teacher`: the teacher's own choice, the literal reading of the paper: its assignment
+            is carried over to the student's queries of the same slot or encoder token, and the student decodes the
+            teacher's queries as a further group for prediction distillation, which costs more (docs/method.md).
         matching: matching distillation.
         prediction: prediction distillation.
         auxiliary: the auxiliary group.
@@ -123,6 +120,7 @@ class DistillationConfig:
     enabled: bool = True
     horizon: float | None = None
     memory: Literal["teacher", "student"] = "student"
+    queries: Literal["teacher", "shared"] = "shared"
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
@@ -131,6 +129,7 @@ class DistillationConfig:
         if self.horizon is not None and not self.horizon >= 1:
             raise ValueError(f"distillation.horizon is {self.horizon}; it must be at least 1 step, or null.")
         _check_choice("memory", self.memory, Literal["teacher", "student"])
+        _check_choice("queries", self.queries, Literal["teacher", "shared"])
 
     def weights(self, progress: float) -> tuple[float, float, float]:
         """(w_m, w_p, w_a) at `progress`, the completed fraction of the run in [0, 1]."""

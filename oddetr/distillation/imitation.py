@@ -1,4 +1,4 @@
-"""The teacher group: the student decodes the teacher's initial queries, for prediction and matching distillation."""
+"""Prediction distillation: the student imitates the teacher's predictions for the same queries."""
 
 from dataclasses import dataclass
 
@@ -6,32 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oddetr.boxes import generalized_iou
-from oddetr.distillation.group import Group, Matched, Solution, Supervision, Term
-from oddetr.losses.detection import Classification, DetectionLoss, LossConfig, quality_focal_loss
-from oddetr.structures import GroundTruth, Predictions, Queries
-
-
-def teacher_group(
-    queries: Queries, predictions: Predictions, truth: GroundTruth, loss: LossConfig, imitate: float, match: float
-) -> Group:
-    """The teacher's initial queries, which the student decodes over its own memory.
-
-    Query i is the same for both, so the teacher's predictions and assignment apply without carrying anything over.
-
-    Args:
-        queries: the teacher's initial queries.
-        predictions: the teacher's predictions for them.
-        truth: the objects.
-        loss: loss weights.
-        imitate: weight of prediction distillation, w_p; 0: no such term.
-        match: weight of the term of matching distillation; 0: no such term.
-    """
-    terms: list[Term] = []
-    if imitate:
-        terms.append(Term("prediction_", imitate, loss, Imitated(predictions)))
-    if match:
-        terms.append(Term("matching_", match, loss, Matched(truth, taught=lambda assignment: assignment)))
-    return Group("teacher", queries, tuple(terms))
+from oddetr.distillation.group import Solution, Supervision
+from oddetr.losses.detection import Classification, DetectionLoss, quality_focal_loss
+from oddetr.structures import Predictions
 
 
 @dataclass(frozen=True)

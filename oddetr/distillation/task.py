@@ -21,19 +21,19 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.denoising import denoising_group
 from oddetr.distillation.extra import ExtraGroups, GroupsConfig
 from oddetr.distillation.group import Group, Solution, Term
-from oddetr.distillation.imitation import teacher_group
+from oddetr.distillation.imitation import Imitated
 from oddetr.distillation.normalisation import objects_per_process
 from oddetr.distillation.own import own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
 from oddetr.models.detector import Detector
-from oddetr.structures import Batch, GroundTruth, Memory, Predictions, Queries
+from oddetr.structures import Batch, GroundTruth, InitialQueries, Memory, Predictions, Queries
 
 
 @dataclass(frozen=True)
 class TeacherView:
-    """The teacher's queries and predictions for a batch, and their matching cost; all without gradient."""
+    """The queries that the teacher decodes, its predictions, and their matching cost; all without gradient."""
 
     queries: Queries
     predictions: Predictions
@@ -113,13 +113,18 @@ class DistillationTask(nn.Module):
         """Advance the schedule without updating the teacher; call this where the optimizer skipped its step."""
         self.teacher.steps += 1
 
-    def view(self, batch: Batch, memory: Memory) -> TeacherView:
-        """Run the teacher on a batch, over the student's `memory` or its own (`DistillationConfig.memory`)."""
+    def view(self, batch: Batch, memory: Memory, initial: InitialQueries) -> TeacherView:
+        """Run the teacher on a batch, given the student's memory and initial queries.
+
+        `DistillationConfig.memory` and `queries` say what it takes from the student. A teacher that shares its queries
+        has the student's slots anyway where queries are learned; it keeps its own embeddings there, which move less.
+        """
         with torch.no_grad():
             teacher = self.teacher.detector
             if self.distillation.memory == "teacher":
                 memory = teacher.encode(batch.images, batch.padding_mask)
-            queries = teacher.initial_queries(memory).queries
+            shared = self.distillation.queries == "shared" and initial.proposals is not None
+            queries = initial.queries if shared else teacher.initial_queries(memory).queries
             predictions = teacher.decode(memory, {"own": queries})["own"]
             return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
@@ -127,21 +132,21 @@ class DistillationTask(nn.Module):
         """The query groups of this step, and the teacher's predictions if some distillation weight is not 0."""
         truth, loss, share = batch.truth, self.loss, self.extra.config.share
         w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
-        w_own, w_teacher = (
-            w_matching if self.distillation.matching.queries == name else 0.0 for name in ("own", "teacher")
-        )
         initial = self.student.initial_queries(memory)
-        view = self.view(batch, memory) if w_matching or w_prediction or w_auxiliary else None
-        own = own_group(initial, truth, loss, share, view.queries if view and w_own else None, w_own)
-        groups = [replace(own, terms=own.terms + self.extra.own_terms(self.student, truth, loss))]
+        view = self.view(batch, memory, initial) if w_matching or w_prediction or w_auxiliary else None
+        own = own_group(initial, truth, loss, share, view.queries if view and w_matching else None, w_matching)
+        imitation: tuple[Term, ...] = ()
+        if view and w_prediction:
+            imitation = (Term("prediction_", w_prediction * share, self.group_loss, Imitated(view.predictions)),)
+        own_terms = own.terms + self.extra.own_terms(self.student, truth, loss)
+        groups = [replace(own, terms=own_terms + (imitation if self.distillation.queries == "shared" else ()))]
         groups += self.extra(memory, truth, loss)
         if initial.proposals:
             groups.append(proposal_group("proposal", initial, truth, loss, share))
         if self.student.denoising:
             groups.append(denoising_group(self.student.denoising(truth), truth, loss))
-        if view and (w_prediction or w_teacher):
-            taught = (view.queries, view.predictions, truth, self.group_loss)
-            groups.append(teacher_group(*taught, w_prediction * share, w_teacher * share))
+        if view and imitation and self.distillation.queries == "teacher":
+            groups.append(Group("teacher", view.queries, imitation))
         if view and w_auxiliary:
             config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share
             best = (view.queries, view.predictions, view.cost)

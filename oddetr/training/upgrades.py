@@ -18,7 +18,7 @@ GONE: dict[str, Any] = {
     "auxiliary.anchors": "initial",
 }
 """Fields of `distillation` in oddetr 0.1, and the value at which they change nothing."""
-_AS_IN_0_1: dict[str, Any] = {"auxiliary.rivals": 0, "matching.queries": "own"}
+_AS_IN_0_1: dict[str, Any] = {"auxiliary.rivals": 0, "queries": "teacher"}
 """Fields of `distillation` that oddetr 0.1 did not have, and the value at which they do what it did."""
 
 

@@ -33,7 +33,8 @@ def listed(chosen: Chosen, item: int, image: int = 0) -> list[tuple[int, int] | 
 
 
 def viewed(task: DistillationTask, batch: Batch) -> TeacherView:
-    return task.view(batch, task.student.encode(batch.images, batch.padding_mask))
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    return task.view(batch, memory, task.student.initial_queries(memory))
 
 
 def group_of(task: DistillationTask, view: TeacherView, truth: GroundTruth, config: AuxiliaryConfig) -> Group:
@@ -206,7 +207,7 @@ def test_auxiliary_loss_by_hand(count: int, rivals: int) -> None:
 def test_sub_groups_do_not_attend_to_one_another(variant: str) -> None:
     task, batch = DistillationTask(small_detector(variant, num_queries=9), 10), small_batch((2, 1))
     memory = task.student.encode(batch.images, batch.padding_mask)
-    queries = group_of(task, task.view(batch, memory), batch.truth, AuxiliaryConfig()).queries
+    queries = group_of(task, viewed(task, batch), batch.truth, AuxiliaryConfig()).queries
 
     def part(start: int, stop: int) -> Queries:
         names = ("content", "anchors", "position", "identity", "padding")

@@ -8,9 +8,9 @@ import pytest
 from oddetr.distillation.config import (
     AuxiliaryConfig,
     DistillationConfig,
-    Lesson,
     MatchingConfig,
     PredictionConfig,
+    TermConfig,
 )
 from oddetr.training.config import TrainConfig
 
@@ -21,7 +21,7 @@ FRACTION = "it is a fraction of the run, in (0, 1], or null."
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        (Lesson, {"weight": 0.0, "fade_until": 1.0}),
+        (TermConfig, {"weight": 0.0, "fade_until": 1.0}),
         (MatchingConfig, {"weight": 1.0}),
         (AuxiliaryConfig, {"candidates": 1, "rivals": 0}),
         (DistillationConfig, {"horizon": 1.0, "memory": "teacher"}),
@@ -46,8 +46,8 @@ def test_values_just_in_range_are_accepted(kind: type, fields: dict) -> None:
     ],
 )
 def test_value_just_out_of_range_is_named(kind: type, field: str, value: float, message: str) -> None:
-    lesson = kind.__name__.removesuffix("Config").lower()
-    expected = re.escape(f"distillation.{lesson}.{field} is {value}; {message}")
+    term = kind.__name__.removesuffix("Config").lower()
+    expected = re.escape(f"distillation.{term}.{field} is {value}; {message}")
     with pytest.raises(ValueError, match=f"^{expected}$"):
         kind(**{field: value})
 
@@ -66,20 +66,20 @@ def test_horizon_below_one_step_is_refused() -> None:
 
 def test_weights_fade_and_are_zero_when_disabled() -> None:
     """In the order of the formula: w_m, w_p, w_a."""
-    lessons = {
+    terms = {
         "matching": MatchingConfig(weight=0.5),
         "prediction": PredictionConfig(weight=0.25, fade_until=0.5),
         "auxiliary": AuxiliaryConfig(weight=2.0, fade_until=1.0),
     }
-    assert DistillationConfig(**lessons).weights(0.0) == (0.5, 0.25, 2.0)
-    assert DistillationConfig(**lessons).weights(0.25) == (0.5, 0.125, 1.5)
-    assert DistillationConfig(**lessons).weights(0.75) == (0.5, 0.0, 0.5)
-    assert DistillationConfig(**lessons).weights(1.0) == (0.5, 0.0, 0.0)
-    assert DistillationConfig(enabled=False, **lessons).weights(0.0) == (0.0, 0.0, 0.0)
+    assert DistillationConfig(**terms).weights(0.0) == (0.5, 0.25, 2.0)
+    assert DistillationConfig(**terms).weights(0.25) == (0.5, 0.125, 1.5)
+    assert DistillationConfig(**terms).weights(0.75) == (0.5, 0.0, 0.5)
+    assert DistillationConfig(**terms).weights(1.0) == (0.5, 0.0, 0.0)
+    assert DistillationConfig(enabled=False, **terms).weights(0.0) == (0.0, 0.0, 0.0)
 
 
 def test_partial_options_keep_the_other_defaults() -> None:
     """Whichever door they come in by: Python, a file, the command line."""
     config = DistillationConfig(prediction=PredictionConfig(fade_until=0.5))
-    assert config.prediction.weight == DistillationConfig().prediction.weight != Lesson().weight
+    assert config.prediction.weight == DistillationConfig().prediction.weight != TermConfig().weight
     assert TrainConfig.from_plain({"distillation": {"prediction": {"fade_until": 0.5}}}).distillation == config

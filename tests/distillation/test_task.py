@@ -64,7 +64,11 @@ def test_training_overfits_two_scenes() -> None:
 
 COUNTS = [(2, 1), (2, 0), (0, 0), (9, 1), (1, 1)]
 """Objects of each image: few, none, more than queries."""
-CONFIGS = [DistillationConfig(), DistillationConfig(memory="teacher"), DistillationConfig(enabled=False)]
+CONFIGS = [
+    DistillationConfig(),
+    DistillationConfig(memory="teacher", queries="teacher"),
+    DistillationConfig(enabled=False),
+]
 
 
 @pytest.mark.parametrize(("variant", "counts"), [*product(VARIANTS, COUNTS)], ids=str)
@@ -141,8 +145,10 @@ def test_step_on_a_gpu_synchronises_twice(
     assert len([wait for wait in waits if "synchronizing" in str(wait.message)]) == 2
 
 
-def test_faded_terms_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("queries", "more"), [("shared", ()), ("teacher", ("teacher",))])
+def test_faded_terms_cost_nothing(queries: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     config = DistillationConfig(
+        queries=queries,
         matching=MatchingConfig(fade_until=0.8),
         prediction=PredictionConfig(fade_until=0.4),
         auxiliary=AuxiliaryConfig(fade_until=0.6),
@@ -166,7 +172,7 @@ def test_faded_terms_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         task.teacher.steps, views = steps, count()
         task(batch)
     assert seen == [
-        (True, {"own", "teacher", "auxiliary"}),
+        (True, {"own", *more, "auxiliary"}),
         (True, {"own", "auxiliary"}),
         (True, {"own"}),
         (False, {"own"}),
@@ -206,12 +212,13 @@ def test_teacher_decodes_over_the_students_memory(variant: str, monkeypatch: pyt
         expected = task.student.encode(batch.images, batch.padding_mask)
     assert len(seen) == 1
     torch.testing.assert_close(seen[0].tokens.detach(), expected.tokens)
-    assert not task.view(batch, seen[0]).predictions.logits.requires_grad
+    assert not task.view(batch, seen[0], task.student.initial_queries(seen[0])).predictions.logits.requires_grad
 
 
 @pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_teacher_with_its_own_memory_predicts_as_if_alone(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, batch = apart(variant, DistillationConfig(memory="teacher"), distance=0.2), small_batch((3, 2))
+    config = DistillationConfig(memory="teacher", queries="teacher")
+    task, batch = apart(variant, config, distance=0.2), small_batch((3, 2))
     views: list[TeacherView] = []
     view = task.view
     monkeypatch.setattr(task, "view", lambda *arguments: views.append(view(*arguments)) or views[-1])
@@ -223,6 +230,7 @@ def test_teacher_with_its_own_memory_predicts_as_if_alone(variant: str, monkeypa
 def test_two_stage_matching_is_carried_over_by_token() -> None:
     """The student is near enough to its teacher to choose some of its tokens, but not all, in other places."""
     config = DistillationConfig(
+        queries="teacher",
         matching=MatchingConfig(),
         prediction=PredictionConfig(weight=0.0),
         auxiliary=AuxiliaryConfig(weight=0.0),
@@ -233,7 +241,8 @@ def test_two_stage_matching_is_carried_over_by_token() -> None:
         weight = task.student.query_source.head.classes.weight
         weight.add_(torch.randn(weight.shape, generator=generator) * weight.std())
     memory = task.student.encode(batch.images, batch.padding_mask)
-    view, queries = task.view(batch, memory), task.student.initial_queries(memory).queries
+    initial = task.student.initial_queries(memory)
+    view, queries = task.view(batch, memory, initial), initial.queries
     assert not queries.identity.equal(view.queries.identity)
     shared = {
         (image, token)
@@ -252,6 +261,21 @@ def test_two_stage_matching_is_carried_over_by_token() -> None:
     )
     found = task(batch)["matching_carried"].item() * assignment.shape[0] * batch.truth.total
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("variant", ["refine", "dab", "two_stage", "dino"])
+def test_shared_queries_correspond_one_to_one(variant: str) -> None:
+    """Learned queries are the teacher's, which the optimizer does not move; proposed ones are the student's choice."""
+    task, batch = apart(variant, distance=0.2), small_batch((3, 2))
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    student, teacher = (each.initial_queries(memory) for each in (task.student, task.teacher.detector))
+    view = task.view(batch, memory, student)
+    assert view.queries.identity.equal(student.queries.identity)
+    expected = student if student.proposals else teacher
+    assert view.queries.content.equal(expected.queries.content)
+    assert view.queries.anchors.equal(expected.queries.anchors)
+    assert not student.queries.anchors.equal(teacher.queries.anchors)
+    assert task(batch)["matching_carried"].item() == pytest.approx(1.0)
 
 
 def test_fading_matching_weight_interpolates_the_own_loss() -> None:
@@ -304,11 +328,11 @@ def test_gradients_of_accumulated_parts_are_those_of_the_whole_batch(variant: st
         torch.testing.assert_close(parts[name], gradient, atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("lesson", ["matching", "prediction", "auxiliary"])
-def test_nan_of_the_teacher_raises(lesson: str) -> None:
+@pytest.mark.parametrize("part", ["matching", "prediction", "auxiliary"])
+def test_nan_of_the_teacher_raises(part: str) -> None:
     kinds = {"matching": MatchingConfig, "prediction": PredictionConfig, "auxiliary": AuxiliaryConfig}
-    lessons = {name: kind() if name == lesson else kind(weight=0.0) for name, kind in kinds.items()}
-    task = apart("refine", DistillationConfig(**lessons))
+    parts = {name: kind() if name == part else kind(weight=0.0) for name, kind in kinds.items()}
+    task = apart("refine", DistillationConfig(**parts))
     task.teacher.detector.decoder.heads[0].classes.bias[:] = float("nan")
     with pytest.raises(NonFiniteCostError):
         task(small_batch((1, 1)))

@@ -22,7 +22,7 @@ DISTILLED = LossConfig("quality_focal", l1=4.0, giou=3.0)
 COST = MatchingWeights(classes=1.0, l1=3.0, giou=4.0, position_modulated=True)
 OBJECTS = torch.tensor(9.0)
 PARTS = ("classes", "l1", "giou")
-LESSONS = {
+WEIGHTED = {
     "matching": MatchingConfig(weight=0.5),
     "prediction": PredictionConfig(weight=0.5, fade_until=1.0),  # 0.25 halfway through the run
     "auxiliary": AuxiliaryConfig(weight=2.0, candidates=1, rivals=2),
@@ -31,12 +31,12 @@ SHARE = 1 / 3
 """Of the own and two further one-to-one groups."""
 
 
-def task_of(variant: str, memory: str, queries: str = "own") -> DistillationTask:
+def task_of(variant: str, memory: str, queries: str = "shared") -> DistillationTask:
     """A teacher that differs from its student, halfway through the run: far enough to match otherwise, and near enough
     to choose some of the same tokens."""
-    distance = 0.02 if variant in ("two_stage", "dino") and queries == "own" else 0.2
-    lessons = LESSONS | {"matching": MatchingConfig(weight=0.5, queries=queries)}
-    config, groups = DistillationConfig(memory=memory, **lessons), GroupsConfig(2, one_to_many=12, repeats=3)
+    distance = 0.02 if variant in ("two_stage", "dino") and queries == "teacher" else 0.2
+    config = DistillationConfig(memory=memory, queries=queries, **WEIGHTED)
+    groups = GroupsConfig(2, one_to_many=12, repeats=3)
     task = DistillationTask(small_detector(variant), 10, config, LOSS, COST, groups)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -62,32 +62,28 @@ def by_hand(task: DistillationTask, batch: Batch) -> tuple[dict[str, tuple[float
     initial |= {name: task.extra.sources[name](memory) for name in ("one_to_one_0", "one_to_one_1", "one_to_many")}
     assert [each.queries.content.shape[1] for each in initial.values()] == [6, 6, 6, 12]
     read = memory if config.memory == "student" else teacher.encode(batch.images, batch.padding_mask)
-    queries = teacher.initial_queries(read).queries
+    shared = config.queries == "shared"
+    queries = initial["own"].queries if shared and initial["own"].proposals else teacher.initial_queries(read).queries
     answers = teacher.decode(read, {"own": queries})["own"]
     cost = matching_cost(answers, truth, COST)
     auxiliary = auxiliary_group(teacher, queries, answers, cost, truth, config.auxiliary, DISTILLED, 2.0)
     groups = {name: each.queries for name, each in initial.items()}
-    groups |= {"teacher": queries, "auxiliary": auxiliary.queries}
+    groups |= {"auxiliary": auxiliary.queries} | ({} if shared else {"teacher": queries})
     denoising = student.denoising and student.denoising(truth)
     if denoising:
         groups["denoising"] = denoising.queries
     found = student.decode(memory, groups)
 
     (theirs,) = hungarian(cost, counts=truth.counts)
-    if config.matching.queries == "own":
-        (own,) = hungarian(matching_cost(found["own"], truth, COST), counts=truth.counts)
-        taught = carried_over(theirs, queries.identity, initial["own"].queries.identity)
-        alone = detection_loss(found["own"], truth, (own,), OBJECTS, "mal")
-        both = detection_loss(found["own"], truth, (own, taught), OBJECTS, "mal")
-        terms = {"": (SHARE, alone.mixed(both, 0.5), LOSS)}
-    else:
-        (own,) = hungarian(matching_cost(found["teacher"], truth, COST), counts=truth.counts)
-        taught = theirs
-        both = detection_loss(found["teacher"], truth, (own, taught), OBJECTS, "quality_focal")
-        terms = {"": (SHARE, matched(found["own"], truth), LOSS), "matching_": (SHARE * 0.5, both, DISTILLED)}
+    (own,) = hungarian(matching_cost(found["own"], truth, COST), counts=truth.counts)
+    taught = theirs if shared else carried_over(theirs, queries.identity, initial["own"].queries.identity)
+    alone = detection_loss(found["own"], truth, (own,), OBJECTS, "mal")
+    both = detection_loss(found["own"], truth, (own, taught), OBJECTS, "mal")
+    terms = {"": (SHARE, alone.mixed(both, 0.5), LOSS)}
+    imitated = found["own" if shared else "teacher"]
     assigned = auxiliary.terms[0].supervision.group
     terms |= {
-        "prediction_": (SHARE * 0.25, imitation_loss(found["teacher"], answers, OBJECTS), DISTILLED),
+        "prediction_": (SHARE * 0.25, imitation_loss(imitated, answers, OBJECTS), DISTILLED),
         "auxiliary_": (
             SHARE * 2.0,
             assigned_loss(found["auxiliary"], truth, assigned, OBJECTS, "quality_focal"),
@@ -108,7 +104,7 @@ def by_hand(task: DistillationTask, batch: Batch) -> tuple[dict[str, tuple[float
     return terms, agreement(own, taught, theirs)
 
 
-@pytest.mark.parametrize(("memory", "queries"), [("teacher", "own"), ("student", "teacher")])
+@pytest.mark.parametrize(("memory", "queries"), [("student", "shared"), ("teacher", "teacher")])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_term_agrees_with_the_step_by_hand(variant: str, memory: str, queries: str) -> None:
     task = task_of(variant, memory, queries)
@@ -117,7 +113,7 @@ def test_every_term_agrees_with_the_step_by_hand(variant: str, memory: str, quer
     found = task(batch)
     torch.manual_seed(1)
     terms, agrees = by_hand(task, batch)
-    assert len(terms) == {"two_stage": 10, "dino": 11}.get(variant, 6) + (queries == "teacher")
+    assert len(terms) == {"two_stage": 10, "dino": 11}.get(variant, 6)
     expected = {f"loss_{name}{part}": getattr(loss, part) for name, (_, loss, _) in terms.items() for part in PARTS}
     assert found.keys() == {"loss"} | expected.keys() | agrees.keys()
     for name, value in expected.items():
@@ -135,7 +131,7 @@ def test_every_term_agrees_with_the_step_by_hand(variant: str, memory: str, quer
 def test_all_tensors_are_made_on_the_device_of_the_batch(variant: str, rivals: int) -> None:
     """What a step makes without saying where would be on "meta", which mixes with nothing: so on GPUs, too."""
     task, batch = task_of(variant, "teacher"), small_batch((4, 3))
-    task.distillation = DistillationConfig(**LESSONS | {"auxiliary": AuxiliaryConfig(candidates=2, rivals=rivals)})
+    task.distillation = DistillationConfig(**WEIGHTED | {"auxiliary": AuxiliaryConfig(candidates=2, rivals=rivals)})
     with torch.device("meta"):
         found = task(batch)
         found["loss"].backward()

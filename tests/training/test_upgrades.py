@@ -47,7 +47,7 @@ def test_upgrade_leaves_todays_configurations_alone(record: dict[str, Any]) -> N
 
 
 def test_upgrade_keeps_new_fields_beside_old_ones() -> None:
-    new = {"matching": {"queries": "teacher"}, "auxiliary": {"rivals": 2}}
+    new = {"queries": "shared", "auxiliary": {"rivals": 2}}
     old = merged(new, {"auxiliary": {"distinct": False}})
     assert upgraded({"distillation": old}) == {"distillation": new}
 

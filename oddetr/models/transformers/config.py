@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,12 @@ _ELSEWHERE = (
 )
 """Fields by which transformers would ask the Hub for something or make more than the detector, and the number of
 classes beside their names."""
+_LARGEST = {
+    "layers|levels|depth|blocks|points|stages|repeats": 100,
+    "d_model|dim|hidden|channels|size": 8_192,
+    "": 10**6,
+}
+"""The largest number in a stranger's configuration, by what the field's name contains: beyond, memory would run out."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -37,7 +44,8 @@ class HuggingFaceConfig:
         mean, std: normalisation of RGB in [0, 1].
 
     Raises:
-        ValueError: of a kind that is not supported, with a backbone from elsewhere, or with quantised weights.
+        ValueError: of a kind that is not supported, with a backbone from elsewhere, with quantised weights, or larger
+            than any detector.
     """
 
     content: dict[str, Any]
@@ -192,12 +200,22 @@ def _normalisation(processor: Mapping[str, Any], kind: str) -> tuple[tuple[float
 
 
 def _check_fields(content: dict[str, Any]) -> None:
-    """Raises ValueError for a backbone from elsewhere and for quantised weights."""
+    """Raises ValueError for a backbone from elsewhere, quantised weights, and numbers larger than any detector has."""
     if content.get("quantization_config") is not None:
         raise ValueError("its weights are quantised (quantization_config), from which nothing can learn")
     for field, value in flat(content).items():
         if field.rpartition(".")[2] == "backbone" and isinstance(value, str):
             require_own(value)
+        most = next(most for words, most in _LARGEST.items() if re.search(words, field.rpartition(".")[2]))
+        if max(_numbers(value), default=0) > most:
+            raise ValueError(f"{field} is {reprlib.repr(value)}; it is at most {most:,}.")
+
+
+def _numbers(value: Any) -> list[Any]:
+    """All numbers in a value and its nested lists."""
+    parts = value if isinstance(value, list) else [value]
+    found = [_numbers(part) if isinstance(part, list) else [part] for part in parts]
+    return [number for numbers in found for number in numbers if isinstance(number, int | float)]
 
 
 def _configuration(content: dict[str, Any]) -> Any:

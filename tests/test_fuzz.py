@@ -48,8 +48,8 @@ from oddetr.reporting.page import class_rows, compared_classes, differing, headl
 from oddetr.reporting.record import Record
 from oddetr.training.config import TrainConfig
 from oddetr.training.safety.replay import ReplayError, replay
-from oddetr.training.safety.resume import BEGINNING
 from oddetr.training.safety.resume import CONFIGURATION as CONFIG
+from oddetr.training.safety.resume import PLAN
 from tests.checkpoints.test_conversion import official, small
 from tests.data.builders import coco, voc, yolo
 from tests.data.corpus import GOOD, LABELS, LISTS, TRAIN, XML, frames, picture, saved
@@ -253,7 +253,7 @@ def build_run(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     epochs = [epoch | {"step": 2 * number, "epoch": number} for number in (1, 2, 3)]
     measured = {"batch": 0.3, "cost": 1.2, "cost_low": 1.1, "cost_high": 1.3}
     told = {"data": ["a"], "chosen": [], "cautions": ["b"], "forecast": measured}
-    sound = {CONFIG: CONFIGURATION, BEGINNING: told, "metrics.jsonl": [*steps, *epochs]}
+    sound = {CONFIG: CONFIGURATION, PLAN: told, "metrics.jsonl": [*steps, *epochs]}
     damage = st.fixed_dictionaries(
         {name: st.just(content) | changed(content).map(json.loads) for name, content in sound.items()}
     )

@@ -51,7 +51,7 @@ class LearnedQueries(QuerySource):
         """The same queries for each image; identity is the slot."""
         position, content = self.embedding.weight.chunk(2, dim=-1)
         anchors = self.reference_points(position).float().sigmoid()
-        return InitialQueries(_slots(len(memory.tokens), content, anchors, position))
+        return InitialQueries(_slots(memory, content, anchors, position))
 
 
 class LearnedAnchors(QuerySource):
@@ -65,7 +65,7 @@ class LearnedAnchors(QuerySource):
     def forward(self, memory: Memory) -> InitialQueries:
         """The same queries for each image; identity is the slot."""
         anchors = self.anchor_logits.weight.float().sigmoid()
-        return InitialQueries(_slots(len(memory.tokens), self.content.weight, anchors, None))
+        return InitialQueries(_slots(memory, self.content.weight, anchors, None))
 
 
 class ProposedQueries(QuerySource):
@@ -149,7 +149,7 @@ class MixedQueries(ProposedQueries):
         logits, boxes, content = (
             gather_tokens(each[0], chosen) for each in (tokens.logits, tokens.boxes, tokens.content)
         )
-        slots = self.content.weight[: chosen.shape[1]].expand(len(chosen), -1, -1)
+        slots = self.content.weight[: chosen.shape[1]].expand(chosen.shape[0], -1, -1)
         queries = Queries(slots, boxes.detach(), position=None, identity=chosen)
         return InitialQueries(queries, Predictions(logits[None], boxes[None], content[None]))
 
@@ -178,8 +178,9 @@ def gather_tokens(
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _slots(batch: int, content: Tensor, anchors: Tensor, position: Tensor | None) -> Queries:
-    """The same queries for each image of a batch; a query's identity is its slot."""
+def _slots(memory: Memory, content: Tensor, anchors: Tensor, position: Tensor | None) -> Queries:
+    """The same queries for each image of a batch, whose number stays symbolic in an export; identity is the slot."""
+    batch = memory.tokens.shape[0]
     return Queries(
         content=content.expand(batch, -1, -1),
         anchors=anchors.expand(batch, -1, -1),

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from oddetr.cli import main
-from oddetr.prediction.drawing import contrast
 from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
 from oddetr.reporting.report import report
@@ -92,6 +91,14 @@ def test_pages_in_a_browser_fit_load_nothing_and_sort(learned: Path, copied: Pat
             assert len(shown) == 2
             assert shown == sorted(shown, reverse=order == "descending")
             assert table.locator(f"th[aria-sort={order}]").inner_text() == "objects"
+
+
+def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """WCAG 2's contrast ratio, from 1 (equal) to 21 (black on white); text needs 4.5."""
+    shares = [np.array(each) / 255 for each in (first, second)]
+    linear = [np.where(each <= 0.04045, each / 12.92, ((each + 0.055) / 1.055) ** 2.4) for each in shares]
+    low, high = sorted(float(np.dot(each, (0.2126, 0.7152, 0.0722))) for each in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_colours_of_the_page_are_legible_in_both_schemes() -> None:
@@ -176,7 +183,7 @@ def test_report_explains_undefined_ap_and_shows_names_that_are_no_text(copied: P
         for model in {"teacher", "student"} & event.keys():
             event[model] |= dict.fromkeys(("AP", "AP50", "APs", "APm", "APl")) | {"per_class": {}}
 
-    changed_json(copied / "beginning.json", data=["no label: caf\udce9.jpg"])
+    changed_json(copied / "plan.json", data=["no label: caf\udce9.jpg"])
     page = report(changed_events(copied, undefine), images=0).file.read_text()
     assert "the validation images hold no object" in page
     assert "caf\\udce9.jpg" in page

@@ -21,7 +21,7 @@ from oddetr.models.detector import Detector
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
-from tests.evaluation.test_validation import write_squares
+from tests.squares import write_squares
 
 TRAIN, VAL = 11, 7
 """Images: neither can be shared out evenly."""

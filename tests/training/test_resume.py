@@ -131,10 +131,12 @@ def test_a_run_of_oddetr_0_1_is_resumed_without_rivals(two: Path) -> None:
         file.write_text(json.dumps(content | {of: as_of_0_1(content[of])} if of else as_of_0_1(content)))
     without_checksums(two / "last")
     load_checkpoint(two / "last", "student")
-    plain = replace(whole, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0)))
+    plain = replace(whole, distillation=DistillationConfig(queries="teacher", auxiliary=AuxiliaryConfig(rivals=0)))
     assert whole != plain
     assert continued(two) == (plain, two / "last" / "resume.ckpt")
-    given = TrainConfig(out=two, resume=True, distillation=DistillationConfig(auxiliary=AuxiliaryConfig(rivals=2)))
+    given = TrainConfig(
+        out=two, resume=True, distillation=replace(plain.distillation, auxiliary=AuxiliaryConfig(rivals=2))
+    )
     with pytest.raises(ValueError, match=r"other settings: distillation\.auxiliary\.rivals was 0, now it is 2\. Res"):
         resumed(given, two, pytest.fail)
     harm(two / "config.json", "cut")

@@ -10,7 +10,7 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.upgrades import upgraded
 from tests.helpers import as_of_0_1
 
-PLAIN = DistillationConfig(auxiliary=AuxiliaryConfig(rivals=0))
+PLAIN = DistillationConfig(queries="teacher", auxiliary=AuxiliaryConfig(rivals=0))
 
 
 def test_upgrade_of_a_0_1_record_drops_what_is_gone_and_has_no_rivals() -> None:

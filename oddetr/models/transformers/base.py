@@ -111,7 +111,7 @@ def attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor,
     attends = torch.zeros(like.shape[0], sum(lengths), sum(lengths), dtype=torch.bool, device=like.device)
     for rows, attention in zip(places, attention_of(groups), strict=True):
         columns = torch.cat([places[index] for index in attention.keys])
-        visible = torch.ones(len(like), len(rows), len(columns), dtype=torch.bool, device=like.device)
+        visible = torch.ones(like.shape[0], len(rows), len(columns), dtype=torch.bool, device=like.device)
         if attention.key_padding_mask is not None:
             visible &= ~attention.key_padding_mask[:, None]
         if attention.attn_mask is not None:

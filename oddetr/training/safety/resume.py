@@ -25,7 +25,7 @@ _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 _IGNORED = ("out", "resume", "allow_outside", "workers", "loggers")
 """Fields of `TrainConfig` that do not change what is learned."""
 _SWITCH = "distillation.enabled"
-_IDLE = tuple(f"distillation.{name}" for name in ("memory", "matching.", "prediction.", "auxiliary."))
+_IDLE = tuple(f"distillation.{name}" for name in ("memory", "queries", "matching.", "prediction.", "auxiliary."))
 """Fields without effect when distillation is off. The horizon is not one: it is the EMA's, too."""
 
 

@@ -89,7 +89,7 @@ def auxiliary_group(
 
     Args:
         teacher: the averaged detector.
-        initial: the teacher's initial queries.
+        initial: the initial queries that the teacher decoded.
         predictions: the teacher's predictions for them.
         cost: the matching cost of these predictions.
         truth: the objects.

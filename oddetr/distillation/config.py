@@ -1,4 +1,4 @@
-"""Configuration of the distillation. Every choice that the paper leaves open is a field; docs/method.md has the
+"""Configuration of the distillation. Every choice that the paper leaves open is a field; docs/trials.md has the
 ablations behind the defaults."""
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class TermConfig:
         weight: weight at the start of the run; 0 disables the term and saves its computation.
         fade_until: fraction of the run, in (0, 1], at which the linearly decaying weight reaches 0; from there on the
             term costs nothing. None, the default: constant weight. The paper mentions no schedule; fading saves time
-            but was slightly worse in short runs (docs/method.md).
+            but was slightly worse in short runs (docs/trials.md).
     """
 
     weight: float = 1.0
@@ -101,7 +101,7 @@ class DistillationConfig:
         memory: the encoder memory that the teacher decodes from during training. `student`, the default: the student's
             of the same step, dropout included, which saves the teacher's backbone and encoder and thus most of the cost
             of distillation (ours). `teacher`: its own, in evaluation mode, the literal reading of the paper; slightly
-            better per step, worse per unit of time (docs/method.md). At evaluation the teacher always uses its own
+            better per step, worse per unit of time (docs/trials.md). At evaluation the teacher always uses its own
             backbone and encoder.
         queries: the initial queries that the teacher decodes during training. `shared`, the default: those that it has
             in common with the student, so that query i is the same for both and the student's own queries learn from

@@ -23,7 +23,7 @@ class Solution:
 
     Attributes:
         own: the assignment of the supervised predictions; None if the term has no matching cost.
-        teacher: the assignment of the teacher's predictions for its own queries; None without distillation.
+        teacher: the assignment of the teacher's predictions for the queries it decodes; None without distillation.
     """
 
     own: Int64[Tensor, "layers batch queries"] | None

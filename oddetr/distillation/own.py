@@ -22,7 +22,7 @@ def own_group(
         truth: the objects.
         loss: classification loss and loss weights.
         share: weight of the term; below 1 beside Group DETR's groups.
-        teacher: the teacher's initial queries, whose assignment is carried over; None: no matching distillation.
+        teacher: the queries that the teacher decoded, whose assignment is carried over; None: no matching distillation.
         weight: w_m, in [0, 1].
     """
     taught = partial(carried_over, teacher=teacher.identity, student=initial.queries.identity) if teacher else None

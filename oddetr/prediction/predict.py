@@ -130,8 +130,7 @@ def predict(
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
         message = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
-        if console is not None:
-            console.print(message, highlight=False, soft_wrap=True)
+        (console or Console(quiet=True)).print(message, highlight=False, soft_wrap=True)
         raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report

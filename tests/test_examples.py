@@ -20,7 +20,7 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import VERBS
-from oddetr.data.doctor.kinds import KINDS
+from oddetr.data.kinds import KINDS
 from tests.conftest import tiny_arguments
 from tests.data.builders import write_image
 

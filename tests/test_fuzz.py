@@ -40,8 +40,8 @@ from oddetr.checkpoints.official import read_foreign
 from oddetr.checkpoints.pretrained import without_paths
 from oddetr.data.dataset import ClassTable
 from oddetr.data.doctor.check import check, print_report
-from oddetr.data.formats.reader import DataFolder
 from oddetr.data.images import decode, read_image, read_size
+from oddetr.data.reader import DataFolder
 from oddetr.evaluation.scores import MODELS
 from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.reporting.page import class_rows, compared_classes, differing, headline, run_page, sizes

@@ -8,7 +8,7 @@ from rich.console import Console
 from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes
 from oddetr.data.doctor.check import load_data
-from oddetr.data.formats.reader import read_data
+from oddetr.data.reader import read_data
 
 DIGITS = "digits"
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from oddetr.data.doctor.check import CheckReport
-from oddetr.data.doctor.faults import Fault
+from oddetr.data.faults import Fault
 
 CATS = [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 7, "name": "dog", "supercategory": "animal"}]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from oddetr.data.doctor.check import check
-from oddetr.data.doctor.faults import DataError
-from oddetr.data.formats.reader import read_data, read_folder
+from oddetr.data.faults import DataError
+from oddetr.data.reader import read_data, read_folder
 from tests.data.builders import CATS, coco, coco_file, coco_image, coco_object, found, only, write_image
 
 TRAIN = "annotations/instances_train.json"

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from oddetr.cli import main
 from oddetr.data.doctor.check import check, print_report
-from oddetr.data.formats.reader import DataFolder
 from oddetr.data.images import ImageError
+from oddetr.data.reader import DataFolder
 from oddetr.data.sources import DigitsConfig, open_training_sources
 from tests.data.builders import write_image
 from tests.data.corpus import CASES, LABEL, SOUND, Build, Case, many_coco, moved, with_label, with_lines

@@ -10,11 +10,11 @@ from PIL import Image
 
 from oddetr.data.batches import TransformedDataset
 from oddetr.data.dataset import mirrored_alike
-from oddetr.data.doctor.faults import DataError
+from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.reader import read_data, read_folder
 from oddetr.data.formats.text import split_of
 from oddetr.data.images import decode, read_image, read_reduced, read_size
+from oddetr.data.reader import read_data, read_folder
 from oddetr.data.transforms import EvalTransform
 from tests.data.builders import coco, coco_image, coco_object, voc, voc_xml, write_image, yolo
 

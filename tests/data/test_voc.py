@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from oddetr.data.doctor.check import check
-from oddetr.data.formats.reader import read_data
+from oddetr.data.reader import read_data
 from tests.data.builders import found, only, voc, voc_xml, write_image
 
 LISTS = {"train": ["a", "b"], "val": ["c"]}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from oddetr.data.doctor.check import check
-from oddetr.data.formats.reader import read_data
 from oddetr.data.formats.yolo import label_file
+from oddetr.data.reader import read_data
 from tests.data.builders import found, only, write_image, yolo
 
 GOOD = "0 0.5 0.5 0.25 0.5\n"

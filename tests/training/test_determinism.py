@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oddetr.data.formats.reader import read_data
+from oddetr.data.reader import read_data
 from oddetr.training.config import TrainConfig
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run

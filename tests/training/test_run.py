@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import oddetr
 from oddetr.cli import main
 from oddetr.data.digits import DigitScenes
-from oddetr.data.doctor.faults import DataError
+from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
 from oddetr.distillation.config import DistillationConfig, PredictionConfig

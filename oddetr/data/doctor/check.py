@@ -12,11 +12,11 @@ from rich.text import Text
 
 from oddetr.common.text import shown
 from oddetr.data.dataset import DetectionData
-from oddetr.data.doctor.faults import DataError, Fault, by_kind, headline, listed, of_severity
-from oddetr.data.doctor.kinds import KINDS, Severity
 from oddetr.data.doctor.statistics import Range, Statistics, statistics
-from oddetr.data.formats.reader import DataFolder, read_folder, shared_images
+from oddetr.data.faults import DataError, Fault, by_kind, headline, listed, of_severity
 from oddetr.data.images import ImageFacts, decode, map_images
+from oddetr.data.kinds import KINDS, Severity
+from oddetr.data.reader import DataFolder, read_folder, shared_images
 
 _CLASSES_SHOWN = 20
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
-from oddetr.data.doctor.faults import DataError
+from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS, require_unique, split_of

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from oddetr.common.regular import mode, read_regular, reason
-from oddetr.data.doctor.faults import Fault
+from oddetr.data.faults import Fault
 from oddetr.data.images import EXTENSIONS
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")

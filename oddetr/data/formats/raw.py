@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from oddetr.data.dataset import ClassTable
-from oddetr.data.doctor.faults import Fault
+from oddetr.data.faults import Fault
 from oddetr.data.formats.files import Files
 
 OBJECT = np.dtype(

@@ -16,7 +16,7 @@ import numpy as np
 
 from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
-from oddetr.data.doctor.faults import DataError
+from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files, composed
 from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS, split_of, to_number, without_extension

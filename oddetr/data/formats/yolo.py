@@ -19,7 +19,7 @@ import numpy as np
 
 from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
-from oddetr.data.doctor.faults import DataError
+from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files, tails
 from oddetr.data.formats.raw import OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import read_yaml, split_of, to_number, without_extension

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from oddetr.data.dataset import Annotations
-from oddetr.data.doctor.faults import Fault
+from oddetr.data.faults import Fault
 from oddetr.data.formats.raw import RawSplit
 
 TOLERANCE = 0.5

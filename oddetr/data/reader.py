@@ -15,10 +15,9 @@ from rich.console import Console
 
 from oddetr.common.regular import mode
 from oddetr.common.text import readable, shown
+from oddetr.data.cleaning import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
-from oddetr.data.doctor.cleaning import clean
-from oddetr.data.doctor.faults import DataError, Fault, of_severity, summaries
-from oddetr.data.doctor.kinds import FEW
+from oddetr.data.faults import DataError, Fault, of_severity, summaries
 from oddetr.data.formats.coco import COCO
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.raw import AnyFormat, RawFolder, RawSplit
@@ -26,6 +25,7 @@ from oddetr.data.formats.text import SPLITS
 from oddetr.data.formats.voc import VOC
 from oddetr.data.formats.yolo import YOLO
 from oddetr.data.images import map_images, read_size
+from oddetr.data.kinds import FEW
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
 """In the order in which they are tried."""

@@ -172,7 +172,7 @@ def _with_split(config: ComparisonConfig) -> ComparisonConfig:
     if config.split is not None and not config.jobs:
         return config
     first = config.train_config(next(iter(config.arms)), config.seeds[0])
-    sources = open_sources(first.data, first.digits, first.seed, first.allow_outside)
+    sources = open_sources(first.data, first.digits, first.seed, first.reading)
     split = config.split or ("test" if "test" in sources else "val")
     if split not in sources:
         raise ValueError(f"split is {split!r}; the data set has {', '.join(sources)}.")

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from oddetr.data.images import ImageError, read_reduced
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -171,6 +172,7 @@ class DetectionData:
         files: the images, relative to `root`, one for each of `truth`'s images.
         classes: the class table.
         truth: the annotations.
+        reading: how images are read.
     """
 
     root: Path
@@ -178,6 +180,7 @@ class DetectionData:
     files: Sequence[str]
     classes: ClassTable
     truth: Annotations
+    reading: ReadingConfig = AS_USUAL
 
     @property
     def flippable(self) -> bool:
@@ -194,7 +197,7 @@ class DetectionData:
             ImageError: the file is missing, cannot be read, or has another size than in its annotations.
         """
         rows = self.truth.rows(index)
-        image, size = read_reduced(self.root / self.files[index], shorter)
+        image, size = read_reduced(self.root / self.files[index], shorter, self.reading)
         height, width = self.truth.sizes[index].tolist()
         if size != (height, width):
             raise ImageError(

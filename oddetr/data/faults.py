@@ -1,11 +1,11 @@
 """Faults of a data set: what is wrong and where, how bad it is, and the error that faults end in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oddetr.common.text import shown, shown_lines
-from oddetr.data.kinds import KINDS, Severity
+from oddetr.data.kinds import AT_LEAST, KINDS, MANY, SHARES, Severity
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
 _PLACES = {".json": "annotation", ".xml": "object", ".txt": "line"}
@@ -21,12 +21,14 @@ class Fault:
         message: what was found.
         place: COCO's annotation id, the number of a VOC object in its file or of a YOLO line, both from 1; None if the
             fault is the whole file's.
+        image: the one image that it is about, relative to the data folder, where `file` is another; empty if unknown.
     """
 
     kind: str
     file: str
     message: str
     place: int | None = None
+    image: str = ""
 
     @property
     def where(self) -> str:
@@ -48,6 +50,24 @@ class Fault:
 def of_severity(severity: Severity, faults: Iterable[Fault]) -> tuple[Fault, ...]:
     """The faults of a data set that are errors, or warnings: the one place where this is decided."""
     return tuple(fault for fault in faults if KINDS[fault.kind].severity == severity)
+
+
+def large_shares(faults: Iterable[Fault], sound: Mapping[str, int]) -> list[Fault]:
+    """An error for each kind of warning that touches a large share of the data; see `kinds.SHARES` and its thresholds.
+
+    Args:
+        sound: how many boxes, annotations, label files and images are read.
+    """
+    found: list[Fault] = []
+    for kind, group in by_kind(faults).items():
+        if kind not in SHARES:
+            continue
+        what, count = SHARES[kind], len(group)
+        total = sound[what] + (0 if kind in ("clipped-box", "emptied-image") else count)
+        if count >= AT_LEAST and count > MANY * total:
+            message = f"{count / total:.0%} of the {what} ({count:,} of {total:,}): {KINDS[kind].named(count)}"
+            found.append(Fault("large-share", group[0].file, message))
+    return found
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:

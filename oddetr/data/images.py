@@ -9,8 +9,8 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,17 +21,38 @@ from rich.console import Console
 from rich.progress import track
 
 from oddetr.common.regular import TooLarge, read_regular, reason, require_regular
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-"""Image files by their lower-case extension."""
+"""Usual names of image files, as lower-case extensions."""
+
+_NO_IMAGES = frozenset(
+    {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".py", ".zip", ".cache", ".npy", ".pt"}
+)
+"""Files beside images that need no look at their content."""
+_BEGINNINGS = (
+    (0, b"\xff\xd8\xff"),
+    (0, b"\x89PNG\r\n"),
+    (0, b"BM"),
+    (0, b"GIF8"),
+    (0, b"II*\x00"),
+    (0, b"MM\x00*"),
+    (8, b"WEBP"),
+    (4, b"ftypavi"),
+    (0, b"\x00\x00\x00\x0cjP  "),
+    (0, b"\xff\x4f\xff\x51"),
+    *((0, b"P%d" % kind + space) for kind in range(1, 7) for space in (b"\n", b" ")),
+)
+"""(offset, bytes) by which the formats that are read are recognised."""
+_HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
+"""What stands at offset 4 of photographs as phones keep them; Pillow does not read them."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 """What a file may hold, whatever its name; others of Pillow's formats call programs (EPS), or take any bytes (TGA)."""
 LARGEST = 2**30
 """Bytes of an image file: more than the most pixels take without compression."""
-MOST_PIXELS, MOST_PIXELS_ALONE = 89_478_485, 178_956_970
-"""Of an image in a data set, and of one that is read alone, to look for objects in it. Pillow warns of more than the
-first and refuses more than the second, unless another library in the process has set its `MAX_IMAGE_PIXELS`."""
+MOST_PIXELS_ALONE = 178_956_970
+"""Of an image that is read alone, to look for objects in it: Pillow refuses more by default."""
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 _ORIENTATIONS_THAT_SWAP_SIDES = frozenset({5, 6, 7, 8})
@@ -50,6 +71,7 @@ class ImageFacts:
     Attributes:
         size: (height, width) in pixels as shown; None where the file cannot be read.
         rotated: whether EXIF orientation swaps the stored width and height.
+        turned: whether the image is shown other than stored: turned or mirrored by EXIF orientation.
         digest: of the file's bytes; empty where only the header was read.
         problem: why the file cannot be read; empty where it can.
         too_large: whether the problem is its size.
@@ -58,25 +80,43 @@ class ImageFacts:
 
     size: tuple[int, int] | None
     rotated: bool = False
+    turned: bool = False
     digest: bytes = b""
     problem: str = ""
     too_large: bool = False
     animated: bool = False
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def is_image(path: Path) -> bool:
+    """Whether a file is an image: by its usual extension, else by its first bytes. A photograph in HEIC counts, so that
+    it is missed aloud."""
+    extension = path.suffix.lower()
+    if extension in EXTENSIONS or extension in _NO_IMAGES:
+        return extension in EXTENSIONS
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return start[4:11] in _HEIC or any(start[offset:].startswith(mark) for offset, mark in _BEGINNINGS)
+
+
+def read_image(path: Path, reading: ReadingConfig = AS_USUAL) -> UInt8[np.ndarray, "height width 3"]:
     """The image as shown: EXIF orientation applied, converted to RGB.
 
-    Palettes and transparency are resolved (colours stay, transparency is dropped); 16 bits per pixel are scaled to 8.
-    Of several pictures in a file (animations, pages) it is the first.
+    Palettes and transparency are resolved (colours stay, transparency is dropped); of grey values of 16 bits the upper
+    8 of `reading.grey_bits` are taken. Of several pictures in a file (animations, pages) it is the first.
 
     Raises:
         ImageError: the file is missing, truncated, or no image that can be read.
     """
-    return read_reduced(path, None)[0]
+    return read_reduced(path, None, reading)[0]
 
 
-def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
+def read_reduced(
+    path: Path, shorter: int | None, reading: ReadingConfig = AS_USUAL
+) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
     """`read_image`, maybe at reduced size, and the (height, width) at full size as shown.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8, which takes a fraction of the time, where its shorter side keeps `shorter`
@@ -86,40 +126,59 @@ def read_reduced(path: Path, shorter: int | None) -> tuple[UInt8[np.ndarray, "he
         ImageError: as `read_image`.
     """
     try:
-        with _opened(path, MOST_PIXELS_ALONE) as image:
-            size = _facts(image).size
+        with _opened(path, max(MOST_PIXELS_ALONE, reading.most_pixels)) as image:
+            size = _facts(image, reading).size
             reduced = shorter is not None and image.draft(None, (shorter, shorter)) is not None
-            pixels = _rgb(image)
+            pixels = _rgb(image, reading)
             return pixels, size if reduced and size else (pixels.shape[0], pixels.shape[1])
     except Exception as problem:
-        found = _unreadable(problem).problem
+        found = _unreadable(problem, path).problem
         gone = isinstance(problem, FileNotFoundError) and [folder for folder in path.parents if not folder.exists()]
         if gone:
             raise ImageError(f"Cannot read the image {path}: there is no {gone[-1]}. Bring it back.") from problem
         raise ImageError(f"Cannot read the image {path}: {found}. Restore the file from its source.") from problem
 
 
-def read_size(path: Path, most: int = MOST_PIXELS) -> ImageFacts:
-    """Size and orientation, from the file's header alone; too large, if it has more than `most` pixels."""
+def read_size(path: Path, reading: ReadingConfig = AS_USUAL) -> ImageFacts:
+    """Size and orientation, from the file's header alone; too large, if it has more than `reading.most_pixels`."""
     try:
-        with _opened(path, most) as image:
-            return _facts(image)
+        with _opened(path, reading.most_pixels) as image:
+            return _facts(image, reading)
     except Exception as problem:
-        return _unreadable(problem)
+        return _unreadable(problem, path)
 
 
-def decode(path: Path) -> ImageFacts:
+def decode(path: Path, reading: ReadingConfig = AS_USUAL) -> ImageFacts:
     """Size, orientation and digest; the file is decoded to its last pixel."""
     try:
         content = read_regular(path, LARGEST)
-        with _bounded(Image.open(io.BytesIO(content), formats=_FORMATS), MOST_PIXELS) as image:
-            rotated = _facts(image).rotated
+        _allow(reading.most_pixels)
+        with _bounded(Image.open(io.BytesIO(content), formats=_FORMATS), reading.most_pixels) as image:
+            facts = _facts(image, reading)
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            height, width, _ = _rgb(image).shape
+            height, width, _ = _rgb(image, reading).shape
     except Exception as problem:
-        return _unreadable(problem)
+        return _unreadable(problem, path)
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return ImageFacts((height, width), rotated, digest, animated=animated)
+    return replace(facts, size=(height, width), digest=digest, animated=animated)
+
+
+def is_deep(path: Path) -> bool:
+    """Whether an image holds grey values of 16 bits; not where it cannot be read."""
+    try:
+        with _opened(path, MOST_PIXELS_ALONE) as image:
+            return _is_deep(image)
+    except Exception:
+        return False
+
+
+def grey_bits(path: Path) -> int:
+    """Bits of the largest value of a grey image of 16 bits; 0 for other images, and for what cannot be read."""
+    try:
+        with _opened(path, MOST_PIXELS_ALONE) as image:
+            return int(np.asarray(image).max()).bit_length() if _is_deep(image) else 0
+    except Exception:
+        return 0
 
 
 def map_images(
@@ -135,7 +194,14 @@ def map_images(
 
 def _opened(path: Path, most: int) -> Image.Image:
     require_regular(path, LARGEST)
+    _allow(most)
     return _bounded(Image.open(path, formats=_FORMATS), most)
+
+
+def _allow(most: int) -> None:
+    """Let Pillow open images of so many pixels: it refuses twice its own limit."""
+    if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most // 2 + 1
 
 
 def _bounded(image: Image.Image, most: int) -> Image.Image:
@@ -145,12 +211,16 @@ def _bounded(image: Image.Image, most: int) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _rgb(image: Image.Image, reading: ReadingConfig) -> UInt8[np.ndarray, "height width 3"]:
     image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if not reading.ignore_exif and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _sixteen_bits(np.asarray(image))
+    if _is_deep(image):
+        return _eight_bits(np.asarray(image), reading.grey_bits or 16)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which have no agreed range")
     if "transparency" in image.info:
@@ -158,29 +228,40 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _sixteen_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+def _eight_bits(pixels: np.ndarray, bits: int) -> UInt8[np.ndarray, "height width 3"]:
     if pixels.min() < 0 or pixels.max() > 0xFFFF:
         raise ValueError("its pixels do not fit into 16 bits")
-    return np.repeat((pixels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    upper = np.minimum(pixels >> (bits - 8), 255).astype(np.uint8)
+    return np.repeat(upper[:, :, None], 3, axis=2)
 
 
-def _facts(image: Image.Image) -> ImageFacts:
-    rotated = image.getexif().get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES
+def _facts(image: Image.Image, reading: ReadingConfig) -> ImageFacts:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    rotated = orientation in _ORIENTATIONS_THAT_SWAP_SIDES
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # of these, Pillow has swapped the sides already
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-    return ImageFacts((width, height) if rotated else (height, width), rotated)
+    as_stored = not rotated or reading.ignore_exif
+    turned = orientation in range(2, 9) and not reading.ignore_exif
+    return ImageFacts((height, width) if as_stored else (width, height), rotated, turned)
 
 
-def _unreadable(problem: BaseException) -> ImageFacts:
+def _unreadable(problem: BaseException, path: Path) -> ImageFacts:
     if isinstance(problem, Image.UnidentifiedImageError):
-        return ImageFacts(None, problem="the file is empty, or no image of a known format")
+        why = "the file is empty, or no image of a known format"
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(64)
+            if start[4:11] in _HEIC:
+                why = "it is a photograph in HEIC, which is not read: save it as JPEG, which may turn it upright"
+            elif start.startswith(b"version https://git-lfs"):
+                why = "it is a Git LFS pointer, not the image: run git lfs pull"
+        return ImageFacts(None, problem=why)
     return ImageFacts(None, problem=reason(problem), too_large=isinstance(problem, (*_BOMB, TooLarge)))
 
 
 @contextmanager
 def _quiet() -> Generator[None, None, None]:
-    """Pillow's warnings do not concern the pixels (odd EXIF data, for one), or what is refused here (`MOST_PIXELS`)."""
+    """Pillow's warnings do not concern the pixels (odd EXIF data, for one), or what is refused here (`most_pixels`)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -41,9 +41,10 @@ KINDS: dict[str, Kind] = {
         "folder{s} that {is|are} no data {set|sets}",
         "Give the folder that holds the whole data set, in one of these layouts.",
     ),
+    "other-format": _error("folder{s} in a format that is not read", "Give the folder of that export."),
     "malformed-file": _error(
         "file{s} that cannot be understood",
-        "Fix the file, or export or download it again: half a file is often an interrupted download.",
+        "Fix the file, or export it again.",
     ),
     "malformed-record": _error("malformed {entry|entries}", "Fix these entries, or export the annotations again."),
     "duplicate-split": _error(
@@ -63,6 +64,15 @@ KINDS: dict[str, Kind] = {
         "file{s} whose {name is|names are} not readable text",
         "Rename them, in the annotations too: names are text in UTF-8, without line breaks or control characters.",
     ),
+    "other-layout": _error(
+        "split{s} whose boxes were written in another way",
+        "Export the boxes again as this format wants them, or convert them; then look at some in a picture.",
+    ),
+    "large-share": _error(
+        "fault{s} of a large share of the data",
+        "So many are no slips: the export, a path or the choice of files is wrong. Correct that, and check again. "
+        "`oddetr check DIR --mend OUT` writes what is left, if that is what you want.",
+    ),
     "empty-split": _error("split{s} without any image", "Add its images, or remove the split."),
     "missing-split": _error(
         "split{s} that training needs and that {is|are} not there",
@@ -73,6 +83,11 @@ KINDS: dict[str, Kind] = {
         "split{s} of train and val without any object",
         "Look for the labels: they may be in another folder, or belong to other images. Where val was held out of "
         "train, label more images, or make a val split that shows objects.",
+    ),
+    "only-regions": _error(
+        "split{s} with nothing but regions to ignore",
+        "COCO's crowds and VOC's difficult objects are not learned. CVAT writes what was painted with a brush as "
+        "crowds. To learn them as objects: --crowds-as-objects true.",
     ),
     "ambiguous-image": _error(
         "image{s} that cannot be told from others by {its name|their names}",
@@ -88,12 +103,17 @@ KINDS: dict[str, Kind] = {
     ),
     "image-too-large": _error(
         "image{s} that {is|are} too large to be decoded safely",
-        "Cut them into tiles or shrink them, and their boxes with them.",
+        "Cut them into tiles or shrink them, and their boxes with them; or allow more: --most-pixels N.",
     ),
     "wrong-size": _error(
         "image{s} of another size than {its|their} annotations say",
         "The boxes were probably drawn on another version of the image: bring that version back, or scale the boxes. "
         "Only if the boxes do fit the image as it is, correct the width and height in the annotations.",
+    ),
+    "size-before-turn": _error(
+        "image{s} that EXIF turns by 90 degrees, with annotations of the image before that",
+        "If the boxes fit the image as it is stored, take it so: --ignore-exif true. If not, correct width and height "
+        "in the annotations.",
     ),
     "duplicate-image-id": _error(
         "image id{s} used more than once",
@@ -143,6 +163,26 @@ KINDS: dict[str, Kind] = {
         "{box|boxes} partly outside {its image|their images}, clipped",
         "Nothing to do if they reach out by a little; otherwise they may belong to another size of the image.",
     ),
+    "repeated-object": _warning(
+        "object{s} that {stands|stand} twice in {its image|their images}, used once", "Nothing to do."
+    ),
+    "emptied-image": _warning(
+        "image{s} without objects after faulty ones were left out",
+        "Draw their boxes again: as they are, they teach that there is nothing to find.",
+    ),
+    "many-regions": _warning(
+        "split{s} of which many objects are regions to ignore",
+        "COCO's crowds and VOC's difficult objects are not learned. CVAT writes what was painted with a brush as "
+        "crowds. To learn them as objects: --crowds-as-objects true.",
+    ),
+    "similar-classes": _warning(
+        "group{s} of classes whose names differ in spelling alone",
+        "If they mean the same, give them one name: each class learns from its own examples only.",
+    ),
+    "turned-image": _warning(
+        "image{s} that EXIF turns, with boxes of which nothing tells whether they were drawn before",
+        "Look at one with its boxes. If they are wrong, --ignore-exif true takes the images as stored.",
+    ),
     "unknown-image": _warning(
         "{annotation of an image that is|annotations of images that are} not listed, left out",
         "Nothing to do if the images were removed on purpose.",
@@ -161,7 +201,9 @@ KINDS: dict[str, Kind] = {
         "test, what it rightly finds counts as wrong.",
     ),
     "unlisted-image": _warning(
-        "image{s} that {is|are} in no split, left out", "Nothing to do if they were left out on purpose."
+        "image{s} that {is|are} in no split, left out",
+        "Nothing to do if they were left out on purpose. Images that show no object are learned from where a split "
+        "lists them without objects.",
     ),
     "shared-image": _warning(
         "image{s} to evaluate on that {is|are} also trained on",
@@ -181,3 +223,39 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """Everything that is looked for, errors first."""
+
+OF_ONE_IMAGE = frozenset(
+    {
+        "ambiguous-image",
+        "box-outside",
+        "crowded-image",
+        "duplicate-annotation-id",
+        "duplicate-file-name",
+        "duplicate-image-id",
+        "image-too-large",
+        "inverted-box",
+        "malformed-file",
+        "malformed-record",
+        "missing-image",
+        "not-a-number",
+        "outside-folder",
+        "pixel-coordinates",
+        "unknown-category",
+        "unreadable-image",
+        "unreadable-name",
+        "wrong-size",
+        "size-before-turn",
+    }
+)
+"""The errors that concern single images: `skip_broken` leaves these images out."""
+
+MANY, AT_LEAST = 0.1, 5
+"""A warning that touches more than this share of the data, and at least so many places, is an error."""
+SHARES: dict[str, str] = {
+    "unknown-image": "annotations",
+    "zero-area-box": "boxes",
+    "clipped-box": "boxes",
+    "label-without-image": "label files",
+    "emptied-image": "images",
+}
+"""The warnings of which that is so, and what their share is counted in."""

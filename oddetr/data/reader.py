@@ -3,9 +3,11 @@
 import hashlib
 import posixpath
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,17 @@ from oddetr.common.regular import mode
 from oddetr.common.text import readable, shown
 from oddetr.data.cleaning import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
-from oddetr.data.faults import DataError, Fault, of_severity, summaries
+from oddetr.data.faults import DataError, Fault, large_shares, of_severity, summaries
 from oddetr.data.formats.coco import COCO
 from oddetr.data.formats.files import Files
+from oddetr.data.formats.others import archive, recognised
 from oddetr.data.formats.raw import AnyFormat, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS
 from oddetr.data.formats.voc import VOC
 from oddetr.data.formats.yolo import YOLO
-from oddetr.data.images import map_images, read_size
-from oddetr.data.kinds import FEW
+from oddetr.data.images import grey_bits, is_deep, map_images, read_size
+from oddetr.data.kinds import FEW, OF_ONE_IMAGE
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
 """In the order in which they are tried."""
@@ -35,7 +39,12 @@ MOST_OBJECTS = 10_000
 """Objects of an image that is trained on; matching compares each with all queries of all layers, 70 MB for so many."""
 _COPY = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.)")
 """What Roboflow adds to the name of an image for each of its augmented copies."""
-_OF_TRAINING = frozenset({"missing-split", "no-objects", "crowded-image"})
+_MANY_REGIONS = 0.1
+"""Share of a split's objects from which on regions to ignore are reported."""
+_NEVER_DEEP = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif"})
+_HEADERS = 64
+"""Images whose headers tell whether a data set has grey values of 16 bits."""
+_OF_TRAINING = frozenset({"missing-split", "no-objects", "only-regions", "crowded-image"})
 """Errors that only matter to training."""
 
 
@@ -66,7 +75,7 @@ class DataFolder:
 
 
 def read_data(
-    root: Path, console: Console | None = None, training: bool = False, allow_outside: bool = False
+    root: Path, console: Console | None = None, training: bool = False, reading: ReadingConfig = AS_USUAL
 ) -> DataFolder:
     """`read_folder`, for data that is going to be used: errors are raised.
 
@@ -76,38 +85,43 @@ def read_data(
     Raises:
         DataError: there are errors; the message lists them.
     """
-    folder = read_folder(root, console, allow_outside)
+    folder = read_folder(root, console, reading)
+    if reading.skip_broken:
+        folder = without_broken(folder)
     faults = [fault for fault in folder.faults if training or fault.kind not in _OF_TRAINING]
     if of_severity("error", faults):
         raise DataError(root, faults)
     return folder
 
 
-def read_folder(root: Path, console: Console | None = None, allow_outside: bool = False) -> DataFolder:
+def read_folder(root: Path, console: Console | None = None, reading: ReadingConfig = AS_USUAL) -> DataFolder:
     """Read a data set of any understood format, with its faults.
 
     If there is no val split, `HELD_OUT` of the training images, chosen by a hash of their names, become one; augmented
-    copies of an image stay together. Images are not decoded; `oddetr.data.doctor.check` does that.
+    copies of an image stay together. Images are not decoded; `oddetr.data.doctor.check` does that. But where there are
+    grey values of 16 bits, these images are, to find how many bits they hold.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or its data.yaml or JSON file.
         console: shows progress if images must be opened for their size; None is silent.
-        allow_outside: also read what paths and links name outside of the folder; it is refused otherwise.
+        reading: what the owner of the data chose.
 
     Raises:
         DataError: the format is not recognised, or there is no class table or no image.
     """
-    chosen, files, found, others = _recognised(root, allow_outside)
+    chosen, files, found, others = _recognised(root, reading.allow_outside)
     raw = chosen.read(files, found)
     if others:
         files.notes.append(f"The folder also looks like {others[0]}; it is read as {chosen.name}.")
-    cleaned = [_cleaned(files, split, raw.classes, console) for split in raw.splits]
+    reading = _with_grey_bits(files, raw, reading, console)
+    cleaned = [_cleaned(files, split, raw.classes, reading, console) for split in raw.splits]
     splits = {data.split: data for data in cleaned if len(data)}
     if not splits:
-        files.add("empty-split", raw.class_file, "there is no image in any split")
-        raise DataError(root, files.faults)
+        if not of_severity("error", files.faults):
+            files.add("empty-split", raw.class_file, "there is no image in any split")
+        raise DataError(root, [*files.faults, *_large_shares(files, raw)])
     for data in cleaned:
-        if not len(data):
+        if not len(data) and not of_severity("error", files.faults):
             files.add("empty-split", raw.class_file, f"{data.split} has no image")
     _report_unlisted(files, raw)
     if "train" in splits and "val" not in raw.defined:
@@ -117,9 +131,32 @@ def read_folder(root: Path, console: Console | None = None, allow_outside: bool 
     splits = {name: splits[name] for name in SPLITS if name in splits}
     _report_missing_splits(files, splits, raw)
     _report_missing_objects(files, splits, raw)
+    _report_similar_classes(files, raw)
     _report_shared_files(files, splits)
+    files.faults += _large_shares(files, raw)
     faults, notes = tuple(dict.fromkeys(files.faults)), tuple(map(shown, files.notes))
-    return DataFolder(root, chosen.name, raw.classes, splits, faults, notes)
+    return DataFolder(files.root, chosen.name, raw.classes, splits, faults, notes)
+
+
+def without_broken(folder: DataFolder) -> DataFolder:
+    """The data without the images that have errors of their own, and without these errors.
+
+    What can be told of single images: that they cannot be read, or hold an object or a line that cannot. Errors of the
+    whole data set remain.
+    """
+    broken = {fault.image or fault.file for fault in of_severity("error", folder.faults) if fault.kind in OF_ONE_IMAGE}
+    kept = {
+        name: data.take(np.array([row for row, file in enumerate(data.files) if file not in broken], dtype=np.int64))
+        for name, data in folder.splits.items()
+    }
+    faults = tuple(fault for fault in folder.faults if fault.kind not in OF_ONE_IMAGE)
+    skipped = [fault for fault in folder.faults if fault.kind in OF_ONE_IMAGE]
+    images = sum(len(data) for data in folder.splits.values()) - sum(len(data) for data in kept.values())
+    if not skipped:
+        return folder
+    decision = f"Left out as broken, with {images:,} images that were read: {' '.join(summaries(skipped))}"
+    empty = [Fault("no-objects", ".", f"{name}: no object is left") for name in kept if not len(kept[name])]
+    return replace(folder, splits=kept, faults=(*faults, *empty), decisions=(*folder.decisions, decision))
 
 
 def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str, int, int]]:
@@ -135,19 +172,56 @@ def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str,
                 yield split, index, trained[key]
 
 
+def _large_shares(files: Files, raw: RawFolder) -> list[Fault]:
+    """The faults of a large share of the data."""
+    boxes = sum(len(split.objects) for split in raw.splits)
+    images = sum(len(split.files) for split in raw.splits)
+    labelled = images - sum(fault.kind == "image-without-label" for fault in files.faults)
+    flat = sum(fault.kind == "zero-area-box" for fault in files.faults)
+    sound = {"boxes": boxes - flat, "annotations": boxes, "images": images, "label files": labelled}
+    return large_shares(dict.fromkeys(files.faults), sound)
+
+
+def _with_grey_bits(files: Files, raw: RawFolder, reading: ReadingConfig, console: Console | None) -> ReadingConfig:
+    """How to read the images, with the bits that grey values of 16 bits hold, rounded up to an even number."""
+    paths = [files.root / file for split in raw.splits for file in split.files]
+    deep = [path for path in paths if path.suffix.lower() not in _NEVER_DEEP]
+    few = deep[:: max(1, len(deep) // _HEADERS)]
+    if reading.grey_bits is not None or not any(map_images(is_deep, few)):
+        return reading
+    bits = max(8, *map_images(grey_bits, deep, console, "Grey values"))
+    bits += bits % 2
+    files.notes.append(
+        f"Images hold grey values of 16 bits, of which {bits} are used: 0 to {2**bits - 1:,} become 0 to 255 "
+        "(--grey-bits). A detector that is trained on them reads others alike."
+    )
+    return replace(reading, grey_bits=bits)
+
+
+def _located(root: Path, allow_outside: bool) -> Files:
+    """The data set's folder; if a file was named, that which it describes."""
+    if root.suffix.lower() not in (".yaml", ".yml", ".json", ".data", ".names") or not stat.S_ISREG(mode(root)):
+        return Files(root, allow_outside)
+    folder = root.parent
+    if folder.name.lower() == "annotations":
+        folder = folder.parent
+    return Files(folder, allow_outside, root.relative_to(folder).as_posix())
+
+
 def _recognised(root: Path, allow_outside: bool) -> tuple[AnyFormat, Files, Any, list[str]]:
     """The folder's format, its files, the annotations that the format found, and the names of other formats that fit.
 
     Raises:
         DataError: no format fits.
     """
-    tried = [(format, files := Files(root, allow_outside), format.find(files)) for format in FORMATS]
+    tried = [(format, files := _located(root, allow_outside), format.find(files)) for format in FORMATS]
     fitting = [attempt for attempt in tried if attempt[2] is not None]
     if fitting:
         return *fitting[0], [format.name for format, _, _ in fitting[1:]]
     files = tried[0][1]
     if not files.is_folder("."):
         message = f"{root} {'is a file, not a folder' if mode(root) else 'does not exist'}"
+        message = (archive(root) if mode(root) else None) or message
         raise DataError(root, [Fault("layout", ".", message)])
     if (fault := files.barred(".")) is not None:
         raise DataError(root, [fault])
@@ -158,33 +232,41 @@ def _recognised(root: Path, allow_outside: bool) -> tuple[AnyFormat, Files, Any,
         if format.find(Files(root / folder, allow_outside)) is not None:
             lines.append(f"  its folder {shown(folder)} is a data set: did you mean {shown(str(root / folder))}?")
             break
+    else:
+        if (other := recognised(files)) is not None:
+            raise DataError(root, [Fault("other-format", ".", other)])
     lines += ["  understood layouts:"]
     lines += [f"    {format.name}: {layout}" for format in FORMATS for layout in format.layouts]
     barred = [fault for _, files, _ in tried for fault in files.faults]
     raise DataError(root, [*barred, Fault("layout", ".", "\n".join(lines))])
 
 
-def _cleaned(files: Files, raw: RawSplit, classes: ClassTable, console: Console | None) -> DetectionData:
+def _cleaned(
+    files: Files, raw: RawSplit, classes: ClassTable, reading: ReadingConfig, console: Console | None
+) -> DetectionData:
     """The split with its images sorted by name, their sizes known, and its boxes cleaned."""
     for file in raw.files:
         if not readable(file):
             files.add("unreadable-name", file, "left out")
     named = [row for row, file in enumerate(raw.files) if readable(file)]
     raw = raw.take(np.array(sorted(named, key=raw.files.__getitem__), dtype=np.int64))
-    raw = _with_sizes(files, raw, console)
+    raw = _with_sizes(files, raw, reading, console)
+    if reading.crowds_as_objects:
+        raw.objects["crowd"] = False
     truth, faults = clean(raw)
     files.faults += faults
     counts = np.diff(truth.offsets)
     for image in np.flatnonzero(counts > MOST_OBJECTS):
         message = f"{counts[image]:,} objects; at most {MOST_OBJECTS:,} can be trained on"
         files.add("crowded-image", raw.files[image], message)
-    return DetectionData(files.root, raw.name, tuple(raw.files), classes, truth)
+    return DetectionData(files.root, raw.name, tuple(raw.files), classes, truth, reading)
 
 
-def _with_sizes(files: Files, raw: RawSplit, console: Console | None) -> RawSplit:
+def _with_sizes(files: Files, raw: RawSplit, reading: ReadingConfig, console: Console | None) -> RawSplit:
     """The split with all sizes known: those that the annotations do not give are read from the images' headers."""
     unknown = np.flatnonzero((raw.sizes == 0).any(axis=1))
-    facts = map_images(read_size, [files.root / raw.files[row] for row in unknown], console, f"Sizes of {raw.name}")
+    paths = [files.root / raw.files[row] for row in unknown]
+    facts = map_images(partial(read_size, reading=reading), paths, console, f"Sizes of {raw.name}")
     is_readable = np.ones(len(raw.files), dtype=bool)
     for row, fact in zip(unknown, facts, strict=True):
         if fact.size is not None:
@@ -235,7 +317,7 @@ def _report_unlisted(files: Files, raw: RawFolder) -> None:
     listed = {file for split in raw.splits for file in split.files}
     mentioned = {fault.file for fault in files.faults}
     folders, probe = set(map(posixpath.dirname, listed)), files.probe()
-    beside = {file for folder in folders for file in probe.files_in(folder, below=False)}
+    beside = {file for folder in folders for file in probe.images_in(folder, below=False)}
     for file in sorted(beside - listed - mentioned):
         files.add("unlisted-image", file, "no split names it")
 
@@ -255,17 +337,33 @@ def _report_missing_objects(files: Files, splits: dict[str, DetectionData], raw:
     label_files = {split.name: split.label_files[0] for split in raw.splits if split.label_files}
     for name, data in splits.items():
         if data.truth.crowd.all():
-            ignored = ", only regions to ignore" if len(data.truth.crowd) else ""
+            regions = len(data.truth.crowd)
+            ignored = f", {regions:,} region{'s' * (regions > 1)} to ignore" if regions else ""
             message = f"{name}: {len(data):,} image{'s' * (len(data) > 1)}, no object{ignored}"
-            kind = "nothing-to-score" if name == "test" else "no-objects"
+            kind = "nothing-to-score" if name == "test" else "only-regions" if regions else "no-objects"
             files.add(kind, label_files.get(name, label_files.get("train", raw.class_file)), message)
-    if "train" in splits:
+        elif data.truth.crowd.mean() > _MANY_REGIONS:
+            crowds, total = int(data.truth.crowd.sum()), len(data.truth.crowd)
+            message = f"{name}: {crowds:,} of {total:,} objects ({crowds / total:.0%}) are regions to ignore"
+            files.add("many-regions", label_files.get(name, raw.class_file), message)
+    if "train" in splits and not splits["train"].truth.crowd.all():
         truth = splits["train"].truth
         counts = np.bincount(truth.labels[~truth.crowd], minlength=len(raw.classes)).tolist()
         for count, name in sorted(zip(counts, raw.classes.names, strict=True)):
             if count < FEW:
                 kind, message = ("few-examples", f"{name} ({count})") if count else ("no-examples", name)
                 files.add(kind, raw.class_file, message)
+
+
+def _report_similar_classes(files: Files, raw: RawFolder) -> None:
+    """Report class names that differ in capital letters, spaces, marks, a plural s, or 0 for o and 1 for l alone."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in raw.classes.names:
+        letters = "".join(filter(str.isalnum, name.casefold())).translate(str.maketrans("01", "ol"))
+        alike[letters.removesuffix("s") or name].append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            files.add("similar-classes", raw.class_file, " and ".join(map(repr, group)))
 
 
 def _report_shared_files(files: Files, splits: dict[str, DetectionData]) -> None:

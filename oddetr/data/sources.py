@@ -9,6 +9,7 @@ from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes
 from oddetr.data.doctor.check import load_data
 from oddetr.data.reader import read_data
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 
 DIGITS = "digits"
 
@@ -34,16 +35,16 @@ class DigitsConfig:
 
 
 def open_sources(
-    data: str, digits: DigitsConfig | None = None, seed: int = 0, allow_outside: bool = False
+    data: str, digits: DigitsConfig | None = None, seed: int = 0, reading: ReadingConfig = AS_USUAL
 ) -> dict[str, Source]:
-    """The splits (train, val and, if there is one, test) of `data`: `digits` or a data set's folder.
+    """The splits (train, val and, if there is one, test) of `data`: `digits`, or a data set's folder or file.
 
     Images are not opened before they are needed.
 
     Args:
         digits: the training scenes, for `digits`.
         seed: of the training scenes, for `digits`.
-        allow_outside: also read what paths and links name outside of the folder; it is refused otherwise.
+        reading: what the owner of the data chose.
 
     Raises:
         DataError: the annotations have errors, or there is no data set of a known format.
@@ -52,7 +53,8 @@ def open_sources(
         digits = digits or DigitsConfig()
         train = DigitScenes("train", digits.train_images, seed=seed, fresh=digits.fresh)
         return {"train": train, "val": DigitScenes("val"), "test": DigitScenes("test")}
-    return dict(read_data(Path(data), allow_outside=allow_outside).splits)
+    folder = load_data(Path(data), reading=reading) if reading.skip_broken else read_data(Path(data), reading=reading)
+    return dict(folder.splits)
 
 
 def open_training_sources(
@@ -61,14 +63,15 @@ def open_training_sources(
     seed: int,
     console: Console | None = None,
     decode: bool = True,
-    allow_outside: bool = False,
+    reading: ReadingConfig = AS_USUAL,
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
     """`open_sources` for training, which needs train and val with objects; and notes on the data, in sentences.
 
     Args:
-        data, digits, seed, allow_outside: see `open_sources`.
+        data, digits, seed, reading: see `open_sources`.
         console: shows progress; None is silent.
-        decode: decode every image first; of several processes, one is enough to do so.
+        decode: decode every image first; of several processes, one is enough to do so, unless broken images are
+            skipped.
 
     Raises:
         DataError: annotations or images have errors, or there is nothing to train on or to validate with.
@@ -76,8 +79,8 @@ def open_training_sources(
     if data == DIGITS:
         notes = ("The built-in digit scenes. (--data DIR trains on your own images.)",)
         return open_sources(data, digits, seed), notes
-    if decode:
-        folder = load_data(Path(data), console, allow_outside)
+    if decode or reading.skip_broken:
+        folder = load_data(Path(data), console, reading)
     else:
-        folder = read_data(Path(data), console, training=True, allow_outside=allow_outside)
+        folder = read_data(Path(data), console, training=True, reading=reading)
     return dict(folder.splits), folder.notes

@@ -17,6 +17,7 @@ from oddetr.checkpoints.pretrained import Pretrained
 from oddetr.common.text import listed
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source
+from oddetr.data.reading import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, evaluate_detections
@@ -143,6 +144,7 @@ def evaluate(
     batch_size: int | None = None,
     weights: Weights = "teacher",
     allow_outside: bool = False,
+    ignore_exif: bool = False,
     console: Console | None = None,
 ) -> Metrics:
     """Computes COCO scores of a checkpoint on a split; classes of the detector that the data lack are left out.
@@ -156,6 +158,8 @@ def evaluate(
             to rounding: here all is float32).
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         allow_outside: follow paths and links out of the data's folder, which is refused otherwise.
+        ignore_exif: take the images of `data` as stored, not turned by their EXIF orientation. The data that the run
+            was trained on is read as it was then.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
@@ -170,10 +174,13 @@ def evaluate(
             raise ValueError(f"{json} is a folder. Give the file to write the scores to.")
         Path(json).parent.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(checkpoint, weights)
+    reading = ReadingConfig.recorded(predictor.info.configuration, allow_outside)
+    if data is not None:
+        reading = ReadingConfig(allow_outside, ignore_exif, grey_bits=reading.grey_bits)
     data = data or predictor.info.configuration.get("data")
     if data is None:
         raise ValueError("The checkpoint does not say what data it was trained on: it was converted. Give --data DIR.")
-    sources = open_sources(data, allow_outside=allow_outside)
+    sources = open_sources(data, reading=reading)
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from oddetr.data.dataset import Annotations, Source
 from oddetr.data.doctor.statistics import LARGE, SMALL
+from oddetr.data.reading import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
 from oddetr.evaluation.detections import Detections
@@ -76,7 +77,9 @@ def findings(run: Path, most: int, allow_outside: bool = False, console: Console
     data = predictor.info.configuration.get("data")
     if not data:
         raise ValueError("the checkpoint does not say what it was trained on")
-    source = open_sources(str(data), allow_outside=allow_outside).get("val")
+    source = open_sources(str(data), reading=ReadingConfig.recorded(predictor.info.configuration, allow_outside)).get(
+        "val"
+    )
     if source is None:
         raise ValueError("the data has no val split any more")
     if source.classes.names != predictor.classes.names:

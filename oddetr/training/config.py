@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
 from oddetr.common.text import KINDS, unknown_option
 from oddetr.common.untrusted import refuse_imports
+from oddetr.data.reading import MOST_PIXELS, ReadingConfig
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
 from oddetr.distillation.config import DistillationConfig
@@ -149,6 +150,11 @@ class TrainConfig:
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
+        ignore_exif: take images as stored, not turned by their EXIF orientation: for boxes that were drawn so.
+        crowds_as_objects: learn COCO's crowd regions and VOC's difficult objects like any other.
+        skip_broken: leave out images that cannot be read or have annotations that cannot, instead of refusing to train.
+        most_pixels: of an image; larger ones are refused.
+        grey_bits: bits that grey images of 16 bits use, such as 12; default: found in the images.
         out: the run's folder; default: a new one below runs/.
         resume: continue from the run's last checkpoint, with the run's own configuration.
         detector: changes to the preset, for example `--detector.num-queries 300`.
@@ -184,6 +190,11 @@ class TrainConfig:
     batch_size: int | None = None
     seed: int = 0
     allow_outside: bool = False
+    ignore_exif: bool = False
+    crowds_as_objects: bool = False
+    skip_broken: bool = False
+    most_pixels: int = MOST_PIXELS
+    grey_bits: int | None = None
     out: Path | None = None
     resume: bool = False
     detector: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -221,8 +232,14 @@ class TrainConfig:
         for name in self.loggers:
             if name not in get_args(LoggerName):
                 raise ValueError(f"There is no logger {name!r}; there are {', '.join(get_args(LoggerName))}.")
+        self.reading  # noqa: B018
         self.detector_config()
         _check_trainer_flags(self.trainer)
+
+    @property
+    def reading(self) -> ReadingConfig:
+        """How the data is read."""
+        return ReadingConfig.recorded(vars(self), self.allow_outside)
 
     @property
     def hugging_face(self) -> str | None:

@@ -21,6 +21,8 @@ from PIL import Image
 from oddetr.data.doctor.check import CheckReport
 from tests.data.builders import CATS, coco, coco_image, coco_object, voc, voc_xml, write_image, yolo
 
+SHARED_CASES = Path(__file__).parents[3] / "shared/cases"
+"""Scripts beside the repository that write files as real tools export them."""
 TRAIN = "annotations/instances_train.json"
 NFC, NFD = unicodedata.normalize("NFC", "Fähre"), unicodedata.normalize("NFD", "Fähre")
 LABEL = "0 0.5 0.5 0.25 0.5\n"
@@ -175,7 +177,7 @@ for format, name in (("GIF", "b.gif"), ("TIFF", "b.tif")):
 add("image: JPEG with a preview (MPO)", with_image(frames("MPO")), ALL, look=first_frame)
 add("image: turned by EXIF, boxes of what is shown", turned_coco, ALL, look=white_under_the_box)
 TURNED = with_image(saved(picture(), "JPEG", exif=exif(6)))
-add("image: turned by EXIF, boxes of what is stored", TURNED, ALL, "wrong-size", has="EXIF orientation")
+add("image: turned by EXIF, boxes of what is stored", TURNED, ALL, "size-before-turn", has="--ignore-exif")
 NO_EXIF = saved(picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(9))
 add("image: broken EXIF", with_image(NO_EXIF), ALL)
 OTHER_SIZE = with_image(JPEG, size=(32, 24))
@@ -212,7 +214,7 @@ for what, text, has in (
     ("a list", "[]", 'no list "images"'),
     ("a web page", "<!DOCTYPE html>\n<html>Sign in</html>", "HTML"),
     ("nested 100,000 deep in a record", GOOD.replace("[8, 8, 20, 16]", "[" * 10**5 + "]" * 10**5, 1), "nested"),
-    ("not UTF-8", b'{"images": "\xff\xfe\xfd"}', "decode"),
+    ("not UTF-8", b'{"images": "\xff\xfe\xfd"}', "not text in UTF-8"),
     ("a key twice", GOOD.replace('"image_id": 2', '"image_id": 1, "image_id": 2'), "'image_id' occurs twice"),
     ("annotations are missing", json.dumps({"images": [], "categories": CATS}), 'no list "annotations"'),
     ("a number of 5,000 digits", GOOD.replace('"id": 5', '"id": ' + "9" * 5000), "digits"),
@@ -230,16 +232,16 @@ for what, box, kind in (
     ("three numbers", [8, 8, 20], "not-a-number"),
     ("null", None, "not-a-number"),
     ("negative width", [8, 8, -5, 16], "inverted-box"),
-    ("no area", [8, 8, 0, 16], "zero-area-box"),
     ("outside", [64, 8, 5, 4], "box-outside"),
     ("far outside", [1e30, 1e30, 1e31, 1e31], "box-outside"),
 ):
     add(f"COCO box: {what}", with_object(bbox=box), LOST_OBJECT, kind)
+add("COCO box: no area", with_object(bbox=[8, 8, 0, 16]), LOST_OBJECT, "zero-area-box", "emptied-image")
 add("COCO box: partly outside", with_object(bbox=[50, 40, 60, 60]), ALL, "clipped-box")
 for what, changes, kind in (
     ("of an unknown category", {"category_id": 5}, "unknown-category"),
     ("of an unknown image", {"image_id": 9}, "unknown-image"),
-    ("with a text as image id", {"image_id": "2"}, "malformed-record"),
+    ("without an image id", {"image_id": None}, "malformed-record"),
     ("with an id of 30 digits", {"id": 10**30}, "malformed-record"),
     ("with iscrowd yes", {"iscrowd": "yes"}, "malformed-record"),
     ("with another's id", {"id": 90}, "duplicate-annotation-id"),
@@ -247,22 +249,28 @@ for what, changes, kind in (
     add(f"COCO: an object {what}", with_object(**changes), LOST_OBJECT, kind)
 UNKNOWN = ("unknown-image", "unlisted-image")
 add("COCO: an image id twice", with_second(coco_image(1, "b.jpg")), LOST_IMAGE, "duplicate-image-id", *UNKNOWN)
-for what, image in (("without a file name", {"id": 2}), ("with a text as id", coco_image(2, "b.jpg") | {"id": "2"})):
+for what, image in (("without a file name", {"id": 2}), ("without an id", coco_image(2, "b.jpg") | {"id": ""})):
     add(f"COCO: an image {what}", with_second(image), LOST_IMAGE, "malformed-record", *UNKNOWN)
 add("COCO: an image is null", with_second(None), LOST_IMAGE, "malformed-record", *UNKNOWN)
 for what, name, kind, has in (
     ("of another image", "a.jpg", "duplicate-file-name", "train/a.jpg is listed again as image id 2"),
-    ("with a zero byte", "b\0/b.jpg", "missing-image", ""),
+    ("with a zero byte", "b\0.jpg", "missing-image", ""),
     ("with half a character", "\ud800.jpg", "missing-image", ""),
-    ("of 5,000 characters", "b/" * 2500 + "b.jpg", "missing-image", ""),
+    ("of 5,000 characters", "b/" * 2500 + "c.jpg", "missing-image", ""),
     ("with an escape sequence", "\x1b[2Jb.jpg", "missing-image", ""),
     ("in other capitals", "B.JPG", "missing-image", "there is train/b.jpg"),
     ("that is absolute", "/etc/passwd", "outside-folder", "--allow-outside"),
-    ("that leads up", "..\\..\\b.jpg", "outside-folder", ""),
-    ("with a drive", "C:\\data\\train\\b.jpg", "outside-folder", "write b.jpg"),
+    ("that leads up", "..\\..\\c.jpg", "outside-folder", ""),
 ):
     build = with_second(coco_image(2, name))
     add(f"COCO: a file name {what}", build, LOST_IMAGE, kind, "unlisted-image", has=has)
+for what, name in (
+    ("of another machine", "C:\\data\\train\\b.jpg"),
+    ("that leads up to another folder", "..\\..\\b.jpg"),
+    ("as browsers write it", "%62.jpg"),
+):
+    add(f"COCO: a file name {what}", with_second(coco_image(2, name)), ALL)
+add("COCO: ids as text", with_content(images=[coco_image(1, "a.jpg"), coco_image(2, "b.jpg") | {"id": "2"}]), ALL)
 for width in ("64", 10**30, -64):
     add(f"COCO: a width of {width}", with_second(coco_image(2, "b.jpg", width)), ALL)  # pyright: ignore[reportArgumentType]
 
@@ -288,9 +296,9 @@ for what, name in (("an escape sequence", "\x1b[2J.jpg"), ("a line break", "b\nc
     add(f"names: {what} on disk", with_names(name, name), LOST_IMAGE, "unreadable-name")
 ESCAPE = [*CATS, {"id": 9, "name": "\x1b[31mred"}]
 add("COCO categories: an escape sequence", with_content(categories=ESCAPE), ALL, "malformed-record")
-add("COCO categories: another table in val", with_content(categories=CATS[:1]), ALL, "classes")
+add("COCO categories: one more in val", with_content(categories=CATS[:1]), ALL)
 TWICE = with_content(categories=[*CATS, CATS[0] | {"id": 9}])
-add("COCO categories: a name twice", TWICE, None, "classes", "classes")
+add("COCO categories: a name twice", TWICE, None, "classes")
 
 
 def many_coco(count: int) -> Build:
@@ -298,8 +306,9 @@ def many_coco(count: int) -> Build:
 
     def build(data: Path) -> None:
         coco(data)
-        record = '{"id": %d, "image_id": 2, "category_id": 3, "bbox": [8, 8, 20, 16], "iscrowd": 0}'
-        objects = ",".join([json.dumps(coco_object(count, 1)), *(record % index for index in range(count))])
+        record = '{"id": %d, "image_id": 2, "category_id": 3, "bbox": [8, 8, 20, %f], "iscrowd": 0}'
+        records = (record % (index, 1 + index / count) for index in range(count))
+        objects = ",".join([json.dumps(coco_object(count, 1)), *records])
         (data / TRAIN).write_text(
             json.dumps(content(annotations=[])).replace('"annotations": []', f'"annotations": [{objects}]')
         )
@@ -309,7 +318,7 @@ def many_coco(count: int) -> Build:
 
 add("COCO: too many objects on an image", many_coco(MANY), ALL | {"train": (2, MANY + 1)}, "crowded-image")
 UNLISTABLE = lambda data: (coco(data, [coco_object(5, 2)]), (data / "train").chmod(0))  # noqa: E731
-add("COCO: no right to list the images", UNLISTABLE, LOST_TRAIN, "unreadable-folder", "empty-split", user=True)
+add("COCO: no right to list the images", UNLISTABLE, LOST_TRAIN, "unreadable-folder", user=True)
 
 # VOC: a and b of train, c of val; b has the fault.
 
@@ -355,13 +364,14 @@ for what, old, new, kind in (
     ("a box without xmax", "<xmax>30</xmax>", "", "not-a-number"),
     ("a box with two xmax", "<xmax>30</xmax>", "<xmax>30</xmax><xmax>40</xmax>", "malformed-record"),
     ("an inverted box", "30", "2", "inverted-box"),
-    ("a box without area", "30", "11", "zero-area-box"),
     ("no name", "<name>cat</name>", "", "malformed-record"),
     ("two names", "<name>cat</name>", "<name>cat</name><name>dog</name>", "malformed-record"),
     ("no box", OBJECT, "<object><name>cat</name></object>", "malformed-record"),
     ("a line break in its name", "cat", "c\nt", "malformed-record"),
 ):
     add(f"VOC: an object with {what}", with_xml(XML.replace(old, new)), LOST_OBJECT, kind)
+FLAT = with_xml(XML.replace("30", "11"))
+add("VOC: an object with a box without area", FLAT, LOST_OBJECT, "zero-area-box", "emptied-image")
 FAR = XML.replace("<xmin>11", "<xmin>90").replace("<xmax>30", "<xmax>99")
 add("VOC: a box outside", with_xml(FAR), LOST_OBJECT, "box-outside")
 add("VOC: a box partly outside", with_xml(XML.replace("30", "90")), ALL, "clipped-box")
@@ -374,7 +384,7 @@ def with_list(content: bytes) -> Build:
     return voc_then(lambda data: (data / "ImageSets/Main/train.txt").write_bytes(content))
 
 
-TWO_UNLISTED = ("empty-split", "unlisted-image", "unlisted-image")
+TWO_UNLISTED = ("unlisted-image", "unlisted-image")
 add("VOC list: line ends of Windows", with_list(b"a\r\nb\r\n"), ALL)
 add("VOC list: UTF-16", with_list("a\nb\n".encode("utf-16")), LOST_TRAIN, "malformed-file", *TWO_UNLISTED)
 add("VOC list: leads out", with_list(b"a\nb\n../../etc/passwd\n"), ALL, "missing-image")
@@ -426,13 +436,20 @@ for what, text, kind in (
     ("a score of 1.9", "0 0.5 0.5 0.2 0.2 1.9", "malformed-record"),
     ("pixels", "0 20 20 10 10", "pixel-coordinates"),
     ("negative width", "0 0.5 0.5 -0.25 0.5", "inverted-box"),
-    ("no area", "0 0.5 0.5 0 0.5", "zero-area-box"),
     ("a box outside", "0 1.5 0.5 0.25 0.5", "box-outside"),
     ("class 7", "7 0.5 0.5 0.25 0.5", "unknown-category"),
     ("class 0.5", "0.5 0.5 0.5 0.25 0.5", "unknown-category"),
     ("a class by name", "cat 0.5 0.5 0.25 0.5", "unknown-category"),
 ):
     add(f"YOLO: a label with {what}", with_label(text), LOST_OBJECT, kind)
+FLAT_LABEL = with_label("0 0.5 0.5 0 0.5")
+add("YOLO: a label with no area", FLAT_LABEL, LOST_OBJECT, "zero-area-box", "emptied-image")
+
+
+def many_lines(count: int) -> str:
+    return "".join(f"0 0.5 0.5 0.25 {0.5 + index / count / 4:.7f}\n" for index in range(count))
+
+
 add("YOLO: a box partly outside", with_label("0 0.9 0.5 0.4 0.5"), ALL, "clipped-box")
 add(
     "YOLO: labels of 64 megabytes",
@@ -440,7 +457,7 @@ add(
     LOST_OBJECT,
     "malformed-file",
 )
-add("YOLO: too many lines", with_label(LABEL * MANY), ALL | {"train": (2, MANY + 1)}, "crowded-image")
+add("YOLO: too many lines", with_label(many_lines(MANY)), ALL | {"train": (2, MANY + 1)}, "crowded-image")
 FOLDER = yolo_then(lambda data: (data / "labels/train/b.txt").mkdir(), {"train/b.jpg": None})
 add("YOLO: labels that are a folder", FOLDER, LOST_OBJECT, "malformed-file")
 SHARED = yolo_then(lambda data: write_image(data / "images/train/b.png"))
@@ -461,7 +478,7 @@ def with_yaml(text: str | bytes) -> Build:
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
 ALIAS = "stands for another part of it"
 for what, text, kind, has in (
-    ("empty", "", "malformed-file", "no keys"),
+    ("empty", "", "malformed-file", "it is empty"),
     ("torn", "names: [cat", "malformed-file", ""),
     ("nested 700 deep", "names: " + "[" * 700 + "]" * 700, "malformed-file", "nested too deeply"),
     ("of a megabyte", "# " + "x" * 2**20, "malformed-file", "bytes"),
@@ -497,13 +514,14 @@ def with_lines(lines: str | bytes) -> Build:
 
 
 for what, line, kind in (
-    ("that is absolute", "/content/pets/images/train/b.jpg", "outside-folder"),
-    ("that leads up", "images/../../b.jpg", "outside-folder"),
+    ("that is absolute", "/content/pets/images/train/z.jpg", "outside-folder"),
+    ("that leads up", "images/../../z.jpg", "outside-folder"),
     ("of a missing image", "images/train/b.png", "missing-image"),
 ):
     kinds = (kind, "label-without-image", "unlisted-image")
     add(f"YOLO list: a line {what}", with_lines(f"images/train/a.jpg\n{line}"), LOST_IMAGE, *kinds)
-add("YOLO list: not UTF-8", with_lines(b"\xff\xfe\0"), LOST_TRAIN, "malformed-file", "empty-split")
+add("YOLO list: not UTF-8", with_lines(b"\xff\xfe\0"), LOST_TRAIN, "malformed-file")
+add("YOLO list: a line of another machine", with_lines("D:\\pets\\images\\train\\a.jpg\n/x/images/train/b.jpg"), ALL)
 
 
 # Links. The data set's folder is `data`; `elsewhere` lies beside it.
@@ -526,18 +544,18 @@ SOUND, SOUND_VOC, SOUND_YOLO = with_text(GOOD), with_xml(XML), with_label(LABEL)
 SECRET = with_label("0 0.5 0.5 0.25 s3cret\n")
 for path, build, left, *kinds in (
     ("train/b.jpg", SOUND, LOST_IMAGE),
-    ("train", SOUND, LOST_TRAIN, "empty-split"),
+    ("train", SOUND, LOST_TRAIN),
     (TRAIN, SOUND, LOST_TRAIN, "missing-split"),
     ("annotations", SOUND, None, "layout"),
     ("JPEGImages", SOUND_VOC, None, *["label-without-image", "missing-image"] * 3, "classes"),
     ("JPEGImages/b.jpg", SOUND_VOC, LOST_IMAGE, "missing-image", "label-without-image"),
     ("Annotations/b.xml", SOUND_VOC, LOST_OBJECT, "image-without-label"),
     ("ImageSets/Main/train.txt", SOUND_VOC, LOST_TRAIN, *TWO_UNLISTED),
-    ("images/train", SOUND_YOLO, LOST_TRAIN, "empty-split"),
+    ("images/train", SOUND_YOLO, LOST_TRAIN),
     ("images/train/b.jpg", SOUND_YOLO, LOST_IMAGE, "label-without-image"),
     ("labels/train/b.txt", SECRET, LOST_OBJECT),
     ("labels/train", SOUND_YOLO, {"train": (2, 0), "val": (1, 1)}, "no-objects"),
-    ("train.txt", with_lines("images/train/a.jpg"), LOST_TRAIN, "empty-split"),
+    ("train.txt", with_lines("images/train/a.jpg"), LOST_TRAIN),
     ("data.yaml", SOUND_YOLO, None),
 ):
     has = f"{path}: is a link to /"

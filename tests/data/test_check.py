@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from oddetr.data import images
 from oddetr.data.doctor.check import CheckReport, check, load_data, print_report
 from oddetr.data.doctor.statistics import Range
 from oddetr.data.faults import DataError
@@ -46,11 +45,10 @@ def test_a_decompression_bomb_is_an_error_whatever_limit_pillow_has(
 ) -> None:
     root = coco(tmp_path)
     write_image(root / "train/b.jpg", 64 * 2, 48 * 3)
-    monkeypatch.setattr(images, "MOST_PIXELS", 64 * 48 + 1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     before = list(warnings.filters)
 
-    assert only(check(root), "image-too-large").file == "train/b.jpg"
+    assert only(check(root, most_pixels=64 * 48 + 1), "image-too-large").file == "train/b.jpg"
     assert warnings.filters == before
 
 
@@ -193,7 +191,7 @@ def test_a_split_of_crowds_alone_has_no_objects(tmp_path: Path) -> None:
     root = coco(tmp_path)
     coco_file(root / "annotations/instances_val.json", [coco_image(11, "v.jpg")], [coco_object(5, 11, iscrowd=1)])
 
-    assert "only regions to ignore" in only(check(root), "no-objects").message
+    assert "1 image, no object, 1 region to ignore" in only(check(root), "only-regions").message
 
 
 def test_an_image_in_train_and_val_is_a_warning(tmp_path: Path) -> None:

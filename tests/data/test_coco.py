@@ -147,7 +147,7 @@ def test_boxes_that_all_lie_in_one_pixel_are_relative(tmp_path: Path) -> None:
 
 
 def test_malformed_records_are_errors_with_their_place(tmp_path: Path) -> None:
-    images = [coco_image(1, "a.jpg"), {"id": "two", "file_name": "b.jpg"}, {"id": 3}]
+    images = [coco_image(1, "a.jpg"), {"id": None, "file_name": "b.jpg"}, {"id": 3}]
     objects = [coco_object(5, 1), {"id": 6, "bbox": [1, 2, 3, 4]}, {"image_id": 1, "category_id": 3}]
     root = coco(tmp_path)
     coco_file(root / TRAIN, images, [*objects, "nonsense"], [*CATS, {"name": "no id"}])
@@ -185,14 +185,25 @@ def test_class_tables_that_differ_are_an_error(tmp_path: Path) -> None:
     fault = only(check(root), "classes")
 
     assert fault.file == "annotations/instances_val.json"
-    assert "'dog' (id 7), 'hound' (id 7)" in fault.message
+    assert "id 7 is 'hound', but 'dog' in annotations/instances_train.json" in fault.message
 
 
-def test_a_split_of_two_files_is_an_error(tmp_path: Path) -> None:
+def test_files_of_one_split_are_joined_unless_they_name_the_same_images(tmp_path: Path) -> None:
     root = coco(tmp_path)
-    coco_file(root / "annotations/instances_train2014.json", [], [])
+    second = root / "annotations/instances_train_set2.json"
+    write_image(root / "images/train_set2/a.jpg")
+    coco_file(second, [coco_image(1, "a.jpg")], [coco_object(90, 1, (1, 2, 3, 4), 7)])
 
-    assert "as does annotations/instances_train" in only(check(root), "duplicate-split").message
+    folder = read_data(root)
+
+    train = folder.splits["train"]
+    assert train.files == ("images/train_set2/a.jpg", "train/a.jpg", "train/b.jpg")
+    assert train.truth.boxes.tolist() == [[1, 2, 4, 6], [8, 8, 28, 24]]
+    assert len(set(train.truth.image_ids.tolist())) == 3
+    assert any("are read as one split, with new image ids: train" in note for note in folder.notes)
+
+    coco_file(second, [coco_image(1, "b.jpg")], [coco_object(90, 1, (1, 2, 3, 4), 7)])
+    assert "names 1 images of annotations/instances_train.json again" in only(check(root), "duplicate-split").message
 
 
 def test_a_file_that_names_no_split_is_train_if_there_is_no_other(tmp_path: Path) -> None:
@@ -202,8 +213,8 @@ def test_a_file_that_names_no_split_is_train_if_there_is_no_other(tmp_path: Path
     coco_file(tmp_path / "annotations/boxes.json", images, [coco_object(1, 1)])
     assert set(read_folder(tmp_path).splits) == {"train", "val"}
 
-    coco_file(tmp_path / "annotations/more.json", images, [])
-    assert "none of 2 files says train" in only(check(tmp_path), "malformed-file").message
+    coco_file(tmp_path / "annotations/train.json", images, [coco_object(1, 1)])
+    assert any("boxes.json was not read" in note for note in read_folder(tmp_path).notes)
 
 
 def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:

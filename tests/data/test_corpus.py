@@ -20,9 +20,10 @@ from oddetr.cli import main
 from oddetr.data.doctor.check import check, print_report
 from oddetr.data.images import ImageError
 from oddetr.data.reader import DataFolder
+from oddetr.data.reading import ReadingConfig
 from oddetr.data.sources import DigitsConfig, open_training_sources
 from tests.data.builders import write_image
-from tests.data.corpus import CASES, LABEL, SOUND, Build, Case, many_coco, moved, with_label, with_lines
+from tests.data.corpus import CASES, LABEL, SOUND, Build, Case, many_coco, many_lines, moved, with_label, with_lines
 
 NOBODY = 65534
 HANGS = 120.0
@@ -96,7 +97,7 @@ def test_cases_have_names_of_their_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [many_coco(2 * 10**5), with_label(LABEL * 2 * 10**5)], ids=["COCO", "YOLO"])
+@pytest.mark.parametrize("build", [many_coco(2 * 10**5), with_label(many_lines(2 * 10**5))], ids=["COCO", "YOLO"])
 def test_200_000_objects_on_one_image_are_read_and_refused(tmp_path: Path, build: Build) -> None:
     build(tmp_path / "data")
 
@@ -117,7 +118,7 @@ def test_links_that_lead_out_are_followed_if_that_is_allowed(tmp_path: Path, pat
 
     assert report.ok, report.errors
     assert report.statistics["train"].objects == 2
-    sources, _ = open_training_sources(str(root), DigitsConfig(), 0, allow_outside=True)
+    sources, _ = open_training_sources(str(root), DigitsConfig(), 0, reading=ReadingConfig(allow_outside=True))
     assert sources["train"].sample(1).image.shape == (48, 64, 3)
     assert main(["check", str(root), "--allow-outside", "true"]) == 0
 

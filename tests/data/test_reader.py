@@ -31,13 +31,13 @@ def numbered(count: int) -> list[str]:
 
 def test_a_folder_of_no_known_layout_is_described(tmp_path: Path) -> None:
     write_image(tmp_path / "pictures/a.jpg")
-    (tmp_path / "labels.csv").touch()
+    (tmp_path / "labels.toml").touch()
 
     with pytest.raises(DataError) as error:
         read_folder(tmp_path)
 
     layouts = ("COCO: ", "Pascal VOC: ", "YOLO: ", "_annotations.coco.json", "data.yaml")
-    assert all(part in str(error.value) for part in ("labels.csv, pictures/", *layouts))
+    assert all(part in str(error.value) for part in ("labels.toml, pictures/", *layouts))
 
 
 def test_the_folder_above_a_data_set_names_it(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_sample_is_an_image_with_its_own_objects(tmp_path: Path) -> None:
 
 
 def test_images_that_are_taken_keep_their_objects(tmp_path: Path) -> None:
-    data = read_data(coco(tmp_path, [coco_object(5, 2), coco_object(6, 2)])).splits["train"]
+    data = read_data(coco(tmp_path, [coco_object(5, 2), coco_object(6, 2, (1, 1, 9, 9))])).splits["train"]
 
     taken = data.take(np.array([1, 0]), "some")
 
@@ -176,7 +176,7 @@ def test_classes_that_name_sides_or_are_characters_are_not_mirrored(names: tuple
 
 
 def test_classes_that_are_rare_or_not_mirrored_are_noted(tmp_path: Path) -> None:
-    root = voc(tmp_path, {"train": ["a"], "val": ["b"]}, [("left shoe", (1, 1, 9, 9))] * 3)
+    root = voc(tmp_path, {"train": ["a"], "val": ["b"]}, [("left shoe", (1, 1, 9, y)) for y in (9, 10, 11)])
     voc_xml(root / "Annotations/b.xml", [("dog", (1, 1, 9, 9))])
 
     folder = read_data(root)

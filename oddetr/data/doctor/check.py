@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 
+import numpy as np
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -16,7 +18,9 @@ from oddetr.data.doctor.statistics import Range, Statistics, statistics
 from oddetr.data.faults import DataError, Fault, by_kind, headline, listed, of_severity
 from oddetr.data.images import ImageFacts, decode, map_images
 from oddetr.data.kinds import KINDS, Severity
-from oddetr.data.reader import DataFolder, read_folder, shared_images
+from oddetr.data.mending import write_mended
+from oddetr.data.reader import DataFolder, read_folder, shared_images, without_broken
+from oddetr.data.reading import AS_USUAL, MOST_PIXELS, ReadingConfig
 
 _CLASSES_SHOWN = 20
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow"}
@@ -54,31 +58,57 @@ class CheckReport:
         return not self.errors
 
 
-def check(root: Path | str, console: Console | None = None, allow_outside: bool = False) -> CheckReport:
+def check(
+    root: Path | str,
+    console: Console | None = None,
+    allow_outside: bool = False,
+    ignore_exif: bool = False,
+    crowds_as_objects: bool = False,
+    most_pixels: int = MOST_PIXELS,
+    mend: Path | str | None = None,
+) -> CheckReport:
     """Read a data set of any understood format and decode all of its images; never raises because of the data.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or its data.yaml or JSON file.
         console: shows progress; None is silent.
         allow_outside: also read what paths and links name outside of the folder; it is refused otherwise.
+        ignore_exif: take images as stored, not turned by their EXIF orientation: for boxes that were drawn so.
+        crowds_as_objects: learn COCO's crowd regions and VOC's difficult objects like any other.
+        most_pixels: of an image; larger ones are refused.
+        mend: folder to write a clean copy to, as COCO: without what is broken, with a list of every change.
+
+    Raises:
+        ValueError: `mend` holds files already.
     """
     root = Path(root)
+    report = checked(root, console, ReadingConfig(allow_outside, ignore_exif, crowds_as_objects, most_pixels))
+    if mend is not None and report.folder is not None:
+        write_mended(report.folder, Path(mend))
+    return report
+
+
+def checked(root: Path, console: Console | None = None, reading: ReadingConfig = AS_USUAL) -> CheckReport:
+    """`check`, with all choices of reading."""
     try:
-        folder = read_folder(root, console, allow_outside)
+        folder = read_folder(root, console, reading)
     except DataError as error:
         return CheckReport(root, None, error.faults, {})
     faults = tuple(dict.fromkeys([*folder.faults, *_image_faults(folder, console)]))
+    folder = replace(folder, faults=faults)
+    if reading.skip_broken:
+        folder = without_broken(folder)
     numbers = {name: statistics(data) for name, data in folder.splits.items()}
-    return CheckReport(root, replace(folder, faults=faults), faults, numbers)
+    return CheckReport(root, folder, folder.faults, numbers)
 
 
-def load_data(root: Path | str, console: Console | None = None, allow_outside: bool = False) -> DataFolder:
+def load_data(root: Path | str, console: Console | None = None, reading: ReadingConfig = AS_USUAL) -> DataFolder:
     """The data to train on, cleaned, after `check` found no error; print its `notes`.
 
     Raises:
         DataError: there are errors, or no train or val split with objects; the message lists them.
     """
-    report = check(root, console, allow_outside)
+    report = checked(Path(root), console, reading)
     if report.folder is None or report.errors:
         raise DataError(report.root, report.faults)
     return report.folder
@@ -122,10 +152,16 @@ def _parts(report: CheckReport, every: bool) -> Iterator[RenderableType]:
 def _image_faults(folder: DataFolder, console: Console | None) -> Iterator[Fault]:
     files = list(dict.fromkeys(file for data in folder.splits.values() for file in data.files))
     paths = [folder.root / file for file in files]
-    facts = dict(zip(files, map_images(decode, paths, console, "Decoding images"), strict=True))
+    reading = next(iter(folder.splits.values())).reading
+    facts = dict(
+        zip(files, map_images(partial(decode, reading=reading), paths, console, "Decoding images"), strict=True)
+    )
     for data in folder.splits.values():
-        for file, (height, width) in zip(data.files, data.truth.sizes.tolist(), strict=True):
+        objects = np.diff(data.truth.offsets)
+        for file, (height, width), count in zip(data.files, data.truth.sizes.tolist(), objects, strict=True):
             yield from _image_fault(file, facts[file], (height, width))
+            if facts[file].turned and count and (folder.format == "YOLO" or not facts[file].rotated):
+                yield Fault("turned-image", file, "its EXIF orientation turns or mirrors it")
     yield from _shared_content(folder.splits, facts)
 
 
@@ -137,13 +173,11 @@ def _image_fault(file: str, facts: ImageFacts, annotated: tuple[int, int]) -> It
     if facts.animated:
         yield Fault("animated-image", file, "holds several pictures")
     if facts.size != annotated:
-        why = ""
-        if facts.size == annotated[::-1]:
-            turned = ": its EXIF orientation turns it by 90 degrees, and the annotations are of the image before that"
-            why = turned if facts.rotated else ": width and height are swapped"
+        swapped = facts.size == annotated[::-1]
+        why = ": width and height are swapped" if swapped and not facts.rotated else ""
         (height, width), (annotated_height, annotated_width) = facts.size, annotated
         message = f"{width}x{height} pixels, but its annotations say {annotated_width}x{annotated_height}{why}"
-        yield Fault("wrong-size", file, message)
+        yield Fault("size-before-turn" if swapped and facts.rotated else "wrong-size", file, message)
 
 
 def _shared_content(splits: dict[str, DetectionData], facts: dict[str, ImageFacts]) -> Iterator[Fault]:

@@ -1,49 +1,60 @@
-"""COCO JSON: `annotations/instances_<split>*.json` with image folders, or Roboflow's `<split>/_annotations.coco.json`.
+"""COCO JSON: files that hold images, annotations and categories, wherever they lie near the top of the folder.
 
-Ids must be whole numbers; boxes are (x, y, width, height) in pixels.
+COCO has `annotations/instances_<split>*.json` with image folders, Roboflow `<split>/_annotations.coco.json`, other
+tools a single file at the top. Boxes are (x, y, width, height) in pixels; where there is none, it is that of the
+segmentation.
 """
 
 import json
 import math
 import posixpath
 import reprlib
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oddetr.common.text import readable
+from oddetr.common.text import listed, readable
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
+from oddetr.data.formats.masks import box_of
+from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
 from oddetr.data.formats.text import SPLITS, require_unique, split_of
 
-_ROBOFLOW = "_annotations.coco.json"
-_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_", "person_keypoints_")
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_FOLDERS = ("annotations", "images", "data", "labels")
+"""Folders, besides those named after splits, whose folders are looked into as well."""
 _PROBE = 200
 """Images of a split that are looked for in each folder, to find the split's."""
+_MOST_LOOKED_INTO = 20
+"""JSON files of a folder that are opened to see what they hold: labelme writes one for each image."""
 _LARGEST_FILE = 2**34
 """Bytes of an annotation file: the largest in use have a third of that."""
+
+Id = int | str
 
 
 @dataclass(frozen=True)
 class _Document:
-    """The lists of records of one JSON file."""
+    """The lists of records of one JSON file, and its categories: (id, name) of the well-formed ones."""
 
     file: str
     split: str
     images: list[Any]
     annotations: list[Any]
-    categories: list[Any]
+    categories: list[tuple[Id, str]]
 
 
 @dataclass(frozen=True)
 class _Image:
     """A well-formed image record; (height, width) is 0 if the record does not give it."""
 
-    id: int
+    id: Id
     name: str
     size: tuple[int, int]
 
@@ -57,47 +68,91 @@ class _Problem(ValueError):
 
 
 def _find(files: Files) -> list[str] | None:
-    """The annotation files, where COCO or Roboflow has them."""
-    named = files.files_in("annotations", [".json"], below=False)
-    found = [file for file in named if posixpath.basename(file).startswith("instances_")]
-    if not found and not files.files_in("annotations", [".xml"], below=False):
-        found = [file for file in named if not posixpath.basename(file).startswith(_OTHER_TASKS)]
-    beside = [f"{folder}/{_ROBOFLOW}" for folder in files.subfolders() if split_of(folder)]
-    return found + [file for file in beside if files.is_file(file)] or None
+    """The annotation files: of COCO's own only the instances, if there are any."""
+    if files.given and files.given.endswith(".json"):
+        return [files.given]
+    folders = [".", *files.subfolders()]
+    usual = [folder for folder in folders[1:] if folder.lower() in _FOLDERS or split_of(folder)]
+    folders += [inner for folder in usual for inner in files.subfolders(folder)]
+    found: list[str] = []
+    for folder in folders:
+        # What leads out of the folder is a fault only where annotations are expected.
+        place = files if folder == "annotations" else files.probe()
+        names = place.files_in(folder, [".json"], below=False)
+        found += [file for file in names[:_MOST_LOOKED_INTO] if _holds_coco(files, file)]
+    instances = [file for file in found if posixpath.basename(file).startswith("instances_")]
+    others = [file for file in found if not posixpath.basename(file).startswith(_OTHER_TASKS)]
+    return instances or others or found or None
+
+
+def _holds_coco(files: Files, file: str) -> bool:
+    """Whether a file has the keys of COCO's lists; one that cannot be read is said to if its name says so."""
+    content = files.probe().parse(file, _LARGEST_FILE, bytes)
+    named = posixpath.basename(file).startswith("instances_") or file.endswith("_annotations.coco.json")
+    return named or (content is not None and all(key in content for key in _KEYS))
 
 
 def _read(files: Files, candidates: list[str]) -> RawFolder:
-    """Category ids, sorted, become labels 0..K-1. A category without annotations remains a class."""
+    """Categories, sorted by id, become labels 0..K-1. A category without annotations remains a class."""
     chosen = _chosen(files, candidates)
     documents = [
-        _Document(file, split, *lists)
-        for split, file in chosen.items()
+        _Document(file, split, images, annotations, _categories(files, file, categories))
+        for split, names in chosen.items()
+        for file in names
         if (lists := files.parse(file, _LARGEST_FILE, _parsed)) is not None
+        for images, annotations, categories in [lists]
     ]
     if not documents:
         raise DataError(files.root, files.faults)
+    documents = _without_project(files, documents)
     classes = _classes(files, documents)
-    splits = [_split(files, document, classes) for document in documents]
+    parts: dict[str, list[RawSplit]] = defaultdict(list)
+    for document in documents:
+        parts[document.split].append(_split(files, document, classes))
+    splits = [_joined(files, of_split) for of_split in parts.values()]
     return RawFolder(classes, documents[0].file, tuple(chosen), splits)
 
 
-def _chosen(files: Files, candidates: list[str]) -> dict[str, str]:
-    """The annotation file of each split; a single file that names no split is train."""
-    chosen: dict[str, str] = {}
+def _chosen(files: Files, candidates: list[str]) -> dict[str, list[str]]:
+    """The annotation files of each split: by the name of the file, else of its folder; if none names a split, all are
+    train."""
+    chosen: dict[str, list[str]] = defaultdict(list)
     for file in candidates:
         folder, name = posixpath.split(file)
-        split = split_of(folder if name == _ROBOFLOW else Path(name).stem)
-        split = split or ("train" if len(candidates) == 1 else None)
-        if split is None:
+        split = split_of(Path(name).stem) or split_of(folder)
+        if split is not None:
+            chosen[split].append(file)
+    unnamed = sorted(set(candidates) - {file for names in chosen.values() for file in names})
+    if not chosen:
+        chosen["train"] = unnamed
+    else:
+        for file in unnamed:
             files.notes.append(f"{file} was not read: its name says neither train nor val nor test.")
-        elif split in chosen:
-            files.add("duplicate-split", file, f"defines {split}, as does {chosen[split]}")
-        else:
-            chosen[split] = file
-    if not chosen and not files.faults:
-        message = f"none of {len(candidates)} files says train, val or test in its name"
-        files.add("malformed-file", "annotations", message)
     return {split: chosen[split] for split in SPLITS if split in chosen}
+
+
+def _joined(files: Files, parts: list[RawSplit]) -> RawSplit:
+    """One split of several files, whose images must be different ones. Image ids that are used twice are replaced."""
+    first, *others = parts
+    taken = set(first.files)
+    sound = [first]
+    for part in others:
+        shared = taken.intersection(part.files)
+        if shared:
+            what = f"names {len(shared):,} images of {first.label_files[0]} again, such as {min(shared)}"
+            files.add("duplicate-split", part.label_files[0], what)
+        else:
+            sound.append(part)
+            taken.update(part.files)
+    if len(sound) == 1:
+        return first
+    names = listed([part.label_files[0] for part in sound if part.label_files], 5)
+    split = joined(sound)
+    renumbered = len(np.unique(split.image_ids)) < len(split.image_ids)
+    if renumbered:
+        split = replace(split, image_ids=np.arange(1, len(split.files) + 1))
+    files.notes.append(f"{names} are read as one split{', with new image ids' if renumbered else ''}: {first.name}.")
+    return split
 
 
 def _parsed(content: bytes) -> tuple[list[Any], list[Any], list[Any]]:
@@ -127,12 +182,30 @@ def _list(content: Any, key: str) -> list[Any]:
     return found
 
 
-def _integer(record: Any, key: str) -> int | None:
-    """The whole number of that name, which may be written as a float; None if there is none."""
+def _id(record: Any, key: str) -> Id | None:
+    """The id of that name: a whole number, which may be written as a float or as text, or other text; None if there is
+    none."""
     value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isdecimal() and len(text) < 19 else text or None
     if type(value) is int or (type(value) is float and value.is_integer()):
         return int(value) if abs(value) < 2**62 else None
     return None
+
+
+def _integer(record: Any, key: str) -> int | None:
+    """The whole number of that name; None if there is none."""
+    value = _id(record, key)
+    return value if isinstance(value, int) else None
+
+
+def _numbered(ids: Iterable[Id]) -> dict[Id, int]:
+    """The ids as numbers: as they are if all are, else 1, 2, ... in their order."""
+    ids = list(ids)
+    if all(isinstance(id, int) for id in ids):
+        return {id: int(id) for id in ids}
+    return {id: number for number, id in enumerate(ids, start=1)}
 
 
 def _text(record: Any, key: str) -> str:
@@ -149,38 +222,72 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _categories(files: Files, document: _Document) -> list[tuple[int, str]]:
+def _categories(files: Files, file: str, records: list[Any]) -> list[tuple[Id, str]]:
     """(id, name) of the well-formed categories, sorted."""
-    found: list[tuple[int, str]] = []
-    for index, record in enumerate(document.categories):
-        id, name = _integer(record, "id"), _text(record, "name").strip()
+    found: list[tuple[Id, str]] = []
+    for index, record in enumerate(records):
+        id, name = _id(record, "id"), _text(record, "name").strip()
         if id is not None and name and readable(name):
-            found.append((id, name))
+            is_project = id == 0 and _text(record, "supercategory") == "none"
+            found.append((id, f"{_PROJECT}{name}" if is_project else name))
         else:
-            message = f"categories[{index}] needs a whole number as id and a readable name"
-            files.add("malformed-record", document.file, message)
-    return sorted(found)
+            files.add("malformed-record", file, f"categories[{index}] needs an id and a readable name")
+    return sorted(found, key=lambda category: (isinstance(category[0], str), category))
+
+
+_PROJECT = "\0"
+"""Marks category 0 with supercategory "none", which may be Roboflow's name for the project."""
+
+
+def _without_project(files: Files, documents: list[_Document]) -> list[_Document]:
+    """Leave out Roboflow's category 0, the project's name, if no annotation has it and there are other categories."""
+    named = next((name for document in documents for _, name in document.categories if name[0] == _PROJECT), None)
+    several = any(len(document.categories) > 1 for document in documents)
+    is_used = any(_id(record, "category_id") == 0 for document in documents for record in document.annotations)
+    left_out = named is not None and several and not is_used
+    if named is not None and left_out:
+        name = named.removeprefix(_PROJECT)
+        files.notes.append(f"Category 0, {name!r}, is Roboflow's name for the project, not a class: left out.")
+    return [
+        replace(
+            document,
+            categories=[
+                (id, name.removeprefix(_PROJECT))
+                for id, name in document.categories
+                if not (left_out and name[0] == _PROJECT)
+            ],
+        )
+        for document in documents
+    ]
 
 
 def _classes(files: Files, documents: list[_Document]) -> ClassTable:
-    """The class table of the first file, with which the others must agree.
-
-    Roboflow's id 0 with supercategory "none", if no annotation has it, is the project's name and no class.
-    """
+    """The class table: of the first file, and what others add to it. Files may give a name other ids, but no id a name
+    that the first file does not have."""
     first, *others = documents
-    table = _categories(files, first)
+    table = dict(first.categories)
+    if len(table) < len(first.categories):
+        twice = next(id for id, _ in first.categories if sum(other == id for other, _ in first.categories) > 1)
+        files.add("classes", first.file, f"the category id {twice} is used twice")
     for other in others:
-        different = sorted(set(table) ^ set(_categories(files, other)))[:5]
-        if different:
-            names = ", ".join(f"{name!r} (id {id})" for id, name in different)
-            files.add("classes", other.file, f"its categories differ from those of {first.file}: {names}")
-    unnamed = [_integer(record, "id") for record in first.categories if _text(record, "supercategory") == "none"]
-    is_project = len(table) > 1 and table[0][0] == 0 and 0 in unnamed
-    if is_project and not any(_integer(record, "category_id") == 0 for d in documents for record in d.annotations):
-        (_, name), *table = table
-        files.notes.append(f"Category 0, {name!r}, is Roboflow's name for the project, not a class: left out.")
+        names = {name for _, name in other.categories}
+        for id, name in other.categories:
+            if name in table.values():
+                continue
+            if id in table and table[id] not in names:
+                files.add("classes", other.file, f"id {id} is {name!r}, but {table[id]!r} in {first.file}")
+            elif id in table:
+                table[max((number for number in table if isinstance(number, int)), default=0) + 1] = name
+            else:
+                table[id] = name
+        mapped = [name for id, name in other.categories if table.get(id) != name]
+        if mapped and not any(fault.kind == "classes" for fault in files.faults):
+            files.notes.append(
+                f"Categories of {other.file} are taken by name, since their ids differ: {listed(mapped)}."
+            )
+    numbers = _numbered(sorted(table, key=lambda id: (isinstance(id, str), id)))
     try:
-        return ClassTable(tuple(name for _, name in table), tuple(id for id, _ in table))
+        return ClassTable(tuple(table[id] for id in numbers), tuple(numbers.values()))
     except ValueError as problem:
         files.add("classes", first.file, str(problem))
         raise DataError(files.root, files.faults) from problem
@@ -189,27 +296,30 @@ def _classes(files: Files, documents: list[_Document]) -> ClassTable:
 def _split(files: Files, document: _Document, classes: ClassTable) -> RawSplit:
     images = _images(files, document)
     paths = _paths(files, document, images)
+    ids = _numbered(image.id for image in images)
     split = RawSplit(
         name=document.split,
         files=[paths.get(row, "") for row in range(len(images))],
         label_files=[document.file] * len(images),
-        image_ids=np.array([image.id for image in images], dtype=np.int64),
+        image_ids=np.array(list(ids.values()), dtype=np.int64),
         sizes=np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2),
-        objects=_objects(files, document, images, classes),
+        objects=_objects(files, document, images, paths, classes),
+        written="corner",
     )
+    if any(isinstance(image.id, str) for image in images):
+        files.notes.append(f"Image ids of {document.file} are text: images have the numbers 1, 2, ... instead.")
     return split.take(np.array(list(paths), dtype=np.int64))
 
 
 def _images(files: Files, document: _Document) -> list[_Image]:
-    """The well-formed images, each id once."""
-    images: dict[int, _Image] = {}
+    """The well-formed images, each id once. LVIS names its images by address alone."""
+    images: dict[Id, _Image] = {}
     for row, record in enumerate(document.images):
-        id, name = _integer(record, "id"), _text(record, "file_name")
+        id, name = _id(record, "id"), _text(record, "file_name") or _text(record, "coco_url").partition("://")[2]
         if id is None or not name:
-            message = f"images[{row}] needs a whole number as id and a file_name"
-            files.add("malformed-record", document.file, message)
+            files.add("malformed-record", document.file, f"images[{row}] needs an id and a file_name")
         elif id in images:
-            files.add("duplicate-image-id", document.file, f"image id {id} is used again")
+            files.add("duplicate-image-id", document.file, f"image id {id} is used again", image=name)
         else:
             height, width = (_integer(record, side) or 0 for side in ("height", "width"))
             known = 0 < height <= LONGEST_SIDE and 0 < width <= LONGEST_SIDE
@@ -219,32 +329,24 @@ def _images(files: Files, document: _Document) -> list[_Image]:
 
 def _paths(files: Files, document: _Document, images: list[_Image]) -> dict[int, str]:
     """The paths of the images, by their rows, that are there, may be read, and are not listed twice."""
-    base = _image_folder(files, document, images)
+    bases = _image_folders(files, document, images)
     paths: dict[int, str] = {}
     seen: set[str] = set()
     for row, image in enumerate(images):
-        path, described = files.resolve(image.name, base), f"image id {image.id}"
-        file = files.find(path) if path is not None else None
-        if path is None:
-            message = f"{described} is {image.name!r}{files.advice(image.name, base)}"
-            files.add("outside-folder", document.file, message)
-        elif (barred := files.barred(file or path)) is not None:
-            files.faults.append(barred)
-        elif file is None:
-            similar = files.similar(path)
-            hint = f"; there is {similar}" if similar else ""
-            files.add("missing-image", path, f"listed in {document.file} as {described}{hint}")
-        elif file in seen:
-            files.add("duplicate-file-name", document.file, f"{file} is listed again as {described}")
-        else:
+        described = f"image id {image.id}"
+        where = f"listed in {document.file} as {described}"
+        file = files.image(image.name, bases, document.split, where, (document.file, None))
+        if file is not None and file in seen:
+            files.add("duplicate-file-name", document.file, f"{file} is listed again as {described}", image=file)
+        elif file is not None:
             seen.add(file)
             paths[row] = file
     return paths
 
 
-def _image_folder(files: Files, document: _Document, images: list[_Image]) -> str:
-    """The folder in which most of the split's images are found."""
-    stem, beside = Path(document.file).stem.removeprefix("instances_"), posixpath.dirname(document.file)
+def _image_folders(files: Files, document: _Document, images: list[_Image]) -> list[str]:
+    """The folders that the images may be in, that with most of them first."""
+    stem, beside = Path(document.file).stem.removeprefix("instances_"), posixpath.dirname(document.file) or "."
     named = [
         folder
         for base in (".", "images")
@@ -257,48 +359,60 @@ def _image_folder(files: Files, document: _Document, images: list[_Image]) -> st
         paths = (files.resolve(image.name, folder) for image in images[:_PROBE])
         return sum(path is not None and files.find(path) is not None for path in paths)
 
-    return max((folder for folder in folders if files.is_folder(folder)), key=hits)
+    there = dict.fromkeys(folder for folder in folders if files.is_folder(folder))
+    return sorted(there, key=hits, reverse=True)
 
 
-def _objects(files: Files, document: _Document, images: list[_Image], classes: ClassTable) -> np.ndarray:
-    """The usable annotations as `OBJECT`s; annotations are named by their ids."""
+def _objects(
+    files: Files, document: _Document, images: list[_Image], paths: dict[int, str], classes: ClassTable
+) -> np.ndarray:
     rows = {image.id: row for row, image in enumerate(images)}
-    labels = {id: label for label, id in enumerate(classes.ids)}
+    by_name = {name: label for label, name in enumerate(classes.names)}
+    labels = {id: by_name[name] for id, name in document.categories if name in by_name}
     objects: list[tuple[Any, ...]] = []
-    seen: set[int] = set()
+    seen: set[Id] = set()
     for index, record in enumerate(document.annotations):
-        id = _integer(record, "id")
         try:
             objects.append(_object(index, record, rows, labels, seen))
         except _Problem as problem:
-            files.add(problem.kind, document.file, str(problem), id)
+            row = rows.get(_id(record, "image_id") or 0)
+            image = paths.get(row, images[row].name) if row is not None else ""
+            files.add(problem.kind, document.file, str(problem), _integer(record, "id"), image)
     return np.array(objects, dtype=OBJECT)
 
 
 def _object(
-    index: int, record: Any, rows: dict[int, int], labels: dict[int, int], seen: set[int]
+    index: int, record: Any, rows: dict[Id, int], labels: dict[Id, int], seen: set[Id]
 ) -> tuple[int, int, int, tuple[float, ...], float, bool]:
     """The fields of an `OBJECT`; adds its id to `seen`."""
-    id, image, category = (_integer(record, key) for key in ("id", "image_id", "category_id"))
+    id, image, category = (_id(record, key) for key in ("id", "image_id", "category_id"))
     if id is None or image is None or category is None:
-        message = f"annotations[{index}] needs whole numbers as id, image_id and category_id"
-        raise _Problem("malformed-record", message)
+        raise _Problem("malformed-record", f"annotations[{index}] needs id, image_id and category_id")
     crowd = record.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise _Problem("malformed-record", f"iscrowd is {reprlib.repr(crowd)}; it must be 0 or 1")
     if id in seen:
         raise _Problem("duplicate-annotation-id", f"annotation id {id} is used again")
     seen.add(id)
-    box = record.get("bbox")
-    numbers = [_number(value) for value in box] if isinstance(box, list) else []
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise _Problem("not-a-number", f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox")
+    box = _box(record)
     if category not in labels:
         raise _Problem("unknown-category", f"category_id {category}")
     if image not in rows:
         raise _Problem("unknown-image", f"image_id {image}")
+    place = id if isinstance(id, int) else index + 1
+    return rows[image], place, labels[category], box, _number(record.get("area")), crowd == 1
+
+
+def _box(record: dict[str, Any]) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1) of the box; of the segmentation, if there is no box or an empty one at (0, 0)."""
+    box = record.get("bbox")
+    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    if not any(numbers) and (found := box_of(record.get("segmentation"))) is not None:
+        return found
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise _Problem("not-a-number", f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox")
     x, y, width, height = numbers
-    return rows[image], id, labels[category], (x, y, x + width, y + height), _number(record.get("area")), crowd == 1
+    return x, y, x + width, y + height
 
 
 COCO = Format(
@@ -306,6 +420,7 @@ COCO = Format(
     (
         "annotations/instances_train.json, instances_val.json, ...; images in train/, val/, ... or images/",
         "train/_annotations.coco.json, valid/_annotations.coco.json, ...; images beside them (Roboflow)",
+        "one JSON file of another name, with images, annotations and categories, which is train",
     ),
     _find,
     _read,

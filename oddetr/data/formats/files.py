@@ -10,19 +10,24 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from urllib.parse import unquote
 
 from oddetr.common.regular import mode, read_regular, reason
 from oddetr.data.faults import Fault
-from oddetr.data.images import EXTENSIONS
+from oddetr.data.formats.text import split_of
+from oddetr.data.images import is_image
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
 _LONGEST_PATH = 4096
 """Characters of the longest path that a file can have."""
+
+_MOST_ENDS = 32
+"""Ends of a path that are tried at most."""
 
 Parsed = TypeVar("Parsed")
 
@@ -33,26 +38,29 @@ class Files:
     Attributes:
         root: the folder.
         allow_outside: whether paths and links may lead out of it.
+        given: the file of annotations that the user named, relative to the folder; None: the folder was named.
         faults: what was found to be wrong.
         notes: what the reader decided where the files left a choice, in whole sentences.
     """
 
-    def __init__(self, root: Path, allow_outside: bool = False) -> None:
+    def __init__(self, root: Path, allow_outside: bool = False, given: str | None = None) -> None:
         self.root = root
         self.allow_outside = allow_outside
+        self.given = given
         self.faults: list[Fault] = []
         self.notes: list[str] = []
         self._real = Path(os.path.realpath(root))
         self._names: dict[str, dict[str, list[str]]] = {}
         self._barred: dict[str, Fault | None] = {}
+        self._by_name: dict[str, list[str]] | None = None
 
-    def add(self, kind: str, file: str, message: str, place: int | None = None) -> None:
-        """Add a fault."""
-        self.faults.append(Fault(kind, file, message, place))
+    def add(self, kind: str, file: str, message: str, place: int | None = None, image: str = "") -> None:
+        """Add a fault; see `Fault`."""
+        self.faults.append(Fault(kind, file, message, place, image))
 
     def probe(self) -> "Files":
         """The same folder, for questions whose faults do not matter."""
-        return Files(self.root, self.allow_outside)
+        return Files(self.root, self.allow_outside, self.given)
 
     def resolve(self, written: str, base: str = ".") -> str | None:
         """The path that a file gives relative to the folder `base`; None if it leads out, and must not.
@@ -72,10 +80,60 @@ class Files:
                 return target.relative_to(root).as_posix()
         return str(target) if self.allow_outside else None
 
-    def advice(self, written: str, base: str = ".") -> str:
-        """What to write instead of a path that leads out, if the end of it names a file in `base`; else nothing."""
-        found = next((tail for tail in tails(written) if self.is_file(posixpath.join(base, tail))), None)
-        return f"; write {found}" if found else ""
+    def locate(self, written: str, bases: Sequence[str], split: str | None = None) -> list[str]:
+        """The image that a path in the annotations means; several if it cannot be told which, none if it is not there.
+
+        Annotations come from other machines, so that, in this order, these are tried below each of `bases`: the path,
+        and its ends, the longest first; then the only image of its base name in the whole folder, but for folders that
+        are named after another split than `split`. `%20` is a space where there is no such file otherwise.
+        """
+        names = dict.fromkeys((written, unquote(written)))
+        for name in names:
+            for end in (name, *tails(name)):
+                for base in bases:
+                    path = self.resolve(end, base)
+                    if path is not None and (file := self.find(path)) is not None:
+                        return [file]
+        for name in names:
+            found = self._images().get(composed((tails(name) or [""])[-1]), [])
+            own = [file for file in found if split is None or split_of(posixpath.dirname(file)) in (None, split)]
+            if own:
+                return own
+        return []
+
+    def image(
+        self, written: str, bases: Sequence[str], split: str | None, described: str, where: tuple[str, int | None]
+    ) -> str | None:
+        """The image that a path in the annotations means, as `locate` finds it; None, with a fault, if there is none.
+
+        Args:
+            described: where it is written, for the message that it is missing.
+            where: the same as a file and a place in it.
+        """
+        found = self.locate(written, bases, split)
+        expected = [path for base in bases if (path := self.resolve(written, base)) is not None]
+        barred = [fault for path in (found or expected) if (fault := self.barred(path)) is not None]
+        if barred:
+            self.faults += barred
+        elif len(found) > 1:
+            self.add("ambiguous-image", where[0], f"{written} may be {' or '.join(found[:3])}", where[1])
+        elif found:
+            return found[0]
+        elif not expected:
+            self.add("outside-folder", where[0], written, where[1])
+        else:
+            similar = next((name for path in expected if (name := self.similar(path))), None)
+            hint = f"; there is {similar}" if similar else ""
+            self.add("missing-image", expected[0], f"{described}{hint}")
+        return None
+
+    def _images(self) -> dict[str, list[str]]:
+        """All images of the folder, by their base names."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for file in self.probe().images_in("."):
+                self._by_name[composed(posixpath.basename(file))].append(file)
+        return self._by_name
 
     def barred(self, path: str) -> Fault | None:
         """Why a file or folder must not be read: it, or a folder above it, is a link that leads out or a folder that
@@ -116,12 +174,19 @@ class Files:
         paths = [_joined(base, name) for name in self.names(base) if not name.startswith(".")]
         return [path for path in paths if self.is_folder(path)]
 
-    def files_in(self, folder: str, extensions: Iterable[str] = EXTENSIONS, below: bool = True) -> list[str]:
+    def images_in(self, folder: str, below: bool = True) -> list[str]:
+        """The images in `folder`, and `below` it, as `files_in` lists files: what an image is, its content says."""
+        return self._files_in(folder, lambda path: is_image(self.root / path), below)
+
+    def files_in(self, folder: str, extensions: Iterable[str], below: bool = True) -> list[str]:
         """The files in `folder`, and `below` it, with one of the (lower-case) extensions, sorted.
 
         Hidden files (macOS leaves `._name.jpg`) and hidden folders are left out. Links are followed, but not up to
         folders that hold `folder`; a folder to which several lead is listed once. What must not be read is a fault.
         """
+        return self._files_in(folder, lambda path: posixpath.splitext(path)[1].lower() in extensions, below)
+
+    def _files_in(self, folder: str, wanted: Callable[[str], bool], below: bool) -> list[str]:
         found: list[str] = []
         seen = set(Path(os.path.realpath(self.root / folder)).parents)
         waiting = deque([folder])
@@ -139,7 +204,7 @@ class Files:
                     wait = waiting.append if self._is_link(path) else waiting.appendleft
                     if below:
                         wait(path)
-                elif posixpath.splitext(path)[1].lower() in extensions:
+                elif wanted(path):
                     if (fault := self.barred(path)) is not None:
                         self.faults.append(fault)
                     else:
@@ -161,7 +226,7 @@ class Files:
         folder, base = posixpath.split(name)
         return next((posixpath.join(folder, other) for other in self._listed(folder).get(_folded(base), [])), None)
 
-    def parse(self, file: str, most: int, parser: Callable[[bytes], Parsed]) -> Parsed | None:
+    def parse(self, file: str, most: int, parser: Callable[[bytes], Parsed], image: str = "") -> Parsed | None:
         """What `parser` makes of a file of at most `most` bytes; None, with a fault, if it must not or cannot be read.
 
         Parsers raise whatever they trip over in a damaged file, so that anything they raise is a fault of the file.
@@ -170,15 +235,20 @@ class Files:
             self.faults.append(fault)
             return None
         try:
-            return parser(read_regular(self.root / file, most))
+            content = read_regular(self.root / file, most)
+        except OSError as problem:
+            self.add("malformed-file", file, reason(problem), image=image)
+            return None
+        try:
+            return parser(content)
         except Exception as problem:
-            self.add("malformed-file", file, reason(problem))
+            self.add("malformed-file", file, _what_it_is(content) or reason(problem), image=image)
             return None
 
-    def lines(self, file: str, most: int) -> list[tuple[int, str]]:
+    def lines(self, file: str, most: int, image: str = "") -> list[tuple[int, str]]:
         """The lines of a text file in UTF-8 that are not blank, with their numbers from 1; none, with a fault, if it
-        cannot be read."""
-        text = self.parse(file, most, lambda content: content.decode("utf-8-sig"))
+        cannot be read. `image` is that of which it is the label file."""
+        text = self.parse(file, most, lambda content: content.decode("utf-8-sig"), image)
         lines = enumerate((text or "").splitlines(), start=1)
         return [(number, line.strip()) for number, line in lines if line.strip()]
 
@@ -199,12 +269,27 @@ class Files:
         return self._names[folder]
 
 
+def _what_it_is(content: bytes) -> str:
+    """What a file is that no parser understands, where its first bytes say so; else empty."""
+    if content.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself: run git lfs pull"
+    if content.startswith(b"PK\x03\x04"):
+        return "it is a zip file: unpack it"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is text in UTF-16: save it as UTF-8"
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        return f"it is not text in UTF-8 (byte {problem.start:,} is {content[problem.start]:#04x}): save it as UTF-8"
+    return "" if content.strip(b"\0 \r\n\t") else "it is empty"
+
+
 def tails(written: str) -> list[str]:
     """The ends of a path, the longest first: what may remain of it in another working directory."""
     parts = [
         part for part in PurePosixPath(written[:_LONGEST_PATH].replace("\\", "/")).parts if part not in ("..", "/")
     ]
-    return ["/".join(parts[start:]) for start in range(len(parts))]
+    return ["/".join(parts[start:]) for start in range(max(0, len(parts) - _MOST_ENDS), len(parts))]
 
 
 def composed(name: str) -> str:

@@ -1,8 +1,8 @@
 """A data set as its files give it, before its boxes are judged: what a format reads, and what a format is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -25,6 +25,8 @@ OBJECT = np.dtype(
 written (not finite where there are no four numbers), its area in square pixels (the box's is taken unless it is in
 (0, the image's area]), and whether it is a region to ignore."""
 
+Layout = Literal["corners", "corner", "centre"]
+
 LONGEST_SIDE = 2**24
 """Pixels of the longest side of an image that a reader believes: single precision does not hold all larger numbers."""
 
@@ -41,6 +43,8 @@ class RawSplit:
         sizes: (height, width) in pixels; 0 where the files do not give it.
         objects: of dtype `OBJECT`.
         relative: whether boxes are shares of the image's size.
+        written: how a box stands in the files: as "corners" (x0, y0, x1, y1), or as a "corner" (x0, y0) or "centre"
+            with width and height.
         first_pixel: 1 if pixels are counted from 1 and x1, y1 name the last pixel inside (Pascal VOC), else 0.
     """
 
@@ -51,6 +55,7 @@ class RawSplit:
     sizes: Int64[np.ndarray, "images 2"]
     objects: np.ndarray
     relative: bool = False
+    written: Layout = "corners"
     first_pixel: int = 0
 
     def take(self, images: Int64[np.ndarray, " taken"]) -> "RawSplit":
@@ -71,7 +76,24 @@ class RawSplit:
 
     def fault(self, kind: str, row: int, message: str) -> Fault:
         """A fault of one object."""
-        return Fault(kind, self.label_files[self.objects["image"][row]], message, int(self.objects["place"][row]))
+        image = self.objects["image"][row]
+        return Fault(kind, self.label_files[image], message, int(self.objects["place"][row]), self.files[image])
+
+
+def joined(splits: Sequence[RawSplit]) -> RawSplit:
+    """Splits of the same name and layout as one, whose image ids may occur more than once."""
+    starts = np.cumsum([0] + [len(split.files) for split in splits])
+    objects = [split.objects.copy() for split in splits]
+    for start, part in zip(starts, objects, strict=False):
+        part["image"] += start
+    return replace(
+        splits[0],
+        files=[file for split in splits for file in split.files],
+        label_files=[file for split in splits for file in split.label_files],
+        image_ids=np.concatenate([split.image_ids for split in splits]),
+        sizes=np.concatenate([split.sizes for split in splits]),
+        objects=np.concatenate(objects),
+    )
 
 
 @dataclass(frozen=True)

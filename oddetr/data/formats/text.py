@@ -16,6 +16,10 @@ SPLITS = ("train", "val", "test")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|valid|validation|val|test|testing)(?![a-z])")
 
 
+_GLUED = re.compile(r"\s*[A-Za-z_]+:[^\s/]")
+"""A key and its value without a space between them."""
+
+
 def split_of(name: str) -> str | None:
     """The split that a file's or a folder's name names: "train", "val", "test", or None.
 
@@ -55,11 +59,25 @@ def read_yaml(content: bytes) -> dict[Any, Any]:
     Raises:
         ValueError, RecursionError, yaml.YAMLError: it is no YAML, or holds no table.
     """
-    refuse_aliases(content, _PlainLoader)
-    found = yaml.load(content, _PlainLoader)
+    try:
+        refuse_aliases(content, _PlainLoader)
+        found = yaml.load(content, _PlainLoader)
+    except yaml.MarkedYAMLError as problem:
+        raise ValueError(_explained(problem, content)) from problem
     if not isinstance(found, dict):
         raise ValueError("it holds no keys such as names, train and val")
     return found
+
+
+def _explained(problem: yaml.MarkedYAMLError, content: bytes) -> str:
+    """Where YAML is wrong, the line, and the usual cause."""
+    number = problem.problem_mark.line if problem.problem_mark else 0
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
+    glued = next((index for index in range(min(number + 1, len(lines))) if _GLUED.match(lines[index])), None)
+    index = number if glued is None else glued
+    line = lines[index].strip()[:80] if index < len(lines) else ""
+    why = problem.problem if glued is None else "there must be a space after the colon"
+    return f"line {index + 1} is no YAML, {why}: {line!r}"
 
 
 def require_unique(keys: list[str]) -> None:

@@ -1,15 +1,19 @@
 """Pascal VOC: one XML file for each image.
 
 VOC counts pixels from 1, and (xmin, ymin, xmax, ymax) name the first and the last pixel of an object: the box reaches
-from (xmin - 1, ymin - 1) to (xmax, ymax). Objects marked difficult become regions to ignore.
+from (xmin - 1, ymin - 1) to (xmax, ymax). Other tools count from 0 (`_first_pixel`); then the box is as written.
+Objects marked difficult become regions to ignore.
 """
 
+import codecs
 import posixpath
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TypeVar
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,15 +21,21 @@ import numpy as np
 from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
-from oddetr.data.formats.files import Files, composed
+from oddetr.data.formats.files import Files, composed, tails
 from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS, split_of, to_number, without_extension
-from oddetr.data.images import EXTENSIONS
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = ("jpegimages", "images")
 _LARGEST_FILE, _LARGEST_LIST = 2**26, 2**30
 """Bytes of an XML file, and of a list of images."""
+_LARGEST_HEAD = 2**12
+"""Bytes in which a file says what it is."""
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_FLAG = re.compile(r"\s+-?[01]$")
+_ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"\']([\w.-]+)[\"\']")
+_LONE_AMPERSAND = re.compile(r"&(?!#?\w{1,20};)")
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,20 +75,27 @@ def _find(files: Files) -> _Layout | None:
     folders = {folder.lower(): folder for folder in files.subfolders()}
     annotations = folders.get("annotations")
     images = next((folders[name] for name in _IMAGE_FOLDERS if name in folders), None)
-    if annotations and images and files.files_in(annotations, [".xml"]):
+    if annotations and images and _annotated(files, annotations):
         return _Layout(annotations, images)
     for base in (".", "images"):
         splits: dict[str, str] = {}
         for folder in files.subfolders(base):
             split = split_of(posixpath.basename(folder))
-            if split and split not in splits and files.files_in(folder, [".xml"]):
+            if split and split not in splits and _annotated(files, folder):
                 splits[split] = folder
         if splits:
             return _Layout(splits=splits)
     for base in (".", "images"):
-        if files.files_in(base, [".xml"], below=False):
+        if _annotated(files, base, below=False):
             return _Layout(splits={"train": base})
     return None
+
+
+def _annotated(files: Files, folder: str, below: bool = True) -> bool:
+    """Whether a folder holds XML files, and not one of CVAT's for all images."""
+    found = files.files_in(folder, [".xml"], below)
+    content = files.probe().parse(found[0], _LARGEST_FILE, bytes) if found else None
+    return bool(found) and not (len(found) <= 2 and content and b"<annotations>" in content[:_LARGEST_HEAD])
 
 
 def _read(files: Files, layout: _Layout) -> RawFolder:
@@ -96,33 +113,51 @@ def _read(files: Files, layout: _Layout) -> RawFolder:
         files.add("classes", ".", _why_no_class(files, splits))
         raise DataError(files.root, files.faults)
     classes = ClassTable(tuple(names), tuple(range(1, len(names) + 1)))
-    raw = [_split(split, splits[split], classes) for split in SPLITS if split in splits]
+    first_pixel = _first_pixel(
+        files, [entry.corners for images in splits.values() for image in images for entry in image.objects]
+    )
+    raw = [_split(split, splits[split], classes, first_pixel) for split in SPLITS if split in splits]
     return RawFolder(classes, layout.annotations, tuple(splits), raw)
 
 
 def _standard_splits(files: Files, layout: _Layout) -> dict[str, dict[str, str | None]]:
     """The images of each split with their XML files: by the lists in ImageSets/Main, if there are any."""
     pairs, ambiguous = _paired(files, layout.images, layout.annotations)
-    lists = {split: f"ImageSets/Main/{split}.txt" for split in SPLITS}
-    if not files.is_file(lists["train"]):
-        lists["train"] = "ImageSets/Main/trainval.txt"
-    lists = {split: file for split, file in lists.items() if files.is_file(file)}
+    lists = _lists(files)
     if not lists:
         return _unlisted_splits(files, layout.images, pairs)
     known = [*pairs, *ambiguous]
     named = _grouped(known, lambda image: posixpath.basename(_key(image, layout.images)))
     named |= _grouped(known, lambda image: _key(image, layout.images))
+    named |= _grouped(known, lambda image: composed(posixpath.basename(image)))
     splits: dict[str, dict[str, str | None]] = {split: {} for split in lists}
-    for split, file in lists.items():
-        for name in _listed(files, file):
-            found = named.get(name, [])
-            if len(found) > 1:
-                files.add("ambiguous-image", file, f"{name} may be {' or '.join(found[:3])}")
-            elif not found:
-                files.add("missing-image", f"{layout.images}/{name}.jpg", f"listed in {file}")
-            elif found[0] in pairs:
-                splits[split][found[0]] = pairs[found[0]]
+    for split, list_files in lists.items():
+        for file in list_files:
+            for name, found in _listed(files, file, named, repeated=len(list_files) == 1):
+                if len(found) > 1:
+                    files.add("ambiguous-image", file, f"{name} may be {' or '.join(found[:3])}")
+                elif not found:
+                    files.add("missing-image", f"{layout.images}/{name}.jpg", f"listed in {file}")
+                elif found[0] in pairs:
+                    splits[split][found[0]] = pairs[found[0]]
     return splits
+
+
+def _lists(files: Files) -> dict[str, list[str]]:
+    """The lists in ImageSets/Main of each split.
+
+    They are train.txt, ..., trainval.txt for train if there is none; or else those of the classes, CLASS_train.txt,
+    ..., whose images together are the split's.
+    """
+    folder = "ImageSets/Main"
+    names = [name for name in files.names(folder) if name.endswith(".txt")]
+    stems = {split: [f"{split}.txt"] for split in SPLITS if f"{split}.txt" in names}
+    if "train" not in stems and "trainval.txt" in names:
+        stems = {"train": ["trainval.txt"]} | stems
+    if "train" not in stems:
+        of_classes = {split: [name for name in names if name.endswith(f"_{split}.txt")] for split in SPLITS}
+        stems = {split: found for split, found in of_classes.items() if found} | stems
+    return {split: [f"{folder}/{name}" for name in stems[split]] for split in SPLITS if split in stems}
 
 
 def _unlisted_splits(files: Files, base: str, pairs: dict[str, str | None]) -> dict[str, dict[str, str | None]]:
@@ -143,7 +178,7 @@ def _paired(files: Files, images: str, annotations: str) -> tuple[dict[str, str 
     They belong together if their paths below the two folders are the same but for the extension; what is left then is
     matched by name alone.
     """
-    pictures, labels = files.files_in(images), files.files_in(annotations, [".xml"])
+    pictures, labels = files.images_in(images), files.files_in(annotations, [".xml"])
     keys = {file: _key(file, images) for file in pictures} | {label: _key(label, annotations) for label in labels}
     shared = {keys[file] for file in pictures} & {keys[label] for label in labels}
 
@@ -181,18 +216,24 @@ def _grouped(paths: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[
     return dict(groups)
 
 
-def _listed(files: Files, file: str) -> list[str]:
-    """The image names of a list, each once."""
-    names: dict[str, int] = {}
+def _listed(files: Files, file: str, named: dict[str, list[str]], repeated: bool) -> list[tuple[str, list[str]]]:
+    """The image names of a list, each once, and the images of that name. Lists of a class end each line in a flag: 1, 0
+    or -1, whether the image shows it.
+
+    Args:
+        named: the images by name.
+        repeated: whether to report names that are listed twice.
+    """
+    names: dict[str, tuple[int, str, list[str]]] = {}
     for number, line in files.lines(file, _LARGEST_LIST):
-        name = composed(line)
-        if posixpath.splitext(name)[1].lower() in EXTENSIONS:
-            name = without_extension(name)
-        if name in names:
-            files.add("repeated-image", file, f"{name} is in line {names[name]} already", number)
-        else:
-            names[name] = number
-    return list(names)
+        written = composed(line)
+        forms = (written, _FLAG.sub("", written))
+        ends = [end for form in forms for whole in (form, unquote(form)) for end in tails(whole)]
+        found = next((named[key] for end in ends for key in (end, without_extension(end)) if key in named), [])
+        first = names.setdefault(" ".join(found) or written, (number, written, found))
+        if first[0] != number and repeated:
+            files.add("repeated-image", file, f"{written} is in line {first[0]} already", number)
+    return [(name, found) for _, name, found in names.values()]
 
 
 def _why_no_class(files: Files, splits: dict[str, list[_Image]]) -> str:
@@ -211,8 +252,14 @@ class _Tree(ElementTree.TreeBuilder):
 
 
 def _parsed(content: bytes) -> ElementTree.Element:
+    """The root of an annotation, in any encoding that Python knows; an `&` that begins no entity stands for itself."""
+    declared = _ENCODING.match(content.lstrip(codecs.BOM_UTF8)[:200])
+    if declared:
+        text = content.decode(declared[1].decode()).partition("?>")[2]
+    else:
+        text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     parser = ElementTree.XMLParser(target=_Tree())
-    parser.feed(content)
+    parser.feed(_LONE_AMPERSAND.sub("&amp;", text))
     root: ElementTree.Element = parser.close()
     if root.tag.lower() != "annotation" and root.find("object") is None:
         raise ValueError(f"its root is <{root.tag[:40]}> where <annotation> is expected, and there is no <object>")
@@ -223,7 +270,7 @@ def _image(files: Files, file: str, label: str | None) -> _Image:
     if label is None:
         files.add("image-without-label", file, "there is no XML file of this name")
         return _Image(file, label)
-    tree = files.parse(label, _LARGEST_FILE, _parsed)
+    tree = files.parse(label, _LARGEST_FILE, _parsed, file)
     if tree is None:
         return _Image(file, label)
     height, width = (to_number(tree.findtext(f"size/{side}") or "") for side in ("height", "width"))
@@ -233,7 +280,7 @@ def _image(files: Files, file: str, label: str | None) -> _Image:
         try:
             objects.append(_object(number, element))
         except ValueError as problem:
-            files.add("malformed-record", label, str(problem), number)
+            files.add("malformed-record", label, str(problem), number, file)
     return _Image(file, label, (round(height), round(width)) if known else (0, 0), tuple(objects))
 
 
@@ -257,7 +304,19 @@ def _object(number: int, element: ElementTree.Element) -> _Object:
     return _Object(number, name, corners, (element.findtext("difficult") or "").strip() == "1")
 
 
-def _split(name: str, images: list[_Image], classes: ClassTable) -> RawSplit:
+def _first_pixel(files: Files, boxes: list[tuple[float, ...]]) -> int:
+    """1 if coordinates count from 1, as VOC's own do; 0 if a box begins at 0, or most boxes are no whole numbers."""
+    corners = np.array(boxes, dtype=np.float64)
+    zeros = int((corners[:, :2] == 0).any(axis=1).sum())
+    fractions = float((corners != np.round(corners)).any(axis=1).mean())
+    if not zeros and fractions <= 0.5:
+        return 1
+    why = f"{zeros:,} boxes begin at 0" if zeros else f"{fractions:.0%} of the boxes are no whole numbers"
+    files.notes.append(f"Coordinates are taken to count from 0, not from 1 as in VOC's own files: {why}.")
+    return 0
+
+
+def _split(name: str, images: list[_Image], classes: ClassTable, first_pixel: int) -> RawSplit:
     labels = {name: label for label, name in enumerate(classes.names)}
     rows = [
         (row, entry.number, labels[entry.name], entry.corners, 0.0, entry.difficult)
@@ -271,7 +330,7 @@ def _split(name: str, images: list[_Image], classes: ClassTable) -> RawSplit:
         image_ids=np.arange(1, len(images) + 1),
         sizes=np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2),
         objects=np.array(rows, dtype=OBJECT),
-        first_pixel=1,
+        first_pixel=first_pixel,
     )
 
 

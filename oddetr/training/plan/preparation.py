@@ -12,7 +12,7 @@ from oddetr.checkpoints.checkpoint import CheckpointInfo, read_info
 from oddetr.checkpoints.hub import on_hub
 from oddetr.common.durable import writing
 from oddetr.common.text import listed
-from oddetr.data.dataset import ClassTable, Source
+from oddetr.data.dataset import ClassTable, DetectionData, Source
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.models.detector import Detector
 from oddetr.models.families.presets import build_detector
@@ -86,10 +86,12 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     check_flags(config)
     check_packages(config.loggers)
     sources, notes = open_training_sources(
-        config.data, config.digits, config.seed, console, is_first_process(), config.allow_outside
+        config.data, config.digits, config.seed, console, is_first_process(), config.reading
     )
     _say_each(say, "data", notes)
     train, classes = sources["train"], sources["train"].classes
+    if isinstance(train, DetectionData):
+        config = replace(config, grey_bits=train.reading.grey_bits)
     reasons: list[str] = []
     if state is None:
         facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())

@@ -17,12 +17,12 @@ from oddetr.training.processes import is_first_process
 from oddetr.training.upgrades import upgraded
 
 CONFIGURATION, PLAN = "config.json", "plan.json"
-MAY_CHANGE = ("resume", "out", "data", "allow_outside", "workers", "trainer", "loggers", "non_finite")
+MAY_CHANGE = ("resume", "out", "data", "allow_outside", "most_pixels", "workers", "trainer", "loggers", "non_finite")
 """Fields that a resumed run takes from the command."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 """Folders that may hold a state, newest first: see `oddetr.common.durable.replace_folder`."""
-_IGNORED = ("out", "resume", "allow_outside", "workers", "loggers")
+_IGNORED = ("out", "resume", "allow_outside", "most_pixels", "workers", "loggers")
 """Fields of `TrainConfig` that do not change what is learned."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "queries", "matching.", "prediction.", "auxiliary."))
@@ -197,7 +197,7 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
 
 def _load(recorded: dict[str, Any]) -> TrainConfig:
     """A run's own configuration; `resume` keeps it from reading its initial weights again."""
-    return TrainConfig.from_plain(recorded | {"resume": True})
+    return TrainConfig.from_plain({"grey_bits": 16} | recorded | {"resume": True})
 
 
 def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:

@@ -1,0 +1,93 @@
+"""Formats that are recognised but not read: what they are called, and what to export instead."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oddetr.common.regular import read_regular
+from oddetr.data.formats.files import Files
+from oddetr.data.formats.yolo import label_file
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_LOOKED_AT = 2**26
+_MOST_FILES = 3
+
+
+@dataclass(frozen=True)
+class Other:
+    """A format by the ending of its files and by what one of them holds.
+
+    Attributes:
+        name: of the format.
+        ending: of the names of its files.
+        marks: bytes that are all in such a file; none: the name says enough.
+        cure: what to do instead.
+    """
+
+    name: str
+    ending: str
+    marks: tuple[bytes, ...]
+    cure: str
+
+
+OTHERS = (
+    Other("CVAT for images 1.1", ".xml", (b"<annotations>", b"<image "), "Export from CVAT as COCO 1.0 or YOLO 1.1."),
+    Other(
+        "labelme's JSON, a file for each image",
+        ".json",
+        (b'"shapes"', b'"imagePath"'),
+        "Convert it to COCO, for example with labelme2coco; X-AnyLabeling exports COCO, YOLO and VOC itself.",
+    ),
+    Other("a VoTT project", ".vott", (), "Export from VoTT as Pascal VOC."),
+    Other("VoTT's JSON", ".json", (b'"assets"', b'"regions"'), "Export from VoTT as Pascal VOC."),
+    Other(
+        "Supervisely's JSON, a file for each image",
+        ".json",
+        (b'"objects"', b'"classTitle"'),
+        "Export from Supervisely as COCO, YOLO or Pascal VOC.",
+    ),
+    Other(
+        "Label Studio's own JSON", ".json", (b'"annotations"', b'"result"'), "Export from Label Studio as COCO or YOLO."
+    ),
+    Other("VGG Image Annotator's JSON", ".json", (b'"regions"', b'"shape_attributes"'), "Export from VIA as COCO."),
+    Other("CreateML's JSON", ".json", (b'"coordinates"', b'"label"'), "Export as COCO, YOLO or Pascal VOC."),
+    Other("Datumaro's JSON", ".json", (b'"items"', b'"media_type"'), "Export as COCO, YOLO or Pascal VOC."),
+    Other("TFRecord", ".tfrecord", (), "Export as COCO, YOLO or Pascal VOC."),
+    Other("Parquet", ".parquet", (), "Write it as COCO JSON with image files."),
+    Other("JSON lines", ".jsonl", (), "Write it as COCO JSON: one object with images, annotations and categories."),
+    Other("NDJSON of Ultralytics", ".ndjson", (), "Export it as YOLO."),
+    Other("boxes as CSV", ".csv", (), "Export as COCO, YOLO or Pascal VOC."),
+)
+"""In the order in which they are looked for."""
+
+
+def recognised(files: Files) -> str | None:
+    """What the folder holds instead of a data set that can be read, and what to do; None if nothing is recognised."""
+    folders = [".", *files.subfolders()]
+    folders += [inner for folder in folders[1:] for inner in files.subfolders(folder)]
+    for other in OTHERS:
+        for folder in folders:
+            for file in files.probe().files_in(folder, [other.ending], below=False)[:_MOST_FILES]:
+                if _holds(files, file, other.marks):
+                    return f"{files.root} holds {other.name} ({file}), which is not read. {other.cure}"
+    packed = next(iter(files.probe().files_in(".", _ARCHIVES, below=False)), None)
+    if packed is not None:
+        return f"{files.root} holds an archive, {packed}: unpack it, and give the folder."
+    if any(files.find(label_file(image)) for image in files.probe().images_in(".")):
+        return (
+            f"{files.root} holds images and text files, as YOLO's labels, but no names of the classes: add classes.txt "
+            "(a name a line, in the order of their numbers) or data.yaml."
+        )
+    return None
+
+
+def archive(file: Path) -> str | None:
+    """What to do with a file that is an archive; None if it is none."""
+    return f"{file} is an archive: unpack it, and give the folder." if file.suffix.lower() in _ARCHIVES else None
+
+
+def _holds(files: Files, file: str, marks: tuple[bytes, ...]) -> bool:
+    try:
+        content = read_regular(files.root / file, _LOOKED_AT)
+    except OSError:
+        return False
+    return all(mark in content for mark in marks)

@@ -282,12 +282,10 @@ def test_boxes_in_another_layout_are_an_error_that_names_it(
 
 
 def test_corners_as_shares_in_yolo_are_an_error_that_names_them(tmp_path: Path) -> None:
-    corners = np.hstack([FIRST, FIRST + SIDES]) / [64, 48, 64, 48]
-    text = "".join("0 " + " ".join(f"{value:.6f}" for value in box) + "\n" for box in corners)
+    first = np.random.default_rng(1).uniform(0, 0.7, (20, 2))
+    lines = ["0 " + " ".join(f"{value:.6f}" for value in (*corner, *(corner + 0.25))) for corner in first]
 
-    report = check(
-        yolo(tmp_path, {"train/a.jpg": text, "train/b.jpg": "0 0.5 0.5 0.1 0.1", "val/c.jpg": text.splitlines()[0]})
-    )
+    report = check(yolo(tmp_path, {"train/a.jpg": "\n".join(lines), "val/c.jpg": lines[0]}))
 
     assert "as corners (x0, y0, x1, y1)" in only(report, "other-layout").message
 

@@ -8,11 +8,14 @@ import gc
 import math
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from oddetr.data.images import ImageError
 from oddetr.data.transforms import EvalTransform, Example
 from oddetr.structures import Batch, GroundTruth
 
+_GUARD = re.compile(r"^if\s+.*__name__.*:", re.MULTILINE)
 Key = tuple[int, int]
 """(epoch, index)."""
 
@@ -220,6 +224,22 @@ def make_loader(
         generator=torch.Generator(),  # the loader draws a seed per epoch: not from the generator that dropout uses
     )
     return AccumulatedLoader(loader, parts)
+
+
+def unguarded_script() -> str | None:
+    """The running script, if loading processes cannot start from it.
+
+    Where processes start anew (Windows, macOS), each runs the script again, up to `if __name__ == "__main__":`. Without
+    this line each would train, too.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if multiprocessing.get_start_method() == "fork" or file is None:
+        return None
+    try:
+        source = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if _GUARD.search(source) else file
 
 
 @contextmanager

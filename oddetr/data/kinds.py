@@ -39,7 +39,7 @@ _error, _warning = partial(Kind, "error"), partial(Kind, "warning")
 KINDS: dict[str, Kind] = {
     "layout": _error(
         "folder{s} that {is|are} no data {set|sets}",
-        "Give the folder that holds the whole data set, in one of these layouts.",
+        "Give the folder that holds the whole data set.",
     ),
     "other-format": _error("folder{s} in a format that is not read", "Give the folder of that export."),
     "malformed-file": _error(

@@ -12,7 +12,14 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from oddetr.common.terminal import Terminal
-from oddetr.data.batches import AccumulatedLoader, EpochSampler, TransformedDataset, make_loader, shared_with_workers
+from oddetr.data.batches import (
+    AccumulatedLoader,
+    EpochSampler,
+    TransformedDataset,
+    make_loader,
+    shared_with_workers,
+    unguarded_script,
+)
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform, TrainTransform
 from oddetr.distillation.task import DistillationTask
@@ -65,7 +72,7 @@ def run(
     with quiet(), shared_with_workers():
         same = SameSettings(agreed(config, prepared.sources, prepared.steps_done))
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
-        loaders = _loaders(prepared, trainer)
+        loaders = _loaders(prepared, trainer, say)
         alone = not compared and is_long(config, loaders[0])
         if prepared.state is None:
             timed = alone and not several_processes(config.trainer)  # no process can time its steps alone
@@ -84,7 +91,7 @@ def run(
     return out
 
 
-def _loaders(prepared: Prepared, trainer: Trainer) -> Loaders:
+def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -> Loaders:
     """Make the loaders of training and validation images, of which each process reads its part."""
     config, train, val = prepared.config, prepared.sources["train"], prepared.sources["val"]
     for name, source in (("training", train), ("validation", val)):
@@ -95,6 +102,12 @@ def _loaders(prepared: Prepared, trainer: Trainer) -> Loaders:
     rank, world = trainer.global_rank, trainer.world_size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, max(0, cores // max(1, trainer.num_devices) - 1)) if config.workers is None else config.workers
+    if workers and (script := unguarded_script()):
+        say(
+            f'{script} has no line `if __name__ == "__main__":`, so that no loading processes can start from it. The '
+            "training process loads the images itself, which is slower. Put the call below such a line."
+        )
+        workers = 0
     augment = TrainTransform(size, mean, std, train.flippable, config.augment)
     order = EpochSampler(len(train), config.seed, True, rank, world, batch_size)
     training = make_loader(

@@ -20,6 +20,7 @@ from oddetr.data.batches import (
     collate,
     make_loader,
     shared_with_workers,
+    unguarded_script,
 )
 from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import Example, TrainTransform
@@ -214,3 +215,23 @@ def test_an_error_ends_the_exclusion_from_collection() -> None:
         interrupted()
     assert frozen[0] > 10_000
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "is_unguarded"),
+    [
+        ("import oddetr\n", "spawn", True),
+        ("import oddetr\n", "fork", False),
+        ('if __name__ == "__main__":\n    pass\n', "spawn", False),
+        ("if '__main__' == __name__:\n    pass\n", "forkserver", False),
+    ],
+)
+def test_a_script_without_the_main_guard_is_found_where_processes_start_anew(
+    source: str, method: str, is_unguarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+
+    assert (unguarded_script() == str(script)) == is_unguarded

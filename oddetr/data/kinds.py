@@ -111,7 +111,7 @@ KINDS: dict[str, Kind] = {
         "Only if the boxes do fit the image as it is, correct the width and height in the annotations.",
     ),
     "size-before-turn": _error(
-        "image{s} that EXIF turns by 90 degrees, with annotations of the image before that",
+        "image{s} that EXIF turns after {it was|they were} annotated",
         "If the boxes fit the image as it is stored, take it so: --ignore-exif true. If not, correct width and height "
         "in the annotations.",
     ),

@@ -172,6 +172,8 @@ def check(arguments: Sequence[str], console: Console) -> int:
     every = values.pop("all")
     report = verb(**values, console=console)
     print_report(report, console, every)
+    if values["mend"] is not None and report.folder is not None:
+        _print(console, f"A clean copy is in {values['mend']}; changes.txt there lists every change.")
     return 0 if report.ok else 1
 
 

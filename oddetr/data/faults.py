@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oddetr.common.text import shown, shown_lines
-from oddetr.data.kinds import AT_LEAST, KINDS, MANY, SHARES, Severity
+from oddetr.data.kinds import AT_LEAST, KINDS, MANY, OF_ONE_IMAGE, SHARES, Severity
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
 _PLACES = {".json": "annotation", ".xml": "object", ".txt": "line"}
@@ -103,6 +103,13 @@ def summaries(faults: Iterable[Fault]) -> list[str]:
     ]
 
 
+WAY_ON = (
+    "To go on without these images: `oddetr train --skip-broken true`, or `oddetr check DIR --mend OUT`, which "
+    "writes a clean copy."
+)
+"""What can be done about errors that are all of single images."""
+
+
 class DataError(ValueError):
     """A data set that cannot be used as it is; the message lists the errors, where they are, and what to do.
 
@@ -123,6 +130,8 @@ class DataError(ValueError):
             lines.append(f"{headline(kind, found)}:")
             lines += [f"  {line}" for line in listed(kind, found)]
             lines.append(f"  -> {KINDS[kind].advice}")
-        if set(errors) - {"layout"}:
+        if set(errors) - {"layout", "other-format"}:
             lines.append(f"Run `oddetr check {self.root}` for the whole report.")
+        if set(errors) <= OF_ONE_IMAGE:
+            lines.append(WAY_ON)
         return "\n".join(lines)

@@ -253,7 +253,8 @@ def test_the_report_breaks_lines_only_on_terminals(tmp_path: Path) -> None:
         assert f"    {fault}" in lines
     assert f"  -> {KINDS['inverted-box'].advice}" in lines
     assert "error: 3 inverted boxes" in lines
-    assert lines[-1].startswith("3 errors: training will not start")
+    assert lines[-2].startswith("3 errors: training will not start")
+    assert "--skip-broken true" in lines[-1]
     assert not [line for line in lines if line != line.rstrip()]
 
     lines = printed(report, width=60, terminal=True).splitlines()

@@ -15,9 +15,9 @@ from rich.text import Text
 from oddetr.common.text import shown
 from oddetr.data.dataset import DetectionData
 from oddetr.data.doctor.statistics import Range, Statistics, statistics
-from oddetr.data.faults import DataError, Fault, by_kind, headline, listed, of_severity
+from oddetr.data.faults import WAY_ON, DataError, Fault, by_kind, headline, listed, of_severity
 from oddetr.data.images import ImageFacts, decode, map_images
-from oddetr.data.kinds import KINDS, Severity
+from oddetr.data.kinds import KINDS, OF_ONE_IMAGE, Severity
 from oddetr.data.mending import write_mended
 from oddetr.data.reader import DataFolder, read_folder, shared_images, without_broken
 from oddetr.data.reading import AS_USUAL, MOST_PIXELS, ReadingConfig
@@ -147,6 +147,8 @@ def _parts(report: CheckReport, every: bool) -> Iterator[RenderableType]:
             yield Padding(Text(f"-> {KINDS[kind].advice}"), (0, 0, 0, 2), expand=False)
     yield ""
     yield _verdict(len(report.errors))
+    if report.errors and {fault.kind for fault in report.errors} <= OF_ONE_IMAGE:
+        yield Text(WAY_ON)
 
 
 def _image_faults(folder: DataFolder, console: Console | None) -> Iterator[Fault]:

@@ -46,9 +46,8 @@ class ReadingConfig:
         Raises:
             ValueError: a value is of another type, or out of range.
         """
-        if configuration:
-            configuration = {"grey_bits": 16} | dict(configuration)
-        known = {part.name: configuration[part.name] for part in fields(cls) if part.name in configuration}
+        values = ({"grey_bits": 16} if configuration else {}) | dict(configuration)
+        known: dict[str, Any] = {part.name: values[part.name] for part in fields(cls) if part.name in values}
         wrong = next((name for name, value in known.items() if not isinstance(value, int | None)), None)
         if wrong is not None:
             raise ValueError(f"The configuration is damaged: {wrong} is {known[wrong]!r}.")

@@ -10,19 +10,20 @@ import math
 import posixpath
 import reprlib
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oddetr.common.text import listed, readable
+from oddetr.common.text import listed
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
+from oddetr.data.formats.categories import Category, categories_of, class_table, without_project
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.masks import box_of
 from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
+from oddetr.data.formats.records import Id, id_of, integer, number_of, numbered, text_of
 from oddetr.data.formats.text import SPLITS, require_unique, split_of
 
 _OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_", "person_keypoints_")
@@ -36,8 +37,6 @@ _MOST_LOOKED_INTO = 20
 _LARGEST_FILE = 2**34
 """Bytes of an annotation file: the largest in use have a third of that."""
 
-Id = int | str
-
 
 @dataclass(frozen=True)
 class _Document:
@@ -47,7 +46,7 @@ class _Document:
     split: str
     images: list[Any]
     annotations: list[Any]
-    categories: list[tuple[Id, str]]
+    categories: list[Category]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _read(files: Files, candidates: list[str]) -> RawFolder:
     """Categories, sorted by id, become labels 0..K-1. A category without annotations remains a class."""
     chosen = _chosen(files, candidates)
     documents = [
-        _Document(file, split, images, annotations, _categories(files, file, categories))
+        _Document(file, split, images, annotations, categories_of(files, file, categories))
         for split, names in chosen.items()
         for file in names
         if (lists := files.parse(file, _LARGEST_FILE, _parsed)) is not None
@@ -104,8 +103,10 @@ def _read(files: Files, candidates: list[str]) -> RawFolder:
     ]
     if not documents:
         raise DataError(files.root, files.faults)
-    documents = _without_project(files, documents)
-    classes = _classes(files, documents)
+    used = {id_of(record, "category_id") for document in documents for record in document.annotations}
+    tables = without_project(files, {document.file: document.categories for document in documents}, used)
+    documents = [replace(document, categories=tables[document.file]) for document in documents]
+    classes = class_table(files, tables)
     parts: dict[str, list[RawSplit]] = defaultdict(list)
     for document in documents:
         parts[document.split].append(_split(files, document, classes))
@@ -182,121 +183,10 @@ def _list(content: Any, key: str) -> list[Any]:
     return found
 
 
-def _id(record: Any, key: str) -> Id | None:
-    """The id of that name: a whole number, which may be written as a float or as text, or other text; None if there is
-    none."""
-    value = record.get(key) if isinstance(record, dict) else None
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if text.isdecimal() and len(text) < 19 else text or None
-    if type(value) is int or (type(value) is float and value.is_integer()):
-        return int(value) if abs(value) < 2**62 else None
-    return None
-
-
-def _integer(record: Any, key: str) -> int | None:
-    """The whole number of that name; None if there is none."""
-    value = _id(record, key)
-    return value if isinstance(value, int) else None
-
-
-def _numbered(ids: Iterable[Id]) -> dict[Id, int]:
-    """The ids as numbers: as they are if all are, else 1, 2, ... in their order."""
-    ids = list(ids)
-    if all(isinstance(id, int) for id in ids):
-        return {id: int(id) for id in ids}
-    return {id: number for number, id in enumerate(ids, start=1)}
-
-
-def _text(record: Any, key: str) -> str:
-    """The text of that name; empty if there is none."""
-    value = record.get(key) if isinstance(record, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: Any) -> float:
-    """The number; NaN if it is none, or none that fits into 64 bits."""
-    try:
-        return float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:
-        return math.nan
-
-
-def _categories(files: Files, file: str, records: list[Any]) -> list[tuple[Id, str]]:
-    """(id, name) of the well-formed categories, sorted."""
-    found: list[tuple[Id, str]] = []
-    for index, record in enumerate(records):
-        id, name = _id(record, "id"), _text(record, "name").strip()
-        if id is not None and name and readable(name):
-            is_project = id == 0 and _text(record, "supercategory") == "none"
-            found.append((id, f"{_PROJECT}{name}" if is_project else name))
-        else:
-            files.add("malformed-record", file, f"categories[{index}] needs an id and a readable name")
-    return sorted(found, key=lambda category: (isinstance(category[0], str), category))
-
-
-_PROJECT = "\0"
-"""Marks category 0 with supercategory "none", which may be Roboflow's name for the project."""
-
-
-def _without_project(files: Files, documents: list[_Document]) -> list[_Document]:
-    """Leave out Roboflow's category 0, the project's name, if no annotation has it and there are other categories."""
-    named = next((name for document in documents for _, name in document.categories if name[0] == _PROJECT), None)
-    several = any(len(document.categories) > 1 for document in documents)
-    is_used = any(_id(record, "category_id") == 0 for document in documents for record in document.annotations)
-    left_out = named is not None and several and not is_used
-    if named is not None and left_out:
-        name = named.removeprefix(_PROJECT)
-        files.notes.append(f"Category 0, {name!r}, is Roboflow's name for the project, not a class: left out.")
-    return [
-        replace(
-            document,
-            categories=[
-                (id, name.removeprefix(_PROJECT))
-                for id, name in document.categories
-                if not (left_out and name[0] == _PROJECT)
-            ],
-        )
-        for document in documents
-    ]
-
-
-def _classes(files: Files, documents: list[_Document]) -> ClassTable:
-    """The class table: of the first file, and what others add to it. Files may give a name other ids, but no id a name
-    that the first file does not have."""
-    first, *others = documents
-    table = dict(first.categories)
-    if len(table) < len(first.categories):
-        twice = next(id for id, _ in first.categories if sum(other == id for other, _ in first.categories) > 1)
-        files.add("classes", first.file, f"the category id {twice} is used twice")
-    for other in others:
-        names = {name for _, name in other.categories}
-        for id, name in other.categories:
-            if name in table.values():
-                continue
-            if id in table and table[id] not in names:
-                files.add("classes", other.file, f"id {id} is {name!r}, but {table[id]!r} in {first.file}")
-            elif id in table:
-                table[max((number for number in table if isinstance(number, int)), default=0) + 1] = name
-            else:
-                table[id] = name
-        mapped = [name for id, name in other.categories if table.get(id) != name]
-        if mapped and not any(fault.kind == "classes" for fault in files.faults):
-            files.notes.append(
-                f"Categories of {other.file} are taken by name, since their ids differ: {listed(mapped)}."
-            )
-    numbers = _numbered(sorted(table, key=lambda id: (isinstance(id, str), id)))
-    try:
-        return ClassTable(tuple(table[id] for id in numbers), tuple(numbers.values()))
-    except ValueError as problem:
-        files.add("classes", first.file, str(problem))
-        raise DataError(files.root, files.faults) from problem
-
-
 def _split(files: Files, document: _Document, classes: ClassTable) -> RawSplit:
     images = _images(files, document)
     paths = _paths(files, document, images)
-    ids = _numbered(image.id for image in images)
+    ids = numbered(image.id for image in images)
     split = RawSplit(
         name=document.split,
         files=[paths.get(row, "") for row in range(len(images))],
@@ -315,13 +205,13 @@ def _images(files: Files, document: _Document) -> list[_Image]:
     """The well-formed images, each id once. LVIS names its images by address alone."""
     images: dict[Id, _Image] = {}
     for row, record in enumerate(document.images):
-        id, name = _id(record, "id"), _text(record, "file_name") or _text(record, "coco_url").partition("://")[2]
+        id, name = id_of(record, "id"), text_of(record, "file_name") or text_of(record, "coco_url").partition("://")[2]
         if id is None or not name:
             files.add("malformed-record", document.file, f"images[{row}] needs an id and a file_name")
         elif id in images:
             files.add("duplicate-image-id", document.file, f"image id {id} is used again", image=name)
         else:
-            height, width = (_integer(record, side) or 0 for side in ("height", "width"))
+            height, width = (integer(record, side) or 0 for side in ("height", "width"))
             known = 0 < height <= LONGEST_SIDE and 0 < width <= LONGEST_SIDE
             images[id] = _Image(id, name, (height, width) if known else (0, 0))
     return list(images.values())
@@ -375,9 +265,9 @@ def _objects(
         try:
             objects.append(_object(index, record, rows, labels, seen))
         except _Problem as problem:
-            row = rows.get(_id(record, "image_id") or 0)
+            row = rows.get(id_of(record, "image_id") or 0)
             image = paths.get(row, images[row].name) if row is not None else ""
-            files.add(problem.kind, document.file, str(problem), _integer(record, "id"), image)
+            files.add(problem.kind, document.file, str(problem), integer(record, "id"), image)
     return np.array(objects, dtype=OBJECT)
 
 
@@ -385,7 +275,7 @@ def _object(
     index: int, record: Any, rows: dict[Id, int], labels: dict[Id, int], seen: set[Id]
 ) -> tuple[int, int, int, tuple[float, ...], float, bool]:
     """The fields of an `OBJECT`; adds its id to `seen`."""
-    id, image, category = (_id(record, key) for key in ("id", "image_id", "category_id"))
+    id, image, category = (id_of(record, key) for key in ("id", "image_id", "category_id"))
     if id is None or image is None or category is None:
         raise _Problem("malformed-record", f"annotations[{index}] needs id, image_id and category_id")
     crowd = record.get("iscrowd", 0)
@@ -400,13 +290,13 @@ def _object(
     if image not in rows:
         raise _Problem("unknown-image", f"image_id {image}")
     place = id if isinstance(id, int) else index + 1
-    return rows[image], place, labels[category], box, _number(record.get("area")), crowd == 1
+    return rows[image], place, labels[category], box, number_of(record.get("area")), crowd == 1
 
 
 def _box(record: dict[str, Any]) -> tuple[float, float, float, float]:
     """(x0, y0, x1, y1) of the box; of the segmentation, if there is no box or an empty one at (0, 0)."""
     box = record.get("bbox")
-    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    numbers = [number_of(value) for value in box] if isinstance(box, list) else []
     if not any(numbers) and (found := box_of(record.get("segmentation"))) is not None:
         return found
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -91,6 +91,14 @@ def resized_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
 
 def _scale(height: int, width: int, shorter: float) -> float:
     return min(shorter / min(height, width), shorter * LONGEST / max(height, width))
+
+
+def native_sizes(sizes: Int64[np.ndarray, "images 2"]) -> Float64[np.ndarray, " images"]:
+    """The `shorter` at which each image of (height, width) keeps its own size.
+
+    It is the shorter side, or, of a long strip, the longer one over `LONGEST`.
+    """
+    return np.maximum(sizes.min(axis=1), sizes.max(axis=1) / LONGEST)
 
 
 def training_sizes(image_size: int, min_scale: float) -> list[int]:

@@ -16,12 +16,12 @@ CPU, GPU = Machine(), Machine(gpu_gib=80.0)
 
 
 def annotations(sides: list[float], crowd: list[bool] | None = None) -> Annotations:
-    """Two images of 100 x 200 pixels: square objects on the first, none on the second."""
+    """Two images of 100 x 160 pixels: square objects on the first, none on the second."""
     count = len(sides)
     boxes = np.array([[0, 0, side, side] for side in sides], np.float32).reshape(-1, 4)
     return Annotations(
         image_ids=np.array([1, 2]),
-        sizes=np.array([[100, 200], [200, 100]]),
+        sizes=np.array([[100, 160], [160, 100]]),
         offsets=np.array([0, count, count]),
         boxes=boxes,
         labels=np.zeros(count, np.int64),
@@ -142,7 +142,7 @@ HALF_SMALL = annotations([10.0] * 30 + [50.0] * 30)
         (PLENTY, PLENTY, 100, 60, []),
         (HALF_SMALL, PLENTY, 50, 100, ["30 of 60 objects are smaller than 8 px at image size 50", "--image-size 80"]),
         (HALF_SMALL, PLENTY, 80, 100, []),
-        (annotations([3.0] * 60), PLENTY, 100, 100, ["the images have a shorter side of 100 px"]),
+        (annotations([3.0] * 60), PLENTY, 100, 100, ["larger images would help"]),
         (PLENTY, PLENTY, 100, 50, ["60 objects", "--detector.num-queries 120"]),
         (PLENTY, PLENTY, 100, None, []),
         (annotations([40.0] * 65, [False] * 5 + [True] * 60), PLENTY, 100, 50, []),
@@ -158,3 +158,15 @@ def test_cautions_name_what_will_hardly_be_learned_and_what_to_do(
 
     assert len(found) == min(1, len(expected))
     assert all(words in found[0] for words in expected)
+
+
+def test_strips_are_seen_at_the_size_that_their_longer_side_allows() -> None:
+    strips = replace(annotations([24.0] * 60), sizes=np.array([[200, 5000], [5000, 200]]))
+
+    facts = Facts.of(strips)
+    small, seen = cautions(strips, PLENTY, ["defect", "none"], 480, 60)
+
+    assert facts.side == 3000
+    assert facts.smallest == pytest.approx(24 / 3000, rel=0.01)
+    assert "60 of 60 objects are smaller than 8 px at image size 480" in small
+    assert "200x5000 px become 32x800" in seen or "5000x200 px become 800x32" in seen

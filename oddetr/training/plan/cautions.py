@@ -6,12 +6,15 @@ import numpy as np
 
 from oddetr.common.text import listed
 from oddetr.data.dataset import Annotations
+from oddetr.data.transforms import MOST_SIDE, native_sizes, resized_shape
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8
 """Square root of an object's area in pixels below which it is smaller than a cell of the finest map."""
 MANY = 0.05
 """Share of too small objects from which on there is a caution."""
+STRIP = 1.5
+"""Times that an image is shown smaller than its shorter side says, from which on it is a long strip."""
 FEW = 50
 """Objects below which AP moves by points by chance."""
 
@@ -27,26 +30,46 @@ def cautions(
         image_size: shorter side that images are resized to, in pixels.
         queries: the most objects that the detector can find in an image; None if unknown.
     """
-    found = (_small(train, image_size), _full(train, queries), _few(val), _unseen(train, val, names))
+    found = (
+        _small(train, image_size),
+        _strips(train, image_size),
+        _full(train, queries),
+        _few(val),
+        _unseen(train, val, names),
+    )
     return [caution for caution in found if caution]
 
 
 def _small(train: Annotations, image_size: int) -> str:
     owners = train.owners[~train.crowd]
-    sides = np.sqrt(train.areas[~train.crowd]) * image_size / train.sizes.min(axis=1)[owners]
+    native = native_sizes(train.sizes)
+    sides = np.sqrt(train.areas[~train.crowd]) * image_size / native[owners]
     small = int((sides < SMALLEST).sum())
     if small < MANY * len(sides):
         return ""
     enough = image_size * SMALLEST / max(float(np.quantile(sides, MANY, method="lower")), 1e-3)
-    native = int(np.median(train.sizes.min(axis=1)))
-    advice = (
-        f"--image-size {10 * int(np.ceil(enough / 10))} shows nineteen of twenty larger than that, in more time"
-        if enough <= native
-        else f"the images have a shorter side of {native} px: larger ones, or crops of them, would help"
-    )
+    if enough <= min(np.median(native), MOST_SIDE):
+        advice = (
+            f"--image-size {10 * int(np.ceil(enough / 10))} shows nineteen of twenty larger than that, in more time"
+        )
+    else:
+        advice = "larger images would help; or cut them into tiles, train on these, and find objects with --slice"
     return (
         f"{small:,} of {len(sides):,} objects are smaller than {SMALLEST} px at image size {image_size} and will "
         f"hardly be found: {advice}."
+    )
+
+
+def _strips(train: Annotations, image_size: int) -> str:
+    shares = native_sizes(train.sizes) / train.sizes.min(axis=1)
+    strips = np.flatnonzero(shares > STRIP)
+    if len(strips) < MANY * len(shares):
+        return ""
+    height, width = train.sizes[strips[np.argmax(shares[strips])]].tolist()
+    seen_height, seen_width = resized_shape(height, width, image_size)
+    return (
+        f"{len(strips):,} of {len(shares):,} images are long strips, whose longer side decides: {width}x{height} px "
+        f"become {seen_width}x{seen_height} at image size {image_size}. Cut them into tiles to show more."
     )
 
 

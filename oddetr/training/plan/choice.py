@@ -15,7 +15,7 @@ from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
 from oddetr.data.dataset import Annotations
 from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS
-from oddetr.data.transforms import LEAST_SIDE
+from oddetr.data.transforms import LEAST_SIDE, native_sizes
 from oddetr.distillation.teacher import AUTO_HORIZON
 from oddetr.models.families.presets import is_complete
 from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
@@ -57,8 +57,8 @@ class Facts:
 
     Attributes:
         images: how many.
-        side: median of their shorter sides, in pixels.
-        smallest: the tenth percentile of the square root of objects' areas, over the image's shorter side.
+        side: median of the image sizes at which they keep their own size, in pixels; see `native_sizes`.
+        smallest: the tenth percentile of the square root of objects' areas, over that size of their image.
         most: the largest number of objects in an image.
     """
 
@@ -71,9 +71,9 @@ class Facts:
     def of(cls, truth: Annotations) -> "Facts":
         """Make them from annotations with at least one object; crowd regions do not count."""
         owners = truth.owners[~truth.crowd]
-        shorter = truth.sizes.min(axis=1)
-        relative = np.sqrt(truth.areas[~truth.crowd]) / shorter[owners]
-        return cls(len(truth), int(np.median(shorter)), float(np.quantile(relative, 0.1)), fullest(truth))
+        native = native_sizes(truth.sizes)
+        relative = np.sqrt(truth.areas[~truth.crowd]) / native[owners]
+        return cls(len(truth), int(np.median(native)), float(np.quantile(relative, 0.1)), fullest(truth))
 
     @classmethod
     def of_digits(cls, images: int) -> "Facts":

@@ -11,21 +11,13 @@ _CONNECTION_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Brok
 
 
 class SameSettings(Callback):
-    """Refuse to train if the processes of a run differ in what must be equal.
-
-    Args:
-        settings: what must be equal in all processes, by name.
-    """
+    """Refuse to train if the processes of a run differ in `settings`, by name."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare the settings of all processes.
-
-        Raises:
-            ValueError: they differ; raised in all processes.
-        """
+        """Compare the settings of all processes; raises ValueError in all of them."""
         if trainer.world_size == 1:
             return
         gathered: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
@@ -34,9 +26,9 @@ class SameSettings(Callback):
         for rank, other in enumerate(gathered):
             names = [name for name in first | other if other.get(name) != first.get(name)]
             if names:
-                differences = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
+                found = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
                 raise ValueError(
-                    f"The first process and process {rank} would not train the same: {differences}. Give all the same "
+                    f"The first process and process {rank} would not train the same: {found}. Give all the same "
                     "arguments and data, and a folder (--out) that all of them see."
                 )
 

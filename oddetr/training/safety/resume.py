@@ -107,7 +107,7 @@ def resumed(
         return _restarted(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
         raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    saved = _load(_recorded(out, state, say))
+    saved = _load(read_info(state.parent).configuration)
     fields = flat(saved.to_json())
     changed = _differences(fields, fields | _given(config, given))
     if changed:
@@ -165,15 +165,6 @@ def check_classes(state: Path, classes: ClassTable) -> None:
         )
 
 
-def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Read the configuration of a run from its file, or if that is damaged, from the checkpoint."""
-    try:
-        return dict(read_json(out / CONFIGURATION))
-    except (OSError, TypeError, ValueError) as error:
-        say(f"{out / CONFIGURATION} cannot be read ({error}). The configuration in {state.parent} is used.")
-        return read_info(state.parent).configuration
-
-
 def _restarted(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
     """The configuration of a run that was killed before it saved anything; the command's, if that gives one."""
     file = out / CONFIGURATION
@@ -207,19 +198,14 @@ def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return replace(saved, **wanted | {"trainer": saved.trainer | config.trainer})
 
 
-def save_configuration(config: TrainConfig, out: Path) -> None:
-    """Make the run's folder and write its configuration."""
+def save_plan(out: Path, config: TrainConfig, messages: dict[str, list[str]] | None) -> None:
+    """Make the run's folder; write its configuration, and of a new run what was printed before the first step."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             write_file(out / CONFIGURATION, json.dumps(config.to_json() | {"resume": False}, indent=1))
-
-
-def save_plan(out: Path, **messages: Any) -> None:
-    """Write what was printed before the first step, for the report."""
-    if is_first_process():
-        with writing(out):
-            write_file(out / PLAN, json.dumps(messages, indent=1))
+            if messages:
+                write_file(out / PLAN, json.dumps(messages, indent=1))
 
 
 def steps_done(state: Path | None) -> int:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,30 +58,6 @@ def test_a_full_disk_is_an_error_and_the_run_is_resumed_later(scenes: Path, tmp_
     resume(out, log, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("checkpoints", [1.4, 1.85], ids=["the second state", "the second weights"])
-def test_a_small_disk_that_is_full_is_an_error_and_the_run_is_resumed_later(
-    scenes: Path, tmp_path: Path, whole: Path, checkpoints: float
-) -> None:
-    """A real one, where it may be mounted. A state is two thirds of a checkpoint, and is written before the weights."""
-    out, log = tmp_path / "run", tmp_path / "log"
-    out.mkdir()
-    size = int(checkpoints * sum(file.stat().st_size for file in (whole / "last").iterdir()))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(out)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        error = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 0, print)
-        assert error.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
-        assert "MB are free there. Make room on that disk." in error
-        assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
-        assert not (out / "last.new").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-        resume(out, log, whole)
-    finally:
-        subprocess.run(["umount", "--lazy", str(out)], check=True)
-
-
 def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,13 +65,6 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(
     assert main(["train", "--data", str(scenes), "--out", str(tmp_path / "file" / "run"), *TINY]) == 1
     words = f"oddetr train: {tmp_path}/file/run cannot be written: Not a directory. Give another folder"
     assert words in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_run_whose_folder_is_removed_meanwhile_ends_in_an_error(scenes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    error = failed(["--data", str(scenes), "--out", str(out), *TINY], tmp_path / "log", 3, shutil.rmtree, out)
-    assert f"{out} cannot be written: No such file or directory. The folder is gone: it was removed, or" in error
-    assert not out.exists()
 
 
 def test_data_that_vanish_are_an_error_and_the_run_is_resumed_later(scenes: Path, tmp_path: Path, whole: Path) -> None:

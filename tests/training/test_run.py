@@ -164,7 +164,7 @@ def test_resume_compares_arguments_that_are_the_default(finished: Path, capsys: 
 def test_resume_refuses_a_run_without_teacher(finished: Path) -> None:
     (finished / "last" / "student.safetensors").unlink()
     without_checksums(finished / "last")
-    with pytest.raises(ValueError, match="has no teacher: an older oddetr began it"):
+    with pytest.raises(ValueError, match="has no teacher: an older oddetr wrote it"):
         run(TrainConfig(out=finished, resume=True), quiet())
 
 

@@ -82,9 +82,8 @@ def seen_by(pair: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_have_the_gradients_and_weights_of_one(name: str, data: Path, pair: Path, tmp_path: Path) -> None:
-    """Without dropout, and with disturbed objects that lie where the objects are. The weights to 1e-5, and the
-    gradients, relative to the largest, in most steps, too: where rounding, which is the machine's, takes a ReLU's
-    input, a sampled place or two boxes' edges past a kink, one query's gradient jumps."""
+    """The weights to 1e-5, and the gradients, relative to the largest, in most steps, too: where rounding, which is the
+    machine's, takes a ReLU's input, a sampled place or two boxes' edges past a kink, one query's gradient jumps."""
     one = trained(arguments_of(data, tmp_path, **ALIKE[name]) | {"batch_size": 4}, Apart())
     parts = seen_by(pair, name)
     assert len(one.gradients) == len(parts[0]["gradients"]) == len(parts[1]["gradients"]) > 3

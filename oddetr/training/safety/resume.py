@@ -106,10 +106,10 @@ def resumed(
     if state is None:
         return _restarted(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
-        raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
+        raise ValueError(f"The run {out} has no teacher: an older oddetr wrote it. Resume it with that, or start anew.")
     saved = _load(read_info(state.parent).configuration)
     fields = flat(saved.to_json())
-    changed = _differences(fields, fields | _given(config, given))
+    changed = differences(fields, fields | _given(config, given))
     if changed:
         raise ValueError(
             f"The run {out} has other settings: {'; '.join(changed)}. Resume it without these arguments, or start a "
@@ -124,14 +124,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Fields that one of them lacks have their defaults. Distillation's own fields do not count where both switch it off.
 
     Args:
-        before, now: as `TrainConfig.to_json` writes them; `before` may be an older oddetr's.
+        before, now: as `TrainConfig.to_json` writes them, or flat; `before` may be an older oddetr's.
     """
     default = flat(TrainConfig().to_json())
-    return _differences(default | flat(upgraded(before)), default | flat(now))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`differences` of two whole configurations with dotted names."""
+    old, new = default | flat(upgraded(before)), default | flat(now)
     idle = () if old[_SWITCH] or new[_SWITCH] else _IDLE
     missing = "not set"
     return [

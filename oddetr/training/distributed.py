@@ -4,8 +4,9 @@ import re
 import subprocess
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from oddetr.training.processes import connected, gathered
 
 _CONNECTION_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 
@@ -18,12 +19,8 @@ class SameSettings(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare the settings of all processes; raises ValueError in all of them."""
-        if trainer.world_size == 1:
-            return
-        gathered: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, self.settings)
-        first = gathered[0]
-        for rank, other in enumerate(gathered):
+        first, *others = gathered(self.settings)
+        for rank, other in enumerate(others, start=1):
             names = [name for name in first | other if other.get(name) != first.get(name)]
             if names:
                 found = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
@@ -44,5 +41,4 @@ def end_others(trainer: Trainer) -> None:
 
 def lost_another(error: BaseException) -> bool:
     """Return whether this process failed because another process of the run ended."""
-    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return connected and isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))
+    return connected() and isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))

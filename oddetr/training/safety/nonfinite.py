@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from oddetr.common.text import listed
@@ -17,6 +17,7 @@ from oddetr.distillation.teacher import NonFiniteStudentError, all_finite, all_v
 from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import NonFinite
+from oddetr.training.processes import connected, gathered
 
 MOST_IN_A_ROW = 20
 """Skipped steps in a row after which the training stops whatever the policy. One odd image spoils one step; twenty
@@ -184,7 +185,7 @@ class StepWatch:
         finite, sound = torch.stack([self._norm.isfinite(), all_finite(self._student)]).tolist()
         parts, self._parts = self._parts, []
         usual = not finite and scaler is not None and scaler.get_scale() >= 1
-        usual = usual and all(_gathered(all(bool(part.finite) for part in parts)))
+        usual = usual and all(gathered(all(bool(part.finite) for part in parts)))
         self.step_skipped = not finite and not usual
         if self.step_skipped:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
@@ -220,14 +221,14 @@ class StepWatch:
             gradients=non_finite_names(gradients),
         )
         _copy(self._buffers, self._before)
-        here = bad is not None or part is not parts[-1] or not _several()
+        here = bad is not None or part is not parts[-1] or not connected()
         return NonFiniteStep(part.batch, part.place, found), here
 
     def _report(self, step: NonFiniteStep, here: bool) -> None:
         """Report the step, the same in all processes, and raise if the training must stop."""
         stops = self.policy == "stop" or self.in_a_row >= MOST_IN_A_ROW
         keep = stops or self.skipped == 1
-        causes = [text for text in _gathered(self._described(step, keep) if here else "") if text]
+        causes = [text for text in gathered(self._described(step, keep) if here else "") if text]
         found = " | ".join(causes) or self._described(step, keep)
         if self.policy == "stop":
             raise FloatingPointError(
@@ -275,16 +276,3 @@ def _copy(to: list[Tensor], values: list[Tensor]) -> None:
 
 def _ids(ids: Sequence[int]) -> str:
     return listed([str(each) for each in ids], 8)
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _gathered(value: Any) -> list[Any]:
-    """The values of all processes; all of them call it."""
-    if not _several():
-        return [value]
-    found = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, value)
-    return found

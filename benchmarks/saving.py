@@ -20,7 +20,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
 from oddetr.models.families.presets import PRESETS, build_detector
 from oddetr.structures import Weights
-from oddetr.training.safety.state import StateFile
+from oddetr.training.trainer import StateFile
 
 Detectors = dict[Weights, Detector]
 

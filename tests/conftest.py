@@ -125,10 +125,8 @@ def finished(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished tiny run whose scores are above 0, with what it printed (console.txt).
-
-    It measured the cost of OD-DETR, and after its report was written the report failed.
-    """
+    """The folder of a finished tiny run whose scores are above 0, with what it printed (console.txt). After its report
+    was written the report failed."""
     from oddetr.distillation.config import DistillationConfig
     from oddetr.reporting.report import report
     from oddetr.training.config import OptimizerConfig, TrainConfig

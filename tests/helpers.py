@@ -10,7 +10,7 @@ from oddetr.data.dataset import ClassTable
 from oddetr.distillation import DistillationTask
 from oddetr.models.families.presets import DetectorConfig, build_detector
 from oddetr.training.config import TrainConfig
-from oddetr.training.safety.nonfinite import NonFiniteStep, Place
+from oddetr.training.safety.nonfinite import Findings, NonFiniteStep, Place
 from oddetr.training.safety.replay import save_replay
 from tests.models.helpers import small_batch
 
@@ -48,5 +48,5 @@ def small_replay(folder: Path) -> Path:
         config, ClassTable(("cat", "dog"), (3, 7)), 64, detector.mean, detector.std, configuration=configuration
     )
     place = Place(step=1, epoch=0, batch=1, process=0, seed=5)
-    step = NonFiniteStep(small_batch((2, 0), num_classes=2), place, {"loss": 1.0}, (), (), (), True)
+    step = NonFiniteStep(small_batch((2, 0), num_classes=2), place, Findings(parts={"loss": 1.0}))
     return save_replay(folder, DistillationTask(detector, 4), info, "fp32", step)

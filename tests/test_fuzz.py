@@ -251,8 +251,7 @@ def build_run(place: Path) -> tuple[st.SearchStrategy[Any], Read]:
     speed = {"images_per_second": 3.0, "waiting_share": 0.1, "peak_memory_gib": 1.0, "training_seconds": 0.4}
     epoch = {"kind": "epoch", "seconds": 1.0, "teacher": SCORES, "student": SCORES} | speed
     epochs = [epoch | {"step": 2 * number, "epoch": number} for number in (1, 2, 3)]
-    measured = {"batch": 0.3, "cost": 1.2, "cost_low": 1.1, "cost_high": 1.3}
-    told = {"data": ["a"], "chosen": [], "cautions": ["b"], "forecast": measured}
+    told = {"data": ["a"], "chosen": [], "cautions": ["b"]}
     sound = {CONFIG: CONFIGURATION, PLAN: told, "metrics.jsonl": [*steps, *epochs]}
     damage = st.fixed_dictionaries(
         {name: st.just(content) | changed(content).map(json.loads) for name, content in sound.items()}

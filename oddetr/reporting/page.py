@@ -104,7 +104,6 @@ def headline(record: Record, found: Findings | None = None) -> list[Row]:
             ("best epoch", f"{record.best['epoch']} of {epochs}", "by the teacher's AP"),
         ]
     rows += _resources(record.epochs[-1] if record.epochs else {})
-    rows.append(("cost of OD-DETR", *_cost_of_distillation(record)))
     metrics = found.metrics if found else None
     if metrics and metrics.ap_without_duplicates is not None and not math.isnan(metrics.ap):
         remark = f"AP would be {_number(metrics.ap_without_duplicates)} after class-wise NMS at IoU 0.6"
@@ -126,19 +125,6 @@ def _resources(last: dict[str, Any]) -> list[Row]:
     if not math.isnan(last.get("peak_memory_gib") or math.nan):
         rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
     return rows
-
-
-def _cost_of_distillation(record: Record) -> tuple[str, str]:
-    if not record.distilled:
-        return "-", "off: this is the baseline, whose teacher is only an average of its weights"
-    measured = record.plan.get("forecast") or {}
-    if not {"cost", "cost_low", "cost_high"} <= measured.keys():
-        return "-", "on; the cost of a step was not measured in this run"
-    return (
-        f"{measured['cost']:.2f}",
-        "time of a step over the baseline's on the same images, measured before the run started; half of the pairs "
-        f"lay from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}",
-    )
 
 
 def drawings(record: Record) -> list[Drawing]:

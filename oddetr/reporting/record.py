@@ -25,7 +25,7 @@ class Record:
         epochs: events of kind `epoch`, in order.
         steps: events of kind `train`.
         info: description of the best checkpoint; None if there is none yet.
-        plan: the messages before the first step: `data`, `chosen`, `cautions`, `forecast`.
+        plan: the messages before the first step: `data`, `chosen`, `cautions`.
     """
 
     folder: Path
@@ -147,17 +147,14 @@ class Record:
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
-    """The messages before the first step and the numbers of the forecast, as far as they are readable."""
+    """The messages before the first step, as far as they are readable."""
     file = folder / PLAN
     try:
         content = dict(read_json(file if file.exists() else folder / "beginning.json"))  # its name in oddetr 0.1
     except (OSError, TypeError, ValueError):
         return {}
-    forecast = content.pop("forecast", None)
-    measured = forecast.items() if isinstance(forecast, dict) else ()
-    texts = {
+    return {
         name: value
         for name, value in content.items()
         if isinstance(value, list) and all(isinstance(text, str) for text in value)
     }
-    return texts | {"forecast": {name: value for name, value in measured if is_number(value)}}

@@ -4,39 +4,28 @@ import re
 import subprocess
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from oddetr.training.processes import connected, gathered
 
 _CONNECTION_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 
 
 class SameSettings(Callback):
-    """Refuse to train if the processes of a run differ in what must be equal.
-
-    Args:
-        settings: what must be equal in all processes, by name.
-    """
+    """Refuse to train if the processes of a run differ in `settings`, by name."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare the settings of all processes.
-
-        Raises:
-            ValueError: they differ; raised in all processes.
-        """
-        if trainer.world_size == 1:
-            return
-        gathered: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, self.settings)
-        first = gathered[0]
-        for rank, other in enumerate(gathered):
+        """Compare the settings of all processes; raises ValueError in all of them."""
+        first, *others = gathered(self.settings)
+        for rank, other in enumerate(others, start=1):
             names = [name for name in first | other if other.get(name) != first.get(name)]
             if names:
-                differences = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
+                found = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in names)
                 raise ValueError(
-                    f"The first process and process {rank} would not train the same: {differences}. Give all the same "
+                    f"The first process and process {rank} would not train the same: {found}. Give all the same "
                     "arguments and data, and a folder (--out) that all of them see."
                 )
 
@@ -52,5 +41,4 @@ def end_others(trainer: Trainer) -> None:
 
 def lost_another(error: BaseException) -> bool:
     """Return whether this process failed because another process of the run ended."""
-    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return connected and isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))
+    return connected() and isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))

@@ -33,11 +33,7 @@ def parameter_groups(task: DistillationTask, config: OptimizerConfig) -> list[di
             groups["backbone" if id(parameter) in backbone else "places" if slow else "main"].append(parameter)
     rate = chosen(config.learning_rate)
     rates = {"main": 1.0, "backbone": chosen(config.backbone_factor), "places": config.places_factor}
-    return [
-        {"name": name, "params": parameters, "lr": rate * rates[name]}
-        for name, parameters in groups.items()
-        if parameters
-    ]
+    return [{"name": name, "params": group, "lr": rate * rates[name]} for name, group in groups.items() if group]
 
 
 def running_statistics(task: DistillationTask) -> list[Tensor]:
@@ -119,9 +115,8 @@ class TrainingModule(LightningModule):
         torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the loss times the number of accumulated batches, by which Lightning divides.
-
-        It is normalised by the objects of all of them already."""
+        """Return the loss times the number of accumulated batches, by which Lightning divides: it is normalised by the
+        objects of all of them already."""
         try:
             parts = self.task(batch)
             loss = self.watch.loss(parts)
@@ -136,7 +131,6 @@ class TrainingModule(LightningModule):
             self.watch.end_batch()
 
     def on_validation_epoch_start(self) -> None:
-        """Start a validation."""
         self.validation.start()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -153,7 +147,6 @@ class TrainingModule(LightningModule):
             raise FloatingPointError(f"{where}: {error}") from error
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the scores."""
         if not self.trainer.sanity_checking:
             self.validation.finish(self.trainer.world_size)
             self.scored_epoch = self.current_epoch + 1
@@ -169,16 +162,11 @@ class TrainingModule(LightningModule):
         self.watch.load(checkpoint.get("non_finite", {}))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Make AdamW and its schedule by step; set the length of the run in the task.
-
-        AdamW is fused except in fp16, where gradients are unscaled before clipping.
-        """
+        """Make AdamW, fused except in fp16, where gradients are unscaled before clipping, and its schedule by step; set
+        the length of the run in the task."""
         fused = self.trainer.precision != "16-mixed"
-        optimizer = AdamW(
-            parameter_groups(self.task, self.optimizer_config),
-            weight_decay=self.optimizer_config.weight_decay,
-            fused=fused,
-        )
+        groups = parameter_groups(self.task, self.optimizer_config)
+        optimizer = AdamW(groups, weight_decay=self.optimizer_config.weight_decay, fused=fused)
         steps = self.task.steps = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -188,7 +176,6 @@ class TrainingModule(LightningModule):
         self.watch.clip_gradient(optimizer, self.optimizer_config.clip, scaled=self.trainer.precision == "16-mixed")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch without waiting for it."""
         return batch.to(device, non_blocking=True)
 
     @property

@@ -1,9 +1,10 @@
-"""Count the processes of a run, and find the first, before Lightning has started."""
+"""Count the processes of a run, find the first, and gather what they have."""
 
 import os
 from typing import Any
 
 import torch
+from torch import distributed
 
 
 def is_first_process() -> bool:
@@ -35,6 +36,20 @@ def _number(value: Any) -> int:
 def several_processes(trainer_flags: dict[str, Any]) -> bool:
     """Return whether a run has more than one process."""
     return process_count(trainer_flags) > 1
+
+
+def connected() -> bool:
+    """Return whether this process has joined others."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes, in their order; all of them call it."""
+    if not connected():
+        return [value]
+    found = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value)
+    return found
 
 
 def launched() -> dict[str, int]:

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,16 @@ from oddetr.distillation.task import DistillationTask
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
-from oddetr.training.plan.forecast import Forecast, forecast, is_long
+from oddetr.training.plan.forecast import forecast, is_long
 from oddetr.training.plan.preparation import Prepared, prepare
-from oddetr.training.processes import is_first_process, several_processes
+from oddetr.training.processes import is_first_process
 from oddetr.training.records.logged import parameters
-from oddetr.training.records.logger_kinds import LoggedRun
-from oddetr.training.records.loggers import open_loggers
+from oddetr.training.records.loggers import LoggedRun, open_loggers
 from oddetr.training.records.progress import REPORTED, ProgressLine
 from oddetr.training.records.recorder import Recorder
 from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
-from oddetr.training.safety.resume import agreed, save_configuration, save_plan
+from oddetr.training.safety.resume import agreed, save_plan
 from oddetr.training.safety.stopping import Stopping
 from oddetr.training.trainer import make_trainer, quiet
 
@@ -63,7 +62,7 @@ def run(
     say = partial(console.print, highlight=False, soft_wrap=True)
     prepared = prepare(config, say, console, given)
     config, out = prepared.config, prepared.out
-    save_configuration(config, out)
+    save_plan(out, config, None if prepared.state else prepared.messages)
     recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state)
     task = DistillationTask(prepared.detector, 1, config.distillation, config.loss, config.matching, config.groups)
     keep, files = partial(_keep, prepared, task), partial(_files, prepared.sources["train"])
@@ -74,13 +73,12 @@ def run(
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(prepared, trainer, say)
         alone = not compared and is_long(config, loaders[0])
-        if prepared.state is None:
-            timed = alone and not several_processes(config.trainer)  # no process can time its steps alone
-            expected = _forecast(task, prepared, loaders, trainer) if timed else None
-            save_plan(out, **prepared.messages, forecast=asdict(expected) if expected else None)
-            if expected:
-                say(f"time: {expected}")
-        trainer.loggers = open_loggers(config.loggers, _logged(prepared), say)
+        if prepared.state is None and alone and trainer.world_size == 1:  # no process can time its steps alone
+            with suppress(FloatingPointError):  # the run itself reports such a step, and may skip it
+                device = trainer.strategy.root_device
+                say(f"time: {forecast(task, config, prepared.sources['val'], *loaders, device)}")
+        logged = LoggedRun(out, prepared.steps_done, parameters(prepared.describe(0, {})))
+        trainer.loggers = open_loggers(config.loggers, logged, say)
         _fit(trainer, module, loaders, prepared)
     if watch.skipped:
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
@@ -118,14 +116,6 @@ def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -
     return training, validation
 
 
-def _forecast(task: DistillationTask, prepared: Prepared, loaders: Loaders, trainer: Trainer) -> Forecast | None:
-    """None if a timed step is not finite: the run itself reports that, and may skip it."""
-    try:
-        return forecast(task, prepared.config, prepared.sources["val"], *loaders, trainer.strategy.root_device)
-    except FloatingPointError:
-        return None
-
-
 def _fit(trainer: Trainer, module: TrainingModule, loaders: Loaders, prepared: Prepared) -> None:
     """Run Lightning's loop. Ctrl-C, which Lightning turns into an exit that ignores further ones, stays
     KeyboardInterrupt; when one of several processes fails, all end."""
@@ -146,7 +136,6 @@ def _fit(trainer: Trainer, module: TrainingModule, loaders: Loaders, prepared: P
 
 
 def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
-    """Write the replay file of a step that is not finite."""
     return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), prepared.config.precision, step)
 
 
@@ -156,12 +145,6 @@ def _files(source: Source, ids: Sequence[int]) -> list[str]:
         return []
     places = {image: place for place, image in enumerate(source.truth.image_ids.tolist())}
     return [source.files[places[image]] for image in ids]
-
-
-def _logged(prepared: Prepared) -> LoggedRun:
-    info = prepared.describe(0, {})
-    values = parameters(info.configuration, info.classes.names, info.versions)
-    return LoggedRun(prepared.out, prepared.steps_done, values)
 
 
 def _write_report(report: Callable[..., Any], out: Path, allow_outside: bool, say: Callable[[str], None]) -> None:

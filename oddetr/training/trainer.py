@@ -5,16 +5,18 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from oddetr.common.durable import open_new
 from oddetr.training.config import TrainConfig
 from oddetr.training.precision import LIGHTNINGS
 from oddetr.training.processes import launched, several_processes
-from oddetr.training.safety.state import StateFile
 
 _ADVICE = (
     ".*GPU available but not used.*",
@@ -34,6 +36,16 @@ _LOUD = {
     "alembic": logging.ERROR,
 }
 """Python loggers, and the level from which their messages are shown."""
+
+
+class StateFile(TorchCheckpointIO):
+    """Write the state of a training directly to its place. Lightning's own writer goes through memory and a temporary
+    file, which a killed process leaves behind."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to the file `path`."""
+        with open_new(Path(path)) as stream:
+            torch.save(checkpoint, stream)
 
 
 def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:

@@ -58,10 +58,6 @@ def test_run_writes_a_report_that_is_small_complete_and_escaped_and_survives_its
     assert f"oddetr train --config {learned / 'config.json'}" in page
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(" in page
-    measured = json.loads((learned / "plan.json").read_text())["forecast"]
-    assert 0 < measured["cost_low"] <= measured["cost"] <= measured["cost_high"]
-    assert re.search(rf"cost of OD-DETR.{{,200}}{measured['cost']:.2f}", page, re.DOTALL)
-    assert f"from {measured['cost_low']:.2f} to {measured['cost_high']:.2f}" in page
     assert "The report could not be written (ZeroDivisionError" in (learned / "console.txt").read_text()
 
 

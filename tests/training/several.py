@@ -1,7 +1,6 @@
 """Trainings of two processes, and what each of them saw."""
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from typing import Any
 import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import distributed, multiprocessing
 
@@ -22,6 +20,7 @@ from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
 from tests.squares import write_squares
+from tests.training.helpers import quiet
 
 TRAIN, VAL = 11, 7
 """Images: neither can be shared out evenly."""
@@ -122,10 +121,7 @@ def disturb(detector: Detector, seed: int) -> None:
 
 def bits(tensors: dict[str, torch.Tensor]) -> str:
     """A hash of them all."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
 
 
 def trained(arguments: dict[str, Any], *callbacks: Callback) -> Witness:
@@ -134,10 +130,6 @@ def trained(arguments: dict[str, Any], *callbacks: Callback) -> Witness:
     trainer = arguments["trainer"] | {"callbacks": [*callbacks, witness]}
     run(TrainConfig(**arguments | {"trainer": trainer}), quiet())
     return witness
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
 
 
 def in_two_processes(work: Callable[..., None], folder: Path, *arguments: Any) -> None:

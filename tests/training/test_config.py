@@ -24,18 +24,15 @@ def test_the_rate_follows_the_schedule(config: OptimizerConfig, expected: dict[i
     ("fields", "message"),
     [
         ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
-        ({"image_size": 16}, "image_size is 16; it must be .*at least 32"),
         ({"image_size": 4097}, "image_size is 4097; it must be at most 4,096"),
         ({"precision": "fp8"}, "precision is 'fp8'; it must be one of fp32, bf16, fp16"),
         ({"loggers": ["comet"]}, "There is no logger 'comet'; there are tensorboard"),
         ({"optimizer": {"learning_rate": 0.0}}, "above 0"),
-        ({"optimizer": {"learning_rate": {"x": 1}}}, "learning_rate is {'x': 1}; it must be"),
         ({"optimizer": {"clip": -1.0}}, "optimizer.clip is -1.0"),
         ({"optimizer": {"schedule": "linear"}}, "optimizer.schedule is 'linear'; it must be one of step, cosine"),
         ({"optimizer": {"drop_at": 1.5}}, "fraction of the run"),
         ({"optimizer": 3}, "optimizer takes names with values, not '3'"),
         ({"epoch": 3}, r"no option epoch\. Did you mean epochs\?"),
-        ({"optimizer": {"lr": 1}}, r"no option optimizer\.lr\. optimizer has learning_rate, backbone_factor"),
         ({"distillation": {"matching": {"wieght": 1}}}, r"distillation\.matching\.wieght\. Did you mean .*\.weight"),
         ({"trainer": {"max_epochs": 2}}, "use --epochs"),
         ({"trainer": {"device": 2}}, r"no option trainer\.device\. Did you mean trainer\.devices"),
@@ -49,11 +46,8 @@ def test_a_wrong_field_is_named_with_what_it_takes(fields: dict, message: str, m
 
 
 def test_a_configuration_is_the_same_after_json() -> None:
-    config = TrainConfig.from_plain(
-        {"out": "runs/a", "loggers": ["wandb"], "digits": {"train_images": 9}, "trainer": {"callbacks": [object()]}}
-    )
-    plain = config.to_json()
-
+    given = {"out": "runs/a", "loggers": ["wandb"], "digits": {"train_images": 9}}
+    plain = TrainConfig.from_plain(given | {"trainer": {"callbacks": [object()]}}).to_json()
     assert plain["out"] == "runs/a"
     assert plain["trainer"] == {}
     assert TrainConfig.from_plain(plain).to_json() == plain

@@ -10,12 +10,11 @@ import pytest
 
 from oddetr.data.reader import read_data
 from oddetr.training.config import TrainConfig
-from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
 from tests.data.builders import coco, coco_image, voc, yolo
 from tests.training import listing
-from tests.training.test_run import quiet, weights, without_times
+from tests.training.helpers import assert_same_weights, events_without_times, quiet
 
 NAMES = [f"{name}.jpg" for name in ("b", "A", "c10", "c9", "ä", "d", "_e", "f")]
 LABELS = ("0 0.5 0.5 0.4 0.4\n1 0.3 0.3 0.2 0.5\n", "1 0.6 0.5 0.5 0.3\n")
@@ -49,13 +48,10 @@ def test_a_run_is_the_same_to_the_bit_elsewhere(tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     )
-    for file in ("model.safetensors", "student.safetensors"):
-        before, after = weights(first, file), weights(second, file)
-        assert before.keys() == after.keys()
-        assert all(before[name].equal(after[name]) for name in before)
-    events = read_events(first)
+    assert_same_weights(first, second)
+    events = events_without_times(first)
     assert any("teacher" in event for event in events)
-    assert without_times(events) == without_times(read_events(second))
+    assert events == events_without_times(second)
 
 
 @pytest.mark.parametrize("layout", [coco_data, voc_data, yolo_data])

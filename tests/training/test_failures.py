@@ -3,18 +3,16 @@
 import os
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from oddetr.cli import main
 from oddetr.training.safety.resume import find_state, steps_done
-from tests.training.killing import command, ended, fill_disk, forbid_writing, running, start, tell_children
+from tests.training.helpers import assert_same_weights
+from tests.training.killing import command, ended, fill_disk, list_children, running, start, wait
 
 TINY = [
     *("--epochs", "2", "--image-size", "64", "--batch-size", "2", "--trainer.accelerator", "cpu"),
@@ -32,16 +30,7 @@ def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    """A run's folder, which may be written to again when the test is over."""
-    yield tmp_path / "run"
-    for path in [tmp_path, *tmp_path.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o755)
-
-
-def failed(words: list[str], log: Path, save: int, then: Callable[..., None], *arguments: Any) -> str:
+def failed(words: list[str], log: Path, save: int, then: Callable[..., Any], *arguments: Any) -> str:
     """What a command prints that ends in one clear error."""
     code = ended(start(command, ["train", *words], log, save, then, *arguments))
     printed = log.read_text()
@@ -56,49 +45,17 @@ def resume(out: Path, log: Path, whole: Path, *more: str) -> None:
     assert f"Go on after the last checkpoint: oddetr train --out {out} --resume" in log.read_text()
     words = ["train", "--out", str(out), "--resume", "--trainer.accelerator", "cpu", *more]
     assert ended(start(command, words, log, 0, print)) == 0, log.read_text()
-    for file in ("student.safetensors", "model.safetensors"):
-        expected, found = load_file(whole / "last" / file), load_file(out / "last" / file)
-        assert all(value.equal(found[name]) for name, value in expected.items())
+    assert_same_weights(whole, out)
 
 
-def test_a_full_disk_is_an_error_and_the_run_is_resumed_later(scenes: Path, out: Path, whole: Path) -> None:
-    log = out.with_name("log")
+def test_a_full_disk_is_an_error_and_the_run_is_resumed_later(scenes: Path, tmp_path: Path, whole: Path) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
     error = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 3, fill_disk, out)
     assert error.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
     assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
     assert steps_done(out / "last" / "resume.ckpt") == 3
     assert not (out / "last.new").exists()
     resume(out, log, whole)
-
-
-def test_a_folder_that_may_not_be_written_is_an_error_and_the_last_checkpoint_stays(scenes: Path, out: Path) -> None:
-    error = failed(["--data", str(scenes), "--out", str(out), *TINY], out.with_name("log"), 3, forbid_writing, out)
-    assert error.startswith(f"oddetr train: {out} cannot be written: Permission denied. Give another folder, or allow")
-    assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("checkpoints", [1.4, 1.85], ids=["the second state", "the second weights"])
-def test_a_small_disk_that_is_full_is_an_error_and_the_run_is_resumed_later(
-    scenes: Path, out: Path, whole: Path, checkpoints: float
-) -> None:
-    """A real one, where it may be mounted. A state is two thirds of a checkpoint, and is written before the weights."""
-    out.mkdir()
-    size = int(checkpoints * sum(file.stat().st_size for file in (whole / "last").iterdir()))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(out)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        log = out.with_name("log")
-        error = failed(["--data", str(scenes), "--out", str(out), *TINY], log, 0, print)
-        assert error.startswith(f"oddetr train: {out} cannot be written: No space left on device. ")
-        assert "MB are free there. Make room on that disk." in error
-        assert find_state(out, pytest.fail) == out / "last" / "resume.ckpt"
-        assert not (out / "last.new").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-        resume(out, log, whole)
-    finally:
-        subprocess.run(["umount", "--lazy", str(out)], check=True)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(
@@ -110,15 +67,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(
     assert words in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_folder_that_is_removed_meanwhile_is_an_error(scenes: Path, out: Path) -> None:
-    error = failed(["--data", str(scenes), "--out", str(out), *TINY], out.with_name("log"), 3, shutil.rmtree, out)
-    assert f"{out} cannot be written: No such file or directory. The folder is gone: it was removed, or" in error
-    assert not out.exists()
-
-
-def test_data_that_vanish_are_an_error_and_the_run_is_resumed_later(scenes: Path, out: Path, whole: Path) -> None:
+def test_data_that_vanish_are_an_error_and_the_run_is_resumed_later(scenes: Path, tmp_path: Path, whole: Path) -> None:
     """In a loading process."""
-    data, away, log = out.with_name("data"), out.with_name("away"), out.with_name("log")
+    data, away, out, log = (tmp_path / name for name in ("data", "away", "run", "log"))
     shutil.copytree(scenes, data)
     words = ["--data", str(data), "--out", str(out), "--workers", "2", *TINY]
     error = failed(words, log, 1, data.rename, away)
@@ -130,13 +81,13 @@ def test_data_that_vanish_are_an_error_and_the_run_is_resumed_later(scenes: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_a_run_with_loading_processes_leaves_none_of_them(
-    scenes: Path, out: Path, number: signal.Signals
+    scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """SIGINT, as a terminal sends it, to the whole process group: a checkpoint is saved. SIGKILL to the run alone."""
-    log, saved = out.with_name("log"), out.with_name("children")
+    out, log, saved = (tmp_path / name for name in ("run", "log", "children"))
     words = ["train", "--data", str(scenes), "--out", str(out), "--workers", "2", *TINY, "--epochs", "1000"]
-    process = start(command, words, log, 6, tell_children, saved)
-    _wait(saved.exists)
+    process = start(command, words, log, 6, list_children, saved)
+    wait(saved.exists)
     children = [int(each) for each in saved.read_text().split()]
     assert len(children) >= 2
     if number == signal.SIGKILL:
@@ -148,12 +99,5 @@ def test_a_signal_to_a_run_with_loading_processes_leaves_none_of_them(
         assert ended(process) == 130, log.read_text()
         assert "Go on after this step: oddetr train --out" in log.read_text()
         assert "Traceback" not in log.read_text()
-    _wait(lambda: not any(running(child) for child in children))
+    wait(lambda: not any(running(child) for child in children))
     assert steps_done(find_state(out, print)) >= 6
-
-
-def _wait(until: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
-    while not until():
-        assert time.monotonic() < limit
-        time.sleep(0.05)

@@ -1,34 +1,28 @@
 """One run with all loggers, killed and resumed, read back through each package's own reader; and what goes wrong."""
 
 import dataclasses
-import io
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from oddetr.cli import main
 from oddetr.training.config import TrainConfig
 from oddetr.training.records.log import read_events
 from oddetr.training.records.logged import logged_values
-from oddetr.training.records.logger_kinds import LoggedRun
-from oddetr.training.records.loggers import LoggerError, open_loggers
+from oddetr.training.records.loggers import LoggedRun, LoggerError, open_loggers
 from oddetr.training.run import run
-from oddetr.training.safety.resume import differences, resumed
 from tests.conftest import tiny_arguments
-from tests.training.test_run import StopAfter
+from tests.training.helpers import killed_at, quiet
 
 # MLflow's own, with SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
-ODD = ("a/b: ünï", "a/b? ünï")
 ENVIRONMENT = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_DIR", "WANDB_PROJECT", "WANDB_NAME", "WANDB_API_KEY")
 
@@ -52,27 +46,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def odd_scenes(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scenes, two classes of which have names that no logger takes as they are."""
-    folder = tmp_path_factory.mktemp("odd") / "scenes"
-    shutil.copytree(scenes, folder)
-    for file in (folder / "annotations").glob("*.json"):
-        content = json.loads(file.read_text())
-        for category, name in zip(content["categories"], ODD, strict=False):
-            category["name"] = name
-        file.write_text(json.dumps(content))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def logged(odd_scenes: Path, tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
+def logged(scenes: Path, tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
     """The folder of a run of two epochs, killed in the second and resumed."""
-    arguments = tiny_arguments(odd_scenes, tmp_path_factory.mktemp("logged") / "run")
+    arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("logged") / "run")
     arguments |= {"epochs": 2, "loggers": ("tensorboard", "mlflow", "wandb")}
-    arguments["trainer"] |= {"callbacks": [StopAfter(1)]}
+    arguments["trainer"] |= {"callbacks": [killed_at(3)]}
     with pytest.raises(ConnectionAbortedError):
-        run(TrainConfig(**arguments), Console(file=io.StringIO()))
-    return run(TrainConfig(out=arguments["out"], resume=True), Console(file=io.StringIO()))
+        run(TrainConfig(**arguments), quiet())
+    return run(TrainConfig(out=arguments["out"], resume=True), quiet())
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +64,6 @@ def expected(logged: Path) -> dict[str, dict[int, float]]:
         for name, value in logged_values(event).items():
             found.setdefault(name, {})[event["step"]] = value
     assert {"train/loss", "train/learning_rate", "val/student/AP", "val/teacher/instability_per_layer/2"} <= {*found}
-    assert {"val/teacher/AP_per_class/a_b_ _n_", "val/teacher/AP_per_class/a_b_ _n__1"} <= {*found}
     assert [*found["train/loss"]] == [*found["val/teacher/AP"]] == [2, 4]
     return found
 
@@ -105,7 +85,7 @@ def test_mlflow_has_one_run_with_all_values_after_a_resume(logged: Path, expecte
     configuration = json.loads((logged / "config.json").read_text())
     assert found.data.params["optimizer.learning_rate"] == str(configuration["optimizer"]["learning_rate"])
     assert found.data.params["detector.num_queries"] == "12"
-    assert found.data.params["classes"].startswith(", ".join(ODD))
+    assert found.data.params["classes"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     description = json.loads((logged / "best" / "checkpoint.json").read_text())
     assert found.data.params["version.torch"] == description["versions"]["torch"]
     assert found.data.metrics["best/epoch"] == description["epoch"]
@@ -166,21 +146,13 @@ def test_mlflow_uses_a_given_store_and_its_loss_is_reported_once(
         mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize(
-    ("mode", "key", "expected"),
-    [(None, False, "offline"), (None, True, "online"), ("online", False, None)],
-)
+@pytest.mark.parametrize(("mode", "key", "expected"), [("online", False, "offline"), (None, True, "online")])
 def test_wandb_never_asks_for_a_key(
-    mode: str | None, key: bool, expected: str | None, tmp_path: Path, environment: pytest.MonkeyPatch
+    mode: str | None, key: bool, expected: str, tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
-    modes: list[str] = []
-
-    def init(**arguments: Any) -> None:
-        modes.append(arguments["mode"])
-        raise ConnectionError("nothing is started here")
-
+    init = Mock(side_effect=ConnectionError("nothing is started here"))
     with environment.context() as patch:
         patch.delenv("WANDB_MODE")
         wandb.teardown()
@@ -189,9 +161,9 @@ def test_wandb_never_asks_for_a_key(
         if key:
             patch.setenv("WANDB_API_KEY", "0" * 40)
         patch.setattr(wandb, "init", init)
-        with pytest.raises(LoggerError, match="nothing is started here" if expected else "there is no API key"):
+        with pytest.raises(LoggerError, match="nothing is started here"):
             open_loggers(["wandb"], logged_run(tmp_path), print)
-        assert modes == ([expected] if expected else [])
+        assert init.call_args.kwargs["mode"] == expected
     wandb.teardown()
 
 
@@ -208,8 +180,6 @@ def test_wandb_uses_a_run_of_the_caller_and_leaves_it_open(tmp_path: Path, envir
 
 
 def test_wandb_disabled_does_nothing(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "checkpoint.json").write_text('{"epoch": 1, "metrics": {}}')
     with environment.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
         messages: list[str] = []
@@ -230,10 +200,10 @@ def test_training_continues_when_a_logger_fails_and_says_so_once(
             raise ConnectionError("the server is gone")
 
     monkeypatch.setattr(TensorBoardLogger, "log_metrics", fail)
-    printed = io.StringIO()
-    run(dataclasses.replace(config, epochs=2, loggers=("tensorboard",)), Console(file=printed, width=300))
-    assert printed.getvalue().count("The logger tensorboard has failed") == 1
-    assert "ConnectionError: the server is gone" in printed.getvalue()
+    console = quiet()
+    run(dataclasses.replace(config, epochs=2, loggers=("tensorboard",)), console)
+    assert console.file.getvalue().count("The logger tensorboard has failed") == 1
+    assert "ConnectionError: the server is gone" in console.file.getvalue()
     assert steps == [2, 2]
     assert [event["epoch"] for event in read_events(config.out) if event["kind"] == "epoch"] == [1, 2]
 
@@ -241,7 +211,7 @@ def test_training_continues_when_a_logger_fails_and_says_so_once(
 def test_a_logger_that_cannot_start_stops_a_new_run_but_no_resumed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oddetr.training.records.logger_kinds.TensorBoardLogger", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oddetr.training.records.loggers.TensorBoardLogger", lambda *_, **__: 1 / 0)
     with pytest.raises(LoggerError, match="The logger tensorboard cannot start"):
         open_loggers(["tensorboard"], logged_run(tmp_path), print)
     messages: list[str] = []
@@ -249,9 +219,8 @@ def test_a_logger_that_cannot_start_stops_a_new_run_but_no_resumed_one(
     assert "continues without it" in messages[0]
 
 
-@pytest.mark.parametrize("content", ['{"tensorboard": "te', "[3]"])
-def test_a_damaged_file_of_ids_is_reported_and_replaced(tmp_path: Path, content: str) -> None:
-    (tmp_path / "loggers.json").write_text(content)
+def test_a_damaged_file_of_ids_is_reported_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / "loggers.json").write_text('{"tensorboard": "te')
     messages: list[str] = []
     (logger,) = open_loggers(["tensorboard"], logged_run(tmp_path, steps_done=2), messages.append)
     logger.finalize("success")
@@ -274,32 +243,14 @@ def test_a_missing_package_is_named_before_anything_is_written(
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("given", ["[tensorboard, mlflow]", "tensorboard,mlflow,tensorboard"])
 def test_loggers_are_named_in_the_same_ways_on_the_command_line_and_in_python(
-    given: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--loggers", given, "--print-config"])
-    printed = yaml.safe_load(capsys.readouterr().out)["loggers"]
-    for names in (printed, ["tensorboard", "mlflow"], ("tensorboard", "mlflow", "tensorboard")):
-        assert TrainConfig.from_plain({"loggers": names}).loggers == ("tensorboard", "mlflow")
-
-
-def test_an_unknown_logger_is_refused_with_those_that_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
+        main(["train", "--loggers", "tensorboard,mlflow,tensorboard", "--print-config"])
+    printed = yaml.safe_load(capsys.readouterr().out)["loggers"]
+    for names in (printed, ["tensorboard", "mlflow"], ("tensorboard", "mlflow", "tensorboard")):
+        assert TrainConfig.from_plain({"loggers": names}).loggers == ("tensorboard", "mlflow")
+    with pytest.raises(SystemExit):
         main(["train", "--loggers", "mlflow,comet"])
     assert "loggers takes tensorboard or mlflow or wandb" in capsys.readouterr().err
-
-
-def test_resume_understands_the_tensorboard_switch_of_oddetr_0_1(trained: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(trained, out)
-    content = json.loads((out / "config.json").read_text())
-    del content["loggers"]
-    (out / "config.json").write_text(json.dumps(content | {"tensorboard": True}))
-    config, _ = resumed(TrainConfig(out=out, resume=True), out, print)
-    assert config.loggers == ("tensorboard",)
-    assert resumed(TrainConfig(out=out, resume=True, loggers=("mlflow",)), out, print)[0].loggers == ("mlflow",)
-    assert differences(content | {"tensorboard": True}, config.to_json()) == []

@@ -23,7 +23,7 @@ from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import TrainingModule
-from oddetr.training.safety.nonfinite import MOST_IN_A_ROW, NonFiniteStep, Place, StepWatch
+from oddetr.training.safety.nonfinite import MOST_IN_A_ROW, Place, StepWatch
 from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch, small_detector
 from tests.training.killing import FORKS
@@ -96,6 +96,10 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(value.equal(second[name]) for name, value in first.items())
 
 
+def linear(training: Training) -> torch.Tensor:
+    return training.task.student.encoder.layers[0].linear1.weight
+
+
 def spoil_prediction(training: Training, patch: pytest.MonkeyPatch) -> None:
     training.task.student.decoder.heads[1].classes.register_forward_hook(lambda module, inputs, output: output * NAN)
 
@@ -111,11 +115,11 @@ def spoil_sum(training: Training, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_gradient(training: Training, patch: pytest.MonkeyPatch) -> None:
-    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * NAN)
+    linear(training).register_hook(lambda gradient: gradient * NAN)
 
 
 def spoil_norm(training: Training, patch: pytest.MonkeyPatch) -> None:
-    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * 0 + 1e30)
+    linear(training).register_hook(lambda gradient: gradient * 0 + 1e30)
 
 
 def spoil_statistics(training: Training, patch: pytest.MonkeyPatch) -> None:
@@ -136,9 +140,7 @@ SPOILED: dict[Callable, str] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("spoil", "clip"), [*((each, 0.1) for each in SPOILED), (spoil_gradient, 0.0), (spoil_norm, 0.0)]
-)
+@pytest.mark.parametrize(("spoil", "clip"), [*((each, 0.1) for each in SPOILED), (spoil_norm, 0.0)])
 def test_nothing_moves_in_a_bad_step_and_the_error_says_where_and_what(
     spoil: Callable, clip: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,48 +189,31 @@ def test_the_bad_one_of_accumulated_batches_is_named() -> None:
     with pytest.raises(FloatingPointError, match=r"Step 0 \(epoch 3, batch 0\), .*predicts NaN"):
         training.step(*batches)
     training, factors = Training(), iter((1.0, NAN, 1.0))
-    training.task.student.encoder.layers[0].linear1.weight.register_hook(lambda gradient: gradient * next(factors))
+    linear(training).register_hook(lambda gradient: gradient * next(factors))
     with pytest.raises(FloatingPointError, match=r"batch 1\), .*gradient is not: encoder.layers.0.linear1.weight"):
         training.step(*batches)
 
 
-def test_files_are_named_and_one_replay_file_is_kept_of_skipped_steps() -> None:
-    kept: list[NonFiniteStep] = []
-
-    def keep(step: NonFiniteStep) -> Path:
-        kept.append(step)
-        return Path("run/replay.pt")
-
+def test_skipped_steps_keep_one_replay_file_and_name_files_until_too_many_in_a_row_stop_the_run() -> None:
+    keep = Mock(return_value=Path("run/replay.pt"))
     messages: list[str] = []
     training = Training(
         policy="skip", keep=keep, files=lambda ids: [f"{each}.png" for each in ids], say=messages.append
     )
-    training.spoil_batches({1, 2, 4})
+    training.spoil_batches({1, 2, 4, 6})
     assert [training.step() for _ in range(6)] == [True, False, False, True, False, True]
     assert training.watch.state() == {"skipped": 3, "in_a_row": 0}
-    assert [step.place.step for step in kept] == [1]
-    assert kept[0].batch.images.equal(small_batch((2, 1), seed=1).images)
+    keep.assert_called_once()
+    (kept,) = keep.call_args.args
+    assert kept.place.step == 1
+    assert kept.batch.images.equal(small_batch((2, 1), seed=1).images)
     assert "ids 0, 1 (0.png, 1.png): " in messages[0]
     assert "oddetr replay run/replay.pt" in messages[0]
-
-
-def test_too_many_skipped_steps_in_a_row_stop_the_run_even_if_no_replay_file_can_be_written() -> None:
-    training = Training(policy="skip", keep=Mock(side_effect=OSError("No space left on device")))
-    training.watch.load({"skipped": 7, "in_a_row": MOST_IN_A_ROW - 2})
-    training.spoil_batches({0, 1})
-    assert not training.step()
+    keep.side_effect = OSError("No space left on device")
+    training.watch.load({"skipped": 8, "in_a_row": MOST_IN_A_ROW - 1})
     with pytest.raises(FloatingPointError, match=f"the {MOST_IN_A_ROW}th skipped step in a row, 9 in all") as caught:
         training.step()
     assert "no replay file could be written: No space left" in str(caught.value)
-
-
-def test_a_student_that_was_lost_before_stops_the_run_though_steps_are_skipped() -> None:
-    training = Training(policy="skip")
-    training.task.student.decoder.heads[0].classes.bias.data[0] = NAN
-    teacher = deepcopy(training.task.teacher)
-    with pytest.raises(FloatingPointError, match="which no further step can mend"):
-        training.step()
-    assert same(dict(teacher.named_parameters()), dict(training.task.teacher.named_parameters()))
 
 
 @pytest.mark.parametrize("value", [NAN, 1e30])
@@ -275,9 +260,8 @@ def test_fp16_continues_while_the_scaler_searches_and_stops_at_a_nan_image() -> 
         trainer.fit(module, DataLoader(batches, batch_size=None))
     assert [steps for _, _, steps in scales.seen] == [*range(1, 13)]
     assert scales.seen[0][:2] == (2.0**19, 0)
-    last, made, _ = scales.seen[-1]
-    assert 1 <= last < 2.0**19
-    assert 0 < made < 12
+    assert 1 <= scales.seen[-1][0] < 2.0**19
+    assert 0 < scales.seen[-1][1] < 12
     assert all(value.isfinite().all() for value in task.parameters())
 
 
@@ -300,10 +284,9 @@ def test_fp16_leaves_gradient_overflow_to_the_scaler_down_to_a_scale_of_1(monkey
         training.step(scaler=scaled_by(1024.0))
 
 
-@pytest.mark.parametrize(
-    ("memory", "groups"), [("student", GroupsConfig()), ("teacher", GroupsConfig(one_to_one=1, one_to_many=4))]
-)
-def test_nan_of_the_teacher_alone_makes_the_loss_nan_and_names_the_images(memory: str, groups: GroupsConfig) -> None:
+@pytest.mark.parametrize("memory", ["student", "teacher"])
+def test_nan_of_the_teacher_alone_makes_the_loss_nan_and_names_the_images(memory: str) -> None:
+    groups = GroupsConfig(one_to_one=1, one_to_many=4)
     task = DistillationTask(small_detector("refine"), 10, DistillationConfig(memory=memory), groups=groups)
     task.teacher.detector.decoder.heads[0].classes.bias.data.fill_(NAN)
     with pytest.raises(NonFiniteCostError) as caught:

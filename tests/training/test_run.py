@@ -1,7 +1,6 @@
 import csv
 import dataclasses
 import gc
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ import pytest
 import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import oddetr
 from oddetr.cli import main
@@ -20,67 +18,12 @@ from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
 from oddetr.distillation.config import DistillationConfig, PredictionConfig
-from oddetr.losses.matching import NonFiniteCostError
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
 from tests.helpers import without_checksums
-
-
-class StopAfter(Callback):
-    """Kills the training, as a lost machine would, in the middle of the epoch after `epochs`."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.current_epoch == self.epochs:
-            raise ConnectionAbortedError("killed by the test")
-
-
-def weights(run_folder: Path, file: str = "student.safetensors", which: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run_folder / which / file)
-
-
-def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a run says of itself that does not depend on the machine."""
-    measured = ("seconds", "training_seconds", "images_per_second", "waiting_share", "peak_memory_gib")
-    return [{name: value for name, value in event.items() if name not in measured} for event in events]
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def test_a_resumed_run_ends_in_the_same_weights_and_records(tiny: dict) -> None:
-    """The rate is high, so that matchings change; the teacher averages, so that it is not the student."""
-    tiny |= {"optimizer": OptimizerConfig(learning_rate=5e-3), "distillation": DistillationConfig(horizon=3.0)}
-    tiny["validate_every"] = 2
-    whole = run(TrainConfig(**tiny), quiet())
-    out = tiny["out"].with_name("resumed")
-    trainer = tiny["trainer"] | {"callbacks": [StopAfter(3)]}
-    with pytest.raises(ConnectionAbortedError):
-        run(TrainConfig(**tiny | {"out": out, "trainer": trainer}), quiet())
-    assert json.loads((out / "last" / "checkpoint.json").read_text())["epoch"] == 3
-
-    run(TrainConfig(out=out, resume=True, trainer={"accelerator": "cpu"}), quiet())
-    for which in ("last", "best"):
-        for file in ("student.safetensors", "model.safetensors"):
-            expected, found = weights(whole, file, which), weights(out, file, which)
-            assert expected.keys() == found.keys()
-            assert all(value.equal(found[name]) for name, value in expected.items()), (which, file)
-    assert not all(value.equal(weights(whole)[name]) for name, value in weights(whole, "model.safetensors").items())
-
-    events = read_events(whole)
-    assert without_times(events) == without_times(read_events(out))
-    for model in ("teacher", "student"):
-        changes = [event[model]["instability"] for event in events if model in event]
-        assert changes[0] is None
-        assert any(change > 0 for layers in changes[1:] for change in layers)
-    for times in ("seconds", "training_seconds"):
-        passed = [event[times] for event in read_events(out) if event["kind"] == "epoch"]
-        assert passed == sorted(passed)
+from tests.training.helpers import quiet, weights
 
 
 def test_train_takes_plain_values_and_the_seed_changes_the_weights(tiny: dict, trained: Path) -> None:
@@ -134,19 +77,14 @@ class FrozenObjects(Callback):
         self.counts.append(gc.get_freeze_count())
 
 
-@pytest.fixture(scope="module")
-def three_epochs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, FrozenObjects]:
-    """The folder of a run of three epochs, of which the second and the last are validated; what it printed; and a
-    callback that watched it."""
+def test_a_run_records_prints_and_saves_what_it_does(scenes: Path, tmp_path: Path) -> None:
+    """Three epochs, of which the second and the last are validated."""
     console, frozen = quiet(), FrozenObjects()
-    arguments = tiny_arguments(scenes, tmp_path_factory.mktemp("three") / "run")
+    arguments = tiny_arguments(scenes, tmp_path / "run")
     arguments |= {"epochs": 3, "validate_every": 2, "trainer": {"accelerator": "cpu", "callbacks": [frozen]}}
     constant = DistillationConfig(prediction=PredictionConfig(weight=1.0))
-    return run(TrainConfig(**arguments, distillation=constant), console), console.file.getvalue(), frozen
+    out = run(TrainConfig(**arguments, distillation=constant), console)
 
-
-def test_a_run_records_losses_and_scores(three_epochs: tuple[Path, str, FrozenObjects]) -> None:
-    out, _, _ = three_epochs
     events = read_events(out)
     epochs = [event for event in events if event["kind"] == "epoch"]
     assert [event["epoch"] for event in epochs] == [1, 2, 3]
@@ -156,60 +94,34 @@ def test_a_run_records_losses_and_scores(three_epochs: tuple[Path, str, FrozenOb
         assert 0 <= epochs[-1][model]["AP"] <= 1
         assert len(epochs[-1][model]["unstable_score"]) == 1
         assert len(epochs[-1][model]["normalised_instability"]) == 2
-    train = [event for event in events if event["kind"] == "train"]
-    assert train[-1]["step"] == 6
+    last = [event for event in events if event["kind"] == "train"][-1]
+    assert last["step"] == 6
     weights_of = {"classes": 1, "l1": 5, "giou": 2}
-    parts = [
-        weight * train[-1][f"loss_{group}{part}"]
-        for group in ("", "prediction_", "auxiliary_")
-        for part, weight in weights_of.items()
-    ]
-    assert train[-1]["loss"] == pytest.approx(sum(parts), rel=1e-4)
+    groups = ("", "prediction_", "auxiliary_")
+    parts = [weight * last[f"loss_{group}{part}"] for group in groups for part, weight in weights_of.items()]
+    assert last["loss"] == pytest.approx(sum(parts), rel=1e-4)
+    assert epochs[-1]["matching_disagreement"] == pytest.approx(last["matching_disagreement"])
     with (out / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert rows[0].keys() >= {"teacher AP", "student AP", "teacher AP 7", "student normalised instability"}
-    assert [row["teacher normalised instability"] for row in rows[:2]] == ["", ""]
-    assert float(rows[2]["teacher normalised instability"]) == epochs[-1]["teacher"]["normalised_instability"][-1]
+    column = "val/teacher/normalised_instability"
+    assert rows[0].keys() >= {"step", "epoch", "val/student/AP", "val/teacher/AP_per_class/7", column}
+    assert [row[column] for row in rows[:2]] == ["", ""]
+    assert float(rows[2][column]) == epochs[-1]["teacher"]["normalised_instability"][-1]
 
-
-def test_a_run_leaves_checkpoints_and_its_configuration(three_epochs: tuple[Path, str, FrozenObjects]) -> None:
-    out, _, _ = three_epochs
     files = {"model.safetensors", "student.safetensors", "checkpoint.json"}
     assert {path.name for path in (out / "last").iterdir()} == files | {"resume.ckpt"}
     assert {path.name for path in (out / "best").iterdir()} == files
     described = json.loads((out / "last" / "checkpoint.json").read_text())
-    assert described["metrics"] == {model: read_events(out)[-1][model] for model in ("teacher", "student")}
+    assert described["metrics"] == {model: epochs[-1][model] for model in ("teacher", "student")}
     assert described["classes"] == {"names": list("0123456789"), "ids": list(range(10))}
     assert described["versions"].keys() >= {"oddetr", "torch", "timm"}
     assert TrainConfig.from_plain(json.loads((out / "config.json").read_text())).epochs == 3
 
-
-def test_a_run_prints_its_progress(three_epochs: tuple[Path, str, FrozenObjects]) -> None:
-    _, printed, _ = three_epochs
-    for part in ("classes: 10", "train 8, val 4", "epoch 1/3  loss", "AP -", "AP 0.", "(student 0."):
-        assert part in printed, part
-    for part in ("instability 0.", "unstable score 0.", "images/s", "waiting for data", "left 0:00", "best teacher AP"):
-        assert part in printed, part
-
-
-def test_garbage_collection_skips_what_is_shared_with_workers(three_epochs: tuple[Path, str, FrozenObjects]) -> None:
-    _, _, frozen = three_epochs
-    assert min(frozen.counts) > 10_000
+    for part in ("classes: 10", "train 8, val 4", "epoch 1/3  loss", "AP -", "AP 0.", "(student 0.", "instability 0.",
+                 "unstable score 0.", "images/s", "waiting for data", "left 0:00", "best teacher AP"):  # fmt: skip
+        assert part in console.file.getvalue(), part
+    assert min(frozen.counts) > 10_000, "garbage collection looks at what is shared with workers"
     assert gc.get_freeze_count() == 0
-
-
-def test_a_run_starts_without_forecast_if_a_timed_step_is_not_finite(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run itself will report the step, or skip it."""
-
-    def forecast(*_: Any) -> None:
-        raise NonFiniteCostError((0,))
-
-    monkeypatch.setattr("oddetr.training.run.is_long", lambda *_: True)
-    monkeypatch.setattr("oddetr.training.run.forecast", forecast)
-    run(dataclasses.replace(config, epochs=1), quiet())
-    assert json.loads((config.out / "plan.json").read_text())["forecast"] is None
 
 
 @pytest.mark.parametrize(
@@ -231,9 +143,18 @@ def test_resume_refuses_what_contradicts_the_run(changes: dict, message: str, fi
         run(TrainConfig(**{"out": finished, "resume": True} | changes), quiet())
 
 
+def reconfigured(run: Path, **changes: Any) -> dict[str, Any]:
+    """Change the configuration that a run's last checkpoint records, and return it."""
+    without_checksums(run / "last")
+    file = run / "last" / "checkpoint.json"
+    content = json.loads(file.read_text())
+    content["configuration"] |= changes
+    file.write_text(json.dumps(content))
+    return content["configuration"]
+
+
 def test_resume_compares_arguments_that_are_the_default(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = finished / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": 3}))
+    reconfigured(finished, seed=3)
     with pytest.raises(ValueError, match="seed was 3, now it is 0"):
         oddetr.train(out=finished, resume=True, seed=0)
     assert main(["train", "--out", str(finished), "--resume", "--seed", "0"]) == 1
@@ -243,18 +164,17 @@ def test_resume_compares_arguments_that_are_the_default(finished: Path, capsys: 
 def test_resume_refuses_a_run_without_teacher(finished: Path) -> None:
     (finished / "last" / "student.safetensors").unlink()
     without_checksums(finished / "last")
-    with pytest.raises(ValueError, match="has no teacher: an older oddetr began it"):
+    with pytest.raises(ValueError, match="has no teacher: an older oddetr wrote it"):
         run(TrainConfig(out=finished, resume=True), quiet())
 
 
 def test_resume_goes_on_with_the_defaults_of_fields_newer_than_the_run(finished: Path) -> None:
-    file = finished / "config.json"
-    recorded = json.loads(file.read_text())
-    del recorded["init"], recorded["distillation"]["memory"]
-    file.write_text(json.dumps(recorded | {"epochs": 2}))
+    recorded = reconfigured(finished)
+    recorded["distillation"].pop("memory")
+    reconfigured(finished, epochs=2, distillation=recorded["distillation"])
     run(TrainConfig(out=finished, resume=True, trainer={"accelerator": "cpu"}), quiet())
     assert [event["epoch"] for event in read_events(finished) if event["kind"] == "epoch"] == [1, 2]
-    assert json.loads(file.read_text())["resume"] is False
+    assert json.loads((finished / "config.json").read_text())["resume"] is False
     described = json.loads((finished / "last" / "checkpoint.json").read_text())
     assert described["configuration"]["resume"] is False
 
@@ -271,39 +191,15 @@ def test_data_with_errors_stops_before_training(tiny: dict, tmp_path: Path) -> N
     assert not (tiny["out"] / "last").exists()
 
 
-class Diverge(Callback):
-    """Makes a detector predict NaN, from the second step or from the first validation on."""
-
-    def __init__(self, model: str, validating: bool) -> None:
-        self.model, self.validating = model, validating
-
-    def _spoil(self, module: LightningModule) -> None:
-        for parameter in module.detectors[self.model].decoder.heads.parameters():
-            parameter.data.fill_(float("nan"))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if not self.validating and trainer.global_step == 1:
-            self._spoil(pl_module)
+class DivergeInValidation(Callback):
+    """Make the teacher predict NaN."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.validating:
-            self._spoil(pl_module)
+        for parameter in pl_module.detectors["teacher"].decoder.heads.parameters():
+            parameter.data.fill_(float("nan"))
 
 
-@pytest.mark.parametrize(
-    ("callback", "where"),
-    [
-        (
-            Diverge("student", False),
-            r"Step 1 \(epoch 1, batch 1\), images with the ids \d, \d, \d, \d \(train/[\w-]+.png, .* and 1 more\): ",
-        ),
-        (Diverge("teacher", True), r"Validation after epoch 1, images with the ids \d, \d, \d, \d: "),
-    ],
-    ids=["training", "validation"],
-)
-def test_a_detector_that_diverges_is_reported_with_its_images(
-    config: TrainConfig, callback: Diverge, where: str
-) -> None:
-    trainer = config.trainer | {"callbacks": [callback]}
-    with pytest.raises(FloatingPointError, match=where):
+def test_a_detector_that_diverges_in_validation_is_reported_with_its_images(config: TrainConfig) -> None:
+    trainer = config.trainer | {"callbacks": [DivergeInValidation()]}
+    with pytest.raises(FloatingPointError, match=r"Validation after epoch 1, images with the ids \d, \d, \d, \d: "):
         run(dataclasses.replace(config, trainer=trainer), quiet())

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
 import oddetr
@@ -17,34 +16,16 @@ from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.records import recorder
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
-from tests.training.several import (
-    TRAIN,
-    VAL,
-    Apart,
-    Witness,
-    arguments_of,
-    in_two_processes,
-    quiet,
-    trained,
-    write_data,
-)
+from tests.training.helpers import WEIGHTS, assert_same_weights, killed_at, quiet
+from tests.training.several import TRAIN, VAL, Apart, Witness, arguments_of, in_two_processes, trained, write_data
 
 ALIKE: dict[str, dict[str, Any]] = {
     "refine": {},
     "dino_accumulated": {"model": "dino_tiny", "detector": {"denoising": 12}, "accumulate": 2},
 }
 """Distilled runs that must end alike in one process and in two."""
-WEIGHTS = ("student.safetensors", "model.safetensors")
 STOPPED_AT = 9
 """Steps: in the middle of an epoch of two."""
-
-
-class Stop(Callback):
-    """Ends the training on both processes, as if both were killed."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == STOPPED_AT:
-            raise ConnectionAbortedError("killed by the test")
 
 
 def learning(data: Path, out: Path) -> dict[str, Any]:
@@ -71,7 +52,7 @@ def both(rank: int, folder: Path, data: Path) -> None:
     keep(trained(learning(data, folder / "whole") | {"trainer": two}), folder / f"whole{rank}.pt")
     recorder.SAVE_EVERY = 0.0
     with pytest.raises(ConnectionAbortedError):
-        trained(learning(data, folder / "resumed") | {"trainer": two}, Stop())
+        trained(learning(data, folder / "resumed") | {"trainer": two}, killed_at(STOPPED_AT))
     run(TrainConfig(out=folder / "resumed", resume=True, trainer=two), quiet())
     strange = arguments_of(data, folder / f"strange{rank}", seed=rank) | {"trainer": two}
     with pytest.raises(ValueError, match="process 1 would not train the same: seed: 0 and 1"):
@@ -101,9 +82,8 @@ def seen_by(pair: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_have_the_gradients_and_weights_of_one(name: str, data: Path, pair: Path, tmp_path: Path) -> None:
-    """Without dropout, and with disturbed objects that lie where the objects are. The weights to 1e-5, and the
-    gradients, relative to the largest, in most steps, too: where rounding, which is the machine's, takes a ReLU's
-    input, a sampled place or two boxes' edges past a kink, one query's gradient jumps."""
+    """The weights to 1e-5, and the gradients, relative to the largest, in most steps, too: where rounding, which is the
+    machine's, takes a ReLU's input, a sampled place or two boxes' edges past a kink, one query's gradient jumps."""
     one = trained(arguments_of(data, tmp_path, **ALIKE[name]) | {"batch_size": 4}, Apart())
     parts = seen_by(pair, name)
     assert len(one.gradients) == len(parts[0]["gradients"]) == len(parts[1]["gradients"]) > 3
@@ -113,7 +93,6 @@ def test_two_processes_have_the_gradients_and_weights_of_one(name: str, data: Pa
         assert all(part.keys() == expected.keys() for part in found)
         differences = [(part[key] - value).abs().max().item() for part in found for key, value in expected.items()]
         worst.append(max(differences) / largest)
-    print(f"{name}: gradients differ, step by step, by at most {' '.join(f'{each:.1e}' for each in worst)}")
     assert max(worst) < 1e-3
     assert median(worst) < 1e-5
     for file in WEIGHTS:
@@ -123,9 +102,7 @@ def test_two_processes_have_the_gradients_and_weights_of_one(name: str, data: Pa
         assert difference < 1e-5
 
 
-def test_two_processes_met_steps_without_objects_and_short_batches(
-    pair: Path,
-) -> None:
+def test_two_processes_met_steps_without_objects_and_short_batches(pair: Path) -> None:
     """Otherwise the comparison with one process would show less than it seems to."""
     first, second = (part["seen"] for part in seen_by(pair, "refine"))
     objects = [(one, other) for (_, one), (_, other) in zip(first, second, strict=True)]
@@ -145,9 +122,7 @@ def test_teachers_of_two_processes_are_equal_to_the_bit_after_every_step(name: s
     assert len({*first}) > 3
 
 
-def test_two_processes_validate_each_image_once_with_the_scores_of_one(
-    pair: Path,
-) -> None:
+def test_two_processes_validate_each_image_once_with_the_scores_of_one(pair: Path) -> None:
     """An odd number of them."""
     first, second = (part["validated"] for part in seen_by(pair, "whole"))
     validations = len(first) // (VAL - VAL // 2)
@@ -164,10 +139,7 @@ def test_two_processes_validate_each_image_once_with_the_scores_of_one(
 
 def test_two_processes_resume_to_the_same_weights(pair: Path) -> None:
     """After a checkpoint within an epoch; with batch norms that learn, dropout and all augmentation."""
-    for which in ("last", "best"):
-        for file in WEIGHTS:
-            expected, found = (load_file(pair / name / which / file) for name in ("whole", "resumed"))
-            assert all(value.equal(found[key]) for key, value in expected.items()), (which, file)
+    assert_same_weights(pair / "whole", pair / "resumed", "last", "best")
     whole, resumed = (
         [event["teacher"] for event in read_events(pair / name) if "teacher" in event] for name in ("whole", "resumed")
     )

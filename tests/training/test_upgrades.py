@@ -22,44 +22,27 @@ def test_upgrade_of_a_0_1_record_drops_what_is_gone_and_has_no_rivals() -> None:
     assert upgraded(old) == now
     assert old == before
     assert TrainConfig.from_plain(as_of_0_1(TrainConfig().to_json())).distillation == PLAIN
-
-
-@pytest.mark.parametrize(
-    ("part", "field", "value"),
-    [("matching", "layers", "last"), ("prediction", "min_confidence", 0.1), ("auxiliary", "apart", True)],
-)
-def test_upgrade_refuses_a_field_that_is_gone_with_another_value(part: str, field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^distillation\.{part}.{field} is {value}, which only oddetr 0\.1 can"):
-        upgraded({"distillation": {part: {field: value}}})
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        TrainConfig().to_json(),
-        {"distillation": {"auxiliary": {"candidates": 3}}},
-        {"distillation": DistillationConfig(), "epochs": 3},
-    ],
-    ids=["whole", "part", "made"],
-)
-def test_upgrade_leaves_todays_configurations_alone(record: dict[str, Any]) -> None:
-    assert upgraded(record) == record
-
-
-def test_upgrade_keeps_new_fields_beside_old_ones() -> None:
     new = {"queries": "shared", "auxiliary": {"rivals": 2}}
-    old = merged(new, {"auxiliary": {"distinct": False}})
-    assert upgraded({"distillation": old}) == {"distillation": new}
+    assert upgraded({"distillation": merged(new, {"auxiliary": {"distinct": False}})}) == {"distillation": new}
+
+
+def test_upgrade_refuses_a_field_that_is_gone_with_another_value() -> None:
+    with pytest.raises(ValueError, match=r"^distillation\.auxiliary.apart is True, which only oddetr 0\.1 can"):
+        upgraded({"distillation": {"auxiliary": {"apart": True}}})
 
 
 @pytest.mark.parametrize(
-    ("old", "now"),
+    ("record", "expected"),
     [
-        ({"tensorboard": True}, ["tensorboard"]),
-        ({"tensorboard": False}, []),
-        ({"tensorboard": True, "loggers": ["mlflow"]}, ["mlflow"]),
+        (TrainConfig().to_json(), TrainConfig().to_json()),
+        ({"distillation": DistillationConfig(), "epochs": 3}, {"distillation": DistillationConfig(), "epochs": 3}),
+        ({"tensorboard": True}, {"loggers": ["tensorboard"]}),
+        ({"tensorboard": False}, {"loggers": []}),
+        ({"tensorboard": True, "loggers": ["mlflow"]}, {"loggers": ["mlflow"]}),
     ],
-    ids=str,
+    ids=["whole", "made", "tensorboard", "no tensorboard", "mlflow"],
 )
-def test_upgrade_turns_the_tensorboard_switch_into_a_logger(old: dict[str, Any], now: list[str]) -> None:
-    assert upgraded(old) == {"loggers": now}
+def test_upgrade_leaves_todays_configurations_alone_and_reads_the_tensorboard_switch(
+    record: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert upgraded(record) == expected

@@ -13,7 +13,6 @@ import torch
 
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
 from oddetr.data.dataset import Annotations
-from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE, native_sizes
 from oddetr.distillation.teacher import AUTO_HORIZON
@@ -23,6 +22,11 @@ from oddetr.training.processes import process_count
 
 Part = TypeVar("Part", TrainConfig, OptimizerConfig)
 GPU_MODEL = "deformable_detr_refine_r50"
+_MODELS = {
+    "cpu": (DEFAULT_MODEL, 40, 300, "no CUDA GPU is used"),
+    "gpu": (GPU_MODEL, 100, 900, "there is a GPU"),
+}
+"""The model, its fewest and most queries, and the reason."""
 SIZES = {"cpu": (240, 320, 400, 480), "gpu": (480, 640, 800)}
 """Shorter sides to choose from, in pixels."""
 LEGIBLE = 16
@@ -75,15 +79,10 @@ class Facts:
         relative = np.sqrt(truth.areas[~truth.crowd]) / native[owners]
         return cls(len(truth), int(np.median(native)), float(np.quantile(relative, 0.1)), fullest(truth))
 
-    @classmethod
-    def of_digits(cls, images: int) -> "Facts":
-        """Make them for the built-in scenes, which are legible at their own size."""
-        return cls(images, 128, 1.0, MAX_OBJECTS)
-
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine: `gpu_gib`, memory of the first CUDA device in GiB, None without one; and the number of devices."""
+    """The memory of the first CUDA device in GiB, None without one, and the number of devices."""
 
     gpu_gib: float | None = None
     devices: int = 1
@@ -91,10 +90,9 @@ class Machine:
     @classmethod
     def this(cls, trainer: dict[str, Any]) -> "Machine":
         """Describe this machine, under Lightning's flags."""
-        devices = process_count(trainer)
-        if trainer.get("accelerator") == "cpu" or not torch.cuda.is_available():
-            return cls(None, devices)
-        return cls(torch.cuda.get_device_properties(0).total_memory / 2**30, devices)
+        gpu = torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if gpu else None
+        return cls(memory, process_count(trainer))
 
     @property
     def kind(self) -> str:
@@ -146,11 +144,7 @@ def _filled(config: Part, values: dict[str, Any]) -> Part:
 def _with_model(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
     if config.model or config.init or is_complete(config.detector):
         return config, ""
-    model, least, most, why = (
-        (DEFAULT_MODEL, 40, 300, "no CUDA GPU is used")
-        if machine.gpu_gib is None
-        else (GPU_MODEL, 100, 900, "there is a GPU")
-    )
+    model, least, most, why = _MODELS[machine.kind]
     detector = dict(config.detector)
     if "num_queries" not in detector:
         detector["num_queries"] = min(most, max(least, queries_for(facts.most)))

@@ -4,10 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -31,29 +30,15 @@ LEAST = 100
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of a batch and of a validation, and their numbers.
-
-    Attributes:
-        cost: time of a distilled step over the baseline's on the same images, median of a few pairs; None without
-            distillation.
-        cost_low, cost_high: its quartiles.
-    """
+    """Seconds of a batch and of a validation, and their numbers."""
 
     batch: float
     batches: int
     validation: float
     validations: int
-    cost: float | None = None
-    cost_low: float | None = None
-    cost_high: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the run."""
-        return self.batch * self.batches + self.validation * self.validations
 
     def __str__(self) -> str:
-        minutes = self.seconds / 60
+        minutes = (self.batch * self.batches + self.validation * self.validations) / 60
         about = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
         return (
             f"about {about}: {self.batches:,} batches of {self.batch:.2g} s, {self.validations} validations of "
@@ -76,8 +61,7 @@ def forecast(
 ) -> Forecast:
     """Time a few batches with a copy of the task. The run is not changed: all its randomness is keyed.
 
-    Distilled and baseline steps are timed in turns, for the cost of distillation. A term that fades makes the run a
-    little faster than the forecast.
+    A term that fades makes the run a little faster than the forecast.
 
     Args:
         source: the validation data.
@@ -99,16 +83,7 @@ def forecast(
         optimizer.step()
         copy.update_teacher()
 
-    def baseline_step(batch: Batch) -> None:
-        copy.distillation = replace(task.distillation, enabled=False)
-        step(batch)
-        copy.distillation = task.distillation
-
-    each = _seconds(training, device, step).sum(1).mean()
-    cost: list[float] = []
-    if task.distillation.enabled:
-        _, distilled, baseline = _seconds(training, device, step, baseline_step).T
-        cost = np.quantile(distilled / baseline, [0.5, 0.25, 0.75]).tolist()
+    each = _seconds(training, device, step)
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     validator = Validation(source, detectors, task.matching)
@@ -119,32 +94,20 @@ def forecast(
         with computing_in(config.precision, device):
             validator.add(batch.to(device))
 
-    validation = _seconds(validation_loader, device, validate).sum(1).mean() * limited(
-        len(validation_loader), flags, "val"
-    )
-    times = math.ceil(epochs / chosen(config.validate_every))
-    return Forecast(float(each), batches, float(validation), times, *cost)
+    validation = _seconds(validation_loader, device, validate) * limited(len(validation_loader), flags, "val")
+    return Forecast(each, batches, validation, math.ceil(epochs / chosen(config.validate_every)))
 
 
-def _seconds(loader: Iterable[Batch], device: torch.device, *works: Callable[[Batch], None]) -> np.ndarray:
-    """Return for some batches the seconds of loading it, and of each of `works`, which take turns at being the first.
-
-    Returns:
-        [batches, 1 + works]
-    """
-    rows: list[list[float]] = []
-    started = mark = _now(device)
-    for number, batch in enumerate(islice(loader, WARM + TIMED)):
-        row = [_now(device) - mark, *(0.0 for _ in works)]
-        for index in range(len(works)) if number % 2 else reversed(range(len(works))):
-            start = _now(device)
-            works[index](batch)
-            row[1 + index] = _now(device) - start
-        rows.append(row)
-        mark = _now(device)
-        if len(rows) > WARM and mark - started > SECONDS:
+def _seconds(loader: Iterable[Batch], device: torch.device, work: Callable[[Batch], None]) -> float:
+    """Return the mean seconds of a few batches, of loading and `work` together."""
+    times = [_now(device)]
+    for batch in islice(loader, WARM + TIMED):
+        work(batch)
+        times.append(_now(device))
+        if len(times) > WARM + 1 and times[-1] - times[0] > SECONDS:
             break
-    return np.array(rows[min(WARM, len(rows) - 1) :])
+    first = min(WARM, len(times) - 2)
+    return (times[-1] - times[first]) / (len(times) - 1 - first)
 
 
 def _now(device: torch.device) -> float:

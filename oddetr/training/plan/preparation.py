@@ -13,6 +13,7 @@ from oddetr.checkpoints.hub import on_hub
 from oddetr.common.durable import writing
 from oddetr.common.text import listed
 from oddetr.data.dataset import ClassTable, DetectionData, Source
+from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.models.detector import Detector
 from oddetr.models.families.presets import build_detector
@@ -94,7 +95,8 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
         config = replace(config, grey_bits=train.reading.grey_bits)
     reasons: list[str] = []
     if state is None:
-        facts = Facts.of_digits(len(train)) if config.data == DIGITS else Facts.of(train.annotations())
+        # The built-in scenes are legible at their own size.
+        facts = Facts(len(train), 128, 1.0, MAX_OBJECTS) if config.data == DIGITS else Facts.of(train.annotations())
         config, reasons = choose(config, facts, Machine.this(config.trainer))
         _say_each(say, "chosen", reasons)
     else:

@@ -18,8 +18,9 @@ from torch import Tensor
 from oddetr.common.durable import sync, write_file, writing
 from oddetr.common.regular import require_regular
 from oddetr.common.untrusted import read_count, read_number
-from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER, read_scores
+from oddetr.evaluation.scores import MODELS, PER_CLASS, read_scores
 from oddetr.training.processes import is_first_process
+from oddetr.training.records.logged import logged_values
 
 _COUNTS = ("step", "epoch", "skipped_steps")
 """Fields of an event that are whole numbers."""
@@ -85,18 +86,12 @@ class Speed:
         self._mark = time.perf_counter()
 
     def start_step(self) -> None:
-        """Start a step."""
-        now = time.perf_counter()
-        if self._mark is not None:
-            self.waiting += now - self._mark
-        self._mark = now
+        self.waiting += self._passed()
 
     def end_step(self, images: int) -> None:
         """End a step on a batch of `images`."""
-        now = time.perf_counter()
-        self.working += now - (self._mark or now)
+        self.working += self._passed()
         self.images += images
-        self._mark = now
 
     def pause(self) -> None:
         """Stop the clock, for a validation for example."""
@@ -117,6 +112,11 @@ class Speed:
         """Share of time spent waiting for data, in [0, 1]."""
         return self.waiting / max(self.seconds, 1e-9)
 
+    def _passed(self) -> float:
+        """Seconds since the last call; 0 after a pause."""
+        before, self._mark = self._mark, time.perf_counter()
+        return 0.0 if before is None else self._mark - before
+
 
 def peak_memory_gib() -> float:
     """Return the peak memory: the device's on CUDA, else this process's; NaN where the system does not report it."""
@@ -131,7 +131,7 @@ def peak_memory_gib() -> float:
 
 
 class RunLog:
-    """Append events to `metrics.jsonl`, and keep `metrics.csv` of the epochs beside it.
+    """Append events to `metrics.jsonl`, and keep `metrics.csv` of the epochs, named as `logged_values` does, beside it.
 
     An event is a JSON object with `kind`, `step`, `epoch` (from 1), `seconds` since the first step over all parts of a
     resumed run, and `training_seconds`, of steps and of waiting for data alone.
@@ -168,7 +168,8 @@ class RunLog:
         sync(self.file)
 
     def _write_table(self) -> None:
-        rows = [table_row(event) for event in read_events(self.file.parent) if event["kind"] == "epoch"]
+        epochs = (event for event in read_events(self.file.parent) if event["kind"] == "epoch")
+        rows = [{"step": event["step"], **logged_values(event)} for event in epochs]
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, dict.fromkeys(name for row in rows for name in row))
         writer.writeheader()
@@ -208,15 +209,3 @@ def _event(written: Any) -> dict[str, Any]:
             elif name not in event:
                 event[name] = read_count(value) if name in _COUNTS else read_number(value)
     return event
-
-
-def table_row(event: dict[str, Any]) -> dict[str, Any]:
-    """Name an epoch's numbers by column: `teacher AP`, `teacher AP CLASS`, instability of the last layer."""
-    row = {name: value for name, value in event.items() if name not in ("kind", *MODELS)}
-    for model in MODELS:
-        scores = event.get(model, {})
-        row |= {f"{model} {name}": value for name, value in scores.items() if name not in (PER_CLASS, *PER_LAYER)}
-        if scores:
-            row[f"{model} normalised instability"] = (scores["normalised_instability"] or [None])[-1]
-        row |= {f"{model} AP {name}": value for name, value in scores.get(PER_CLASS, {}).items()}
-    return row

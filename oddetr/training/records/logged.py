@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import flat
 from oddetr.common.untrusted import is_number
 from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER
@@ -24,17 +25,16 @@ def logged_values(event: dict[str, Any]) -> dict[str, float]:
     val/teacher/instability_per_layer/1                 of each, from 1
     """
     kind = event["kind"]
-    values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", *MODELS)}
-    epoch = values.pop(f"{kind}/epoch", None)
+    values = {f"{kind}/{name}": value for name, value in event.items() if name not in ("kind", "step", "epoch")}
     if kind == "epoch":
-        values["epoch"] = epoch
+        values["epoch"] = event["epoch"]
     for model in MODELS:
         values |= {f"val/{model}/{name}": value for name, value in _scores(event.get(model, {})).items()}
     return _finite(values)
 
 
 def _scores(scores: dict[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in scores.items() if name != PER_CLASS and name not in PER_LAYER}
+    found = dict(scores)
     for name, first in PER_LAYER.items():
         if layers := scores.get(name):
             found |= {f"{name}_per_layer/{layer}": value for layer, value in enumerate(layers, start=first)}
@@ -58,10 +58,10 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def parameters(configuration: dict[str, Any], classes: Iterable[str], versions: dict[str, str]) -> dict[str, Any]:
+def parameters(info: CheckpointInfo) -> dict[str, Any]:
     """Flatten a run's configuration to dotted names (`optimizer.learning_rate`), and add the names of the `classes` and
     the packages' versions (`version.torch`)."""
-    values = flat(configuration | {"classes": ", ".join(classes), "version": versions})
+    values = flat(info.configuration | {"classes": ", ".join(info.classes.names), "version": info.versions})
     return {re.sub(r"[^a-zA-Z0-9_. -]", "_", name)[:_LONGEST]: value for name, value in values.items()}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from oddetr.evaluation.scores import MODELS
 from oddetr.structures import Batch
 from oddetr.training.module import TrainingModule
 from oddetr.training.records.log import peak_memory_gib
@@ -41,7 +42,6 @@ class ProgressLine(Callback):
         self._task = self._bar.add_task("", total=1, status="")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self._start, self._steps_before = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
             self._bar.start()
@@ -49,14 +49,12 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Update the bar."""
         if trainer.is_global_zero and self.console.is_terminal:
             total = max(1, int(trainer.estimated_stepping_batches))
             done, description, status = trainer.global_step, self._epoch(trainer), self._status(trainer)
             self._bar.update(self._task, total=total, completed=done, description=description, status=status)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line."""
         if trainer.is_global_zero:
             self._print(f"{self._epoch(trainer)}  {self._status(trainer)}")
 
@@ -73,7 +71,6 @@ class ProgressLine(Callback):
         self._print(f"Stopped in {self._epoch(trainer)}, step {trainer.global_step:,}. {hint}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove the bar."""
         self._bar.stop()
 
     def _print(self, line: str) -> None:
@@ -102,21 +99,18 @@ class ProgressLine(Callback):
         module = cast(TrainingModule, trainer.lightning_module)
         if not module.validation.scores:
             return ["AP -"]
-        both = module.validation.scores["teacher"], module.validation.scores["student"]
+        teacher, student = (module.validation.scores[model] for model in MODELS)
         after = f"after epoch {module.scored_epoch}: " if module.scored_epoch <= trainer.current_epoch else ""
-        parts = [f"{after}AP {_pair(score.metrics.ap for score in both)}"]
-        for name, layers in (
-            ("instability", [score.instability.normalised for score in both]),
-            ("unstable score", [score.instability.unstable_score for score in both]),
-        ):
-            if all(layers):
-                parts.append(f"{name} {_pair(each[-1] for each in layers if each)}")
-        return parts
-
-
-def _pair(values: Iterable[float]) -> str:
-    teacher, student = values
-    return f"{_number(teacher)} (student {_number(student)})"
+        pairs: dict[str, tuple[Sequence[float] | None, Sequence[float] | None]] = {
+            f"{after}AP": ([teacher.metrics.ap], [student.metrics.ap]),
+            "instability": (teacher.instability.normalised, student.instability.normalised),
+            "unstable score": (teacher.instability.unstable_score, student.instability.unstable_score),
+        }
+        return [
+            f"{name} {_number(first[-1])} (student {_number(second[-1])})"
+            for name, (first, second) in pairs.items()
+            if first and second
+        ]
 
 
 def _number(value: float) -> str:

@@ -76,7 +76,7 @@ class Recorder(Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rename the checkpoint of a finished run too, which trains no step."""
+        """Rename the checkpoint of a finished run, which trains no step, too."""
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
@@ -88,11 +88,9 @@ class Recorder(Callback):
                     restore(state.parent, self.folder / "last")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self.speed.start_waiting()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Start a step."""
         self.speed.start_step()
 
     def on_train_batch_end(
@@ -111,15 +109,10 @@ class Recorder(Callback):
             self._save_within_epoch(trainer, module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
         self.speed.pause()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the epoch and write `last`, and `best` if the epoch is the best so far.
-
-        Raises:
-            KeyboardInterrupt: the run was asked to stop, and this is not its last epoch.
-        """
+        """Log the epoch, write `last`, and `best` if it is the best so far; raise KeyboardInterrupt to stop the run."""
         self.speed.pause()
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
@@ -140,11 +133,7 @@ class Recorder(Callback):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Save `last` if it is time; several processes decide together every `AGREE_EVERY` steps.
-
-        Raises:
-            KeyboardInterrupt: the run was asked to stop.
-        """
+        """Save `last` if it is time, or the run is to stop; several processes decide together now and then."""
         stopping, due = self.stopping, time.monotonic() - self._saved > SAVE_EVERY
         if trainer.world_size > 1:
             if trainer.global_step % AGREE_EVERY:

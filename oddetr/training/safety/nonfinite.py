@@ -1,14 +1,14 @@
 """Find a loss or gradient that is not finite in its own step, and skip that step."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from oddetr.common.text import listed
@@ -17,6 +17,7 @@ from oddetr.distillation.teacher import NonFiniteStudentError, all_finite, all_v
 from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch
 from oddetr.training.config import NonFinite
+from oddetr.training.processes import connected, gathered
 
 MOST_IN_A_ROW = 20
 """Skipped steps in a row after which the training stops whatever the policy. One odd image spoils one step; twenty
@@ -25,15 +26,8 @@ in a row mean that the detector has diverged."""
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a batch in a run.
-
-    Attributes:
-        step: optimizer steps done before.
-        epoch: from 0.
-        batch: of the epoch and this process, from 0.
-        process: from 0.
-        seed: of the randomness of the forward pass.
-    """
+    """The place of a batch in a run: optimizer steps done before; epoch, batch of the epoch, and process, from 0; and
+    the seed of the forward pass."""
 
     step: int
     epoch: int
@@ -41,27 +35,28 @@ class Place:
     process: int
     seed: int
 
+    def __str__(self) -> str:
+        process = f" of process {self.process}" if self.process else ""
+        return f"Step {self.step} (epoch {self.epoch + 1}, batch {self.batch}{process})"
 
-@dataclass(frozen=True)
-class NonFiniteStep:
-    """A step that is not finite, and the batch that made it so.
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What of a step is not finite.
 
     Attributes:
-        batch, place: the batch and its place in the run.
         parts: the loss and its parts, by the names of metrics.jsonl.
-        images: ids of images for which NaN or infinity was predicted; empty if that is not the cause.
-        statistics: running statistics of batch norms that were not finite, by name; they are restored.
-        gradients: parameters whose gradient is not finite, by name; empty if the loss is not finite.
-        here: whether this process found the cause; if not, another one may have.
+        images: ids of images for which NaN or infinity was predicted.
+        statistics: running statistics of batch norms, by name.
+        gradients: parameters whose gradient is not finite, by name; empty in a run if the loss is not finite.
+        norm: of the whole gradient.
     """
 
-    batch: Batch
-    place: Place
     parts: dict[str, float]
-    images: tuple[int, ...]
-    statistics: tuple[str, ...]
-    gradients: tuple[str, ...]
-    here: bool
+    images: tuple[int, ...] = ()
+    statistics: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    norm: float = math.nan
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -72,14 +67,22 @@ class NonFiniteStep:
     def __str__(self) -> str:
         found = [f"the detector predicts NaN or infinity for {_ids(self.images)}"] if self.images else []
         if self.losses:
-            named = [f"{name} ({self.parts[name]})" for name in self.losses]
-            found.append(f"the loss is not finite: {listed(named)}")
+            found += [f"the loss is not finite: {listed([f'{name} ({self.parts[name]})' for name in self.losses])}"]
         elif self.statistics:
-            found.append(f"the statistics of batch norms are not finite: {listed([*self.statistics])}")
-        elif not self.images:
-            which = listed([*self.gradients]) or "only its norm; each value is finite"
-            found.append(f"the loss is finite, but its gradient is not: {which}")
-        return "; ".join(found)
+            found += [f"the statistics of batch norms are not finite: {listed(self.statistics)}"]
+        elif not math.isfinite(self.norm):
+            which = listed(self.gradients) or "only its norm; each value is finite"
+            found += [f"the loss is finite, but its gradient is not: {which}"]
+        return "; ".join(found) or "all is finite"
+
+
+@dataclass(frozen=True)
+class NonFiniteStep:
+    """A step that is not finite: the batch that made it so, its place in the run, and what was found."""
+
+    batch: Batch
+    place: Place
+    found: Findings
 
 
 @dataclass
@@ -95,14 +98,13 @@ class _Part:
 
 
 class StepWatch:
-    """Check each optimizer step of a run: loss and gradient before the optimizer moves the student, and the student
-    before the teacher averages it.
+    """Check loss and gradient of each step before the optimizer moves the student, and the student before the teacher
+    averages it.
 
     The device is read once, at the end of the step. A loss that is not finite becomes NaN, so that the reduced gradient
     is NaN in all processes, and all of them decide alike. If the gradient's norm is not finite, the fused optimizer
-    skips its step, as it does for gradient scaling, and the statistics of batch norms are restored.
-
-    In fp16 the gradient scaler causes and cures gradients that are not finite, as long as its scale is 1 or more.
+    skips its step, as it does for gradient scaling, and the statistics of batch norms are restored. In fp16 the
+    gradient scaler causes and cures gradients that are not finite, as long as its scale is 1 or more.
 
     Attributes:
         skipped: skipped steps of the run; in_a_row: those since the last good step.
@@ -172,9 +174,8 @@ class StepWatch:
     def end_step(self, scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return whether the optimizer moved the student; call after its step. Waits for the device.
 
-        Args:
-            scaler: of gradients in fp16. A scale that was too large is usual: the student is not moved, the scale is
-                halved, and nothing is counted.
+        A scale of the `scaler` of fp16 that was too large is usual: the student is not moved, the scale is halved, and
+        nothing is counted.
 
         Raises:
             FloatingPointError: the step was not finite, and the policy is to stop, or too many were not.
@@ -183,11 +184,12 @@ class StepWatch:
         assert self._norm is not None
         finite, sound = torch.stack([self._norm.isfinite(), all_finite(self._student)]).tolist()
         parts, self._parts = self._parts, []
-        usual = not finite and scaler is not None and scaler.get_scale() >= 1 and self._all_losses_finite(parts)
+        usual = not finite and scaler is not None and scaler.get_scale() >= 1
+        usual = usual and all(gathered(all(bool(part.finite) for part in parts)))
         self.step_skipped = not finite and not usual
         if self.step_skipped:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-            self._report(self._examine(parts))
+            self._report(*self._examine(parts))
             return False
         self.in_a_row = 0 if finite else self.in_a_row
         if not sound:
@@ -195,7 +197,7 @@ class StepWatch:
         return finite
 
     def state(self) -> dict[str, int]:
-        """Return the counts for a checkpoint."""
+        """The counts, for a checkpoint."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load(self, state: dict[str, int]) -> None:
@@ -205,62 +207,66 @@ class StepWatch:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._learned if parameter.grad is not None]
 
-    def _all_losses_finite(self, parts: Sequence[_Part]) -> bool:
-        """Whether the losses of all processes are finite; all of them call it."""
-        return not any(_gathered(not all(bool(part.finite) for part in parts)))
-
-    def _examine(self, parts: Sequence[_Part]) -> NonFiniteStep:
-        """Describe the first bad batch of the step, and restore the statistics."""
+    def _examine(self, parts: Sequence[_Part]) -> tuple[NonFiniteStep, bool]:
+        """Restore the statistics, and return the first bad batch of the step, and whether this process has found it."""
         bad = next((part for part in parts if not part.finite), None)
         early = next((part for part in parts if part.norm is not None and not part.norm.isfinite()), None)
         part = bad or early or parts[-1]
-        named = self.task.student.named_buffers()
-        statistics = tuple(name for name, value in named if value.is_floating_point() and not value.isfinite().all())
+        buffers = dict(self.task.student.named_buffers())
+        gradients = {} if bad else {name: each.grad for name, each in self.task.learned() if each.grad is not None}
+        found = Findings(
+            parts={name: value.item() for name, value in part.values.items()},
+            images=part.images,
+            statistics=non_finite_names({name: each for name, each in buffers.items() if each.is_floating_point()}),
+            gradients=non_finite_names(gradients),
+        )
         _copy(self._buffers, self._before)
-        wrong = (name for name, each in self.task.learned() if each.grad is not None and not each.grad.isfinite().all())
-        values = {name: value.item() for name, value in part.values.items()}
-        here = bad is not None or part is not parts[-1] or not _several()
-        return NonFiniteStep(part.batch, part.place, values, part.images, statistics, () if bad else tuple(wrong), here)
+        here = bad is not None or part is not parts[-1] or not connected()
+        return NonFiniteStep(part.batch, part.place, found), here
 
-    def _report(self, step: NonFiniteStep) -> None:
+    def _report(self, step: NonFiniteStep, here: bool) -> None:
         """Report the step, the same in all processes, and raise if the training must stop."""
-        known = any(_gathered(step.here))
-        lost = not bool(all_finite(self._student))
-        stops = self.policy == "stop" or lost or self.in_a_row >= MOST_IN_A_ROW
-        own = self._described(step, stops or self.skipped == 1) if step.here or not known else None
-        found = " | ".join(text for text in _gathered(own) if text)
+        stops = self.policy == "stop" or self.in_a_row >= MOST_IN_A_ROW
+        keep = stops or self.skipped == 1
+        causes = [text for text in gathered(self._described(step, keep) if here else "") if text]
+        found = " | ".join(causes) or self._described(step, keep)
         if self.policy == "stop":
-            advice = (
-                "Neither student nor teacher has moved. Lower --optimizer.learning-rate, train in fp32, or skip such "
-                "steps: --resume --non-finite skip."
-            )
-        elif lost:
-            advice = (
-                "The student itself holds NaN or infinity, which no further step can mend. Continue from the last "
-                "checkpoint: --resume."
-            )
-        else:
-            advice = (
-                f"It is the {self.in_a_row}th skipped step in a row, {self.skipped} in all: the training has diverged. "
-                "Start again with a lower --optimizer.learning-rate, or in fp32."
+            raise FloatingPointError(
+                f"{found} Neither student nor teacher has moved. Lower --optimizer.learning-rate, train in fp32, or "
+                "skip such steps: --resume --non-finite skip."
             )
         if stops:
-            raise FloatingPointError(f"{found} {advice}")
+            raise FloatingPointError(
+                f"{found} It is the {self.in_a_row}th skipped step in a row, {self.skipped} in all: the training has "
+                "diverged. Start again with a lower --optimizer.learning-rate, or in fp32."
+            )
         if self.skipped == 1:
             self.say(f"skipped: {found} Neither student nor teacher has moved. Further such steps are only counted.")
 
     def _described(self, step: NonFiniteStep, keep: bool) -> str:
-        place, ids = step.place, step.images or step.batch.image_ids
+        ids = step.found.images or step.batch.image_ids
         files = self.files(ids)
-        process = f" of process {place.process}" if _several() else ""
-        where = f"Step {place.step} (epoch {place.epoch + 1}, batch {place.batch}{process})"
-        text = f"{where}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {step}"
+        text = f"{step.place}, images with the ids {_ids(ids)}{f' ({listed(files)})' if files else ''}: {step.found}"
         if not (keep and self.keep):
             return f"{text}."
         try:
             return f"{text} (to compute it again: oddetr replay {self.keep(step)})."
         except OSError as error:
             return f"{text} (no replay file could be written: {error})."
+
+
+def has_non_finite(value: Any) -> bool:
+    """Whether a tensor, or one in dicts, lists and dataclasses, holds NaN or infinity."""
+    if isinstance(value, Tensor):
+        return not bool(value.isfinite().all())
+    value = vars(value) if is_dataclass(value) else value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(map(has_non_finite, parts))
+
+
+def non_finite_names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the values that hold NaN or infinity."""
+    return tuple(name for name, value in values.items() if has_non_finite(value))
 
 
 def _copy(to: list[Tensor], values: list[Tensor]) -> None:
@@ -270,16 +276,3 @@ def _copy(to: list[Tensor], values: list[Tensor]) -> None:
 
 def _ids(ids: Sequence[int]) -> str:
     return listed([str(each) for each in ids], 8)
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _gathered(value: Any) -> list[Any]:
-    """The values of all processes; all of them call it."""
-    if not _several():
-        return [value]
-    found = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, value)
-    return found

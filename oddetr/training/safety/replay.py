@@ -3,13 +3,12 @@
 A replay file holds student and teacher before the step, the batch, its place in the run, and what was not finite.
 """
 
-import dataclasses
 import json
 import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,8 @@ from oddetr.losses.matching import NonFiniteCostError
 from oddetr.models.families.presets import build_detector
 from oddetr.structures import Batch, GroundTruth
 from oddetr.training.config import Precision, TrainConfig
-from oddetr.training.precision import computing_in
-from oddetr.training.safety.nonfinite import NonFiniteStep, Place
+from oddetr.training.precision import LIGHTNINGS, computing_in
+from oddetr.training.safety.nonfinite import Findings, NonFiniteStep, Place, has_non_finite, non_finite_names
 
 FORMAT = 1
 _FACTS = "oddetr replay"
@@ -32,47 +31,24 @@ _FACTS = "oddetr replay"
 
 
 class ReplayError(ValueError):
-    """There is no replay file, or it cannot be read; the message says what was found and what to do."""
+    """There is no replay file, or its step cannot be computed; the message says what was found and what to do."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One computation of the step.
+@dataclass(frozen=True, kw_only=True)
+class Trial(Findings):
+    """One computation of the step; `gradients` are in the order of the backward pass.
 
     Attributes:
         precision: of the forward pass.
-        parts: the loss and its parts, by the names of metrics.jsonl.
-        images: ids of images for which NaN or infinity was predicted.
         module: the first module whose output was not finite, by its name in `DistillationTask`; None: all were.
-        statistics: running statistics of batch norms that the step made not finite, by name.
-        gradients: parameters whose gradient was not finite, by name, in the order of the backward pass.
-        norm: of the whole gradient.
     """
 
     precision: Precision
-    parts: dict[str, float]
-    images: tuple[int, ...]
     module: str | None
-    statistics: tuple[str, ...]
-    gradients: tuple[str, ...]
-    norm: float
 
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """The parts of the loss that are not finite."""
-        return _not_finite(self.parts)
-
-    def lines(self) -> list[str]:
-        """Describe the trial, without the parts of the loss."""
-        return [
-            f"in {self.precision}:",
-            f"  the first module whose output is not finite: {self.module or 'none'}",
-            f"  predicted NaN or infinity for: {_listed(self.images, 8)}",
-            f"  not finite in the loss: {_listed(self.losses, 12)}",
-            f"  statistics of batch norms that are not finite: {_listed(self.statistics, 5)}",
-            f"  gradients that are not finite, in their order: {_listed(self.gradients, 5)}",
-            f"  norm of the gradient: {self.norm:.6g}",
-        ]
+    def __str__(self) -> str:
+        first = f"; the first module whose output is not finite: {self.module}" if self.module else ""
+        return f"in {self.precision}: {super().__str__()}{first}"
 
 
 @dataclass(frozen=True)
@@ -97,12 +73,10 @@ class ReplayReport:
     reproduced: bool
 
     def lines(self) -> list[str]:
-        """Describe the step and its trials, without the parts of the loss."""
-        place = self.place
-        where = f"step {place.step} (epoch {place.epoch + 1}, batch {place.batch})"
-        lines = [f"{where}, images with the ids {_listed(self.image_ids, 8)}"]
-        lines += [f"not finite before the step: {_listed(self.before, 5)}"]
-        return lines + [line for trial in self.trials for line in trial.lines()]
+        """Describe the step and its trials, a line each."""
+        images = listed([str(each) for each in self.image_ids], 8)
+        before = f"not finite before the step: {listed(self.before, 5) or 'nothing'}"
+        return [f"{self.place}, images with the ids {images}", before, *map(str, self.trials)]
 
 
 def save_replay(
@@ -124,9 +98,7 @@ def save_replay(
         "counts": truth.counts,
         "image_ids": batch.image_ids,
         "step_objects": batch.step_objects,
-        "parts": step.parts,
-        "gradients": step.gradients,
-        "statistics": step.statistics,
+        "parts": step.found.parts,
         "info": info.to_json(),
     }
     tensors = {"labels": truth.labels, "boxes": truth.boxes, "original_sizes": batch.original_sizes}
@@ -146,70 +118,47 @@ def replay(file: Path | str, device: str = "cpu") -> ReplayReport:
     Raises:
         ReplayError: there is no such file, it is damaged, or its step cannot be computed on that device.
     """
-    kept = _read(Path(file))
-    batch = kept.batch
-    before = _not_finite_names({"images": batch.images, "boxes": batch.truth.boxes} | kept.state)
-    trials: list[Trial] = []
-    try:
-        for precision in dict.fromkeys((kept.precision, cast(Precision, "fp32"))):
-            task = kept.task().to(torch.device(device))
-            trials.append(_compute(task, batch.to(device), kept.place.seed, precision))
-    except Exception as error:
-        raise ReplayError(
-            f"The step of {file} cannot be computed on {device} ({type(error).__name__}: {error}). Try another device; "
-            "if it fails there too, the file is damaged."
-        ) from error
-    first, losses = trials[0], _not_finite(kept.recorded)
-    same = losses == first.losses if losses else not math.isfinite(first.norm) or bool(first.statistics)
-    return ReplayReport(kept.place, batch.image_ids, kept.recorded, before, tuple(trials), same)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """The content of a replay file: what the run recorded, and the `state` of the task before the step."""
-
-    place: Place
-    precision: Precision
-    steps: int
-    recorded: dict[str, float]
-    info: CheckpointInfo
-    batch: Batch
-    state: dict[str, Any]
-
-    def task(self) -> DistillationTask:
-        config = TrainConfig.from_plain(self.info.configuration | {"init": None, "resume": True, "trainer": {}})
-        detector = build_detector(self.info.detector, len(self.info.classes))
-        task = DistillationTask(detector, self.steps, config.distillation, config.loss, config.matching, config.groups)
-        task.load_state_dict(self.state)
-        return task
-
-
-def _read(file: Path) -> _Kept:
-    """Read a replay file. Raises ReplayError if there is none, or it is damaged."""
+    file = Path(file)
     if not file.exists():
         raise ReplayError(f"There is no file {file}. A training that meets NaN or infinity leaves a replay_step_N.pt.")
     try:
-        content = read_weights_only(file)
-        facts, tensors = json.loads(content[_FACTS]), content["batch"]
-        if facts["format"] != FORMAT or facts["precision"] not in get_args(Precision):
-            raise ValueError("another oddetr wrote it")
-        truth = GroundTruth(tensors["labels"], tensors["boxes"], tuple(facts["counts"]))
-        inputs = tensors["images"], tensors["padding_mask"], truth
-        return _Kept(
-            Place(**{name: int(value) for name, value in facts["place"].items()}),
-            facts["precision"],
-            int(facts["steps"]),
-            {name: float(value) for name, value in facts["parts"].items()},
-            CheckpointInfo.from_json(facts["info"]),
-            Batch(*inputs, tuple(facts["image_ids"]), tensors["original_sizes"], facts["step_objects"]),
-            dict(content["task"]),
-        )
+        return _replay(read_weights_only(file), torch.device(device))
     except Exception as error:
         why = f"{error}".rstrip(".") if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ReplayError(
-            f"{file} is no replay file, or it is damaged ({why}). Give a replay_step_N.pt that `oddetr train` left in "
-            "its folder."
+            f"The step of {file} cannot be computed on {device}: {why}. Give a replay_step_N.pt that `oddetr train` "
+            "left in its folder; if this is one, try another device, or it is damaged."
         ) from error
+
+
+def _replay(content: dict[str, Any], device: torch.device) -> ReplayReport:
+    facts, tensors = json.loads(content[_FACTS]), content["batch"]
+    if facts["format"] != FORMAT or facts["precision"] not in LIGHTNINGS:
+        raise ValueError("another oddetr wrote it")
+    place = Place(**{name: int(value) for name, value in facts["place"].items()})
+    truth = GroundTruth(tensors["labels"], tensors["boxes"], tuple(facts["counts"]))
+    inputs = tensors["images"], tensors["padding_mask"], truth
+    batch = Batch(*inputs, tuple(facts["image_ids"]), tensors["original_sizes"], facts["step_objects"])
+    recorded = Findings(parts={name: float(value) for name, value in facts["parts"].items()})
+    before = non_finite_names({"images": batch.images, "boxes": truth.boxes} | content["task"])
+    trials: list[Trial] = []
+    for precision in dict.fromkeys((facts["precision"], "fp32")):
+        task = _task(facts, content["task"]).to(device)
+        trials.append(_compute(task, batch.to(device), place.seed, precision))
+    first = trials[0]
+    same = recorded.losses == first.losses and bool(first.losses or first.statistics or not math.isfinite(first.norm))
+    return ReplayReport(place, batch.image_ids, recorded.parts, before, tuple(trials), same)
+
+
+def _task(facts: dict[str, Any], state: dict[str, Any]) -> DistillationTask:
+    """Build the task as it was before the step."""
+    info = CheckpointInfo.from_json(facts["info"])
+    config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
+    detector = build_detector(info.detector, len(info.classes))
+    parts = config.distillation, config.loss, config.matching, config.groups
+    task = DistillationTask(detector, int(facts["steps"]), *parts)
+    task.load_state_dict(state)
+    return task
 
 
 def _compute(task: DistillationTask, batch: Batch, seed: int, precision: Precision) -> Trial:
@@ -217,11 +166,11 @@ def _compute(task: DistillationTask, batch: Batch, seed: int, precision: Precisi
     modules, gradients = list[str](), list[str]()
 
     def watch_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if _has_non_finite(output):
+        if has_non_finite(output):
             modules.append(name)
 
     def watch_gradient(name: str, parameter: Tensor) -> None:
-        if _has_non_finite(parameter.grad):
+        if has_non_finite(parameter.grad):
             gradients.append(name)
 
     learned = [(name, each) for name, each in task.learned() if each.requires_grad]
@@ -237,30 +186,12 @@ def _compute(task: DistillationTask, batch: Batch, seed: int, precision: Precisi
         except NonFiniteCostError as error:
             parts, images = error.found, tuple(batch.image_ids[index] for index in error.images)
     parts["loss"].backward()
-    norm = nn.utils.get_total_norm([each.grad for _, each in learned if each.grad is not None]).item()
-    values = {name: value.item() for name, value in parts.items()}
-    statistics = _not_finite_names(dict(task.student.named_buffers()))
-    return Trial(precision, values, images, next(iter(modules), None), statistics, tuple(gradients), norm)
-
-
-def _has_non_finite(value: Any) -> bool:
-    """Whether a tensor, or one in dicts, lists and dataclasses, holds NaN or infinity."""
-    if isinstance(value, Tensor):
-        return not bool(value.isfinite().all())
-    if dataclasses.is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, dict):
-        value = list(value.values())
-    return isinstance(value, list | tuple) and any(map(_has_non_finite, value))
-
-
-def _not_finite_names(values: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name, value in values.items() if _has_non_finite(value))
-
-
-def _not_finite(parts: dict[str, float]) -> tuple[str, ...]:
-    return tuple(name for name, value in parts.items() if not math.isfinite(value))
-
-
-def _listed(values: tuple[Any, ...], most: int) -> str:
-    return listed([str(value) for value in values], most) or "nothing"
+    return Trial(
+        precision=precision,
+        module=next(iter(modules), None),
+        parts={name: value.item() for name, value in parts.items()},
+        images=images,
+        statistics=non_finite_names(dict(task.student.named_buffers())),
+        gradients=tuple(gradients),
+        norm=nn.utils.get_total_norm([each.grad for _, each in learned if each.grad is not None]).item(),
+    )

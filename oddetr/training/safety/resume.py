@@ -106,10 +106,10 @@ def resumed(
     if state is None:
         return _restarted(config, out, say, given), None
     if not (state.parent / WEIGHT_FILES["student"]).is_file():
-        raise ValueError(f"The run {out} has no teacher: an older oddetr began it. Resume it with that, or begin anew.")
-    saved = _load(_recorded(out, state, say))
+        raise ValueError(f"The run {out} has no teacher: an older oddetr wrote it. Resume it with that, or start anew.")
+    saved = _load(read_info(state.parent).configuration)
     fields = flat(saved.to_json())
-    changed = _differences(fields, fields | _given(config, given))
+    changed = differences(fields, fields | _given(config, given))
     if changed:
         raise ValueError(
             f"The run {out} has other settings: {'; '.join(changed)}. Resume it without these arguments, or start a "
@@ -124,14 +124,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Fields that one of them lacks have their defaults. Distillation's own fields do not count where both switch it off.
 
     Args:
-        before, now: as `TrainConfig.to_json` writes them; `before` may be an older oddetr's.
+        before, now: as `TrainConfig.to_json` writes them, or flat; `before` may be an older oddetr's.
     """
     default = flat(TrainConfig().to_json())
-    return _differences(default | flat(upgraded(before)), default | flat(now))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`differences` of two whole configurations with dotted names."""
+    old, new = default | flat(upgraded(before)), default | flat(now)
     idle = () if old[_SWITCH] or new[_SWITCH] else _IDLE
     missing = "not set"
     return [
@@ -163,15 +159,6 @@ def check_classes(state: Path, classes: ClassTable) -> None:
             f"The run {state.parent.parent} was trained on the classes {', '.join(known.names)}; this data has "
             f"{', '.join(classes.names)}. Resume it with its own data, or start a new run."
         )
-
-
-def _recorded(out: Path, state: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Read the configuration of a run from its file, or if that is damaged, from the checkpoint."""
-    try:
-        return dict(read_json(out / CONFIGURATION))
-    except (OSError, TypeError, ValueError) as error:
-        say(f"{out / CONFIGURATION} cannot be read ({error}). The configuration in {state.parent} is used.")
-        return read_info(state.parent).configuration
 
 
 def _restarted(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:
@@ -207,19 +194,14 @@ def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return replace(saved, **wanted | {"trainer": saved.trainer | config.trainer})
 
 
-def save_configuration(config: TrainConfig, out: Path) -> None:
-    """Make the run's folder and write its configuration."""
+def save_plan(out: Path, config: TrainConfig, messages: dict[str, list[str]] | None) -> None:
+    """Make the run's folder; write its configuration, and of a new run what was printed before the first step."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             write_file(out / CONFIGURATION, json.dumps(config.to_json() | {"resume": False}, indent=1))
-
-
-def save_plan(out: Path, **messages: Any) -> None:
-    """Write what was printed before the first step, for the report."""
-    if is_first_process():
-        with writing(out):
-            write_file(out / PLAN, json.dumps(messages, indent=1))
+            if messages:
+                write_file(out / PLAN, json.dumps(messages, indent=1))
 
 
 def steps_done(state: Path | None) -> int:

@@ -34,11 +34,9 @@ class Stopping(Callback):
             self._before = {number: signal.signal(number, self._stop) for number in SIGNALS}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the handlers."""
         self._restore()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the handlers."""
         self._restore()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.accelerators import MPSAccelerator
 from oddetr.cli import main
 from oddetr.training.config import TrainConfig
 from oddetr.training.plan import preparation
-from oddetr.training.plan.preparation import prepare
+from oddetr.training.plan.preparation import other_steps, prepare
 from oddetr.training.trainer import make_trainer, quiet
 from tests.training import helpers as training_helpers
 
@@ -74,3 +74,9 @@ def test_a_run_that_is_stopped_before_it_starts_prints_that(
 
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 130
     assert "oddetr train: stopped." in capsys.readouterr().err
+
+
+def test_another_number_of_steps_in_an_epoch_is_reported_on_resume() -> None:
+    assert [other_steps(3, done, 10, 8) for done in (30, 35, 40)] == ["", "", ""]
+    assert "An epoch has 5 steps of 16 images now, but the run did 30 in 3 epochs" in other_steps(3, 30, 5, 16)
+    assert other_steps(0, 11, 10, 8)

@@ -12,7 +12,7 @@ from oddetr.checkpoints.checkpoint import CheckpointInfo, read_info
 from oddetr.checkpoints.hub import on_hub
 from oddetr.common.durable import writing
 from oddetr.common.text import listed
-from oddetr.data.dataset import ClassTable, DetectionData, Source
+from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.models.detector import Detector
@@ -21,8 +21,8 @@ from oddetr.models.interface import DetectorSpec
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.initial_weights import load_initial_weights
 from oddetr.training.plan.cautions import cautions
-from oddetr.training.plan.choice import Facts, Machine, choose, with_fixed_defaults
-from oddetr.training.processes import is_first_process, several_processes
+from oddetr.training.plan.choice import Facts, Machine, choose, steps_of, with_fixed_defaults
+from oddetr.training.processes import is_first_process, process_count, several_processes
 from oddetr.training.records.loggers import check_packages
 from oddetr.training.safety.resume import CONFIGURATION, check_classes, resumed, steps_done
 from oddetr.training.trainer import check_flags
@@ -100,7 +100,7 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
         config, reasons = choose(config, facts, Machine.this(config.trainer))
         _say_each(say, "chosen", reasons)
     else:
-        config = _continued(config, state, classes, say)
+        config = _continued(config, state, train, say)
     torch.manual_seed(config.seed)
     spec = config.detector_config().for_classes(classes.names)
     detector = build_detector(spec, len(classes))
@@ -137,16 +137,33 @@ def _checked(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def _continued(config: TrainConfig, state: Path, classes: ClassTable, say: Say) -> TrainConfig:
+def _continued(config: TrainConfig, state: Path, train: Source, say: Say) -> TrainConfig:
     """Complete the configuration of a run that continues from `state`, and print where that is."""
-    check_classes(state, classes)
+    check_classes(state, train.classes)
     out, config = state.parent.parent, with_fixed_defaults(config)
-    if read_info(state.parent).epoch >= chosen(config.epochs):
+    epoch, done = read_info(state.parent).epoch, steps_done(state)
+    if epoch >= chosen(config.epochs):
         say(f"The run is finished: all its {config.epochs} epochs are done. To train on: --init {out} --out NEW_FOLDER")
-    else:
-        done = f"{steps_done(state):,}"
-        say(f"resuming after {done} steps, with the run's own configuration ({out / CONFIGURATION})")
+        return config
+    say(f"resuming after {done:,} steps, with the run's own configuration ({out / CONFIGURATION})")
+    devices = process_count(config.trainer)
+    each, _ = steps_of(config, len(train), devices)
+    images = chosen(config.batch_size) * config.accumulate * devices
+    if caution := other_steps(epoch, done, each, images):
+        say(f"caution: {caution}")
     return config
+
+
+def other_steps(epoch: int, done: int, each: int, images: int) -> str:
+    """Say so if a run that did `done` steps in `epoch` epochs and a part of the next now has `each` steps of `images`
+    images in an epoch; empty if nothing has changed."""
+    if epoch * each <= done <= (epoch + 1) * each:
+        return ""
+    return (
+        f"An epoch has {each:,} steps of {images} images now, but the run did {done:,} in {epoch} epochs: the devices "
+        "or the images have changed. Learning rate and schedule were chosen for the steps of before. Resume on as many "
+        "devices, with the same images, to train as planned."
+    )
 
 
 def _new_folder(config: TrainConfig) -> Path:

@@ -8,9 +8,14 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1])
-classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+metadata = session.get_modelmeta().custom_metadata_map
+classes = json.loads(metadata["classes"])
 _, height, width, _ = session.get_inputs()[0].shape
-photo = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
+photo = ImageOps.exif_transpose(Image.open(sys.argv[2]))
+if photo.mode.startswith("I"):  # grey values of 16 bits, of which the training data used so many
+    upper = np.asarray(photo) >> (json.loads(metadata["grey_bits"]) - 8)
+    photo = Image.fromarray(np.minimum(upper, 255).astype(np.uint8))
+photo = photo.convert("RGB")
 scale = min(height / photo.height, width / photo.width)
 size = [max(1, round(side * scale)) for side in photo.size]
 resized = photo.resize(size, Image.Resampling.BILINEAR)

@@ -33,7 +33,6 @@ _NO_IMAGES = frozenset(
 _BEGINNINGS = (
     (0, b"\xff\xd8\xff"),
     (0, b"\x89PNG\r\n"),
-    (0, b"BM"),
     (0, b"GIF8"),
     (0, b"II*\x00"),
     (0, b"MM\x00*"),
@@ -99,7 +98,8 @@ def is_image(path: Path) -> bool:
             start = file.read(16)
     except OSError:
         return False
-    return start[4:11] in _HEIC or any(start[offset:].startswith(mark) for offset, mark in _BEGINNINGS)
+    is_bitmap = start.startswith(b"BM") and start[6:10] == bytes(4)
+    return is_bitmap or start[4:11] in _HEIC or any(start[offset:].startswith(mark) for offset, mark in _BEGINNINGS)
 
 
 def read_image(path: Path, reading: ReadingConfig = AS_USUAL) -> UInt8[np.ndarray, "height width 3"]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from oddetr.data.images import EXTENSIONS, ImageError, read_image
+from oddetr.data.images import ImageError, is_image, read_image
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader, check_drawable
 
 MAX_NAME = 240
@@ -57,8 +58,8 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
     for path in map(Path, paths):
         if path.is_dir():
             inner = without.resolve() if without and path.resolve() in without.resolve().parents else None
-            known = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
-            files = sorted(file for file in known if file.is_file() and inner not in file.resolve().parents)
+            known = (file for file in path.rglob("*") if file.is_file() and (is_video(file) or is_image(file)))
+            files = sorted(file for file in known if inner not in file.resolve().parents)
         elif path.exists():
             files = [path]
         else:
@@ -102,13 +103,18 @@ def count_views(file: Path) -> int:
 
 
 def read_views(
-    names: dict[Path, str], batch_size: int, unreadable: dict[Path, str], drawn: bool
+    names: dict[Path, str],
+    batch_size: int,
+    unreadable: dict[Path, str],
+    drawn: bool,
+    reading: ReadingConfig = AS_USUAL,
 ) -> Iterator[list[View]]:
     """Yields batches of at most `batch_size` views in order, each of images or of one video's frames.
 
     Args:
         names: of the outputs of each file.
         unreadable: receives each file that cannot be read, or not to its end, and why.
+        reading: how the detector wants its images read.
         drawn: whether pictures are written: then a video of a size that cannot be written counts as unreadable.
     """
     batch: list[View] = []
@@ -117,7 +123,7 @@ def read_views(
             yield batch
             batch = []
         try:
-            for view in _views_of(file, name, drawn):
+            for view in _views_of(file, name, drawn, reading):
                 batch.append(view)
                 if len(batch) == batch_size:
                     yield batch
@@ -128,9 +134,9 @@ def read_views(
         yield batch
 
 
-def _views_of(file: Path, name: str, drawn: bool) -> Iterator[View]:
+def _views_of(file: Path, name: str, drawn: bool, reading: ReadingConfig) -> Iterator[View]:
     if not is_video(file):
-        yield View(file, name, read_image(file))
+        yield View(file, name, read_image(file, reading))
         return
     video = VideoReader(file)
     for number, image in enumerate(video):

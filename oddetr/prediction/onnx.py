@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from oddetr import __version__
 from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
+from oddetr.data.reading import ReadingConfig
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.postprocessing import best_detections
 from oddetr.models.detector import Detector
@@ -163,7 +164,8 @@ def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ 
 
 def _metadata(info: CheckpointInfo) -> dict[str, str]:
     values = {"classes": info.classes.names, "class_ids": info.classes.ids, "mean": info.mean, "std": info.std}
-    return {"oddetr": __version__, **{key: json.dumps(v) for key, v in values.items()}}
+    grey_bits = ReadingConfig.recorded(info.configuration, False).grey_bits or 16
+    return {"oddetr": __version__, "grey_bits": str(grey_bits), **{key: json.dumps(v) for key, v in values.items()}}
 
 
 def _write_and_compare(

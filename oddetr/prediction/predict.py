@@ -120,7 +120,8 @@ def predict(
             for output in outputs:
                 closing.callback(output.close)
             task = bar.add_task("", total=sum(map(count_views, names)))
-            for views in read_views(names, 1 if slice else batch_size, report.unreadable, drawn="pictures" in kinds):
+            drawn, at_once = "pictures" in kinds, 1 if slice else batch_size
+            for views in read_views(names, at_once, report.unreadable, drawn, predictor.reading):
                 bar.update(task, description=escape(shown(views[0].file.name)))
                 for view, found in zip(views, detect([view.image for view in views]), strict=True):
                     found = found.clipped(*view.size)

@@ -66,6 +66,11 @@ class Predictor(Pretrained):
         return self.info.classes
 
     @property
+    def reading(self) -> ReadingConfig:
+        """How `read_image` reads images for this detector: grey values of 16 bits as in its training."""
+        return ReadingConfig(grey_bits=ReadingConfig.recorded(self.info.configuration, False).grey_bits)
+
+    @property
     def transform(self) -> EvalTransform:
         """Resizing and normalisation of the detector's images."""
         return EvalTransform(self.info.image_size, self.info.mean, self.info.std)

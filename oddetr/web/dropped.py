@@ -12,6 +12,7 @@ from PIL import Image
 
 from oddetr.data.dataset import ClassTable
 from oddetr.data.images import ImageError, read_image
+from oddetr.data.reading import AS_USUAL, ReadingConfig
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.predictor import Predictor
@@ -32,19 +33,21 @@ class Found:
         file: the dropped image.
         size: (height, width) in pixels, upright.
         detections: best first, clipped to the image.
+        reading: how the detector reads images.
     """
 
     file: Path
     size: tuple[int, int]
     detections: Detections
+    reading: ReadingConfig = AS_USUAL
 
 
 def detect(predictor: Predictor, file: Path) -> Found:
     """Detects on one file; raises `ImageError` where it cannot be read."""
-    image = read_image(file)
+    image = read_image(file, predictor.reading)
     height, width = image.shape[:2]
     (detections,) = predictor.detect([image])
-    return Found(file, (height, width), detections.clipped(height, width))
+    return Found(file, (height, width), detections.clipped(height, width), predictor.reading)
 
 
 def detect_all(
@@ -73,7 +76,7 @@ def choose(detections: Detections, threshold: float, labels: Collection[int]) ->
 def draw(found: Found, chosen: Detections, classes: ClassTable) -> Image.Image:
     """Draws the chosen detections on their image, shrunk to a longer side of `SCREEN`; raises `ImageError` where the
     file was deleted meanwhile."""
-    picture = draw_detections(read_image(found.file), chosen, classes)
+    picture = draw_detections(read_image(found.file, found.reading), chosen, classes)
     picture.thumbnail((SCREEN, SCREEN), Image.Resampling.LANCZOS, reducing_gap=3)
     return picture
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from oddetr.checkpoints.hub import on_hub, split_name
 from oddetr.common.terminal import Terminal
-from oddetr.data.images import EXTENSIONS, ImageError
+from oddetr.data.images import ImageError
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Weights
 from oddetr.web.dropped import HEADERS, Found, choose, describe, detect_all, draw, tabulate
@@ -149,7 +149,7 @@ def _controls(demo: Demo) -> "tuple[gr.File, gr.Dropdown, gr.Slider, gr.Dropdown
     files = gr.File(
         label=f"Images, at most {demo.max_mb:g} MB each",
         file_count="multiple",
-        file_types=sorted(EXTENSIONS),
+        file_types=["image"],
         height=180,
     )
     shown = gr.Dropdown([], label="Image shown", visible=False, interactive=True)

@@ -34,3 +34,17 @@ def test_unique_names_when_files_share_one_then_are_numbered_and_short_enough_to
     assert [name.rstrip("_23") for name in names] == [stem[: 240 // len(letter.encode())]] * 3
     for name in names:
         (tmp_path / f"{name}.png.part").touch(exist_ok=False)
+
+
+def test_images_of_a_folder_are_what_their_content_says(tmp_path: Path) -> None:
+    for name, content in (
+        ("photo.jfif", b"\xff\xd8\xff\xe0"),
+        ("picture", b"\x89PNG\r\n\x1a\n"),
+        ("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0"),
+        ("notes.dat", b"BM is no bitmap"),
+        ("empty.bin", b""),
+        ("labels.txt", b"\xff\xd8\xff\xe0"),
+    ):
+        (tmp_path / name).write_bytes(content)
+
+    assert [file.name for file in find_files([tmp_path])] == ["phone.heic", "photo.jfif", "picture"]

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import oddetr
 from oddetr.checkpoints.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+from oddetr.data.images import read_image
 from oddetr.data.sources import open_sources
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.prediction.predictor import Predictor
@@ -142,3 +144,14 @@ def test_detect_source_when_the_batch_size_is_recorded_then_takes_it_up_to_a_lim
     predictor = replace(predictor, info=replace(predictor.info, configuration={"batch_size": recorded}))
     assert not [*predictor.detect_source(open_sources(str(scenes))["val"])]
     assert sizes == [asked]
+
+
+def test_grey_images_of_16_bits_are_read_as_in_training(finished: Path, tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((40, 60), 4095, dtype=np.uint16))
+    deep.save(tmp_path / "deep.png")
+    predictor = Predictor.load(finished)
+    trained_on_12 = replace(predictor, info=replace(predictor.info, configuration={"grey_bits": 12}))
+
+    usual, scaled = (read_image(tmp_path / "deep.png", each.reading) for each in (predictor, trained_on_12))
+
+    assert (usual.max(), scaled.min()) == (15, 255)

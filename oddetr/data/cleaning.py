@@ -5,13 +5,16 @@ from jaxtyping import Bool, Float64
 
 from oddetr.data.dataset import Annotations
 from oddetr.data.faults import Fault
-from oddetr.data.formats.raw import Layout, RawSplit
+from oddetr.data.formats.raw import LONGEST_SIDE, Layout, RawSplit
 from oddetr.data.kinds import AT_LEAST
 
 TOLERANCE = 0.5
 """Pixels by which a box may reach out of its image without a warning: coordinates are rounded."""
 _FITS, _SUSPICIOUS = 0.95, 0.1
 """Share of the boxes that fit under another reading, and do not fit under the given one, for the other to be named."""
+
+_OF_FEW, _MOST_OF_FEW = 3, 0.3
+"""The same of small sets: so many boxes, and so large a share of them."""
 
 Boxes = Float64[np.ndarray, "objects 4"]
 
@@ -25,8 +28,9 @@ def clean(raw: RawSplit) -> tuple[Annotations, list[Fault]]:
     fault. Sizes must be known.
     """
     written = raw.objects["box"]
-    if _looks_relative(raw):
-        message = f"all {len(written):,} boxes of {raw.name} lie within the first pixel of their images"
+    shares = _looks_relative(raw)
+    if shares.any():
+        message = f"{shares.sum():,} of {len(written):,} boxes of {raw.name} lie within the first pixel of their images"
         fault = Fault("relative-coordinates", raw.label_files[raw.objects["image"][0]], message)
         return _annotations(raw, np.zeros(len(written), dtype=bool), written), [fault]
 
@@ -41,8 +45,9 @@ def clean(raw: RawSplit) -> tuple[Annotations, list[Fault]]:
     flat = (written[:, 2:] == written[:, :2]) | (stored[:, 2:] == stored[:, :2])
     flat = ~(unknown | inverted) & flat.any(axis=1)
     outside = ~(unknown | inverted | flat) & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-    repeated = ~(unknown | inverted | flat | outside) & _repeated(raw, stored)
+    repeated = ~(unknown | inverted | flat | outside) & _repeated(raw, boxes, "label", "crowd")
     kept = ~(unknown | inverted | flat | outside | repeated)
+    conflicting = kept & _repeated(raw, boxes)
     moved = kept & (np.abs(clipped - boxes) > TOLERANCE + first_pixel).any(axis=1)
 
     kinds = {
@@ -52,6 +57,7 @@ def clean(raw: RawSplit) -> tuple[Annotations, list[Fault]]:
         "box-outside": outside,
         "clipped-box": moved,
         "repeated-object": repeated,
+        "conflicting-objects": conflicting,
     }
     faults = [
         raw.fault(kind, int(row), _described(raw, int(row), (boxes if raw.relative else written)[row]))
@@ -68,7 +74,9 @@ def _other_layout(raw: RawSplit, wrong: Bool[np.ndarray, " objects"]) -> list[Fa
     if not len(wrong):
         return []
     file = raw.label_files[raw.objects["image"][0]]
-    if wrong.sum() >= AT_LEAST and wrong.mean() >= _SUSPICIOUS and (reading := _likely_reading(raw)) is not None:
+    many = wrong.sum() >= AT_LEAST and wrong.mean() >= _SUSPICIOUS
+    many |= wrong.sum() >= _OF_FEW and wrong.mean() >= _MOST_OF_FEW
+    if many and (reading := _likely_reading(raw)) is not None:
         share = f"{wrong.mean():.0%} of the boxes of {raw.name} ({wrong.sum():,} of {len(wrong):,})"
         return [Fault("other-layout", file, f"{share} do not fit into their images; nearly all fit if read {reading}")]
     if raw.written == "corner":
@@ -90,9 +98,10 @@ def _edges(raw: RawSplit) -> Boxes:
     return np.tile(raw.sizes[raw.objects["image"]][:, ::-1], 2).astype(np.float64)
 
 
-def _repeated(raw: RawSplit, stored: np.ndarray) -> Bool[np.ndarray, " objects"]:
-    """Whether an object before it in the same image has the same class and box."""
-    keys = np.column_stack([raw.objects["image"], raw.objects["label"], raw.objects["crowd"], stored])
+def _repeated(raw: RawSplit, boxes: np.ndarray, *more: str) -> Bool[np.ndarray, " objects"]:
+    """Whether an object before it in the same image has the same box, to a hundredth of a pixel, and these fields."""
+    rounded = np.round(np.clip(np.nan_to_num(boxes), -LONGEST_SIDE, LONGEST_SIDE), 2)
+    keys = np.column_stack([raw.objects["image"], *(raw.objects[name] for name in more), rounded])
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)] != np.arange(len(keys))
 
@@ -123,11 +132,12 @@ def _likely_reading(raw: RawSplit) -> str | None:
     else:
         candidates.append(("as shares of the image's size, not in pixels", boxes * edges, edges))
     boxes = boxes * scale
-    candidates.append(("with x and y swapped", boxes[:, [1, 0, 3, 2]], edges))
-    candidates.append(("on images turned by 90 degrees", boxes, edges[:, [1, 0, 3, 2]]))
-    largest = np.nanmax(boxes[:, 2:] / edges[:, 2:], initial=0)
-    if 1 < largest <= 20:
-        candidates.append((f"on images {largest:.3g} times as large", boxes, edges * largest))
+    turned = "with x and y swapped, or on images before EXIF turned them by 90 degrees (--ignore-exif true)"
+    candidates.append((turned, boxes[:, [1, 0, 3, 2]], edges))
+    largest = np.nanmax(boxes[:, 2:] / edges[:, 2:], axis=0, initial=0)
+    times = np.ceil(largest.max() - 0.02)
+    if 2 <= times <= 10 and largest.min() > times - 0.5:
+        candidates.append((f"on images {times:.0f} times as large", boxes, edges * times))
     return next((words for words, found, limits in candidates if _fitting(found, limits) >= _FITS), None)
 
 
@@ -154,10 +164,13 @@ def _fitting(boxes: Boxes, edges: Boxes) -> float:
     return float((inside & (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)).mean())
 
 
-def _looks_relative(raw: RawSplit) -> bool:
-    boxes = raw.objects["box"]
-    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
-    return not raw.relative and len(boxes) > 0 and bool(((boxes >= 0) & (boxes <= 1)).all())
+def _looks_relative(raw: RawSplit) -> Bool[np.ndarray, " objects"]:
+    """Which boxes are shares of the image's size where pixels belong: all four numbers lie in 0..1, and are not all
+    whole. None, if fewer than `AT_LEAST` of several boxes are."""
+    numbers = _as_written(raw)
+    tiny = (numbers >= 0).all(axis=1) & (numbers <= 1).all(axis=1) & (numbers != np.round(numbers)).any(axis=1)
+    tiny &= not raw.relative
+    return tiny if tiny.sum() >= min(AT_LEAST, len(tiny)) else np.zeros(len(tiny), dtype=bool)
 
 
 def _described(raw: RawSplit, row: int, box: Float64[np.ndarray, " 4"]) -> str:

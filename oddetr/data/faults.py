@@ -1,11 +1,11 @@
 """Faults of a data set: what is wrong and where, how bad it is, and the error that faults end in."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oddetr.common.text import shown, shown_lines
-from oddetr.data.kinds import AT_LEAST, KINDS, MANY, OF_ONE_IMAGE, SHARES, Severity
+from oddetr.data.kinds import KINDS, Severity
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
 _PLACES = {".json": "annotation", ".xml": "object", ".txt": "line"}
@@ -52,24 +52,6 @@ def of_severity(severity: Severity, faults: Iterable[Fault]) -> tuple[Fault, ...
     return tuple(fault for fault in faults if KINDS[fault.kind].severity == severity)
 
 
-def large_shares(faults: Iterable[Fault], sound: Mapping[str, int]) -> list[Fault]:
-    """An error for each kind of warning that touches a large share of the data; see `kinds.SHARES` and its thresholds.
-
-    Args:
-        sound: how many boxes, annotations, label files and images are read.
-    """
-    found: list[Fault] = []
-    for kind, group in by_kind(faults).items():
-        if kind not in SHARES:
-            continue
-        what, count = SHARES[kind], len(group)
-        total = sound[what] + (0 if kind in ("clipped-box", "emptied-image") else count)
-        if count >= AT_LEAST and count > MANY * total:
-            message = f"{count / total:.0%} of the {what} ({count:,} of {total:,}): {KINDS[kind].named(count)}"
-            found.append(Fault("large-share", group[0].file, message))
-    return found
-
-
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
     """The faults of each kind that occurs, in the order of `KINDS`, sorted by file and place in it."""
     groups: dict[str, list[Fault]] = {kind: [] for kind in KINDS}
@@ -107,7 +89,7 @@ WAY_ON = (
     "To go on without these images: `oddetr train --skip-broken true`, or `oddetr check DIR --mend OUT`, which "
     "writes a clean copy."
 )
-"""What can be done about errors that are all of single images."""
+"""What can be done about errors of a few images."""
 
 
 class DataError(ValueError):
@@ -116,10 +98,12 @@ class DataError(ValueError):
     Attributes:
         root: the data set's folder.
         faults: all that was found: at least one error, and the warnings that may explain it.
+        can_skip: whether the data can be used without the images that have errors.
     """
 
-    def __init__(self, root: Path, faults: Sequence[Fault]) -> None:
-        super().__init__(root, faults)
+    def __init__(self, root: Path, faults: Sequence[Fault], can_skip: bool = False) -> None:
+        super().__init__(root, faults, can_skip)
+        self.can_skip = can_skip
         self.root = root
         self.faults = tuple(dict.fromkeys(faults))
 
@@ -132,6 +116,6 @@ class DataError(ValueError):
             lines.append(f"  -> {KINDS[kind].advice}")
         if set(errors) - {"layout", "other-format"}:
             lines.append(f"Run `oddetr check {self.root}` for the whole report.")
-        if set(errors) <= OF_ONE_IMAGE:
+        if self.can_skip:
             lines.append(WAY_ON)
         return "\n".join(lines)

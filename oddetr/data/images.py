@@ -74,6 +74,7 @@ class ImageFacts:
         digest: of the file's bytes; empty where only the header was read.
         problem: why the file cannot be read; empty where it can.
         too_large: whether the problem is its size.
+        deep_colour: whether it is a PNG of 16 bits a colour; false where only the header was read.
         animated: whether it holds several pictures, of which the first counts; false where only the header was read.
     """
 
@@ -83,6 +84,7 @@ class ImageFacts:
     digest: bytes = b""
     problem: str = ""
     too_large: bool = False
+    deep_colour: bool = False
     animated: bool = False
 
 
@@ -160,7 +162,8 @@ def decode(path: Path, reading: ReadingConfig = AS_USUAL) -> ImageFacts:
     except Exception as problem:
         return _unreadable(problem, path)
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return replace(facts, size=(height, width), digest=digest, animated=animated)
+    deep_colour = content.startswith(b"\x89PNG") and content[24:25] == b"\x10" and content[25:26] in b"\2\6"
+    return replace(facts, size=(height, width), digest=digest, deep_colour=deep_colour, animated=animated)
 
 
 def is_deep(path: Path) -> bool:
@@ -173,10 +176,11 @@ def is_deep(path: Path) -> bool:
 
 
 def grey_bits(path: Path) -> int:
-    """Bits of the largest value of a grey image of 16 bits; 0 for other images, and for what cannot be read."""
+    """Bits of the values of a grey image of 16 bits, but for one in a thousand, which may be dead pixels; 0 for other
+    images, and for what cannot be read."""
     try:
         with _opened(path, MOST_PIXELS_ALONE) as image:
-            return int(np.asarray(image).max()).bit_length() if _is_deep(image) else 0
+            return int(np.quantile(np.asarray(image), 0.999, method="higher")).bit_length() if _is_deep(image) else 0
     except Exception:
         return 0
 

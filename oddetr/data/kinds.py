@@ -70,8 +70,7 @@ KINDS: dict[str, Kind] = {
     ),
     "large-share": _error(
         "fault{s} of a large share of the data",
-        "So many are no slips: the export, a path or the choice of files is wrong. Correct that, and check again. "
-        "`oddetr check DIR --mend OUT` writes what is left, if that is what you want.",
+        "So many are no slips: the export, a path or the choice of files is wrong. Correct that, and check again.",
     ),
     "empty-split": _error("split{s} without any image", "Add its images, or remove the split."),
     "missing-split": _error(
@@ -91,7 +90,7 @@ KINDS: dict[str, Kind] = {
     ),
     "ambiguous-image": _error(
         "image{s} that cannot be told from others by {its name|their names}",
-        "Give every image a name of its own, or sort the XML files into folders like those of the images.",
+        "Give every image a name of its own, or sort the label files into folders like those of the images.",
     ),
     "missing-image": _error(
         "image{s} that {is|are} annotated but not there",
@@ -149,10 +148,10 @@ KINDS: dict[str, Kind] = {
     ),
     "pixel-coordinates": _error(
         "{box|boxes} in pixels where YOLO wants shares of the image's size",
-        "Divide x and width by the image's width, y and height by its height.",
+        "Divide the centre and the size of each box by the image's width and height (by 100, if they are per cent).",
     ),
     "relative-coordinates": _error(
-        "split{s} whose boxes look like shares of the image's size where pixels belong",
+        "split{s} with boxes that look like shares of the image's size where pixels belong",
         "Multiply x and width by the image's width, y and height by its height.",
     ),
     "zero-area-box": _warning(
@@ -178,6 +177,13 @@ KINDS: dict[str, Kind] = {
     "similar-classes": _warning(
         "group{s} of classes whose names differ in spelling alone",
         "If they mean the same, give them one name: each class learns from its own examples only.",
+    ),
+    "conflicting-objects": _warning(
+        "box{es} with two classes", "Nothing to do if objects may be of two classes; otherwise remove the wrong one."
+    ),
+    "deep-colour": _warning(
+        "image{s} of 16 bits a colour, of which the upper 8 are used",
+        "If the camera fills fewer bits, the image is too dark: save it with 8 bits.",
     ),
     "turned-image": _warning(
         "image{s} that EXIF turns, with boxes of which nothing tells whether they were drawn before",
@@ -240,7 +246,6 @@ OF_ONE_IMAGE = frozenset(
         "not-a-number",
         "outside-folder",
         "pixel-coordinates",
-        "unknown-category",
         "unreadable-image",
         "unreadable-name",
         "wrong-size",

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from oddetr.data.dataset import DetectionData
-from oddetr.data.faults import by_kind, headline, listed
+from oddetr.data.faults import DataError, by_kind, headline, listed, of_severity
 from oddetr.data.reader import DataFolder, without_broken
 from oddetr.data.writer import write_annotations
 
@@ -18,6 +18,7 @@ def write_mended(folder: DataFolder, out: Path) -> None:
     Images are hard links to the originals, or copies where the disk has no links.
 
     Raises:
+        DataError: there are errors that no copy without some images would mend, or too many images have errors.
         ValueError: `out` holds files already, or lies in the data set.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -25,6 +26,8 @@ def write_mended(folder: DataFolder, out: Path) -> None:
     if out.resolve().is_relative_to(folder.root.resolve()):
         raise ValueError(f"{out} lies in the data set itself, which would be read with it. Give --mend another folder.")
     mended = without_broken(folder)
+    if errors := of_severity("error", mended.faults):
+        raise DataError(folder.root, errors)
     for name, data in mended.splits.items():
         names = _names(data)
         for file, copy in zip(data.files, names, strict=True):

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from oddetr.common.regular import mode
 from oddetr.common.text import readable, shown
 from oddetr.data.cleaning import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
-from oddetr.data.faults import DataError, Fault, large_shares, of_severity, summaries
+from oddetr.data.faults import DataError, Fault, of_severity, summaries
 from oddetr.data.formats.coco import COCO
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.others import archive, recognised
@@ -28,8 +27,9 @@ from oddetr.data.formats.text import SPLITS
 from oddetr.data.formats.voc import VOC
 from oddetr.data.formats.yolo import YOLO
 from oddetr.data.images import grey_bits, is_deep, map_images, read_size
-from oddetr.data.kinds import FEW, OF_ONE_IMAGE
+from oddetr.data.kinds import FEW
 from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.verdicts import can_skip, large_shares, of_one_image, without_consequences
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
 """In the order in which they are tried."""
@@ -69,6 +69,11 @@ class DataFolder:
     decisions: tuple[str, ...]
 
     @property
+    def images(self) -> int:
+        """How many images the splits have."""
+        return sum(map(len, self.splits.values()))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What to print before training: the decisions, and one line for each kind of fault."""
         return (*self.decisions, *summaries(self.faults))
@@ -90,7 +95,7 @@ def read_data(
         folder = without_broken(folder)
     faults = [fault for fault in folder.faults if training or fault.kind not in _OF_TRAINING]
     if of_severity("error", faults):
-        raise DataError(root, faults)
+        raise DataError(root, faults, can_skip(faults, folder.images))
     return folder
 
 
@@ -134,7 +139,8 @@ def read_folder(root: Path, console: Console | None = None, reading: ReadingConf
     _report_similar_classes(files, raw)
     _report_shared_files(files, splits)
     files.faults += _large_shares(files, raw)
-    faults, notes = tuple(dict.fromkeys(files.faults)), tuple(map(shown, files.notes))
+    faults = without_consequences(files.faults, sum(map(len, splits.values())))
+    notes = tuple(map(shown, files.notes))
     return DataFolder(files.root, chosen.name, raw.classes, splits, faults, notes)
 
 
@@ -142,21 +148,21 @@ def without_broken(folder: DataFolder) -> DataFolder:
     """The data without the images that have errors of their own, and without these errors.
 
     What can be told of single images: that they cannot be read, or hold an object or a line that cannot. Errors of the
-    whole data set remain.
+    whole data set remain, and all do where these images are more than a third.
     """
-    broken = {fault.image or fault.file for fault in of_severity("error", folder.faults) if fault.kind in OF_ONE_IMAGE}
+    broken = {image for fault in folder.faults if (image := of_one_image(fault))}
+    if not can_skip([fault for fault in folder.faults if of_one_image(fault)], folder.images):
+        return folder
     kept = {
         name: data.take(np.array([row for row, file in enumerate(data.files) if file not in broken], dtype=np.int64))
         for name, data in folder.splits.items()
     }
-    faults = tuple(fault for fault in folder.faults if fault.kind not in OF_ONE_IMAGE)
-    skipped = [fault for fault in folder.faults if fault.kind in OF_ONE_IMAGE]
-    images = sum(len(data) for data in folder.splits.values()) - sum(len(data) for data in kept.values())
-    if not skipped:
-        return folder
+    skipped = [fault for fault in folder.faults if of_one_image(fault)]
+    images = folder.images - sum(map(len, kept.values()))
     decision = f"Left out as broken, with {images:,} images that were read: {' '.join(summaries(skipped))}"
-    empty = [Fault("no-objects", ".", f"{name}: no object is left") for name in kept if not len(kept[name])]
-    return replace(folder, splits=kept, faults=(*faults, *empty), decisions=(*folder.decisions, decision))
+    empty = [Fault("no-objects", ".", f"{name}: no object is left") for name in kept if kept[name].truth.crowd.all()]
+    faults = (*(fault for fault in folder.faults if not of_one_image(fault)), *empty)
+    return replace(folder, splits=kept, faults=faults, decisions=(*folder.decisions, decision))
 
 
 def shared_images(keys: Mapping[str, Sequence[Hashable]]) -> Iterator[tuple[str, int, int]]:
@@ -228,13 +234,12 @@ def _recognised(root: Path, allow_outside: bool) -> tuple[AnyFormat, Files, Any,
     names = sorted(name + ("/" if files.is_folder(name) else "") for name in files.names())
     content = shown(", ".join(names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     lines = [f"{root} has no known layout; it holds {content or 'nothing'}"]
-    for folder, format in product(files.subfolders(), FORMATS):
-        if format.find(Files(root / folder, allow_outside)) is not None:
-            lines.append(f"  its folder {shown(folder)} is a data set: did you mean {shown(str(root / folder))}?")
-            break
-    else:
-        if (other := recognised(files)) is not None:
-            raise DataError(root, [Fault("other-format", ".", other)])
+    folders = files.subfolders()
+    folders += [inner for folder in folders for inner in files.subfolders(folder)]
+    sets = [folder for folder in folders if any(format.find(Files(root / folder, allow_outside)) for format in FORMATS)]
+    lines += [f"  its folder {shown(name)} is a data set: did you mean {shown(str(root / name))}?" for name in sets[:5]]
+    if not sets and (other := recognised(files)) is not None:
+        raise DataError(root, [Fault("other-format", ".", other)])
     lines += ["  understood layouts:"]
     lines += [f"    {format.name}: {layout}" for format in FORMATS for layout in format.layouts]
     barred = [fault for _, files, _ in tried for fault in files.faults]
@@ -268,9 +273,12 @@ def _with_sizes(files: Files, raw: RawSplit, reading: ReadingConfig, console: Co
     paths = [files.root / raw.files[row] for row in unknown]
     facts = map_images(partial(read_size, reading=reading), paths, console, f"Sizes of {raw.name}")
     is_readable = np.ones(len(raw.files), dtype=bool)
+    labelled = set(raw.objects["image"].tolist())
     for row, fact in zip(unknown, facts, strict=True):
         if fact.size is not None:
             raw.sizes[row] = fact.size
+            if fact.turned and row in labelled:
+                files.add("turned-image", raw.files[row], "its EXIF orientation turns or mirrors it")
         else:
             is_readable[row] = False
             files.add("image-too-large" if fact.too_large else "unreadable-image", raw.files[row], fact.problem)

@@ -306,8 +306,8 @@ def many_coco(count: int) -> Build:
 
     def build(data: Path) -> None:
         coco(data)
-        record = '{"id": %d, "image_id": 2, "category_id": 3, "bbox": [8, 8, 20, %f], "iscrowd": 0}'
-        records = (record % (index, 1 + index / count) for index in range(count))
+        record = '{"id": %d, "image_id": 2, "category_id": 3, "bbox": [%f, 8, 20, %f], "iscrowd": 0}'
+        records = (record % (index, index % 1000 / 25, 1 + index // 1000 / 10) for index in range(count))
         objects = ",".join([json.dumps(coco_object(count, 1)), *records])
         (data / TRAIN).write_text(
             json.dumps(content(annotations=[])).replace('"annotations": []', f'"annotations": [{objects}]')
@@ -447,7 +447,8 @@ add("YOLO: a label with no area", FLAT_LABEL, LOST_OBJECT, "zero-area-box", "emp
 
 
 def many_lines(count: int) -> str:
-    return "".join(f"0 0.5 0.5 0.25 {0.5 + index / count / 4:.7f}\n" for index in range(count))
+    places = ((0.2 + index % 1000 / 2000, 0.2 + index // 1000 / 1000) for index in range(count))
+    return "".join(f"0 {x:.7f} 0.5 0.25 {height:.7f}\n" for x, height in places)
 
 
 add("YOLO: a box partly outside", with_label("0 0.9 0.5 0.4 0.5"), ALL, "clipped-box")

@@ -261,7 +261,7 @@ def with_boxes(write: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callabl
         (lambda first, sides: np.hstack([first, first + sides]), "as corners (x0, y0, x1, y1)"),
         (lambda first, sides: np.hstack([first + sides / 2 + [8, 4], sides]), "(centre x, centre y, width, height)"),
         (lambda first, sides: np.hstack([first / 4, (first + sides) / 4]), "are those of boxes read as corners"),
-        (lambda first, sides: 2 * np.hstack([first, sides]), "on images 1"),
+        (lambda first, sides: 2 * np.hstack([first, sides]), "on images 2 times as large"),
     ],
     ids=["corners", "centres", "small corners", "twice the size"],
 )
@@ -288,6 +288,21 @@ def test_corners_as_shares_in_yolo_are_an_error_that_names_them(tmp_path: Path) 
     report = check(yolo(tmp_path, {"train/a.jpg": "\n".join(lines), "val/c.jpg": lines[0]}))
 
     assert "as corners (x0, y0, x1, y1)" in only(report, "other-layout").message
+
+
+@pytest.mark.parametrize("layout", ["corners", "centres", "shares"])
+def test_a_copy_is_not_written_where_all_boxes_are_wrong(tmp_path: Path, layout: str) -> None:
+    corners = np.hstack([FIRST, FIRST + SIDES])
+    boxes = {
+        "corners": corners,
+        "centres": np.hstack([FIRST + SIDES / 2 + [8, 4], SIDES]),
+        "shares": corners / [64, 48, 64, 48],
+    }[layout]
+    root = coco(tmp_path / "data", [coco_object(5 + row, 2, box) for row, box in enumerate(boxes.tolist())])
+
+    with pytest.raises(DataError, match=r"written in another way|shares of the image"):
+        check(root, mend=tmp_path / "clean")
+    assert not (tmp_path / "clean").exists()
 
 
 @pytest.mark.parametrize(("count", "is_error"), [(4, False), (20, True)])
@@ -359,11 +374,12 @@ def test_yolo_without_class_names_says_so(tmp_path: Path) -> None:
 
 
 BROKEN = [coco_object(5, 2, (8, 8, -3, 4)), coco_object(6, 2), coco_object(7, 3, (1, 2, 3, 4), 7), coco_object(8, 4)]
+SOUND_NAMES = "fghijk"
 
 
 def broken(root: Path) -> Path:
     """b holds an inverted box, c is sound, d is missing, and e is torn."""
-    coco(root, BROKEN, [coco_image(id, f"{name}.jpg") for id, name in enumerate("abcde", start=1)])
+    coco(root, BROKEN, [coco_image(id, f"{name}.jpg") for id, name in enumerate("abcde" + SOUND_NAMES, start=1)])
     (root / "train/d.jpg").unlink()
     (root / "train/e.jpg").write_bytes((root / "train/e.jpg").read_bytes()[:300])
     return root
@@ -375,7 +391,19 @@ def test_broken_images_are_skipped_on_request_and_counted(tmp_path: Path) -> Non
 
     source = open_sources(str(root), reading=ReadingConfig(skip_broken=True))["train"]
 
-    assert [source.sample(row).name for row in range(len(source))] == ["train/a.jpg", "train/c.jpg"]
+    kept = [source.sample(row).name for row in range(len(source))]
+    assert kept == [f"train/{name}.jpg" for name in "ac" + SOUND_NAMES]
+
+
+def test_a_data_set_with_many_broken_images_is_refused_all_the_same(tmp_path: Path) -> None:
+    images = [coco_image(id, f"{name}.jpg") for id, name in enumerate("abcd", start=1)]
+    root = coco(tmp_path / "data", [coco_object(4 + id, id, (8, 8, -3, 4)) for id in (2, 3)], images)
+
+    with pytest.raises(DataError, match="2 inverted boxes") as refused:
+        open_sources(str(root), reading=ReadingConfig(skip_broken=True))
+    assert "--skip-broken" not in str(refused.value)
+    with pytest.raises(DataError, match="2 inverted boxes"):
+        check(root, mend=tmp_path / "clean")
 
 
 def test_a_mended_copy_has_what_is_sound_and_lists_every_change(tmp_path: Path) -> None:
@@ -387,8 +415,8 @@ def test_a_mended_copy_has_what_is_sound_and_lists_every_change(tmp_path: Path) 
     assert report.ok, errors(report)
     assert report.folder is not None
     train = report.folder.splits["train"]
-    assert train.files == ("train/a.jpg", "train/c.jpg")
-    assert (train.truth.image_ids.tolist(), train.truth.annotation_ids.tolist()) == ([1, 3], [90, 7])
+    assert train.files[:2] == ("train/a.jpg", "train/c.jpg")
+    assert (train.truth.image_ids.tolist()[:2], train.truth.annotation_ids.tolist()) == ([1, 3], [90, 7])
     assert (train.classes.ids, train.truth.boxes[1].tolist()) == ((3, 7), [1, 2, 4, 6])
     changes = (tmp_path / "clean/changes.txt").read_text()
     assert all(words in changes for words in ("1 inverted box", "annotation 5", "train/d.jpg", "train/e.jpg"))

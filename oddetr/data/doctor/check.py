@@ -17,10 +17,11 @@ from oddetr.data.dataset import DetectionData
 from oddetr.data.doctor.statistics import Range, Statistics, statistics
 from oddetr.data.faults import WAY_ON, DataError, Fault, by_kind, headline, listed, of_severity
 from oddetr.data.images import ImageFacts, decode, map_images
-from oddetr.data.kinds import KINDS, OF_ONE_IMAGE, Severity
+from oddetr.data.kinds import KINDS, Severity
 from oddetr.data.mending import write_mended
 from oddetr.data.reader import DataFolder, read_folder, shared_images, without_broken
 from oddetr.data.reading import AS_USUAL, MOST_PIXELS, ReadingConfig
+from oddetr.data.verdicts import can_skip, without_consequences
 
 _CLASSES_SHOWN = 20
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow"}
@@ -53,6 +54,11 @@ class CheckReport:
         return of_severity("warning", self.faults)
 
     @property
+    def can_skip(self) -> bool:
+        """Whether the data can be used without the images that have errors; see `without_broken`."""
+        return self.folder is not None and can_skip(self.faults, self.folder.images)
+
+    @property
     def ok(self) -> bool:
         """Whether there is no error."""
         return not self.errors
@@ -80,6 +86,7 @@ def check(
 
     Raises:
         ValueError: `mend` holds files already.
+        DataError: with `mend`, there are errors that no copy without some images would mend.
     """
     root = Path(root)
     report = checked(root, console, ReadingConfig(allow_outside, ignore_exif, crowds_as_objects, most_pixels))
@@ -94,7 +101,7 @@ def checked(root: Path, console: Console | None = None, reading: ReadingConfig =
         folder = read_folder(root, console, reading)
     except DataError as error:
         return CheckReport(root, None, error.faults, {})
-    faults = tuple(dict.fromkeys([*folder.faults, *_image_faults(folder, console)]))
+    faults = without_consequences([*folder.faults, *_image_faults(folder, console)], folder.images)
     folder = replace(folder, faults=faults)
     if reading.skip_broken:
         folder = without_broken(folder)
@@ -110,7 +117,7 @@ def load_data(root: Path | str, console: Console | None = None, reading: Reading
     """
     report = checked(Path(root), console, reading)
     if report.folder is None or report.errors:
-        raise DataError(report.root, report.faults)
+        raise DataError(report.root, report.faults, report.can_skip)
     return report.folder
 
 
@@ -147,7 +154,7 @@ def _parts(report: CheckReport, every: bool) -> Iterator[RenderableType]:
             yield Padding(Text(f"-> {KINDS[kind].advice}"), (0, 0, 0, 2), expand=False)
     yield ""
     yield _verdict(len(report.errors))
-    if report.errors and {fault.kind for fault in report.errors} <= OF_ONE_IMAGE:
+    if report.can_skip:
         yield Text(WAY_ON)
 
 
@@ -162,7 +169,7 @@ def _image_faults(folder: DataFolder, console: Console | None) -> Iterator[Fault
         objects = np.diff(data.truth.offsets)
         for file, (height, width), count in zip(data.files, data.truth.sizes.tolist(), objects, strict=True):
             yield from _image_fault(file, facts[file], (height, width))
-            if facts[file].turned and count and (folder.format == "YOLO" or not facts[file].rotated):
+            if facts[file].turned and count and not facts[file].rotated:
                 yield Fault("turned-image", file, "its EXIF orientation turns or mirrors it")
     yield from _shared_content(folder.splits, facts)
 
@@ -172,6 +179,8 @@ def _image_fault(file: str, facts: ImageFacts, annotated: tuple[int, int]) -> It
     if facts.size is None:
         yield Fault("image-too-large" if facts.too_large else "unreadable-image", file, facts.problem)
         return
+    if facts.deep_colour:
+        yield Fault("deep-colour", file, "has 16 bits a colour")
     if facts.animated:
         yield Fault("animated-image", file, "holds several pictures")
     if facts.size != annotated:

@@ -135,7 +135,8 @@ KINDS: dict[str, Kind] = {
         "Add the class to the table, or correct the objects' class.",
     ),
     "not-a-number": _error(
-        "{box|boxes} whose coordinates are not four finite numbers", "Draw these boxes again, or remove them."
+        "{box|boxes} whose coordinates are not four finite numbers",
+        "Correct the numbers (digits and a point, no units), or remove these boxes.",
     ),
     "inverted-box": _error(
         "inverted {box|boxes}",

@@ -226,7 +226,7 @@ for what, make in (("a pipe", os.mkfifo), ("16 gigabytes", lambda file: sparse(f
     add(f"COCO: {what}", build, LOST_TRAIN, "malformed-file")
 for what, box, kind in (
     ("NaN", [float("nan"), 8, 20, 16], "not-a-number"),
-    ("strings", ["8", "8", "20", "16"], "not-a-number"),
+    ("words", ["8", "8", "20", "16 px"], "not-a-number"),
     ("an integer of 400 digits", [8, 8, 10**400, 16], "not-a-number"),
     ("numbers whose sum is infinite", [1e308, 8, 1e308, 16], "not-a-number"),
     ("three numbers", [8, 8, 20], "not-a-number"),
@@ -439,7 +439,8 @@ for what, text, kind in (
     ("a box outside", "0 1.5 0.5 0.25 0.5", "box-outside"),
     ("class 7", "7 0.5 0.5 0.25 0.5", "unknown-category"),
     ("class 0.5", "0.5 0.5 0.5 0.25 0.5", "unknown-category"),
-    ("a class by name", "cat 0.5 0.5 0.25 0.5", "unknown-category"),
+    ("a class by name", "cat 0.5 0.5 0.25 0.5", "malformed-record"),
+    ("commas", "0,0.5,0.5,0.25,0.5", "malformed-record"),
 ):
     add(f"YOLO: a label with {what}", with_label(text), LOST_OBJECT, kind)
 FLAT_LABEL = with_label("0 0.5 0.5 0 0.5")
@@ -490,7 +491,7 @@ for what, text, kind, has in (
     ("a name without text", f"{PLACES}names: {{0: cat, 1: }}\n", "classes", ""),
     ("an id that is no number", f"{PLACES}names: {{cat: 0, dog: 1}}\n", "classes", "whole number"),
     ("an escape sequence as name", f'{PLACES}names: [cat, "\\e[2J"]\n', "classes", ""),
-    ("no names", PLACES, "classes", "neither a list nor a table"),
+    ("no names", PLACES, "classes", "there are no names"),
     ("nc of another number", f"{PLACES}names: [cat, dog]\nnc: 3\n", "classes", "nc is 3"),
     ("nc that is a list", f"{PLACES}names: [cat, dog]\nnc: [2]\n", "classes", "nc is ['2']"),
     ("train that is a table", "train: {a: b}\nval: images/val\nnames: [cat]\n", "malformed-file", "train is neither"),

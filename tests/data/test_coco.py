@@ -29,7 +29,7 @@ def test_boxes_become_corners_and_category_ids_become_labels(tmp_path: Path) -> 
     assert truth.sizes.tolist() == [[48, 64], [48, 64]]
 
 
-@pytest.mark.parametrize("area", [None, 0, "12", True, float("nan"), 64 * 48 + 1])
+@pytest.mark.parametrize("area", [None, 0, "wide", True, float("nan"), 64 * 48 + 1])
 def test_an_area_that_no_image_holds_is_replaced_by_the_box_area(tmp_path: Path, area: object) -> None:
     truth = read_data(coco(tmp_path, [coco_object(5, 2, (8, 10, 20, 16), area=area)])).splits["train"].truth
 

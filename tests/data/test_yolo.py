@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from oddetr.data.doctor.check import check
-from oddetr.data.formats.yolo import label_file
+from oddetr.data.formats.yolo_folders import label_file
 from oddetr.data.reader import read_data
 from tests.data.builders import found, only, write_image, yolo
 

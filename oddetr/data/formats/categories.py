@@ -62,7 +62,9 @@ def class_table(files: Files, tables: Mapping[str, list[Category]]) -> ClassTabl
         for id, name in other:
             if name in table.values():
                 continue
-            if id in table and table[id] not in names:
+            if id in table and table[id].casefold() == name.casefold():
+                files.notes.append(f"Category {name!r} of {file} is taken for {table[id]!r}, which has the same id.")
+            elif id in table and table[id] not in names:
                 files.add("classes", file, f"id {id} is {name!r}, but {table[id]!r} in {first}")
             elif id in table:
                 table[max((number for number in table if isinstance(number, int)), default=0) + 1] = name

@@ -25,8 +25,11 @@ from oddetr.data.formats.masks import box_of
 from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
 from oddetr.data.formats.records import Id, id_of, integer, number_of, numbered, text_of
 from oddetr.data.formats.text import SPLITS, require_unique, split_of
+from oddetr.data.kinds import AT_LEAST
 
 _OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_", "person_keypoints_")
+_NAMES = ("file_name", "coco_url", "filename", "path")
+"""Where the name of an image's file may stand; LVIS has its address alone."""
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _FOLDERS = ("annotations", "images", "data", "labels")
 """Folders, besides those named after splits, whose folders are looked into as well."""
@@ -34,6 +37,8 @@ _PROBE = 200
 """Images of a split that are looked for in each folder, to find the split's."""
 _MOST_LOOKED_INTO = 20
 """JSON files of a folder that are opened to see what they hold: labelme writes one for each image."""
+_COMPARED = 1000
+"""Objects of a file of which boxes and segmentations are compared."""
 _LARGEST_FILE = 2**34
 """Bytes of an annotation file: the largest in use have a third of that."""
 
@@ -68,8 +73,6 @@ class _Problem(ValueError):
 
 def _find(files: Files) -> list[str] | None:
     """The annotation files: of COCO's own only the instances, if there are any."""
-    if files.given and files.given.endswith(".json"):
-        return [files.given]
     folders = [".", *files.subfolders()]
     usual = [folder for folder in folders[1:] if folder.lower() in _FOLDERS or split_of(folder)]
     folders += [inner for folder in usual for inner in files.subfolders(folder)]
@@ -81,7 +84,10 @@ def _find(files: Files) -> list[str] | None:
         found += [file for file in names[:_MOST_LOOKED_INTO] if _holds_coco(files, file)]
     instances = [file for file in found if posixpath.basename(file).startswith("instances_")]
     others = [file for file in found if not posixpath.basename(file).startswith(_OTHER_TASKS)]
-    return instances or others or found or None
+    found = instances or others or found
+    if files.given and files.given.endswith(".json") and files.given not in found:
+        return [files.given]
+    return found or None
 
 
 def _holds_coco(files: Files, file: str) -> bool:
@@ -202,10 +208,10 @@ def _split(files: Files, document: _Document, classes: ClassTable) -> RawSplit:
 
 
 def _images(files: Files, document: _Document) -> list[_Image]:
-    """The well-formed images, each id once. LVIS names its images by address alone."""
+    """The well-formed images, each id once."""
     images: dict[Id, _Image] = {}
     for row, record in enumerate(document.images):
-        id, name = id_of(record, "id"), text_of(record, "file_name") or text_of(record, "coco_url").partition("://")[2]
+        id, name = id_of(record, "id"), next(filter(None, (text_of(record, key) for key in _NAMES)), "")
         if id is None or not name:
             files.add("malformed-record", document.file, f"images[{row}] needs an id and a file_name")
         elif id in images:
@@ -258,7 +264,9 @@ def _objects(
 ) -> np.ndarray:
     rows = {image.id: row for row, image in enumerate(images)}
     by_name = {name: label for label, name in enumerate(classes.names)}
-    labels = {id: by_name[name] for id, name in document.categories if name in by_name}
+    folded = {name.casefold(): label for name, label in by_name.items()}
+    found = {id: by_name.get(name, folded.get(name.casefold())) for id, name in document.categories}
+    labels = {id: label for id, label in found.items() if label is not None}
     objects: list[tuple[Any, ...]] = []
     seen: set[Id] = set()
     for index, record in enumerate(document.annotations):
@@ -268,7 +276,42 @@ def _objects(
             row = rows.get(id_of(record, "image_id") or 0)
             image = paths.get(row, images[row].name) if row is not None else ""
             files.add(problem.kind, document.file, str(problem), integer(record, "id"), image)
+    _report_disagreement(files, document)
     return np.array(objects, dtype=OBJECT)
+
+
+def _report_disagreement(files: Files, document: _Document) -> None:
+    """Report boxes that are not those of their segmentations or smaller than their areas, and boxes that are turned."""
+    compared = differing = smaller = 0
+    for record in document.annotations[:: max(1, len(document.annotations) // _COMPARED)]:
+        if not isinstance(record, dict):
+            continue
+        box = record.get("bbox")
+        x, y, width, height = map(number_of, box) if isinstance(box, list) and len(box) == 4 else [math.nan] * 4
+        if not width or not height:
+            continue
+        compared += math.isfinite(x + y + width + height)
+        smaller += number_of(record.get("area")) > 1.2 * abs(width * height) + 4
+        polygons = record.get("segmentation")
+        found = box_of(polygons) if isinstance(polygons, list) else None
+        if found is not None:
+            off = np.abs(np.array(found) - [x, y, x + width, y + height]).max()
+            differing += off > 2 + 0.1 * max(width, height)
+    for count, what in ((differing, "those of their segmentations"), (smaller, "as large as their areas")):
+        if count >= AT_LEAST and count > compared / 2:
+            message = f"{count:,} of {compared:,} boxes are not {what}: bbox is not (x, y, width, height) in pixels"
+            files.add("other-layout", document.file, message)
+            return
+    turned = sum(_is_turned(record) for record in document.annotations)
+    if turned:
+        files.notes.append(
+            f"{turned:,} boxes of {document.file} are turned (rotation); they are read as if they were not."
+        )
+
+
+def _is_turned(record: Any) -> bool:
+    attributes = record.get("attributes") if isinstance(record, dict) else None
+    return isinstance(attributes, dict) and number_of(attributes.get("rotation")) % 180 > 1
 
 
 def _object(
@@ -279,8 +322,9 @@ def _object(
     if id is None or image is None or category is None:
         raise _Problem("malformed-record", f"annotations[{index}] needs id, image_id and category_id")
     crowd = record.get("iscrowd", 0)
+    crowd = crowd if type(crowd) is bool else number_of(crowd)
     if crowd not in (0, 1):
-        raise _Problem("malformed-record", f"iscrowd is {reprlib.repr(crowd)}; it must be 0 or 1")
+        raise _Problem("malformed-record", f"iscrowd is {reprlib.repr(record['iscrowd'])}; it must be 0 or 1")
     if id in seen:
         raise _Problem("duplicate-annotation-id", f"annotation id {id} is used again")
     seen.add(id)
@@ -300,7 +344,10 @@ def _box(record: dict[str, Any]) -> tuple[float, float, float, float]:
     if not any(numbers) and (found := box_of(record.get("segmentation"))) is not None:
         return found
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise _Problem("not-a-number", f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox")
+        why = f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox"
+        if record.get("segmentation"):
+            why += f", and segmentation is no list of polygons and no mask: {reprlib.repr(record['segmentation'])}"
+        raise _Problem("not-a-number", why)
     x, y, width, height = numbers
     return x, y, x + width, y + height
 

@@ -37,7 +37,7 @@ class Columns:
         return None if read is None else read(numbers)
 
 
-def decide(lines: Sequence[Numbers], keypoints: tuple[int, int] | None = None) -> Columns:
+def decide(lines: Sequence[Numbers], keypoints: tuple[int, int | None] | None = None) -> Columns:
     """The meaning of all lines.
 
     Lines of 4 numbers are boxes; of 5, boxes with scores or track ids; of 6, boxes with both, or triangles, as their
@@ -46,7 +46,7 @@ def decide(lines: Sequence[Numbers], keypoints: tuple[int, int] | None = None) -
 
     Args:
         lines: of all splits.
-        keypoints: data.yaml's `kpt_shape`: how many a pose has, and the numbers of each, 2 or 3.
+        keypoints: of data.yaml: how many a pose has, and the numbers of each, 2 or 3; None if these are not known.
     """
     counts = Counter(map(len, lines))
     meaning: dict[int, Callable[[Numbers], Corners | None]] = {4: _box}
@@ -69,6 +69,14 @@ def decide(lines: Sequence[Numbers], keypoints: tuple[int, int] | None = None) -
     elif one_length and common == 6 and _ends_in_score_and_id(rows):
         meaning[6] = _box
         notes.append("6 numbers after the class are a box, a score and a track id; boxes are read.")
+    elif keypoints is not None:
+        held = f"{keypoints[0]} keypoints" + (f" of {keypoints[1]} numbers" if keypoints[1] else "")
+        notes.append(f"data.yaml says that poses have {held}, but lines hold {common} numbers after the class.")
+    elif not any(length % 2 == 0 for length in lengths):
+        notes.append(
+            f"{common} numbers after the class are no box, polygon or pose that is known. If they are a pose, "
+            "data.yaml needs kpt_shape: [keypoints, 2 or 3]. If a score or a track id follows a polygon, leave it out."
+        )
     else:
         meaning |= {length: _polygon for length in lengths if length % 2 == 0}
         four = one_length and common == 8
@@ -107,18 +115,19 @@ def _extra(lines: Sequence[Numbers]) -> tuple[Callable[[Numbers], Corners | None
     )
 
 
-def _pose_length(rows: Float64[np.ndarray, "lines numbers"], keypoints: tuple[int, int] | None) -> int | None:
+def _pose_length(rows: Float64[np.ndarray, "lines numbers"], keypoints: tuple[int, int | None] | None) -> int | None:
     """How many numbers a pose has, without a track id or score at its end; None if the lines are no poses.
 
-    Points at (0, 0) are those that the annotator did not see. Four pairs of numbers are oriented boxes' corners, which
-    are common, not boxes with two keypoints, unless `keypoints` says so.
+    Points at (0, 0) are those that the annotator did not see. Four pairs of numbers are the corners of oriented boxes
+    if they are those of parallelograms.
     """
     length = rows.shape[1]
     if keypoints is not None:
-        expected = 4 + keypoints[0] * keypoints[1]
-        return expected if length in (expected, expected + 1) else None
+        sizes = (keypoints[1],) if keypoints[1] else (3, 2)
+        expected = [4 + keypoints[0] * size for size in sizes]
+        return next((number for number in expected if length in (number, number + 1)), None)
     for size in (3, 2):
-        if (length - 4) % size or (size == 2 and length == 8):
+        if (length - 4) % size or (length == 8 and _are_parallelograms(rows)):
             continue
         points = rows[:, 4:].reshape(len(rows), -1, size)
         if size == 3 and not np.isin(points[:, :, 2], (0, 1, 2)).all():
@@ -140,3 +149,9 @@ def _ends_in_score_and_id(rows: Float64[np.ndarray, "lines 6"]) -> bool:
 def _are_boxes(rows: Float64[np.ndarray, "lines numbers"]) -> bool:
     """Whether the first four numbers of nearly all lines are boxes inside their images."""
     return bool((np.abs(rows[:, :2] - 0.5) + rows[:, 2:4] / 2 <= 0.51).all(axis=1).mean() >= _MOST)
+
+
+def _are_parallelograms(rows: Float64[np.ndarray, "lines 8"]) -> bool:
+    """Whether the diagonals of four corners halve each other, in a twentieth of the lines or more."""
+    off = np.abs(rows[:, 0:2] + rows[:, 4:6] - rows[:, 2:4] - rows[:, 6:8]).max(axis=1)
+    return bool((off < 0.005).mean() > 1 - _MOST)

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from oddetr.common.regular import mode, read_regular, reason
 from oddetr.data.faults import Fault
-from oddetr.data.formats.text import split_of
+from oddetr.data.formats.text import split_of, without_extension
 from oddetr.data.images import is_image
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
@@ -87,6 +87,9 @@ class Files:
         and its ends, the longest first; then the only image of its base name in the whole folder, but for folders that
         are named after another split than `split`. `%20` is a space where there is no such file otherwise.
         """
+        written = written.strip()
+        if "://" in written:
+            written = written.partition("://")[2].partition("?")[0]
         names = dict.fromkeys((written, unquote(written)))
         for name in names:
             for end in (name, *tails(name)):
@@ -122,7 +125,9 @@ class Files:
         elif not expected:
             self.add("outside-folder", where[0], written, where[1])
         else:
-            similar = next((name for path in expected if (name := self.similar(path))), None)
+            stem = without_extension((tails(written) or [""])[-1])
+            alike = [file for name, same in self._images().items() if without_extension(name) == stem for file in same]
+            similar = next((name for path in expected if (name := self.similar(path))), next(iter(alike), None))
             hint = f"; there is {similar}" if similar else ""
             self.add("missing-image", expected[0], f"{described}{hint}")
         return None
@@ -184,7 +189,8 @@ class Files:
         Hidden files (macOS leaves `._name.jpg`) and hidden folders are left out. Links are followed, but not up to
         folders that hold `folder`; a folder to which several lead is listed once. What must not be read is a fault.
         """
-        return self._files_in(folder, lambda path: posixpath.splitext(path)[1].lower() in extensions, below)
+        endings = tuple(extensions)
+        return self._files_in(folder, lambda path: path.lower().endswith(endings), below)
 
     def _files_in(self, folder: str, wanted: Callable[[str], bool], below: bool) -> list[str]:
         found: list[str] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from oddetr.common.regular import read_regular
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.yolo import label_file
+from oddetr.data.formats.yolo_folders import label_file
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _LOOKED_AT = 2**26
@@ -50,11 +50,18 @@ OTHERS = (
     ),
     Other("VGG Image Annotator's JSON", ".json", (b'"regions"', b'"shape_attributes"'), "Export from VIA as COCO."),
     Other("CreateML's JSON", ".json", (b'"coordinates"', b'"label"'), "Export as COCO, YOLO or Pascal VOC."),
-    Other("Datumaro's JSON", ".json", (b'"items"', b'"media_type"'), "Export as COCO, YOLO or Pascal VOC."),
+    Other("Datumaro's JSON", ".json", (b'"items"', b'"categories"'), "Export as COCO, YOLO or Pascal VOC."),
+    Other("Label Studio's JSON_MIN", ".json", (b'"rectanglelabels"',), "Export as COCO or YOLO."),
+    Other("FiftyOne's own JSON", ".json", (b'"samples"', b'"ground_truth"'), "Export from FiftyOne as COCO or YOLO."),
+    Other(
+        "COCO JSON without categories or images", ".json", (b'"annotations"', b'"bbox"'), "Export all of COCO's lists."
+    ),
+    Other("COCO results", ".json", (b'"score"', b'"bbox"'), "Give the ground truth: images, annotations, categories."),
     Other("TFRecord", ".tfrecord", (), "Export as COCO, YOLO or Pascal VOC."),
     Other("Parquet", ".parquet", (), "Write it as COCO JSON with image files."),
     Other("JSON lines", ".jsonl", (), "Write it as COCO JSON: one object with images, annotations and categories."),
-    Other("NDJSON of Ultralytics", ".ndjson", (), "Export it as YOLO."),
+    Other("NDJSON, as of Labelbox or Ultralytics", ".ndjson", (), "Export as COCO or YOLO."),
+    Other("a packed JSON", ".json.gz", (), "Unpack it."),
     Other("boxes as CSV", ".csv", (), "Export as COCO, YOLO or Pascal VOC."),
 )
 """In the order in which they are looked for."""
@@ -72,7 +79,15 @@ def recognised(files: Files) -> str | None:
     packed = next(iter(files.probe().files_in(".", _ARCHIVES, below=False)), None)
     if packed is not None:
         return f"{files.root} holds an archive, {packed}: unpack it, and give the folder."
-    if any(files.find(label_file(image)) for image in files.probe().images_in(".")):
+    labelled = (files.find(label_file(image)) for image in files.probe().images_in("."))
+    first = next(filter(None, labelled), None)
+    words = [line.split() for _, line in files.probe().lines(first, _LOOKED_AT)[:1]] if first else []
+    if words and not words[0][0].isdecimal():
+        return (
+            f"{files.root} holds images and text files ({first}) whose lines begin with {words[0][0][:40]!r}, as "
+            "KITTI's or DOTA's do, which are not read. Convert them to COCO or YOLO."
+        )
+    if first:
         return (
             f"{files.root} holds images and text files, as YOLO's labels, but no names of the classes: add classes.txt "
             "(a name a line, in the order of their numbers) or data.yaml."

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from oddetr.data.formats.text import to_number
+
 Id = int | str
 
 
@@ -40,7 +42,9 @@ def text_of(record: Any, key: str) -> str:
 
 
 def number_of(value: Any) -> float:
-    """The number; NaN if it is none, or none that fits into 64 bits."""
+    """The number, which may be written as text; NaN if it is none, or none that fits into 64 bits."""
+    if isinstance(value, str):
+        return to_number(value.strip())
     try:
         return float(value) if type(value) in (int, float) else math.nan
     except OverflowError:

@@ -26,7 +26,8 @@ from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, Raw
 from oddetr.data.formats.text import SPLITS, split_of, to_number, without_extension
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_IMAGE_FOLDERS = ("jpegimages", "images")
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "xml", "xmls", "annots")
+_IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img")
 _LARGEST_FILE, _LARGEST_LIST = 2**26, 2**30
 """Bytes of an XML file, and of a list of images."""
 _LARGEST_HEAD = 2**12
@@ -73,7 +74,7 @@ class _Image:
 def _find(files: Files) -> _Layout | None:
     """Where XML files and images are: VOC's own folders, in any case; folders of splits; or one folder, for train."""
     folders = {folder.lower(): folder for folder in files.subfolders()}
-    annotations = folders.get("annotations")
+    annotations = next((folders[name] for name in _ANNOTATION_FOLDERS if name in folders), None)
     images = next((folders[name] for name in _IMAGE_FOLDERS if name in folders), None)
     if annotations and images and _annotated(files, annotations):
         return _Layout(annotations, images)
@@ -110,7 +111,8 @@ def _read(files: Files, layout: _Layout) -> RawFolder:
     }
     names = sorted({entry.name for images in splits.values() for image in images for entry in image.objects})
     if not names:
-        files.add("classes", ".", _why_no_class(files, splits))
+        if not any(fault.kind.startswith("malformed") for fault in files.faults):
+            files.add("classes", ".", _why_no_class(files, splits))
         raise DataError(files.root, files.faults)
     classes = ClassTable(tuple(names), tuple(range(1, len(names) + 1)))
     first_pixel = _first_pixel(
@@ -180,6 +182,10 @@ def _paired(files: Files, images: str, annotations: str) -> tuple[dict[str, str 
     """
     pictures, labels = files.images_in(images), files.files_in(annotations, [".xml"])
     keys = {file: _key(file, images) for file in pictures} | {label: _key(label, annotations) for label in labels}
+    if not {posixpath.basename(keys[file]) for file in pictures} & {
+        posixpath.basename(keys[label]) for label in labels
+    }:
+        keys |= {label: _key_by_name(files, label, keys[label]) for label in labels}
     shared = {keys[file] for file in pictures} & {keys[label] for label in labels}
 
     def group(path: str) -> tuple[bool, str]:
@@ -207,6 +213,15 @@ def _paired(files: Files, images: str, annotations: str) -> tuple[dict[str, str 
 def _key(file: str, base: str) -> str:
     """What an image and its XML file share: the path below `base` without extension, in Unicode's composed form."""
     return composed(without_extension(posixpath.relpath(file, base)))
+
+
+def _key_by_name(files: Files, label: str, key: str) -> str:
+    """The key of an XML file whose own name is no image's: that of its <filename>, or its name without the image's
+    extension (`a.jpg.xml`)."""
+    tree = files.probe().parse(label, _LARGEST_FILE, _parsed)
+    name = (tree.findtext("filename") or "").strip() if tree is not None else ""
+    named = composed(without_extension((tails(name) or [""])[-1]))
+    return posixpath.join(posixpath.dirname(key), named or posixpath.basename(without_extension(key)))
 
 
 def _grouped(paths: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[str]]:
@@ -300,7 +315,7 @@ def _object(number: int, element: ElementTree.Element) -> _Object:
         raise ValueError(f"it has no {'bndbox' if name else 'name'}")
     if not readable(name):
         raise ValueError(f"its name is not readable text: {name[:80]}")
-    corners = tuple(to_number(box.findtext(corner) or "") for corner in _CORNERS)
+    corners = tuple(to_number((box.findtext(corner) or "").replace(",", ".")) for corner in _CORNERS)
     return _Object(number, name, corners, (element.findtext("difficult") or "").strip() == "1")
 
 
@@ -308,7 +323,8 @@ def _first_pixel(files: Files, boxes: list[tuple[float, ...]]) -> int:
     """1 if coordinates count from 1, as VOC's own do; 0 if a box begins at 0, or most boxes are no whole numbers."""
     corners = np.array(boxes, dtype=np.float64)
     zeros = int((corners[:, :2] == 0).any(axis=1).sum())
-    fractions = float((corners != np.round(corners)).any(axis=1).mean())
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    fractions = float((corners != np.round(corners)).any(axis=1).mean()) if len(corners) else 0.0
     if not zeros and fractions <= 0.5:
         return 1
     why = f"{zeros:,} boxes begin at 0" if zeros else f"{fractions:.0%} of the boxes are no whole numbers"

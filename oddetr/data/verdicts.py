@@ -70,6 +70,8 @@ def without_consequences(faults: Sequence[Fault], images: int) -> tuple[Fault, .
         dropped |= _OF_BOXES | {"other-layout", "large-share"}
     if "other-layout" in kinds:
         dropped |= _OF_BOXES
+    if "relative-coordinates" in kinds:
+        dropped |= {"other-layout"}
     if any(fault.kind in _OF_OBJECTS for fault in of_severity("error", faults)):
         dropped |= {"no-objects", "no-examples"}
     return tuple(dict.fromkeys(fault for fault in faults if fault.kind not in dropped))

@@ -439,3 +439,61 @@ def test_categories_of_two_files_are_matched_by_name(tmp_path: Path) -> None:
     assert folder.splits["val"].truth.labels.tolist() == [0]
     assert any("are taken by name" in note for note in folder.notes)
     assert CATS[0]["name"] == "cat"
+
+
+def test_boxes_that_are_not_those_of_their_segmentations_are_in_another_layout(tmp_path: Path) -> None:
+    objects = [
+        coco_object(5 + row, 2, (x, y, x + 5, y + 4), segmentation=[[x, y, x + 5, y, x + 5, y + 4, x, y + 4]])
+        for row, (x, y) in enumerate([(4, 3), (6, 5), (8, 7), (3, 9), (5, 11), (9, 2)])
+    ]
+
+    fault = only(check(coco(tmp_path, objects)), "other-layout")
+
+    assert "6 of 7 boxes are not those of their segmentations" in fault.message
+
+
+@pytest.mark.parametrize("written", ["words", "corners"])
+def test_shares_are_found_in_any_form(tmp_path: Path, written: str) -> None:
+    boxes = np.hstack([FIRST, FIRST + SIDES]) / [64, 48, 64, 48]
+    objects = [
+        coco_object(5 + row, 2, [str(side) for side in box] if written == "words" else box.tolist())
+        for row, box in enumerate(boxes)
+    ]
+
+    assert [fault.kind for fault in check(coco(tmp_path, objects)).errors] == ["relative-coordinates"]
+
+
+def test_a_copy_of_a_box_is_dropped_and_two_classes_on_one_box_are_reported(tmp_path: Path) -> None:
+    objects = [coco_object(5, 2, (8, 8, 20.001, 16)), coco_object(6, 2), coco_object(7, 2, category=7)]
+
+    report = check(coco(tmp_path, objects))
+
+    assert only(report, "repeated-object").place == 6
+    assert only(report, "conflicting-objects").place == 7
+    assert report.statistics["train"].objects == 3
+
+
+def test_boxes_drawn_before_exif_without_sizes_in_the_annotations_are_reported(tmp_path: Path) -> None:
+    root = coco(
+        tmp_path,
+        [coco_object(5, 2, (4, 4, 30, 30))],
+        [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+    )
+    write_image(root / "train/b.jpg", orientation=6)
+
+    assert only(check(root), "turned-image").file == "train/b.jpg"
+    assert not found(check(root, ignore_exif=True), "turned-image")
+
+
+@pytest.mark.parametrize("name", ["a.jpg.xml", "other.xml"])
+def test_xml_belongs_to_the_image_that_it_names(tmp_path: Path, name: str) -> None:
+    root = voc(tmp_path, {"train": ["a"]})
+    file = root / "Annotations/a.xml"
+    named = "<filename>C:/x/a.jpg</filename>" if name == "other.xml" else ""
+    (root / "Annotations" / name).write_text(file.read_text().replace("<annotation>", f"<annotation>{named}"))
+    file.unlink()
+
+    report = check(root)
+
+    assert report.statistics["train"].objects == 1
+    assert not found(report, "label-without-image")

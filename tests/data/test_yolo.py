@@ -201,3 +201,52 @@ def test_validation_is_held_out_if_its_folder_is_missing_or_empty(tmp_path: Path
     assert report.folder is not None
     assert any("../images/valid for val" in note for note in report.folder.notes)
     assert any("3 of the 20 training images" in note for note in report.folder.notes)
+
+
+def test_class_numbers_from_1_are_one_error_with_the_cure(tmp_path: Path) -> None:
+    labels = {"train/a.jpg": "1 0.5 0.5 0.25 0.5", "val/c.jpg": "2 0.5 0.5 0.5 0.5\n1 0.2 0.2 0.1 0.1"}
+
+    report = check(yolo(tmp_path, labels))
+
+    assert [fault.kind for fault in report.errors] == ["classes"]
+    assert "run from 1 to 2, but the names count from 0" in only(report, "classes").message
+
+
+def test_labels_are_found_by_name_where_none_is_at_its_place(tmp_path: Path) -> None:
+    root = yolo(tmp_path, LABELS)
+    (root / "labels").rename(root / "annotations")
+
+    folder = read_data(root)
+
+    assert [len(data.truth.boxes) for data in folder.splits.values()] == [2, 1]
+    assert any("taken from annotations/train" in note for note in folder.notes)
+
+
+@pytest.mark.parametrize(("names", "is_error"), [("[dog, cat]", True), ("[cat, dog]", False)])
+def test_two_yaml_files_must_name_the_same_classes(tmp_path: Path, names: str, is_error: bool) -> None:
+    root = yolo(tmp_path, LABELS)
+    (root / "data.yaml").rename(root / "a.yaml")
+    (root / "b.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+
+    assert len(found(check(root), "classes")) == is_error
+    assert check(root / "b.yaml").ok
+
+
+def test_classes_are_numbered_where_only_their_count_is_given(tmp_path: Path) -> None:
+    folder = read_data(yolo(tmp_path, LABELS, "train: images/train\nval: images/val\nnc: 2\n"))
+
+    assert folder.classes.names == ("class_0", "class_1")
+
+
+def test_the_keys_of_darknet_may_be_capitalised_and_roboflow_lists_classes(tmp_path: Path) -> None:
+    for split, text in (("train", GOOD), ("valid", GOOD)):
+        write_image(tmp_path / split / f"{split}.jpg")
+        (tmp_path / split / f"{split}.txt").write_text(text)
+        (tmp_path / split / "_darknet.labels").write_text("cat\ndog\n")
+    assert {name: len(data) for name, data in read_data(tmp_path).splits.items()} == {"train": 1, "val": 1}
+
+    (tmp_path / "obj.data").write_text("classes = 2\nTrain = train.txt\nValid = valid.txt\nNames = obj.names\n")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.txt").write_text(f"data/{split}/{split}.jpg\n")
+    assert {name: len(data) for name, data in read_data(tmp_path).splits.items()} == {"train": 1, "val": 1}

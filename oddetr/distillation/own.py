@@ -1,5 +1,6 @@
 """The groups of the detector's own queries and proposals, and matching distillation on the own queries."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,21 +12,23 @@ from oddetr.distillation.group import Group, Matched, Term
 from oddetr.losses.detection import LossConfig
 from oddetr.structures import GroundTruth, InitialQueries, Queries
 
+Carry = Callable[[Int64[Tensor, "layers batch _"]], Int64[Tensor, "layers batch queries"]]
+"""From an assignment of the teacher's queries to one of the student's."""
+
 
 def own_group(
-    initial: InitialQueries, truth: GroundTruth, loss: LossConfig, share: float, teacher: Queries | None, weight: float
+    initial: InitialQueries, truth: GroundTruth, loss: LossConfig, share: float, taught: Carry | None, weight: float
 ) -> Group:
-    """The detector's own queries, supervised by Hungarian matching, with matching distillation if `teacher` is given.
+    """The detector's own queries, supervised by Hungarian matching, with matching distillation if `taught` is given.
 
     Args:
         initial: the detector's queries.
         truth: the objects.
         loss: classification loss and loss weights.
         share: weight of the term; below 1 beside Group DETR's groups.
-        teacher: the queries that the teacher decoded, whose assignment is carried over; None: no matching distillation.
+        taught: what the teacher's assignment means for these queries, of `carrying`; None: no matching distillation.
         weight: w_m, in [0, 1].
     """
-    taught = partial(carried_over, teacher=teacher.identity, student=initial.queries.identity) if teacher else None
     return Group("own", initial.queries, (Term("", share, loss, Matched(truth, taught=taught, weight=weight)),))
 
 
@@ -47,6 +50,21 @@ def proposal_group(
     if initial.class_agnostic:
         truth = replace(truth, labels=truth.labels.clamp(max=0))
     return Group(name, None, (Term(f"{name}_", share, loss, Matched(truth, repeats)),), initial.proposals)
+
+
+def carrying(teacher: Queries, initial: InitialQueries) -> Carry:
+    """What an assignment of the queries that the teacher decoded means for the student's.
+
+    Where both decode the same queries, or each its own embeddings in the same learned slots, it is the same assignment;
+    else see `carried_over`.
+    """
+    if teacher is initial.queries or initial.proposals is None:
+        return _unchanged
+    return partial(carried_over, teacher=teacher.identity, student=initial.queries.identity)
+
+
+def _unchanged(assignment: Int64[Tensor, "layers batch queries"]) -> Int64[Tensor, "layers batch queries"]:
+    return assignment
 
 
 def carried_over(

@@ -23,7 +23,7 @@ from oddetr.distillation.extra import ExtraGroups, GroupsConfig
 from oddetr.distillation.group import Group, Solution, Term
 from oddetr.distillation.imitation import Imitated
 from oddetr.distillation.normalisation import objects_per_process
-from oddetr.distillation.own import own_group, proposal_group
+from oddetr.distillation.own import carrying, own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
@@ -134,7 +134,8 @@ class DistillationTask(nn.Module):
         w_matching, w_prediction, w_auxiliary = self.distillation.weights(self.progress)
         initial = self.student.initial_queries(memory)
         view = self.view(batch, memory, initial) if w_matching or w_prediction or w_auxiliary else None
-        own = own_group(initial, truth, loss, share, view.queries if view and w_matching else None, w_matching)
+        taught = carrying(view.queries, initial) if view and w_matching else None
+        own = own_group(initial, truth, loss, share, taught, w_matching)
         imitation: tuple[Term, ...] = ()
         if view and w_prediction:
             imitation = (Term("prediction_", w_prediction * share, self.group_loss, Imitated(view.predictions)),)

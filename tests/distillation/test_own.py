@@ -1,6 +1,10 @@
+import pytest
 import torch
 
-from oddetr.distillation.own import carried_over
+from oddetr.distillation.own import carried_over, carrying
+from oddetr.models.families.presets import PRESETS, build_detector
+
+SMALL = {"pretrained": False, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1}
 
 
 def test_assignment_of_slots_is_carried_over_unchanged() -> None:
@@ -15,3 +19,18 @@ def test_assignment_of_tokens_follows_the_token() -> None:
     assert taught.tolist() == [[[0, -1, 1]]]
     dropped = carried_over(torch.tensor([[[1, -1, 0]]]), torch.tensor([[7, 3, 9]]), torch.tensor([[5, 3, 7]]))
     assert dropped.tolist() == [[[-1, -1, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("preset", "own", "is_same"), [("refine", True, True), ("two_stage", False, True), ("two_stage", True, False)]
+)
+def test_assignment_stays_the_same_where_queries_or_slots_are_the_same(preset: str, own: bool, is_same: bool) -> None:
+    detector = build_detector(PRESETS[f"deformable_detr_{preset}_tiny"].override(SMALL), 3)
+    memory = detector.encode(torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    initial, other = detector.initial_queries(memory), detector.initial_queries(memory)
+    assignment = torch.tensor([[[1, -1, 0, -1]]])
+
+    carry = carrying(other.queries if own else initial.queries, initial)
+
+    assert carry(assignment).equal(assignment)
+    assert (carry(assignment) is assignment) == is_same

@@ -159,7 +159,7 @@ def without_broken(folder: DataFolder) -> DataFolder:
     }
     skipped = [fault for fault in folder.faults if of_one_image(fault)]
     images = folder.images - sum(map(len, kept.values()))
-    decision = f"Left out as broken, with {images:,} images that were read: {' '.join(summaries(skipped))}"
+    decision = f"Left out as broken, of those that were read {images:,}: {' '.join(summaries(skipped))}"
     empty = [Fault("no-objects", ".", f"{name}: no object is left") for name in kept if kept[name].truth.crowd.all()]
     faults = (*(fault for fault in folder.faults if not of_one_image(fault)), *empty)
     return replace(folder, splits=kept, faults=faults, decisions=(*folder.decisions, decision))

@@ -169,7 +169,8 @@ def other_steps(epoch: int, done: int, each: int, images: int) -> str:
 def _new_folder(config: TrainConfig) -> Path:
     """Make runs/DATA-MODEL-N; the folder is made at once, so that no other run takes it."""
     model = [config.model.removeprefix(HUGGING_FACE).rpartition("/")[2]] if config.model else []
-    name, number = "-".join([Path(config.data).resolve().name, *model]), 1
+    data = Path(config.data).resolve()
+    name, number = "-".join([(data.parent if data.is_file() else data).name, *model]), 1
     with writing(Path("runs")):
         while (folder := Path("runs") / f"{name}-{number}").exists():
             number += 1

@@ -55,6 +55,13 @@ def find_files(paths: Iterable[Path | str], without: Path | None = None) -> list
         FileNotFoundError: a path has no image or video.
     """
     found: dict[Path, Path] = {}
+    paths = list(paths)
+    address = next((str(path) for path in paths if "://" in str(path)), None)
+    if address is not None:
+        raise FileNotFoundError(
+            f"{address} is an address, which is not opened. Save it as a file first: a stream with "
+            "`ffmpeg -i ADDRESS -t 60 clip.mp4`, an image with a browser."
+        )
     for path in map(Path, paths):
         if path.is_dir():
             inner = without.resolve() if without and path.resolve() in without.resolve().parents else None

@@ -48,3 +48,9 @@ def test_images_of_a_folder_are_what_their_content_says(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
 
     assert [file.name for file in find_files([tmp_path])] == ["phone.heic", "photo.jfif", "picture"]
+
+
+@pytest.mark.parametrize("address", ["rtsp://camera:554/1", "https://example.org/a.jpg"])
+def test_addresses_are_answered_with_the_way_to_a_file(address: str) -> None:
+    with pytest.raises(FileNotFoundError, match="Save it as a file first"):
+        find_files([address])

@@ -53,6 +53,7 @@ class Files:
         self._names: dict[str, dict[str, list[str]]] = {}
         self._barred: dict[str, Fault | None] = {}
         self._by_name: dict[str, list[str]] | None = None
+        self._by_stem: dict[str, list[str]] | None = None
 
     def add(self, kind: str, file: str, message: str, place: int | None = None, image: str = "") -> None:
         """Add a fault; see `Fault`."""
@@ -126,8 +127,8 @@ class Files:
             self.add("outside-folder", where[0], written, where[1])
         else:
             stem = without_extension((tails(written) or [""])[-1])
-            alike = [file for name, same in self._images().items() if without_extension(name) == stem for file in same]
-            similar = next((name for path in expected if (name := self.similar(path))), next(iter(alike), None))
+            capitals = next((name for path in expected if (name := self.similar(path))), None)
+            similar = capitals or next(iter(self._stems().get(stem, [])), None)
             hint = f"; there is {similar}" if similar else ""
             self.add("missing-image", expected[0], f"{described}{hint}")
         return None
@@ -139,6 +140,14 @@ class Files:
             for file in self.probe().images_in("."):
                 self._by_name[composed(posixpath.basename(file))].append(file)
         return self._by_name
+
+    def _stems(self) -> dict[str, list[str]]:
+        """The same by their base names without extension."""
+        if self._by_stem is None:
+            self._by_stem = defaultdict(list)
+            for name, found in self._images().items():
+                self._by_stem[without_extension(name)] += found
+        return self._by_stem
 
     def barred(self, path: str) -> Fault | None:
         """Why a file or folder must not be read: it, or a folder above it, is a link that leads out or a folder that

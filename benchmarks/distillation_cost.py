@@ -18,7 +18,7 @@ from steps import Training, random_batch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.models.families.presets import PRESETS
+from oddetr.models.families.build import PRESETS
 from oddetr.structures import Batch, Queries
 
 

@@ -26,7 +26,7 @@ from steps import Training, random_batch
 from torch.nn.parallel import DistributedDataParallel
 
 from oddetr.distillation import DistillationConfig
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 
 BASE = {"image_side": 128, "queries": 100, "batch": 4, "objects": 6, "groups": 0}
 AXES: dict[str, Sequence[int]] = {

@@ -24,7 +24,7 @@ from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.models.families.build import PRESETS, build_detector
 from oddetr.prediction.onnx import write_onnx
 
 CLASSES = 10

@@ -4,7 +4,7 @@ from typing import Any
 
 import transformers
 
-from oddetr.models.families.presets import DetectorConfig
+from oddetr.models.families.build import DetectorConfig
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "plain": {},

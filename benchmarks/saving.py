@@ -18,7 +18,7 @@ from safetensors.torch import save_model
 from oddetr.checkpoints.checkpoint import RESUME, WEIGHT_FILES, CheckpointInfo, damage, save_of_run
 from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.models.families.build import PRESETS, build_detector
 from oddetr.structures import Weights
 from oddetr.training.trainer import StateFile
 

@@ -11,7 +11,7 @@ from steps import Training, random_batch
 from torch.profiler import ProfilerActivity, profile
 
 from oddetr.distillation import DistillationConfig
-from oddetr.models.families.presets import PRESETS
+from oddetr.models.families.build import PRESETS
 
 KINDS = {
     "convolution": ("conv", "mkldnn"),

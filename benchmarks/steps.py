@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.extra import GroupsConfig
-from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.distillation.group_detr import GroupsConfig
+from oddetr.models.families.build import PRESETS, build_detector
 from oddetr.structures import Batch, GroundTruth
 
 

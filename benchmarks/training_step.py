@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses.detection import LossConfig
-from oddetr.models.families.presets import DetectorConfig, build_detector
+from oddetr.models.families.build import DetectorConfig, build_detector
 from oddetr.structures import Batch
 
 CLASSES = 10

@@ -24,7 +24,7 @@ from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.evaluation.coco import Metrics, evaluate_detections
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.models.families.build import PRESETS, build_detector
 from oddetr.structures import Batch
 
 SIZE, BATCH, CLASSES = 128, 8, 10

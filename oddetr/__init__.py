@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from oddetr.distillation import DistillationConfig as DistillationConfig
     from oddetr.distillation import DistillationTask as DistillationTask
     from oddetr.evaluation.detections import Detections as Detections
-    from oddetr.models.families.presets import DetectorConfig as DetectorConfig
-    from oddetr.models.families.presets import build_detector as build_detector
+    from oddetr.models.families.build import DetectorConfig as DetectorConfig
+    from oddetr.models.families.build import build_detector as build_detector
     from oddetr.prediction.onnx import export as export
     from oddetr.prediction.predict import predict as predict
     from oddetr.prediction.predictor import Predictor as Predictor
@@ -43,13 +43,13 @@ _MODULES = {
     "Batch": "structures",
     "ClassTable": "data.dataset",
     "Detections": "evaluation.detections",
-    "DetectorConfig": "models.families.presets",
+    "DetectorConfig": "models.families.build",
     "DistillationConfig": "distillation",
     "DistillationTask": "distillation",
     "GroundTruth": "structures",
     "Predictor": "prediction.predictor",
     "TrainConfig": "training.config",
-    "build_detector": "models.families.presets",
+    "build_detector": "models.families.build",
     "check": "data.doctor.check",
     "compare": "comparison.compare",
     "convert": "checkpoints.conversion",

@@ -44,7 +44,7 @@ def _table(*columns: str) -> Table:
 
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
-    from oddetr.models.families.presets import PRESETS, DetectorConfig
+    from oddetr.models.families.build import PRESETS, DetectorConfig
     from oddetr.training.config import TrainConfig
     from oddetr.verbs import train as verb
 

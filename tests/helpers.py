@@ -8,7 +8,7 @@ from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import merged
 from oddetr.data.dataset import ClassTable
 from oddetr.distillation import DistillationTask
-from oddetr.models.families.presets import DetectorConfig, build_detector
+from oddetr.models.families.build import DetectorConfig, build_detector
 from oddetr.training.config import TrainConfig
 from oddetr.training.safety.nonfinite import Findings, NonFiniteStep, Place
 from oddetr.training.safety.replay import save_replay

@@ -11,7 +11,7 @@ import pytest
 from oddetr.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from oddetr.cli import main
 from oddetr.data.dataset import ClassTable
-from oddetr.models.families.presets import DetectorConfig, build_detector
+from oddetr.models.families.build import DetectorConfig, build_detector
 from tests.helpers import without_checksums
 
 SMALL = DetectorConfig(

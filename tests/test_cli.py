@@ -17,7 +17,7 @@ from oddetr.comparison.arms import STANDARD
 from oddetr.comparison.config import ComparisonConfig
 from oddetr.data.digits import DigitScenes
 from oddetr.data.writer import write_coco
-from oddetr.models.families.presets import PRESETS, DetectorConfig
+from oddetr.models.families.build import PRESETS, DetectorConfig
 
 TINY = [
     *("--detector.backbone", "test_efficientnet", "--detector.pretrained", "false", "--detector.width", "32"),

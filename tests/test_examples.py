@@ -20,7 +20,7 @@ from rich.console import Console
 
 import oddetr
 from oddetr.cli import VERBS
-from oddetr.data.kinds import KINDS
+from oddetr.data.fault_kinds import KINDS
 from tests.conftest import tiny_arguments
 from tests.data.builders import write_image
 
@@ -79,7 +79,7 @@ def workspace(scenes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings and detectors of the examples in sizes of seconds; what they say is understood as it stands."""
-    from oddetr.models.families import presets
+    from oddetr.models.families import build as presets
     from oddetr.training.config import TrainConfig
 
     train = oddetr.train
@@ -294,7 +294,7 @@ def test_commands_inside_sentences_are_understood(workspace: Path, monkeypatch: 
 def test_options_inside_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from oddetr.models.families.presets import DetectorConfig
+    from oddetr.models.families.build import DetectorConfig
 
     for verb in VERBS:
         with pytest.raises(SystemExit):

@@ -36,14 +36,14 @@ from oddetr.checkpoints.checkpoint import (
     read_info,
     save_checkpoint,
 )
-from oddetr.checkpoints.official import read_foreign
+from oddetr.checkpoints.foreign import read_foreign
 from oddetr.checkpoints.pretrained import without_paths
 from oddetr.data.dataset import ClassTable
 from oddetr.data.doctor.check import check, print_report
 from oddetr.data.images import decode, read_image, read_size
 from oddetr.data.reader import DataFolder
-from oddetr.evaluation.scores import MODELS
-from oddetr.models.families.presets import DetectorConfig, build_detector
+from oddetr.evaluation.scores_json import MODELS
+from oddetr.models.families.build import DetectorConfig, build_detector
 from oddetr.reporting.page import class_rows, compared_classes, differing, headline, run_page, sizes
 from oddetr.reporting.record import Record
 from oddetr.training.config import TrainConfig

@@ -13,7 +13,7 @@ from PIL import Image
 
 import oddetr
 from oddetr.cli import main
-from oddetr.evaluation.scores import read_scores
+from oddetr.evaluation.scores_json import read_scores
 from oddetr.training.config import TrainConfig
 from oddetr.training.records.log import read_events
 from tests.conftest import tiny_arguments

@@ -28,10 +28,10 @@ from oddetr.common.durable import checksum, new_path, replace_folder, sync, sync
 from oddetr.common.untrusted import read_count, read_json, read_normalisation
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
-from oddetr.evaluation.scores import read_scores
+from oddetr.evaluation.scores_json import read_scores
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector, read_config
-from oddetr.models.interface import DetectorSpec
+from oddetr.models.detector_spec import DetectorSpec
+from oddetr.models.families.build import build_detector, read_config
 from oddetr.structures import Weights
 
 DESCRIPTION, RESUME = "checkpoint.json", "resume.ckpt"

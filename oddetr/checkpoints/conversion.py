@@ -6,11 +6,11 @@ from pathlib import Path
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointInfo, save_checkpoint
-from oddetr.checkpoints.official import Foreign, load_official_state, read_foreign
+from oddetr.checkpoints.foreign import Foreign, load_official_state, read_foreign
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.models.backbone import Backbone
-from oddetr.models.families.presets import build_detector
+from oddetr.models.families.build import build_detector
 
 _COCO: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 """COCO's class names by id; some ids are unused."""

@@ -20,8 +20,8 @@ from oddetr.comparison.records import JOB, RESULT, Job, RunResult, write_json
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.sources import open_sources
 from oddetr.training.config import TrainConfig
+from oddetr.training.old_configs import upgraded
 from oddetr.training.safety.resume import differences
-from oddetr.training.upgrades import upgraded
 
 
 @dataclass(frozen=True)

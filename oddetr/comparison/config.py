@@ -17,8 +17,8 @@ from oddetr.common.untrusted import refuse_imports
 from oddetr.comparison.arms import STANDARD
 from oddetr.data.sources import DIGITS
 from oddetr.training.config import TrainConfig
+from oddetr.training.old_configs import upgraded
 from oddetr.training.plan.choice import with_fixed_defaults
-from oddetr.training.upgrades import upgraded
 
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; all others must be equal."""

@@ -12,8 +12,8 @@ from typing import Any
 from oddetr.common.durable import write_file, writing
 from oddetr.common.untrusted import read_json
 from oddetr.training.config import TrainConfig
+from oddetr.training.old_configs import GoneFieldError
 from oddetr.training.safety.resume import differences
-from oddetr.training.upgrades import GoneFieldError
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 

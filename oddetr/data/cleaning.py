@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from oddetr.data.dataset import Annotations
+from oddetr.data.fault_kinds import AT_LEAST
 from oddetr.data.faults import Fault
-from oddetr.data.formats.raw import LONGEST_SIDE, Layout, RawSplit
-from oddetr.data.kinds import AT_LEAST
+from oddetr.data.formats.format import LONGEST_SIDE, Layout, RawSplit
 
 TOLERANCE = 0.5
 """Pixels by which a box may reach out of its image without a warning: coordinates are rounded."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from oddetr.data.images import ImageError, read_reduced
-from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

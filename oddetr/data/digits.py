@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from oddetr.data.dataset import Annotations, ClassTable, Sample
-from oddetr.data.painting import Dice, Patch, Scene, ellipse, rotation, stroke
+from oddetr.data.digits_painting import Dice, Patch, Scene, ellipse, rotation, stroke
 
 Split = Literal["train", "val", "test"]
 

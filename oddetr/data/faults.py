@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oddetr.common.text import shown, shown_lines
-from oddetr.data.kinds import KINDS, Severity
+from oddetr.data.fault_kinds import KINDS, Severity
 
 _OF_A_CLASS = frozenset({"no-examples", "few-examples"})
 _PLACES = {".json": "annotation", ".xml": "object", ".txt": "line"}

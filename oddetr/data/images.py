@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from oddetr.common.regular import TooLarge, read_regular, reason, require_regular
-from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Usual names of image files, as lower-case extensions."""

@@ -18,18 +18,18 @@ from oddetr.common.regular import mode
 from oddetr.common.text import readable, shown
 from oddetr.data.cleaning import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
+from oddetr.data.fault_kinds import FEW
+from oddetr.data.fault_verdicts import can_skip, large_shares, of_one_image, without_consequences
 from oddetr.data.faults import DataError, Fault, of_severity, summaries
 from oddetr.data.formats.coco import COCO
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.others import archive, recognised
-from oddetr.data.formats.raw import AnyFormat, RawFolder, RawSplit
+from oddetr.data.formats.format import AnyFormat, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS
+from oddetr.data.formats.unsupported import archive, recognised
 from oddetr.data.formats.voc import VOC
 from oddetr.data.formats.yolo import YOLO
 from oddetr.data.images import grey_bits, is_deep, map_images, read_size
-from oddetr.data.kinds import FEW
-from oddetr.data.reading import AS_USUAL, ReadingConfig
-from oddetr.data.verdicts import can_skip, large_shares, of_one_image, without_consequences
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
 """In the order in which they are tried."""

@@ -9,7 +9,7 @@ from oddetr.data.dataset import Source
 from oddetr.data.digits import DigitScenes
 from oddetr.data.doctor.check import load_data
 from oddetr.data.reader import read_data
-from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 DIGITS = "digits"
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from oddetr.distillation.auxiliary import auxiliary_group
 from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.denoising import denoising_group
-from oddetr.distillation.extra import ExtraGroups, GroupsConfig
 from oddetr.distillation.group import Group, Solution, Term
+from oddetr.distillation.group_detr import ExtraGroups, GroupsConfig
 from oddetr.distillation.imitation import Imitated
 from oddetr.distillation.normalisation import objects_per_process
-from oddetr.distillation.own import carrying, own_group, proposal_group
+from oddetr.distillation.own_queries import carrying, own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve

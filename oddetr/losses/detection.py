@@ -219,7 +219,9 @@ def classification_loss(
         return quality_focal_loss(logits, targets)
     if classification == "mal":
         return matchability_aware_loss(logits, targets, positive)
-    return position_supervised_loss(logits, targets, positive)
+    if classification == "position_supervised":
+        return position_supervised_loss(logits, targets, positive)
+    raise ValueError(f"There is no classification loss {classification!r}.")
 
 
 def box_shares(

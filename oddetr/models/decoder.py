@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention, level_sizes
-from oddetr.models.groups import GroupAttention, attention_of
+from oddetr.models.group_attention import GroupAttention, attention_of
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
 from oddetr.models.position import sine_anchor_embedding
 from oddetr.structures import Embeddings, Memory, Predictions, Queries

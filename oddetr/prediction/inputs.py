@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from oddetr.data.images import ImageError, is_image, read_image
-from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader, check_drawable
 
 MAX_NAME = 240

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oddetr import __version__
 from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
-from oddetr.data.reading import ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.postprocessing import best_detections
 from oddetr.models.detector import Detector

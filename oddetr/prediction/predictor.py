@@ -17,7 +17,7 @@ from oddetr.checkpoints.pretrained import Pretrained
 from oddetr.common.text import listed
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source
-from oddetr.data.reading import ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, evaluate_detections

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from oddetr.data.dataset import Annotations, Source
 from oddetr.data.doctor.statistics import LARGE, SMALL
-from oddetr.data.reading import ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
 from oddetr.evaluation.detections import Detections

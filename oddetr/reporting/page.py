@@ -15,7 +15,7 @@ from PIL import Image
 from oddetr import __version__
 from oddetr.common.nested import flat
 from oddetr.evaluation.detections import Detections
-from oddetr.evaluation.scores import MODELS
+from oddetr.evaluation.scores_json import MODELS
 from oddetr.prediction.drawing import draw_detections
 from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings

@@ -12,17 +12,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
 from oddetr.common.text import KINDS, unknown_option
 from oddetr.common.untrusted import refuse_imports
-from oddetr.data.reading import MOST_PIXELS, ReadingConfig
+from oddetr.data.reading_config import MOST_PIXELS, ReadingConfig
 from oddetr.data.sources import DIGITS, DigitsConfig
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE, AugmentConfig
 from oddetr.distillation.config import DistillationConfig
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
-from oddetr.models.families.presets import PRESETS, is_complete, read_config
-from oddetr.models.interface import DetectorSpec
+from oddetr.models.detector_spec import DetectorSpec
+from oddetr.models.families.build import PRESETS, is_complete, read_config
 from oddetr.models.transformers.config import HuggingFaceConfig
-from oddetr.training.upgrades import upgraded
+from oddetr.training.old_configs import upgraded
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]

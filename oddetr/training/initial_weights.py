@@ -7,7 +7,7 @@ from oddetr.checkpoints.checkpoint import load_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
-from oddetr.models.interface import DetectorSpec
+from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.transformers.config import configuration_only, load_pretrained
 from oddetr.training.config import TrainConfig
 

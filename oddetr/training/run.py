@@ -32,11 +32,11 @@ from oddetr.training.processes import is_first_process
 from oddetr.training.records.logged import parameters
 from oddetr.training.records.loggers import LoggedRun, open_loggers
 from oddetr.training.records.progress import REPORTED, ProgressLine
-from oddetr.training.records.recorder import Recorder
 from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
 from oddetr.training.safety.resume import agreed, save_plan
-from oddetr.training.safety.stopping import Stopping
+from oddetr.training.safety.signals import Stopping
+from oddetr.training.saving import Recorder
 from oddetr.training.trainer import make_trainer, quiet
 
 Loaders = tuple[AccumulatedLoader, AccumulatedLoader]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from oddetr.data.dataset import ClassTable
 from oddetr.data.images import ImageError, read_image
-from oddetr.data.reading import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.predictor import Predictor

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import oddetr
 from oddetr.checkpoints.checkpoint import load_checkpoint
-from oddetr.checkpoints.official import describe_state
+from oddetr.checkpoints.foreign import describe_state
 from oddetr.cli import main
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, build_detector
-from tests.checkpoints.test_official import official_state
+from oddetr.models.families.build import DetectorConfig, build_detector
+from tests.checkpoints.test_foreign import official_state
 from tests.models.helpers import small_batch
 
 SIZES = {

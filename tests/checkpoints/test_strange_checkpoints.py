@@ -11,7 +11,7 @@ import torch
 
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.models.families.presets import build_detector
+from oddetr.models.families.build import build_detector
 from tests.strange import STRANGE_MODULE, Bomb, armed, changed, hostile_checkpoint, refused, rewritten
 
 

@@ -17,7 +17,7 @@ from oddetr.checkpoints.checkpoint import CheckpointInfo, damage, read_info, sav
 from oddetr.common.durable import WriteError, checksum, open_new, write_file, writing
 from oddetr.data.dataset import ClassTable
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig
+from oddetr.models.families.build import DetectorConfig
 from oddetr.structures import Weights
 from oddetr.training.safety.resume import find_state, restore, steps_done
 

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from oddetr.data.doctor.check import CheckReport, check, load_data, print_report
 from oddetr.data.doctor.statistics import Range
+from oddetr.data.fault_kinds import KINDS
 from oddetr.data.faults import DataError
 from oddetr.data.images import ImageError, read_image
-from oddetr.data.kinds import KINDS
 from oddetr.data.reader import read_data, read_folder
 from oddetr.data.sources import DigitsConfig, open_sources, open_training_sources
 from tests.data.builders import coco, coco_file, coco_image, coco_object, found, only, voc, voc_xml, write_image, yolo

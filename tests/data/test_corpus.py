@@ -20,7 +20,7 @@ from oddetr.cli import main
 from oddetr.data.doctor.check import check, print_report
 from oddetr.data.images import ImageError
 from oddetr.data.reader import DataFolder
-from oddetr.data.reading import ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import DigitsConfig, open_training_sources
 from tests.data.builders import write_image
 from tests.data.corpus import CASES, LABEL, SOUND, Build, Case, many_coco, many_lines, moved, with_label, with_lines

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oddetr.data.dataset import Sample
 from oddetr.data.digits import FIXED_LENGTH, DigitScenes, Split, compose, digit_bank
-from oddetr.data.painting import MAX_COVERED, Dice, Scene
+from oddetr.data.digits_painting import MAX_COVERED, Dice, Scene
 from oddetr.data.sources import DigitsConfig
 
 FROZEN = {

@@ -14,7 +14,7 @@ from PIL import Image
 from oddetr.data.doctor.check import CheckReport, check
 from oddetr.data.faults import DataError
 from oddetr.data.images import read_image
-from oddetr.data.reading import ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
 from tests.data.builders import CATS, coco, coco_file, coco_image, coco_object, found, only, voc, write_image, yolo
 from tests.data.corpus import SHARED_CASES

@@ -8,7 +8,7 @@ from torch import distributed
 
 from oddetr.distillation import DistillationConfig
 from oddetr.distillation.config import PredictionConfig
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from tests.distillation.test_baseline import gradients, one_image
 from tests.distillation.test_task import apart
 from tests.models.helpers import small_batch

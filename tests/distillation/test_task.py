@@ -12,7 +12,7 @@ from oddetr.data.digits import DigitScenes
 from oddetr.data.transforms import EvalTransform
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.distillation.task import TeacherView
 from oddetr.evaluation.coco import evaluate_detections
 from oddetr.evaluation.postprocessing import postprocess

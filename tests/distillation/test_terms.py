@@ -8,10 +8,10 @@ import torch
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.auxiliary import auxiliary_group
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
-from oddetr.distillation.extra import GroupsConfig
 from oddetr.distillation.group import agreement
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.distillation.imitation import imitation_loss
-from oddetr.distillation.own import carried_over
+from oddetr.distillation.own_queries import carried_over
 from oddetr.losses.detection import DetectionLoss, LossConfig, assigned_loss, detection_loss
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost, solve
 from oddetr.structures import Batch, GroundTruth, InitialQueries, Predictions

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, Variant, compose
+from oddetr.models.families.build import DetectorConfig, Variant, compose
 from oddetr.structures import Batch, GroundTruth, Predictions
 
 VARIANTS = get_args(Variant)

@@ -6,7 +6,7 @@ import torch
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention, level_sizes
 from oddetr.models.encoder import FeaturePyramid
-from oddetr.models.families.presets import PRESETS, DetectorConfig, build_detector
+from oddetr.models.families.build import PRESETS, DetectorConfig, build_detector
 from tests.models.helpers import VARIANTS, small_batch, small_detector
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.models.transformers.adapters import HuggingFaceDetector, adapt
 from oddetr.models.transformers.config import HuggingFaceConfig

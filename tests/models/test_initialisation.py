@@ -8,7 +8,7 @@ from torch import nn
 
 from oddetr.distillation import DistillationTask
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention
-from oddetr.models.families.presets import DetectorConfig
+from oddetr.models.families.build import DetectorConfig
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
 from tests.models.helpers import VARIANTS, small_batch, small_detector

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from oddetr.checkpoints.official import load_official_state
+from oddetr.checkpoints.foreign import load_official_state
 from oddetr.losses.detection import DetectionLoss, LossConfig, detection_loss
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
-from oddetr.models.families.presets import DetectorConfig, compose
+from oddetr.models.families.build import DetectorConfig, compose
 from oddetr.structures import GroundTruth, Predictions
 
 VARIANTS = {

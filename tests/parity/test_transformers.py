@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oddetr.checkpoints.official import load_official_state, official_names
+from oddetr.checkpoints.foreign import load_official_state, official_names
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.losses.detection import LossConfig, detection_loss
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, compose
+from oddetr.models.families.build import DetectorConfig, compose
 from oddetr.structures import Batch, GroundTruth, Predictions
 
 transformers = pytest.importorskip("transformers", minversion="5.23")

@@ -39,8 +39,8 @@ def wait(until: Callable[[], bool]) -> None:
 
 def train(arguments: dict[str, Any], journal: Path, slowly: float) -> None:
     """Train, and save after every step. The journal tells of each step and save; a sync takes `slowly` seconds more."""
+    from oddetr.training import saving as recorder
     from oddetr.training.config import TrainConfig
-    from oddetr.training.records import recorder
     from oddetr.training.run import run
 
     stream = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -71,7 +71,7 @@ def command(words: list[str], log: Path, save: int, then: Callable[..., None], *
     What this process and its loading processes print goes to `log`; the exit code is the command's.
     """
     from oddetr.cli import main
-    from oddetr.training.records import recorder
+    from oddetr.training import saving as recorder
 
     multiprocessing.set_start_method(None, force=True)
     os.setsid()

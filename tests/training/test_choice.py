@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oddetr.data.dataset import Annotations
-from oddetr.models.families.presets import PRESETS
+from oddetr.models.families.build import PRESETS
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
 from oddetr.training.plan.cautions import cautions
 from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults

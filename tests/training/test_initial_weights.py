@@ -11,7 +11,7 @@ import torch
 import oddetr
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from oddetr.data.dataset import ClassTable
-from oddetr.models.families.presets import DetectorConfig, build_detector
+from oddetr.models.families.build import DetectorConfig, build_detector
 from oddetr.training.config import TrainConfig
 from oddetr.training.initial_weights import copy_weights
 from oddetr.training.plan.preparation import prepare

@@ -9,7 +9,7 @@ import torch
 
 from oddetr.training.records.log import RunLog, Speed, StepMeans, read_events
 from oddetr.training.records.logged import best_values, logged_values, plain_names
-from oddetr.training.records.recorder import Recorder
+from oddetr.training.saving import Recorder
 
 
 def test_means_sum_the_batches_of_a_step_and_leave_out_skipped_steps_and_missing_parts() -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from oddetr.data.digits import DigitScenes
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.distillation.teacher import NonFiniteStudentError
 from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Batch

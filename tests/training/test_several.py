@@ -12,8 +12,8 @@ import oddetr
 from oddetr.common.nested import flat
 from oddetr.distillation.config import DistillationConfig
 from oddetr.training import module
+from oddetr.training import saving as recorder
 from oddetr.training.config import OptimizerConfig, TrainConfig
-from oddetr.training.records import recorder
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.training.helpers import WEIGHTS, assert_same_weights, killed_at, quiet

@@ -15,13 +15,13 @@ from rich.text import Text
 from oddetr.common.text import shown
 from oddetr.data.dataset import DetectionData
 from oddetr.data.doctor.statistics import Range, Statistics, statistics
+from oddetr.data.fault_kinds import KINDS, Severity
+from oddetr.data.fault_verdicts import can_skip, without_consequences
 from oddetr.data.faults import WAY_ON, DataError, Fault, by_kind, headline, listed, of_severity
 from oddetr.data.images import ImageFacts, decode, map_images
-from oddetr.data.kinds import KINDS, Severity
 from oddetr.data.mending import write_mended
 from oddetr.data.reader import DataFolder, read_folder, shared_images, without_broken
-from oddetr.data.reading import AS_USUAL, MOST_PIXELS, ReadingConfig
-from oddetr.data.verdicts import can_skip, without_consequences
+from oddetr.data.reading_config import AS_USUAL, MOST_PIXELS, ReadingConfig
 
 _CLASSES_SHOWN = 20
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow"}

@@ -7,7 +7,7 @@ from oddetr.common.text import listed, readable
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.records import Id, id_of, numbered, text_of
+from oddetr.data.formats.json_values import Id, id_of, numbered, text_of
 
 Category = tuple[Id, str]
 """(id, name)."""

@@ -18,14 +18,14 @@ import numpy as np
 
 from oddetr.common.text import listed
 from oddetr.data.dataset import ClassTable
+from oddetr.data.fault_kinds import AT_LEAST
 from oddetr.data.faults import DataError
 from oddetr.data.formats.categories import Category, categories_of, class_table, without_project
 from oddetr.data.formats.files import Files
+from oddetr.data.formats.format import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
+from oddetr.data.formats.json_values import Id, id_of, integer, number_of, numbered, text_of
 from oddetr.data.formats.masks import box_of
-from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
-from oddetr.data.formats.records import Id, id_of, integer, number_of, numbered, text_of
 from oddetr.data.formats.text import SPLITS, require_unique, split_of
-from oddetr.data.kinds import AT_LEAST
 
 _OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_", "person_keypoints_")
 _NAMES = ("file_name", "coco_url", "filename", "path")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from oddetr.data.formats.raw import LONGEST_SIDE
+from oddetr.data.formats.format import LONGEST_SIDE
 
 
 def box_of(segmentation: Any) -> tuple[float, float, float, float] | None:

@@ -22,7 +22,7 @@ from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
 from oddetr.data.formats.files import Files, composed, tails
-from oddetr.data.formats.raw import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
+from oddetr.data.formats.format import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import SPLITS, split_of, to_number, without_extension
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

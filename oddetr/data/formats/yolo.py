@@ -1,9 +1,9 @@
 """YOLO: `data.yaml` names the classes and the images of each split; every image has a text file of labels.
 
-A line is `class cx cy width height`, all but the class as shares of the image's size; `columns.py` decides what else it
-may be. The label file of `images/a.jpg` is `labels/a.txt`: the last folder called images becomes labels (Images becomes
-Labels). Without such a folder it lies beside the image. Darknet's obj.data, and folders with a list of classes alone
-(classes.txt, obj.names), are read as well.
+A line is `class cx cy width height`, all but the class as shares of the image's size; `yolo_columns.py` decides what
+else it may be. The label file of `images/a.jpg` is `labels/a.txt`: the last folder called images becomes labels (Images
+becomes Labels). Without such a folder it lies beside the image. Darknet's obj.data, and folders with a list of classes
+alone (classes.txt, obj.names), are read as well.
 """
 
 import math
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from oddetr.data.dataset import ClassTable
-from oddetr.data.formats.columns import Columns, Numbers, decide
 from oddetr.data.formats.files import Files
-from oddetr.data.formats.raw import OBJECT, Format, RawFolder, RawSplit
+from oddetr.data.formats.format import OBJECT, Format, RawFolder, RawSplit
 from oddetr.data.formats.text import split_of, to_number, without_extension
+from oddetr.data.formats.yolo_columns import Columns, Numbers, decide
 from oddetr.data.formats.yolo_folders import configuration_of, existing_label_file, find, place_of
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

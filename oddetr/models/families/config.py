@@ -125,6 +125,6 @@ class DetectorConfig:
 
     def build(self, num_classes: int) -> Detector:
         """See `DetectorSpec`; raises ValueError for no classes, or for a backbone that timm cannot build."""
-        from oddetr.models.families.presets import compose  # the builders read this configuration
+        from oddetr.models.families.build import compose  # the builders read this configuration
 
         return compose(self, num_classes, Backbone(self.backbone, self.pretrained, self.maps))

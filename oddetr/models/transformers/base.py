@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
-from oddetr.models.groups import attention_of
+from oddetr.models.group_attention import attention_of
 from oddetr.structures import Anchors, Embeddings, Predictions, Queries, Shapes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -16,7 +16,7 @@ from oddetr.data.dataset import Annotations
 from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE, native_sizes
 from oddetr.distillation.teacher import AUTO_HORIZON
-from oddetr.models.families.presets import is_complete
+from oddetr.models.families.build import is_complete
 from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
 from oddetr.training.processes import process_count
 

@@ -16,8 +16,8 @@ from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import build_detector
-from oddetr.models.interface import DetectorSpec
+from oddetr.models.detector_spec import DetectorSpec
+from oddetr.models.families.build import build_detector
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.initial_weights import load_initial_weights
 from oddetr.training.plan.cautions import cautions

@@ -8,7 +8,7 @@ from typing import Any
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import flat
 from oddetr.common.untrusted import is_number
-from oddetr.evaluation.scores import MODELS, PER_CLASS, PER_LAYER
+from oddetr.evaluation.scores_json import MODELS, PER_CLASS, PER_LAYER
 
 _LONGEST = 200
 """Characters of a class's or parameter's name; MLflow takes 250 with the prefix."""

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from oddetr.evaluation.scores import MODELS
+from oddetr.evaluation.scores_json import MODELS
 from oddetr.structures import Batch
 from oddetr.training.module import TrainingModule
 from oddetr.training.records.log import peak_memory_gib
-from oddetr.training.records.recorder import Recorder
+from oddetr.training.saving import Recorder
 
 REPORTED = "the end of the run was reported already"
 """The message of a KeyboardInterrupt after which nothing more is printed."""

@@ -19,7 +19,7 @@ from oddetr.common.text import listed
 from oddetr.common.untrusted import read_weights_only
 from oddetr.distillation.task import DistillationTask
 from oddetr.losses.matching import NonFiniteCostError
-from oddetr.models.families.presets import build_detector
+from oddetr.models.families.build import build_detector
 from oddetr.structures import Batch, GroundTruth
 from oddetr.training.config import Precision, TrainConfig
 from oddetr.training.precision import LIGHTNINGS, computing_in

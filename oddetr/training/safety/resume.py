@@ -13,8 +13,8 @@ from oddetr.common.nested import flat
 from oddetr.common.untrusted import read_json, read_weights_only
 from oddetr.data.dataset import ClassTable, Source
 from oddetr.training.config import TrainConfig
+from oddetr.training.old_configs import upgraded
 from oddetr.training.processes import is_first_process
-from oddetr.training.upgrades import upgraded
 
 CONFIGURATION, PLAN = "config.json", "plan.json"
 MAY_CHANGE = ("resume", "out", "data", "allow_outside", "most_pixels", "workers", "trainer", "loggers", "non_finite")

@@ -107,7 +107,7 @@ def test_a_second_signal_ends_the_run_at_once_and_the_message_says_how_to_resume
 def test_a_run_killed_after_a_save_within_an_accumulated_epoch_ends_in_the_same_weights(
     arguments: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oddetr.training.records.recorder.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("oddetr.training.saving.SAVE_EVERY", 0.0)
     whole, out = tmp_path / "whole", tmp_path / "resumed"
     run(TrainConfig(**arguments | {"accumulate": 2, "out": whole}), quiet())
     changes = {"accumulate": 2, "out": out, "trainer": CPU | {"callbacks": [killed_at(3)]}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from oddetr.training.records.recorder import Recorder
+from oddetr.training.saving import Recorder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

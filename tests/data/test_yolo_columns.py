@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oddetr.data.doctor.check import check
-from oddetr.data.formats.columns import Numbers, decide
+from oddetr.data.formats.yolo_columns import Numbers, decide
 from tests.data.builders import found, yolo
 
 BOXES = np.random.default_rng(0).uniform(0.3, 0.7, (40, 2))

@@ -3,8 +3,8 @@ skipped."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from oddetr.data.fault_kinds import AT_LEAST, KINDS, OF_ONE_IMAGE, SHARES
 from oddetr.data.faults import Fault, by_kind, of_severity
-from oddetr.data.kinds import AT_LEAST, KINDS, MANY, OF_ONE_IMAGE, SHARES
 
 _NAMED_BY_IMAGE = frozenset(
     {
@@ -46,9 +46,9 @@ def large_shares(faults: Iterable[Fault], sound: Mapping[str, int]) -> list[Faul
     for kind, group in by_kind(faults).items():
         if kind not in SHARES:
             continue
-        what, count = SHARES[kind], len(group)
+        (what, share), count = SHARES[kind], len(group)
         total = sound[what] + (0 if kind in ("clipped-box", "emptied-image") else count)
-        if count >= AT_LEAST and count > MANY * total:
+        if count >= AT_LEAST and count > share * total:
             message = f"{count / total:.0%} of the {what} ({count:,} of {total:,}): {KINDS[kind].named(count)}"
             found.append(Fault("large-share", group[0].file, message))
     return found

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oddetr.checkpoints.official import load_official_state
+from oddetr.checkpoints.foreign import load_official_state
 from oddetr.models.detector import Detector
 from tests.models.helpers import VARIANTS, small_detector
 

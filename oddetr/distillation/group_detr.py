@@ -10,8 +10,8 @@ from typing import cast
 from torch import nn
 
 from oddetr.distillation.group import Group, Matched, Term
-from oddetr.distillation.mixed import Mixed, OneToManyHeads
-from oddetr.distillation.own import proposal_group
+from oddetr.distillation.ms_detr import Mixed, OneToManyHeads
+from oddetr.distillation.own_queries import proposal_group
 from oddetr.losses.detection import LossConfig
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.extra import GroupsConfig
-from oddetr.distillation.mixed import one_to_many
+from oddetr.distillation.group_detr import GroupsConfig
+from oddetr.distillation.ms_detr import one_to_many
 from oddetr.losses.detection import LossConfig, detection_loss
 from oddetr.structures import GroundTruth, Predictions
 from tests.models.helpers import small_batch, small_detector

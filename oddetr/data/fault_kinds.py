@@ -255,13 +255,13 @@ OF_ONE_IMAGE = frozenset(
 )
 """The errors that concern single images: `skip_broken` leaves these images out."""
 
-MANY, AT_LEAST = 0.1, 5
-"""A warning that touches more than this share of the data, and at least so many places, is an error."""
-SHARES: dict[str, str] = {
-    "unknown-image": "annotations",
-    "zero-area-box": "boxes",
-    "clipped-box": "boxes",
-    "label-without-image": "label files",
-    "emptied-image": "images",
+AT_LEAST = 5
+"""Places from which on the share of a fault counts."""
+SHARES: dict[str, tuple[str, float]] = {
+    "unknown-image": ("annotations", 0.1),
+    "zero-area-box": ("boxes", 0.1),
+    "clipped-box": ("boxes", 0.1),
+    "label-without-image": ("label files", 0.1),
+    "emptied-image": ("images", 0.1),
 }
-"""The warnings of which that is so, and what their share is counted in."""
+"""The warnings that are an error above a share of the data: what it is counted in, and the share."""

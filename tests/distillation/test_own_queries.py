@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from oddetr.distillation.own import carried_over, carrying
-from oddetr.models.families.presets import PRESETS, build_detector
+from oddetr.distillation.own_queries import carried_over, carrying
+from oddetr.models.families.build import PRESETS, build_detector
 
 SMALL = {"pretrained": False, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1}
 

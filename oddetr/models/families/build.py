@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from oddetr.models.detector import Detector
+from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families import dab, deformable_detr, dino
 from oddetr.models.families.config import DetectorConfig, Variant
-from oddetr.models.interface import DetectorSpec
 from oddetr.models.transformers.config import HuggingFaceConfig
 
 __all__ = ["PRESETS", "DetectorConfig", "Variant", "build_detector", "compose", "count_values", "read_config"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.extra import GroupsConfig
+from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.matching import NonFiniteCostError
 from oddetr.structures import Memory, Predictions, Queries
 from tests.models.helpers import VARIANTS, small_batch, small_detector

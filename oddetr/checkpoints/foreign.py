@@ -17,7 +17,7 @@ from torch import Tensor
 from oddetr.common.untrusted import read_json, read_safetensors, read_weights_only
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
-from oddetr.models.families.presets import DetectorConfig, Variant
+from oddetr.models.families.build import DetectorConfig, Variant
 from oddetr.models.queries import QuerySource
 
 _RENAMES = (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddetr.data.painting import MAX_COVERED, Dice, Patch, Scene, ellipse, rotation, stroke
+from oddetr.data.digits_painting import MAX_COVERED, Dice, Patch, Scene, ellipse, rotation, stroke
 
 
 def square(side: int, top: int = 0, left: int = 0) -> Patch:

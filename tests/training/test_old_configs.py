@@ -7,7 +7,7 @@ import pytest
 from oddetr.common.nested import merged
 from oddetr.distillation.config import AuxiliaryConfig, DistillationConfig
 from oddetr.training.config import TrainConfig
-from oddetr.training.upgrades import upgraded
+from oddetr.training.old_configs import upgraded
 from tests.helpers import as_of_0_1
 
 PLAIN = DistillationConfig(queries="teacher", auxiliary=AuxiliaryConfig(rivals=0))

@@ -23,8 +23,9 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 
 from oddetr import __version__
-from oddetr.checkpoints.hub import fetch, on_hub, split_name
+from oddetr.checkpoints.hub import fetch
 from oddetr.common.durable import checksum, new_path, replace_folder, sync, sync_files
+from oddetr.common.hub_names import on_hub, split_name
 from oddetr.common.untrusted import read_count, read_json, read_normalisation
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE

@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from oddetr.common.untrusted import read_json, read_safetensors, read_weights_only
+from oddetr.checkpoints.peers import STATES, find_state, resemblance, without_prefixes
+from oddetr.common.untrusted import NotTheFile, read_json, read_safetensors, read_weights_only
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector
 from oddetr.models.families.build import DetectorConfig, Variant
@@ -143,28 +144,35 @@ def read_foreign(path: Path) -> Foreign:
 
 
 def _read_official(path: Path) -> Foreign:
+    content = _content(path)
+    keys: dict[Any, Any] = content if isinstance(content, dict) else {}
+    state = find_state(content)
+    if state is None:
+        found = f"the keys {', '.join(map(str, list(keys)[:6]))}" if keys else type(content).__name__
+        raise ValueError(f"{path} holds no state dict, neither by itself nor under {', '.join(STATES)}; found {found}.")
+    arguments = next((keys[name] for name in _ARGUMENTS if name in keys), None)
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    return describe_state(without_prefixes(state), arguments if isinstance(arguments, dict) else None)
+
+
+_ARGUMENTS = ("args", "hyper_parameters")
+"""Where the training's arguments are: officially, and of Lightning."""
+
+
+def _content(path: Path) -> Any:
+    """What the file holds; raises ValueError with the cure where it holds more than weights."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = read_weights_only(path)
+            return read_weights_only(path)
+    except NotTheFile:
+        raise
     except ValueError as error:
+        yolo = "It is YOLO's, which cannot be converted. " if re.search(r"ultralytics|models\.yolo", str(error)) else ""
         raise ValueError(
-            f"{error} Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
+            f"{error} {yolo}Save its state dict alone: torch.save({{'model': model.state_dict()}}, 'weights.pth')."
         ) from error
-    keys: dict[Any, Any] = content if isinstance(content, dict) else {}
-    state = next((keys[name] for name in _STATES if name in keys), keys)
-    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        found = f"the keys {', '.join(map(str, list(keys)[:6]))}" if keys else type(content).__name__
-        raise ValueError(
-            f"{path} holds no state dict, neither by itself nor under {', '.join(_STATES)}; found {found}."
-        )
-    arguments = keys.get("args")
-    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
-    weights = {key.removeprefix("module."): value for key, value in state.items()}
-    return describe_state(weights, arguments if isinstance(arguments, dict) else None)
-
-
-_STATES = ("model", "state_dict", "ema_model")
-"""Where a file may have its state dict, the first one counts; otherwise the file is the state dict."""
 
 
 def describe_state(state: dict[str, Tensor], arguments: Mapping[str, Any] | None = None) -> Foreign:
@@ -183,7 +191,7 @@ def describe_state(state: dict[str, Tensor], arguments: Mapping[str, Any] | None
             have = ", ".join(list(state)[:3]) or "nothing"
             raise ValueError(
                 f"This is no checkpoint of Deformable-DETR, DAB-Deformable-DETR or DINO: {key} is missing; {have} ... "
-                "are there."
+                f"are there. {resemblance(state)}".rstrip()
             )
         if state[key].ndim != 2:
             raise ValueError(f"{key} has {state[key].ndim} axes, where such a checkpoint has 2.")

@@ -4,24 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PREFIX = "hf:"
-"""Marks a name on the Hub where a path is expected: hf:user/name or hf:user/name@revision."""
+from oddetr.common.hub_names import check_revision
 
 
 class HubError(OSError):
     """A repository is not available or cannot be written; the message says what was tried and what to do."""
-
-
-def on_hub(path: Path | str) -> bool:
-    """Whether a path is marked as a name on the Hub."""
-    return str(path).startswith(PREFIX)
-
-
-def split_name(path: Path | str) -> tuple[str, str | None]:
-    """Split a name on the Hub, with or without `hf:`, into repository and revision (None: not given)."""
-    text = path.as_posix() if isinstance(path, Path) else path
-    repository, _, revision = text.removeprefix(PREFIX).partition("@")
-    return repository, revision or None
 
 
 def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, **options: Any) -> Path:
@@ -38,8 +25,10 @@ def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, **
     """
     from huggingface_hub import constants, snapshot_download
 
-    if revision is not None and ".." in revision.replace("\\", "/").split("/"):
-        raise HubError(f"{revision!r} is no revision: a branch, a tag or a commit leads to no other folder.")
+    try:
+        check_revision(revision)
+    except ValueError as error:
+        raise HubError(str(error)) from error
     what = repo_id if revision is None else f"{repo_id} at {revision!r}"
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(files), **options))

@@ -15,7 +15,8 @@ from oddetr.checkpoints.checkpoint import (
     require_checkpoint,
     save_checkpoint,
 )
-from oddetr.checkpoints.hub import PREFIX, fetch, on_hub, split_name, upload
+from oddetr.checkpoints.hub import fetch, upload
+from oddetr.common.hub_names import PREFIX, on_hub, split_name
 from oddetr.common.nested import without_key
 from oddetr.models.detector import Detector
 from oddetr.models.transformers.config import MODEL_PATH

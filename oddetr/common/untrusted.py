@@ -3,7 +3,9 @@
 import json
 import math
 import pickle
+import re
 import reprlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +73,10 @@ def read_normalisation(content: Mapping[str, Any]) -> tuple[tuple[float, ...], t
     return tuple(map(float, content["mean"])), tuple(map(float, content["std"]))
 
 
+class NotTheFile(ValueError):
+    """A file of weights is only a stand-in for it, or cut off; the message says which, and the cure."""
+
+
 def read_weights_only(file: Path, **options: Any) -> Any:
     """Read a file of `torch.save` that holds only tensors, numbers, text, lists and dicts, to the CPU.
 
@@ -79,6 +85,7 @@ def read_weights_only(file: Path, **options: Any) -> Any:
 
     Raises:
         OSError: it is not there, or no regular file.
+        NotTheFile: it is a pointer of Git LFS, an HTML page, or torn.
         ValueError: it is damaged, or holds anything else, whose reading could run code.
     """
     import torch
@@ -87,9 +94,12 @@ def read_weights_only(file: Path, **options: Any) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, **options)
     except Exception as error:
+        _refuse_stand_in(file, error)
         # torch's own message for a refused pickle advises to load it without this protection.
         refused = isinstance(error, pickle.UnpicklingError)
-        why = "it holds something else, or is no such file" if refused else str(error).partition("\n")[0].rstrip(".")
+        found = re.search(r"GLOBAL ([\w.]{1,100}) ", str(error)) if refused else None
+        other = f"it holds something else ({found[1]})" if found else "it holds something else, or is no such file"
+        why = other if refused else str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"{file} cannot be read as weights only: {why or 'it is empty or cut off'}. Files that hold more than "
             "weights are refused, since reading them may run code."
@@ -101,11 +111,32 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
 
     Raises:
         OSError: it is not there, or no regular file; SafetensorError: it is damaged.
+        NotTheFile: it is a pointer of Git LFS, an HTML page, or torn.
     """
     from safetensors.torch import load_file
 
     require_regular(file)
-    return load_file(file)
+    try:
+        return load_file(file)
+    except Exception as error:
+        _refuse_stand_in(file, error)
+        raise
+
+
+def _refuse_stand_in(file: Path, error: Exception) -> None:
+    """Raises NotTheFile where that explains why a file of weights could not be read."""
+    with file.open("rb") as content:
+        start = content.read(64)
+    older = start[:1] == b"\x80" and (isinstance(error, EOFError) or "unexpected EOF" in str(error))
+    if start.startswith(b"version https://git-lfs"):
+        problem = "is a pointer of Git LFS, not the file itself: run git lfs pull where it lies, or download it"
+    elif re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
+        problem = "is an HTML page, not the file: open its address in a browser; it may ask for a login"
+    elif older or "not fully covered" in str(error) or (start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(file)):
+        problem = "is torn: its end is missing. Download it again, or copy it again"
+    else:
+        return
+    raise NotTheFile(f"{file} {problem}.") from error
 
 
 def refuse_aliases(content: str | bytes, loader: Any) -> None:

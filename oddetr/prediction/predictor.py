@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
-from oddetr.checkpoints.hub import PREFIX
 from oddetr.checkpoints.pretrained import Pretrained
+from oddetr.common.hub_names import PREFIX
 from oddetr.common.text import listed
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader
 from oddetr.data.dataset import ClassTable, Sample, Source

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from oddetr.checkpoints.hub import on_hub, split_name
+from oddetr.common.hub_names import on_hub, split_name
 from oddetr.common.terminal import Terminal
 from oddetr.data.images import ImageError
 from oddetr.prediction.predictor import Predictor

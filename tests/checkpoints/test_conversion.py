@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import oddetr
@@ -206,7 +207,10 @@ ATTENTION = "transformer.decoder.layers.0.cross_attn.attention_weights.weight"
     ("content", "match"),
     [
         ([1], "holds no state dict.*found list"),
-        ({"weights": {}, "epoch": 1}, "nor under model, state_dict, ema_model; found the keys weights, ep"),
+        (
+            {"weights": {}, "epoch": 1},
+            "nor under ema_state_dict, .*, model, .*; found the keys weights, ep",
+        ),
         ({"model": {7: torch.zeros(1)}}, "holds no state dict"),
         ({"model": {"conv.weight": torch.zeros(1)}}, "level_embed is missing; conv.weight"),
         ({"args": {"nheads": 0}}, "nheads is 0"),
@@ -268,6 +272,84 @@ def test_convert_finds_the_state_dict_and_drops_module_prefixes(
     assert converted.decoder.heads[0].classes.weight.equal(state["module.class_embed.0.weight"])
     # The weights alone do not show the number of heads: 8, as officially.
     assert (info.detector.heads, info.detector.points) == ((4, 2) if key else (8, 1))
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (("model_state_dict",), ""),
+        (("state_dict",), "model."),
+        (("ema", "module"), "module."),
+        (("ema", "state_dict"), "module._orig_mod."),
+        (("ema_state_dict",), "_orig_mod.module."),
+        (("params",), "model._orig_mod."),
+        (("state_dict", "model"), "module.model."),
+    ],
+)
+def test_convert_unwraps_what_other_training_code_saves(
+    names: tuple[str, ...], prefix: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Averaged weights come first; an `ema` that has none is passed over."""
+    content: Any = {f"{prefix}{name}": value for name, value in state.items()}
+    for name in reversed(names):
+        content = {name: content}
+    other = {name: torch.zeros_like(value) for name, value in state.items()} if names[0].startswith("ema") else None
+    content = ({"model": other} if other else {"ema": {"decay": torch.tensor(0.9)}}) | content
+    torch.save(content | {"hyper_parameters": vars(ARGUMENTS), "epoch": 3}, tmp_path / "c.pth")
+    oddetr.convert(tmp_path / "c.pth", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    converted, info = load_checkpoint(tmp_path / "ours")
+    assert converted.decoder.heads[0].classes.weight.equal(state["class_embed.0.weight"])
+    assert info.detector.heads == 4
+
+
+def test_convert_reads_official_names_from_safetensors(state: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file({name: value.clone() for name, value in state.items()}, tmp_path / "c.safetensors")
+    oddetr.convert(tmp_path / "c.safetensors", tmp_path / "ours", classes=names_file(tmp_path, 4))
+    head = load_checkpoint(tmp_path / "ours")[0].decoder.heads[0]
+    assert head.classes.weight.equal(state["class_embed.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.decoder.dec_score_head.0.weight", r"looks like RT-DETR\. .*--model hf:PekingU/rtdetr_r50vd"),
+        ("decoder.decoder.layers.0.cross_attn.num_points_scale", r"RT-DETR v2\. .*hf:PekingU/rtdetr_v2"),
+        ("decoder.decoder.lqe_layers.0.x", r"D-FINE\. .*--model hf:ustc-community/"),
+        ("backbone.0.projector.x", "RF-DETR"),
+        ("transformer.enc_out_class_embed.0.weight", "RF-DETR"),
+        ("class_embed.weight", r"DETR\. It cannot be converted; train"),
+        ("model.22.cv2.0.0.conv.weight", "YOLO"),
+        ("module.roi_heads.box_predictor.weight", "Faster R-CNN"),
+        ("bbox_head.cls_branches.0.weight", "MMDetection"),
+        ("model.encoder_input_proj.0.0.weight", "transformers. Give its folder"),
+        ("decoder.heads.0.classes.weight", "this package. Give its folder to --init"),
+        ("layer1.0.conv1.weight", "backbone alone.*--backbone-weights"),
+    ],
+)
+def test_convert_when_the_file_is_of_another_detector_then_names_it(key: str, words: str, tmp_path: Path) -> None:
+    torch.save({"model": {key: torch.zeros(2, 2)}}, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=f"level_embed is missing.* looks like .*{words.removeprefix('looks like ')}"):
+        oddetr.convert(tmp_path / "c.pth", tmp_path / "ours")
+
+
+def test_convert_when_the_file_is_a_stand_in_then_says_how_to_get_it(state: dict[str, Tensor], tmp_path: Path) -> None:
+    whole = saved(tmp_path, state).read_bytes()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    older = (tmp_path / "old.pth").read_bytes()
+    for content, words in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 166\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>Log in</html>", "is an HTML page"),
+        (whole[:500], "is torn: its end is missing. Download it again"),
+        (whole[:-10], "is torn"),
+        (older[:-10], "is torn"),
+    ):
+        (tmp_path / "c.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=words) as caught:
+            oddetr.convert(tmp_path / "c.pth", tmp_path / "ours")
+        assert "state_dict" not in str(caught.value)
+    torch.save(nn.Linear(2, 2), tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"something else \(torch.*Linear\).* Save its state dict alone"):
+        oddetr.convert(tmp_path / "c.pth", tmp_path / "ours")
 
 
 def test_describe_state_keeps_the_last_denoising_label_as_unknown() -> None:

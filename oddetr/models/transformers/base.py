@@ -25,6 +25,11 @@ _OUTPUTS = re.compile(r"(^|\.)(class_embed(\.\d+)?|enc_score_head)\.(weight|bias
 _LABELS = re.compile(r"(denoising\.labels|denoising_class_embed)\.weight$")
 
 
+def is_output(name: str) -> bool:
+    """Whether a weight's size is the number of classes: of a class head, or of denoising's labels."""
+    return bool(_OUTPUTS.search(name) or _LABELS.search(name))
+
+
 class HuggingFaceDetector(Detector):
     """Base class of the adapters.
 

@@ -1,6 +1,7 @@
 """A detector of `transformers` by its configuration or its name."""
 
 import importlib.util
+import logging
 import re
 import reprlib
 from collections.abc import Generator, Mapping, Sequence
@@ -8,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
+from oddetr.common.hub_names import check_revision, split_name
 from oddetr.common.nested import flat, without_key
 from oddetr.common.untrusted import read_json, read_normalisation, read_safetensors
 from oddetr.models.backbone import require_own
 from oddetr.models.transformers.adapters import REAL_TIME, adapt, check_kind
-from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector
+from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector, is_output
 
 MODEL_PATH = "_name_or_path"
 """Where transformers keeps the folder of a model."""
@@ -31,6 +35,10 @@ _LARGEST = {
     "": 10**6,
 }
 """The largest number in a stranger's configuration, by what the field's name contains: beyond, memory would run out."""
+_COUNTER = ".num_batches_tracked"
+"""A buffer of batch norms, which frozen ones have only in some versions."""
+_HEAD = re.compile(r"(class|bbox)_embed\.")
+"""Names of heads that transformers before version 5 saved in place of the decoder's."""
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and standard deviation where images are not normalised."""
 
@@ -108,20 +116,13 @@ class HuggingFaceConfig:
             ValueError: see the class, or it is damaged.
         """
         _need_transformers()
-        from transformers.utils import cached_file
-
-        try:
-            described = _file_of(name, "config.json")
-        except OSError as error:
-            raise OSError(
-                f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
-            ) from error
-        optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         with _explained(f"The model {name} of transformers cannot be read"):
-            content = _read_object(described)
-            check_kind(str(content.get("model_type")))
+            content = _read_object(_description(name))
+            if "model_type" not in content:
+                raise ValueError("its config.json has no model_type: it is not of transformers")
+            check_kind(str(content["model_type"]))
             _check_fields(content)
-            file = cached_file(name, "preprocessor_config.json", **optional)
+            file = _find(name, "preprocessor_config.json", _raise_exceptions_for_connection_errors=False)
             processor = _read_object(file) if file is not None else {}
             return cls(_configuration(content).to_dict(), *_normalisation(processor, str(content["model_type"])))
 
@@ -173,15 +174,56 @@ def _need_transformers() -> None:
         raise OSError("A detector of transformers needs transformers: pip install transformers.")
 
 
-def _file_of(name: str, file: str) -> Path:
-    """A file of a folder, or of a name on the hub; raises OSError where there is none."""
+def _find(name: str, file: str, **options: Any) -> Path | None:
+    """A file of a folder, or of user/name[@revision] on the hub; None where that has no such file.
+
+    Args:
+        options: of `cached_file`.
+
+    Raises:
+        OSError: there is no such repository, or it cannot be reached; ValueError: the revision is none.
+    """
     from transformers.utils import cached_file
 
     if Path(name).is_dir():
-        if not (Path(name) / file).exists():
-            raise FileNotFoundError(f"there is no {file} in the folder")
-        return Path(name) / file
-    return Path(str(cached_file(name, file)))
+        return Path(name) / file if (Path(name) / file).exists() else None
+    repository, revision = split_name(name)
+    check_revision(revision)
+    found = cached_file(repository, file, revision=revision, _raise_exceptions_for_missing_entries=False, **options)
+    return Path(found) if found is not None else None
+
+
+def _description(name: str) -> Path:
+    """config.json of a folder or of a repository; raises OSError where there is none, with what it is instead."""
+    try:
+        described = _find(name, "config.json")
+    except OSError as error:
+        raise OSError(
+            f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
+    if described is None:
+        place = "folder" if Path(name).is_dir() else "repository"
+        raise FileNotFoundError(
+            f"There is no model {name} of transformers: there is no config.json in the {place}. {_instead(name)}"
+        )
+    return described
+
+
+_FOREIGN = (
+    ("checkpoint.json", "It is a checkpoint of this package: give it to --init, and leave --model out."),
+    ("adapter_config.json", "It is an adapter (PEFT), without the model: merge them, and save the whole."),
+    ("model_index.json", "It is a pipeline of diffusers, which detects nothing."),
+)
+"""Files by which a repository without config.json shows what it is."""
+_UNKNOWN = (
+    "It is probably of another library (YOLO, timm, ONNX), or a data set; a detector that save_pretrained of "
+    "transformers wrote has config.json and model.safetensors."
+)
+
+
+def _instead(name: str) -> str:
+    """What a folder or a repository without config.json probably is, and what to do."""
+    return next((words for file, words in _FOREIGN if _find(name, file) is not None), _UNKNOWN)
 
 
 def _read_object(file: str | Path) -> dict[str, Any]:
@@ -264,18 +306,58 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
         ValueError: see `HuggingFaceConfig.read`, or its weights do not fit.
     """
     known = HuggingFaceConfig.read(name)
+    try:
+        file = _find(name, "model.safetensors")
+        problem = "there is no model.safetensors"
+    except OSError as error:
+        file, problem = None, " ".join(str(error).split())
+    if file is None:
+        raise OSError(
+            f"{name} has no weights that can be read ({problem}). Only safetensors are: pickles (.bin, .pt) may run "
+            "code. If you trust the model, load it in transformers and save it: model.save_pretrained(FOLDER)."
+        )
+    with _explained(f"The model {name} of transformers cannot be read"):
+        model, sound = _with_weights(_configuration(known.content), read_safetensors(file))
+        labels = model.config.id2label
+        names = tuple(str(labels[index]) for index in sorted(labels)) if sound else ()
+        return adapt(model, known.mean, known.std), names
+
+
+def _with_weights(config: Any, state: dict[str, Tensor]) -> tuple[Any, bool]:
+    """transformers' model with all these weights, and whether its class outputs are among them.
+
+    Raises:
+        ValueError: others are missing, left over, or of another size; names how many, and the first.
+    """
     from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
 
-    try:
-        file = _file_of(name, "model.safetensors")
-    except OSError as error:
-        raise OSError(
-            f"{name} has no weights that can be read ({error}). Only safetensors are: pickles (.bin, .pt) may run "
-            "code. If you trust the model, load it in transformers and save it: model.save_pretrained(FOLDER)."
-        ) from error
-    with _explained(f"The model {name} of transformers cannot be read"):
-        config, state = _configuration(known.content), read_safetensors(file)
-        kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
-        model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
-        labels = model.config.id2label
-        return adapt(model, known.mean, known.std), tuple(str(labels[index]) for index in sorted(labels))
+    kind: Any = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    if config.model_type in REAL_TIME:
+        state = {f"model.decoder.{name}": state[name] for name in state if _HEAD.match(name)} | state
+    with mock.patch.object(logging.getLogger("transformers.modeling_utils"), "disabled", True):  # its table of them
+        model, info = kind.from_pretrained(None, config=config, state_dict=dict(state), **options)
+    sizes = {name: f"{name} ({tuple(theirs)}, not {tuple(ours)})" for name, theirs, ours in info["mismatched_keys"]}
+    missing = {name: name for name in info["missing_keys"] if not name.endswith(_COUNTER)}
+    more = {name: name for name in info["unexpected_keys"] if not _known(name, state)}
+    problems = {"missing": missing, "unexpected": more, "of another size (mismatch)": sizes}
+    found = [_count(words, names) for words, names in problems.items() if any(not is_output(name) for name in names)]
+    if found or info["error_msgs"]:
+        raise ValueError(
+            f"its weights are not those of its config.json: {'; '.join([*found, *info['error_msgs']])}. Download "
+            "or save it again"
+        )
+    return model, not missing and not sizes
+
+
+def _count(words: str, names: Mapping[str, str]) -> str:
+    """How many weights have a problem, and the first three; class outputs have none."""
+    others = [text for name, text in sorted(names.items()) if not is_output(name)]
+    return f"{len(others)} {words} ({', '.join(others[:3])}{' ...' if len(others) > 3 else ''})"
+
+
+def _known(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a weight that a model has no place for says nothing new: a counter of batch norms, or a copy of another
+    weight, by which older versions of transformers name a head twice."""
+    copies = [key for key in state if key.endswith(f".{name}")]
+    return name.endswith(_COUNTER) or any(state[key].equal(state[name]) for key in copies)

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo, read_info
-from oddetr.checkpoints.hub import on_hub
 from oddetr.common.durable import writing
+from oddetr.common.hub_names import on_hub
 from oddetr.common.text import listed
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.digits import MAX_OBJECTS

@@ -49,8 +49,8 @@ def test_load_pretrained_when_weights_are_missing_or_left_over_then_names_them(f
         (lambda state: {n: v for n, v in state.items() if not n.startswith(LAYER)}, rf"27 missing \({LAYER}encoder"),
         (lambda state: state | {"model.more": torch.zeros(1)}, r"1 unexpected \(model.more\)"),
         (
-            lambda state: state | {f"{LAYER}mlp.fc1.bias": torch.zeros(3)},
-            r"1 of another .*fc1.bias \(\(3,\), not",
+            lambda state: state | {f"{LAYER}final_layer_norm.bias": torch.zeros(3)},
+            r"1 of another .*norm.bias \(\(3,\), not",
         ),
     ):
         save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
@@ -71,7 +71,7 @@ def test_load_pretrained_when_class_outputs_do_not_fit_then_they_begin_anew(fold
         changed(folder, change)
         found, names = load_pretrained(str(folder))
         assert names == ()
-        assert found.saved.state_dict()[f"{LAYER}mlp.fc1.bias"].equal(whole[f"{LAYER}mlp.fc1.bias"])
+        assert found.saved.state_dict()[f"{LAYER}final_layer_norm.bias"].equal(whole[f"{LAYER}final_layer_norm.bias"])
 
 
 def test_load_pretrained_reads_heads_by_their_older_names(folder: Path) -> None:

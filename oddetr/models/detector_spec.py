@@ -48,7 +48,7 @@ class DetectorSpec(Protocol):
         ...
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON, which `families.presets.read_config` reads."""
+        """Plain values for JSON, which `families.build.read_config` reads."""
         ...
 
     def build(self, num_classes: int) -> Detector:

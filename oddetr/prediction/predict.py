@@ -97,8 +97,7 @@ def predict(
         ValueError: an option is out of its range, a class or format unknown, or a file would be overwritten.
         OSError: `out` cannot be written.
     """
-    kinds = split_words(formats)
-    _check_options(threshold, batch_size, top_k, slice, kinds)
+    kinds = _checked(threshold, batch_size, top_k, slice, split_words(formats))
     folder = Path(out)
     names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
     if "pictures" in kinds:
@@ -137,9 +136,8 @@ def predict(
     return report
 
 
-def _check_options(
-    threshold: float, batch_size: int, top_k: int | None, slice: int | None, formats: Sequence[str]
-) -> None:
+def _checked(threshold: float, batch_size: int, top_k: int | None, slice: int | None, formats: list[str]) -> list[str]:
+    """The formats, after all options have been checked."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
     for name, value, least in (("batch_size", batch_size, 1), ("top_k", top_k, 1), ("slice", slice, LEAST_SIDE)):
@@ -149,6 +147,7 @@ def _check_options(
     if unknown or not formats:
         found = f"There is no format {unknown[0]!r}" if unknown else "No format is named"
         raise ValueError(f"{found}; there are {', '.join(FORMATS)}.")
+    return formats
 
 
 def _refuse_overwriting(names: dict[Path, str], folder: Path) -> None:

@@ -57,6 +57,9 @@ def test_mixed_adds_the_one_to_many_loss_of_its_own_heads(variant: str) -> None:
     with torch.no_grad():
         for head in task.extra.heads.classes:
             head.bias.add_(1.0)
+        for decoder in (task.student.decoder, plain.student.decoder):
+            if decoder.norm is not None:
+                decoder.norm.weight.copy_(torch.linspace(0.5, 2.0, len(decoder.norm.weight)))
     batch = small_batch((3, 2))
     torch.manual_seed(1)
     mixed = task(batch)

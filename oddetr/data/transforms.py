@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -18,13 +18,12 @@ from torchvision.transforms.v2 import functional as F
 
 from oddetr.boxes import xyxy_to_cxcywh
 from oddetr.data.dataset import Sample
+from oddetr.data.image_sizes import resized_shape, scale_of
 
 LEAST_SIDE = 32
 """The least shorter side, in pixels: the stride of the backbone's last map."""
 MOST_SIDE = 4096
 """The largest: an image of `LONGEST` times that length takes 0.3 GiB, and about 1 GiB while it is made."""
-LONGEST = 1333 / 800
-"""The longest side, relative to the shorter."""
 SCALES = 11
 """Sizes to choose from in training."""
 CROP_FROM = (0.5, 0.625, 0.75)
@@ -79,26 +78,6 @@ class Example:
     labels: Int64[Tensor, " objects"]
     image_id: int
     original_size: tuple[int, int]
-
-
-def resized_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """The (height, width) to which an image is resized: its shorter side becomes `shorter`, unless the longer would
-    exceed `LONGEST` times that; then the longer has this length. All in pixels, >= 1.
-    """
-    scale = _scale(height, width, float(shorter))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _scale(height: int, width: int, shorter: float) -> float:
-    return min(shorter / min(height, width), shorter * LONGEST / max(height, width))
-
-
-def native_sizes(sizes: Int64[np.ndarray, "images 2"]) -> Float64[np.ndarray, " images"]:
-    """The `shorter` at which each image of (height, width) keeps its own size.
-
-    It is the shorter side, or, of a long strip, the longer one over `LONGEST`.
-    """
-    return np.maximum(sizes.min(axis=1), sizes.max(axis=1) / LONGEST)
 
 
 def training_sizes(image_size: int, min_scale: float) -> list[int]:
@@ -210,7 +189,7 @@ class TrainTransform(EvalTransform):
     def _cut(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """DETR's resize, random crop, resize, without the first resampling: the window is cut from the original."""
         height, width = image.shape[-2:]
-        scale = _scale(height, width, CROP_FROM[_pick(0, len(CROP_FROM) - 1)] * self.image_size)
+        scale = scale_of(height, width, CROP_FROM[_pick(0, len(CROP_FROM) - 1)] * self.image_size)
         low, high = (max(1, round(side * self.image_size / scale)) for side in CROP_SIDES)
         window = [_pick(min(low, side), min(high, side)) for side in (height, width)]
         top, left = _pick(0, height - window[0]), _pick(0, width - window[1])

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from oddetr.boxes import cxcywh_to_xyxy
 from oddetr.data.dataset import Sample
+from oddetr.data.image_sizes import LONGEST, resized_shape
 from oddetr.data.transforms import (
     KEPT_SHARE,
-    LONGEST,
     AugmentConfig,
     EvalTransform,
     Example,
     TrainTransform,
-    resized_shape,
     training_sizes,
 )
 

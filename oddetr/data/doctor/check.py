@@ -214,6 +214,7 @@ def _split_table(splits: dict[str, Statistics]) -> Table:
         "images without objects": lambda split: f"{split.empty_images:,}",
         "image width (median)": lambda split: _range(split.widths, ",.0f"),
         "image height (median)": lambda split: _range(split.heights, ",.0f"),
+        "own size, as --image-size": lambda split: _range(split.native, ",.0f"),
         "objects": lambda split: f"{split.objects:,}",
         "small (below 32x32)": lambda split: f"{split.small:,}",
         "medium": lambda split: f"{split.medium:,}",

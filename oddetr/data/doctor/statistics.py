@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from oddetr.data.dataset import DetectionData
+from oddetr.data.image_sizes import native_sizes
 
 SMALL, LARGE = 32.0**2, 96.0**2
 """Square pixels below which COCO calls an object small, and from which on it calls it large."""
@@ -32,6 +33,8 @@ class Statistics:
         crowd: regions to ignore.
         per_class: objects of each class, in the order of the class table.
         widths, heights: of the images in pixels, with the median.
+        native: the `--image-size` at which images keep their own pixels, with the median; more than the shorter side of
+            long strips.
         objects_per_image: with the mean.
         small, medium, large: objects of less than 32 x 32 square pixels, the others, and of at least 96 x 96.
     """
@@ -43,6 +46,7 @@ class Statistics:
     per_class: tuple[int, ...]
     widths: Range
     heights: Range
+    native: Range
     objects_per_image: Range
     small: int
     medium: int
@@ -63,6 +67,7 @@ def statistics(data: DetectionData) -> Statistics:
         per_class=tuple(np.bincount(truth.labels[is_object], minlength=len(data.classes)).tolist()),
         widths=_range(truth.sizes[:, 1], np.median),
         heights=_range(truth.sizes[:, 0], np.median),
+        native=_range(native_sizes(truth.sizes), np.median),
         objects_per_image=_range(np.bincount(truth.owners[is_object], minlength=len(truth)), np.mean),
         small=small,
         medium=len(areas) - small - large,

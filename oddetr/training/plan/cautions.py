@@ -6,7 +6,8 @@ import numpy as np
 
 from oddetr.common.text import listed
 from oddetr.data.dataset import Annotations
-from oddetr.data.transforms import MOST_SIDE, native_sizes, resized_shape
+from oddetr.data.image_sizes import native_sizes, resized_shape
+from oddetr.data.transforms import MOST_SIDE
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8

@@ -13,8 +13,9 @@ import torch
 
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
 from oddetr.data.dataset import Annotations
+from oddetr.data.image_sizes import native_sizes
 from oddetr.data.sources import DIGITS
-from oddetr.data.transforms import LEAST_SIDE, native_sizes
+from oddetr.data.transforms import LEAST_SIDE
 from oddetr.distillation.teacher import AUTO_HORIZON
 from oddetr.models.families.build import is_complete
 from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen

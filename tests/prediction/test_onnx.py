@@ -220,7 +220,8 @@ def test_export_when_called_from_the_shell_then_prints_inputs_and_outputs(
         assert fact in told
 
 
-@pytest.mark.parametrize("name", ["RT-DETR v2", pytest.param("deformable refine", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
 def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

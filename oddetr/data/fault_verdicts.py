@@ -37,7 +37,7 @@ _MOST_SKIPPED = 1 / 3
 
 
 def large_shares(faults: Iterable[Fault], sound: Mapping[str, int]) -> list[Fault]:
-    """An error for each kind of warning that touches a large share of the data; see `kinds.SHARES` and its thresholds.
+    """An error for each kind of warning that touches a large share of the data; see `fault_kinds.SHARES`.
 
     Args:
         sound: how many boxes, annotations, label files and images are read.

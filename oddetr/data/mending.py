@@ -41,16 +41,19 @@ def write_mended(folder: DataFolder, out: Path) -> None:
 
 
 def _names(data: DetectionData) -> list[str]:
-    """The images' base names where these are unique, else their paths with underscores."""
+    """The images' base names where these are unique, else their paths."""
     bases = [Path(file).name for file in data.files]
     if len(set(bases)) == len(bases):
         return bases
-    return [file.replace("/", "_") for file in data.files]
+    return [file.lstrip("/") for file in data.files]
 
 
 def _linked(source: Path, target: Path) -> None:
+    """Link a file, or copy it. What is there already is never written to: it may be a link to another original."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(source, target)

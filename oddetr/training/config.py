@@ -232,7 +232,7 @@ class TrainConfig:
         for name in self.loggers:
             if name not in get_args(LoggerName):
                 raise ValueError(f"There is no logger {name!r}; there are {', '.join(get_args(LoggerName))}.")
-        self.reading  # noqa: B018
+        ReadingConfig.recorded(vars(self), self.allow_outside)
         self.detector_config()
         _check_trainer_flags(self.trainer)
 

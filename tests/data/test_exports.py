@@ -497,3 +497,16 @@ def test_xml_belongs_to_the_image_that_it_names(tmp_path: Path, name: str) -> No
 
     assert report.statistics["train"].objects == 1
     assert not found(report, "label-without-image")
+
+
+def test_a_copy_keeps_images_apart_whose_paths_are_alike(tmp_path: Path) -> None:
+    names = ("x/a_b.jpg", "x_a/b.jpg", "y/b.jpg")
+    root = coco(tmp_path / "data", images=[coco_image(id, name) for id, name in enumerate(names, start=1)])
+    before = [(root / "train" / name).read_bytes() for name in names]
+
+    check(root, mend=tmp_path / "clean")
+
+    folder = check(tmp_path / "clean").folder
+    assert folder is not None
+    assert [(folder.root / file).read_bytes() for file in folder.splits["train"].files] == before
+    assert [(root / "train" / name).read_bytes() for name in names] == before

@@ -91,7 +91,7 @@ def _find(files: Files) -> list[str] | None:
 
 
 def _holds_coco(files: Files, file: str) -> bool:
-    """Whether a file has the keys of COCO's lists; one that cannot be read is said to if its name says so."""
+    """Whether a file has the keys of COCO's lists, or one of COCO's own names, so that a damaged one is reported."""
     content = files.probe().parse(file, _LARGEST_FILE, bytes)
     named = posixpath.basename(file).startswith("instances_") or file.endswith("_annotations.coco.json")
     return named or (content is not None and all(key in content for key in _KEYS))

@@ -510,3 +510,18 @@ def test_a_copy_keeps_images_apart_whose_paths_are_alike(tmp_path: Path) -> None
     assert folder is not None
     assert [(folder.root / file).read_bytes() for file in folder.splits["train"].files] == before
     assert [(root / "train" / name).read_bytes() for name in names] == before
+
+
+def test_no_other_image_stands_in_for_one_behind_a_link_that_leads_out(tmp_path: Path) -> None:
+    root = coco(tmp_path / "data", [coco_object(5, 2)])
+    write_image(root / "backup/b.jpg")
+    (root / "train/b.jpg").rename(tmp_path / "b.jpg")
+    (root / "train/b.jpg").symlink_to(tmp_path / "b.jpg")
+    (root / "train").rename(tmp_path / "train")
+    (root / "train").symlink_to(tmp_path / "train")
+
+    report = check(root)
+
+    assert found(report, "outside-folder")
+    assert report.folder is not None
+    assert "train" not in report.folder.splits

@@ -86,7 +86,8 @@ class Files:
 
         Annotations come from other machines, so that, in this order, these are tried below each of `bases`: the path,
         and its ends, the longest first; then the only image of its base name in the whole folder, but for folders that
-        are named after another split than `split`. `%20` is a space where there is no such file otherwise.
+        are named after another split than `split`. `%20` is a space where there is no such file otherwise. Where the
+        path leads through a link that must not be followed, no other image stands in for it.
         """
         written = written.strip()
         if "://" in written:
@@ -98,6 +99,9 @@ class Files:
                     path = self.resolve(end, base)
                     if path is not None and (file := self.find(path)) is not None:
                         return [file]
+        expected = [path for base in bases if (path := self.resolve(written, base)) is not None]
+        if any(self.barred(path) is not None for path in expected):
+            return []
         for name in names:
             found = self._images().get(composed((tails(name) or [""])[-1]), [])
             own = [file for file in found if split is None or split_of(posixpath.dirname(file)) in (None, split)]

@@ -45,6 +45,7 @@ def _table(*columns: str) -> Table:
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
     from oddetr.models.families.build import PRESETS, DetectorConfig
+    from oddetr.models.transformers.catalogue import CATALOGUE
     from oddetr.training.config import TrainConfig
     from oddetr.verbs import train as verb
 
@@ -56,12 +57,34 @@ def train(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run in --out")
     parser.add_class_arguments(TrainConfig, skip={"resume"}, fail_untyped=True)
-    parser.extend_help("model", f"Presets: {', '.join(PRESETS)}.")
+    parser.extend_help("model", f"Trained on COCO: {', '.join(CATALOGUE)}. Presets: {', '.join(PRESETS)}.")
     parser.extend_help("detector", f"Fields: {', '.join(part.name for part in fields(DetectorConfig))}.")
     parser.parse_args(arguments)  # --print-config prints defaults, too
     given = parser.parse_args(arguments, defaults=False).as_dict()
     given.pop("config", None)
     verb(console, **given)
+    return 0
+
+
+def models(arguments: Sequence[str], console: Console) -> int:
+    """List the detectors to start from: their size, score, licence, and what is in the cache."""
+    from oddetr.models.families.build import PRESETS
+    from oddetr.models.transformers.catalogue import CATALOGUE, LICENCE
+
+    make_parser("models", "Lists the detectors that `oddetr train --model NAME` starts from.").parse_args(arguments)
+    table = _table("model", "trained on", "parameters", "COCO AP", "weights")
+    table.columns[0].no_wrap = True
+    for name, model in CATALOGUE.items():
+        weights = "in the cache" if model.cached else f"{4 * model.parameters} MB"
+        table.add_row(name, model.images, f"{model.parameters} M", f"{model.coco_ap:.3f}", weights)
+    console.print(table)
+    _print(
+        console,
+        f"AP on COCO val2017 is the authors' figure. All weights are {LICENCE}, by their model cards.\n"
+        "They need transformers (pip install 'oddetr[transformers]') and are downloaded when first used.\n"
+        "Another detector of these kinds: --model hf:user/name, or a folder: --model hf:PATH.\n"
+        f"Presets, whose backbone alone is pretrained: {', '.join(PRESETS)}.",
+    )
     return 0
 
 
@@ -255,7 +278,7 @@ def replay(arguments: Sequence[str], console: Console) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
     verb.__name__: verb
-    for verb in (train, evaluate, report, predict, demo, check, digits, compare, convert, export, push, replay)
+    for verb in (train, models, evaluate, report, predict, demo, check, digits, compare, convert, export, push, replay)
 }
 
 

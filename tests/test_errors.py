@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[int, str]] = {
     "train --data scenes --distillation.enabled maybe": (2, "distillation.enabled takes true or false, not 'maybe'."),
     "train --data scenes --optimizer 3": (2, "optimizer takes names with values, not '3'."),
     "train --data scenes --loggers comet": (2, "loggers takes tensorboard or mlflow or wandb"),
-    "train --data scenes --model yolo": (1, "There is no model 'yolo'; there are deformable_detr_tiny, "),
+    "train --data scenes --model yolo": (1, "There is no model 'yolo'; there are dfine-n, dfine-s, "),
     "train --data scenes --detector.num_querys 10": (1, "has no field 'num_querys'; it has variant, backbone, "),
     "train --data scenes --init nowhere": (1, "There is no nowhere. A checkpoint is a run's folder, or "),
     "train --data scenes --trainer.gpus 3": (1, "There is no option trainer.gpus."),

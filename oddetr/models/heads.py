@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+PRIOR = 0.01
+"""The probability of each class that a new class output predicts (Lin et al. 2017, Focal loss, section 4.1)."""
+
 
 def inverse_sigmoid(x: Float[Tensor, "*any"], eps: float = 1e-5) -> Float[Tensor, "*any"]:
     """log(x / (1 - x)), with both terms at least `eps`."""
@@ -37,14 +40,14 @@ class PredictionHead(nn.Module):
 
     box = sigmoid(MLP(content) + inverse_sigmoid(anchor)); where the anchor is a point, the logits of its size are 0.
 
-    Initially every class has probability 0.01 (RetinaNet's prior) and the box is the anchor.
+    Initially every class has probability `PRIOR` and the box is the anchor.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.classes = nn.Linear(width, num_classes)
         self.boxes = MLP(width, width, 4, depth=3)
-        nn.init.constant_(self.classes.bias, -math.log((1 - 0.01) / 0.01))
+        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.zeros_(self._correction.weight)
         nn.init.zeros_(self._correction.bias)
 

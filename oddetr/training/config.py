@@ -21,6 +21,7 @@ from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import PRESETS, is_complete, read_config
+from oddetr.models.transformers.catalogue import CATALOGUE
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.old_configs import upgraded
 
@@ -28,6 +29,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 NonFinite = Literal["stop", "skip"]
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 DEFAULT_MODEL = "deformable_detr_refine_tiny"
+SCRATCH = "scratch"
+"""The name of no model: a preset is chosen, whose backbone alone is pretrained."""
 Value = TypeVar("Value")
 HUGGING_FACE = "hf:"
 """Prefix of the name of a model of transformers."""
@@ -143,8 +146,10 @@ class TrainConfig:
 
     Attributes:
         data: a data set's folder (COCO, Pascal VOC or YOLO layout), or `digits`, the built-in scenes.
-        model: a preset's name, or `hf:` and the folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE,
-            DEIMv2 or Deformable-DETR; a folder with config.json alone starts from random weights. Default: chosen.
+        model: a detector trained on COCO (`oddetr models` lists them), a preset of this package, or `hf:` and the
+            folder or hub name of transformers' RT-DETR, RT-DETR v2, D-FINE, DEIMv2 or Deformable-DETR; a folder with
+            config.json alone starts from random weights. Default: `dfine-n` on a CPU and `dfine-s` on a GPU where
+            transformers is installed and their weights can be had, else a preset; `scratch` is always a preset.
         epochs: passes over the training images; default: chosen.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
@@ -223,9 +228,10 @@ class TrainConfig:
         if self.image_size is not None and self.image_size > MOST_SIDE:
             raise ValueError(f"image_size is {self.image_size}; it must be at most {MOST_SIDE:,}.")
         check_choices(self)
-        if self.model and self.model not in PRESETS and not self.hugging_face:
+        if self.model and self.model not in (*PRESETS, SCRATCH) and not self.hugging_face:
             raise ValueError(
-                f"There is no model {self.model!r}; there are {', '.join(PRESETS)}, and {HUGGING_FACE}PATH_OR_NAME."
+                f"There is no model {self.model!r}; there are {', '.join((*CATALOGUE, *PRESETS))}, {SCRATCH}, and "
+                f"{HUGGING_FACE}PATH_OR_NAME."
             )
         if self.init and self.model:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
@@ -244,6 +250,8 @@ class TrainConfig:
     @property
     def hugging_face(self) -> str | None:
         """The folder or hub name of a model of transformers."""
+        if self.model in CATALOGUE:
+            return CATALOGUE[self.model].address
         return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
 
     def detector_config(self) -> DetectorSpec:
@@ -259,7 +267,7 @@ class TrainConfig:
             return read_info(find_checkpoint(self.init)).detector.override(self.detector)
         if self.hugging_face:
             return HuggingFaceConfig.read(self.hugging_face).override(self.detector)
-        return PRESETS[self.model or DEFAULT_MODEL].override(self.detector)
+        return PRESETS.get(self.model or DEFAULT_MODEL, PRESETS[DEFAULT_MODEL]).override(self.detector)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as `json.loads` would give them; `TrainConfig.from_plain` reads them."""

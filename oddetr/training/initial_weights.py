@@ -8,7 +8,8 @@ from oddetr.data.dataset import ClassTable
 from oddetr.models.backbone import Backbone
 from oddetr.models.detector import Detector
 from oddetr.models.detector_spec import DetectorSpec
-from oddetr.models.transformers.config import configuration_only, load_pretrained
+from oddetr.models.transformers.config import load_pretrained
+from oddetr.models.transformers.files import configuration_only
 from oddetr.training.config import TrainConfig
 
 
@@ -39,13 +40,17 @@ def load_initial_weights(config: TrainConfig, detector: Detector, spec: Detector
 def copy_weights(detector: Detector, classes: Sequence[str], source: Detector, source_classes: Sequence[str]) -> int:
     """Copy the weights of `source`; return how many of the detector's classes it has.
 
-    Rows of classes are copied by the class's name; classes that the source does not have keep the detector's own rows.
+    Rows of classes are copied by the class's name, case and outer spaces aside; classes that the source does not have
+    keep the detector's own rows.
 
     Raises:
         ValueError: sizes differ; names the first weights that do not fit.
     """
-    ours = [label for label, name in enumerate(classes) if name in source_classes]
-    theirs = [source_classes.index(classes[label]) for label in ours]
+    known = {name.strip().casefold(): label for label, name in reversed([*enumerate(source_classes)])}
+    known |= {name: label for label, name in reversed([*enumerate(source_classes)])}
+    labels = [known.get(name, known.get(name.strip().casefold())) for name in classes]
+    ours = [label for label, found in enumerate(labels) if found is not None]
+    theirs = [found for found in labels if found is not None]
     state, given, class_rows = detector.state_dict(), source.state_dict(), detector.class_rows()
     for name, value in state.items():
         other, first = given.get(name), 1 if name in class_rows else 0

@@ -5,6 +5,12 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from oddetr.data.batches import EpochSampler, TransformedDataset, make_loader
+from oddetr.data.digits import DigitScenes
+from oddetr.data.transforms import EvalTransform
+from oddetr.distillation.task import DistillationTask
+from oddetr.evaluation.coco import evaluate_detections
+from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
 from oddetr.models.families.build import DetectorConfig, Variant, compose
 from oddetr.structures import Batch, GroundTruth, Predictions
@@ -69,3 +75,25 @@ def assert_predictions_close(found: Predictions, expected: Predictions, toleranc
     for part in ("logits", "boxes", "content"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def ap50_of_two_scenes(task: DistillationTask, rate: float) -> float:
+    """Trains the task on a batch of two digit scenes, for its number of steps, and scores the teacher on them."""
+    source = DigitScenes("train", 2)
+    dataset = TransformedDataset(source, EvalTransform(64, (0.5,) * 3, (0.5,) * 3))
+    (batch,) = make_loader(dataset, EpochSampler(2, shuffle=False), 2)
+    optimizer = torch.optim.AdamW(task.student.parameters(), lr=rate)
+    task.train()
+    for step in range(task.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / task.steps)
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.student.parameters(), 1.0)
+        optimizer.step()
+        task.update_teacher()
+    task.eval()
+    with torch.no_grad():
+        predictions = task.teacher.detector(batch.images, batch.padding_mask)
+    found = dict(zip(batch.image_ids, postprocess(predictions, batch.original_sizes, top_k=100), strict=True))
+    return evaluate_detections(source.annotations(), source.classes, found).ap50

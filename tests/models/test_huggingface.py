@@ -12,12 +12,13 @@ import torch
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.detection import LossConfig
+from oddetr.models.heads import PRIOR
 from oddetr.models.transformers.adapters import HuggingFaceDetector, adapt
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
-from tests.models.helpers import assert_predictions_close, small_batch
+from tests.models.helpers import ap50_of_two_scenes, assert_predictions_close, small_batch
 from tests.models.test_denoising import assert_groups_attend_to_themselves_and_own_queries
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
@@ -237,6 +238,34 @@ def test_in_distillation_every_part_learns(name: str, memory: str) -> None:
     assert not [name for name, p in learned.items() if p.grad is None]
 
 
+def from_random_weights(name: str) -> HuggingFaceDetector:
+    """Of ten classes, from its configuration alone."""
+    torch.manual_seed(0)
+    content = MODELS[name]().config.to_dict() | {"num_queries": 12, "two_stage_num_proposals": 12}
+    return HuggingFaceConfig(content).for_classes("0123456789").build(10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_random_weights_show_the_image_and_expect_few_objects(name: str) -> None:
+    detector = from_random_weights(name)
+    biases = [value for key, value in detector.state_dict().items() if key in detector.class_rows() and "bias" in key]
+    assert biases
+    assert all(value.sigmoid().allclose(torch.tensor(PRIOR)) for value in biases)
+    images = small_batch((1, 1)).images
+    with torch.no_grad():
+        tokens = detector.train().encode(images, torch.zeros(2, 64, 64, dtype=torch.bool)).tokens
+    assert (tokens[0] - tokens[1]).std() > 0.05 * tokens.std()
+
+
+@pytest.mark.parametrize(
+    "name", [name if "two" in name else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
+def test_training_from_random_weights_overfits_two_scenes(name: str) -> None:
+    """The teacher detects the objects of two digit scenes after some steps of a plain PyTorch loop."""
+    steps, rate = (250, 8e-3) if name == "D-FINE" else (200, 4e-3)
+    assert ap50_of_two_scenes(DistillationTask(from_random_weights(name), steps), rate) > 0.7
+
+
 def test_rt_detr_learns_proposals_and_denoising() -> None:
     task = DistillationTask(adapted("RT-DETR v2"), 10)
     found = task(batch_of(2, 1))
@@ -264,8 +293,11 @@ def test_without_transformers_the_error_tells_how_to_install_it(monkeypatch: pyt
 
 def test_unknown_and_unsupported_models_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("nowhere/none", str(tmp_path)):
-        with pytest.raises(OSError, match=f"There is no model {name} of transformers"):
+    for name, words in (
+        ("nowhere/none", "The model {} of .* cannot be had"),
+        (str(tmp_path), "There is no model {} of"),
+    ):
+        with pytest.raises(OSError, match=words.format(name)):
             HuggingFaceConfig.read(name)
     with pytest.raises(ValueError, match=r"yolos cannot be trained here: .* Supported: deformable_detr, rt_detr"):
         HuggingFaceConfig({"model_type": "yolos"})

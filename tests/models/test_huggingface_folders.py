@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -106,12 +108,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Path]], list[tup
     def put(files: dict[str, Path]) -> list[tuple[str, str, Any]]:
         asked: list[tuple[str, str, Any]] = []
 
-        def cached_file(repository: str, file: str, revision: str | None = None, **options: Any) -> str | None:
+        def download(repository: str, file: str, revision: str | None = None) -> str:
             asked.append((repository, file, revision))
-            assert options["_raise_exceptions_for_missing_entries"] is False
-            return str(files[file]) if file in files else None
+            if file not in files:
+                raise RemoteEntryNotFoundError(file, response=httpx.Response(404, request=httpx.Request("GET", "hub:")))
+            return str(files[file])
 
-        monkeypatch.setattr("transformers.utils.cached_file", cached_file)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
         return asked
 
     return put

@@ -7,6 +7,8 @@ import pytest
 
 from oddetr.data.dataset import Annotations
 from oddetr.models.families.build import PRESETS
+from oddetr.models.transformers.catalogue import CATALOGUE, PretrainedModel
+from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
 from oddetr.training.plan.cautions import cautions
 from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults
@@ -66,6 +68,37 @@ def test_everything_open_is_chosen_and_explained(machine: Machine, model: str) -
     _, of_random = choose(TrainConfig(data="photos", detector={"pretrained": False}), PHOTOS, machine)
     assert "ImageNet" not in "".join(of_random)
     assert choose(config, PHOTOS, machine) == (config, []), "given values stay"
+
+
+@pytest.mark.parametrize(("machine", "name"), [(CPU, "dfine-n"), (GPU, "dfine-s")])
+def test_a_detector_trained_on_coco_comes_first_where_it_can_be_had(
+    machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is fine-tuned at its authors' rate, scaled to the batch; more objects than it has queries for bring more."""
+    transformers = pytest.importorskip("transformers")
+    content = transformers.DFineConfig().to_dict()
+    monkeypatch.setattr(HuggingFaceConfig, "read", lambda address: HuggingFaceConfig(content))
+    monkeypatch.setattr(PretrainedModel, "unavailable", lambda model: "")
+    config, reasons = choose(TrainConfig(data="photos"), PHOTOS, machine)
+    tuning = CATALOGUE[name].fine_tuning
+    assert (config.model, config.detector) == (name, {})
+    assert config.optimizer.learning_rate == tuning.rate_for(chosen(config.batch_size)) < tuning.learning_rate
+    assert config.optimizer.backbone_factor == tuning.backbone_factor
+    assert config.image_size == 640 or machine is CPU
+    assert f"authors' {tuning.learning_rate:g} for {tuning.images} images" in reasons[-1]
+    assert config_for(replace(PHOTOS, most=400), machine).detector == {"num_queries": 800}
+    for given in ({"model": "scratch"}, {"detector": {"num_queries": 50}}, {"model": DEFAULT_MODEL}):
+        assert config_for(PHOTOS, machine, **given).model in PRESETS
+    assert choose(TrainConfig(), PHOTOS, machine)[0].model in PRESETS, "the built-in scenes resemble no photograph"
+
+
+def test_without_it_the_reason_and_the_command_that_gets_it_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing, words in ((False, "hf download ustc-community/dfine-nano-coco --revision"), (True, "pip install")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, missing=missing: None if missing else object())
+        reason = choose(TrainConfig(data="photos"), PHOTOS, CPU)[1][0]
+        assert f"model {DEFAULT_MODEL}:" in reason
+        assert "dfine-n, which is trained on COCO, cannot be had" in reason
+        assert words in reason
 
 
 def test_images_are_larger_where_objects_are_small() -> None:

@@ -4,6 +4,7 @@ Their decoders decode all queries in one call; an attention mask keeps the group
 `save_pretrained` writes what `from_pretrained` reads.
 """
 
+import math
 import os
 import re
 from collections.abc import Generator, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from oddetr.models.detector import Detector
 from oddetr.models.group_attention import attention_of
+from oddetr.models.heads import PRIOR
 from oddetr.structures import Anchors, Embeddings, Predictions, Queries, Shapes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -82,6 +84,22 @@ class HuggingFaceDetector(Detector):
             elif _LABELS.search(name):
                 rows[name] = (-1,)
         return rows
+
+    def initialise(self) -> None:
+        """Mend transformers' random weights where training from them would stall.
+
+        Every class output begins at `PRIOR`; transformers has 1 / (classes + 1) for some kinds and 1/2 for others. The
+        convolutions of an HGNetV2 keep the variance of what they see (He et al. 2015), as those of the ResNets do;
+        transformers' are so small that behind frozen norms nothing of an image is left.
+        """
+        if self.config.backbone_config.model_type == "hgnet_v2":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        state = self.state_dict()
+        for name in self.class_rows():
+            if name.endswith(".bias"):
+                nn.init.constant_(state[name], -math.log((1 - PRIOR) / PRIOR))
 
     @contextmanager
     def exporting(self) -> Generator[None]:

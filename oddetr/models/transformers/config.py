@@ -7,19 +7,18 @@ import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from oddetr.common.hub_names import check_revision, split_name
 from oddetr.common.nested import flat, without_key
-from oddetr.common.untrusted import read_json, read_normalisation, read_safetensors
+from oddetr.common.untrusted import read_normalisation, read_safetensors
 from oddetr.models.backbone import require_own
 from oddetr.models.transformers.adapters import REAL_TIME, adapt, check_kind
 from oddetr.models.transformers.base import IMAGENET, HuggingFaceDetector, is_output
+from oddetr.models.transformers.files import find_config, find_file, read_object
 
 MODEL_PATH = "_name_or_path"
 """Where transformers keeps the folder of a model."""
@@ -117,13 +116,13 @@ class HuggingFaceConfig:
         """
         _need_transformers()
         with _explained(f"The model {name} of transformers cannot be read"):
-            content = _read_object(_description(name))
+            content = read_object(find_config(name))
             if "model_type" not in content:
                 raise ValueError("its config.json has no model_type: it is not of transformers")
             check_kind(str(content["model_type"]))
             _check_fields(content)
-            file = _find(name, "preprocessor_config.json", _raise_exceptions_for_connection_errors=False)
-            processor = _read_object(file) if file is not None else {}
+            file = find_file(name, "preprocessor_config.json")
+            processor = read_object(file) if file is not None else {}
             return cls(_configuration(content).to_dict(), *_normalisation(processor, str(content["model_type"])))
 
     def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
@@ -154,7 +153,9 @@ class HuggingFaceConfig:
 
         with _explained(f"transformers cannot make its {self.kind}"):
             model = AutoModelForObjectDetection.from_config(_configuration(self.content), trust_remote_code=False)
-            return adapt(model, self.mean, self.std)
+            detector = adapt(model, self.mean, self.std)
+        detector.initialise()
+        return detector
 
 
 @contextmanager
@@ -172,65 +173,6 @@ def _explained(what: str) -> Generator[None]:
 def _need_transformers() -> None:
     if importlib.util.find_spec("transformers") is None:
         raise OSError("A detector of transformers needs transformers: pip install transformers.")
-
-
-def _find(name: str, file: str, **options: Any) -> Path | None:
-    """A file of a folder, or of user/name[@revision] on the hub; None where that has no such file.
-
-    Args:
-        options: of `cached_file`.
-
-    Raises:
-        OSError: there is no such repository, or it cannot be reached; ValueError: the revision is none.
-    """
-    from transformers.utils import cached_file
-
-    if Path(name).is_dir():
-        return Path(name) / file if (Path(name) / file).exists() else None
-    repository, revision = split_name(name)
-    check_revision(revision)
-    found = cached_file(repository, file, revision=revision, _raise_exceptions_for_missing_entries=False, **options)
-    return Path(found) if found is not None else None
-
-
-def _description(name: str) -> Path:
-    """config.json of a folder or of a repository; raises OSError where there is none, with what it is instead."""
-    try:
-        described = _find(name, "config.json")
-    except OSError as error:
-        raise OSError(
-            f"There is no model {name} of transformers: {' '.join(str(error).split()).rstrip('.')}."
-        ) from error
-    if described is None:
-        place = "folder" if Path(name).is_dir() else "repository"
-        raise FileNotFoundError(
-            f"There is no model {name} of transformers: there is no config.json in the {place}. {_instead(name)}"
-        )
-    return described
-
-
-_FOREIGN = (
-    ("checkpoint.json", "It is a checkpoint of this package: give it to --init, and leave --model out."),
-    ("adapter_config.json", "It is an adapter (PEFT), without the model: merge them, and save the whole."),
-    ("model_index.json", "It is a pipeline of diffusers, which detects nothing."),
-)
-"""Files by which a repository without config.json shows what it is."""
-_UNKNOWN = (
-    "It is probably of another library (YOLO, timm, ONNX), or a data set; a detector that save_pretrained of "
-    "transformers wrote has config.json and model.safetensors."
-)
-
-
-def _instead(name: str) -> str:
-    """What a folder or a repository without config.json probably is, and what to do."""
-    return next((words for file, words in _FOREIGN if _find(name, file) is not None), _UNKNOWN)
-
-
-def _read_object(file: str | Path) -> dict[str, Any]:
-    content = read_json(Path(file))
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is no JSON object")
-    return content
 
 
 def _normalisation(processor: Mapping[str, Any], kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -288,14 +230,6 @@ def _local(content: dict[Any, Any]) -> dict[Any, Any]:
     return {name: value for name, value in inner.items() if not re.fullmatch(_ELSEWHERE, str(name))}
 
 
-def configuration_only(name: str) -> bool:
-    """Whether `name` is a folder with a config.json and no weights: a detector to start from random weights."""
-    folder = Path(name)
-    return (folder / "config.json").is_file() and not any(
-        file.suffix in (".safetensors", ".bin") for file in folder.iterdir()
-    )
-
-
 def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
     """The detector of a folder or of a name on the hub, with its weights, and its classes' names.
 
@@ -307,7 +241,7 @@ def load_pretrained(name: str) -> tuple[HuggingFaceDetector, tuple[str, ...]]:
     """
     known = HuggingFaceConfig.read(name)
     try:
-        file = _find(name, "model.safetensors")
+        file = find_file(name, "model.safetensors")
         problem = "there is no model.safetensors"
     except OSError as error:
         file, problem = None, " ".join(str(error).split())

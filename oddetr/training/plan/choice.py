@@ -18,16 +18,20 @@ from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.distillation.teacher import AUTO_HORIZON
 from oddetr.models.families.build import is_complete
-from oddetr.training.config import DEFAULT_MODEL, OptimizerConfig, TrainConfig, chosen
+from oddetr.models.transformers.catalogue import BY_KIND, CATALOGUE, FineTuning
+from oddetr.models.transformers.files import configuration_only
+from oddetr.training.config import DEFAULT_MODEL, SCRATCH, OptimizerConfig, TrainConfig, chosen
 from oddetr.training.processes import process_count
 
 Part = TypeVar("Part", TrainConfig, OptimizerConfig)
 GPU_MODEL = "deformable_detr_refine_r50"
+_PRETRAINED = {"cpu": "dfine-n", "gpu": "dfine-s"}
+"""The detector trained on COCO that a run starts from."""
 _MODELS = {
     "cpu": (DEFAULT_MODEL, 40, 300, "no CUDA GPU is used"),
     "gpu": (GPU_MODEL, 100, 900, "there is a GPU"),
 }
-"""The model, its fewest and most queries, and the reason."""
+"""The preset where no such detector can be had, its fewest and most queries, and the reason."""
 SIZES = {"cpu": (240, 320, 400, 480), "gpu": (480, 640, 800)}
 """Shorter sides to choose from, in pixels."""
 LEGIBLE = 16
@@ -41,7 +45,9 @@ LEAST_BATCHES = 50
 SHORT = 20_000
 """Steps up to which a run without a pretrained detector has the higher rates."""
 OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1}
-"""Deformable-DETR's rates: for longer runs and for fine-tuning."""
+"""Deformable-DETR's rates: for longer runs, and for fine-tuning its presets."""
+PRETRAINED_SIZE = 640
+"""The shorter side in pixels at which the detectors of the catalogue were trained."""
 GIB_PER_IMAGE = 2.5
 """GPU memory in GiB per image of 640 pixels; 2.2 were measured for the baseline (docs/performance.md)."""
 
@@ -115,6 +121,8 @@ def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
     defaults of the first versions, whose runs `--resume` continues.)"""
     constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1}
+    if config.model == SCRATCH:
+        config = replace(config, model=None)
     if not config.init:
         constants |= {"model": DEFAULT_MODEL, "image_size": 128 if config.data == DIGITS else 320}
     elif config.image_size is None:
@@ -143,14 +151,29 @@ def _filled(config: Part, values: dict[str, Any]) -> Part:
 
 
 def _with_model(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
-    if config.model or config.init or is_complete(config.detector):
+    if config.model not in (None, SCRATCH) or config.init or is_complete(config.detector):
         return config, ""
     model, least, most, why = _MODELS[machine.kind]
+    missing = ""
+    if config.model is None and config.data != DIGITS and not config.detector:
+        name = _PRETRAINED[machine.kind]
+        missing = CATALOGUE[name].unavailable()
+        if not missing:
+            return _pretrained(config, name, facts), f"model {name}: trained on {CATALOGUE[name].images}, {why}"
+        missing = f". The first choice, {name}, which is trained on COCO, cannot be had: {missing}"
     detector = dict(config.detector)
     if "num_queries" not in detector:
         detector["num_queries"] = min(most, max(least, queries_for(facts.most)))
         why += f", {detector['num_queries']} queries for at most {facts.most} objects in an image"
-    return replace(config, model=model, detector=detector), f"model {model}: {why}"
+    return replace(config, model=model, detector=detector), f"model {model}: {why}{missing}"
+
+
+def _pretrained(config: TrainConfig, name: str, facts: Facts) -> TrainConfig:
+    """The detector of the catalogue, with more queries where an image has more objects than half of its own."""
+    queries = queries_for(facts.most)
+    config = replace(config, model=name)
+    usual = config.detector_config().num_queries or queries
+    return replace(config, detector={"num_queries": queries}) if queries > usual else config
 
 
 def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
@@ -160,6 +183,8 @@ def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tup
     size = next((size for size in sizes if size * facts.smallest >= LEGIBLE), sizes[-1])
     if config.init:
         size, why = read_info(find_checkpoint(config.init)).image_size, f"that of {config.init}"
+    elif config.model in CATALOGUE and machine.kind == "gpu":
+        size, why = PRETRAINED_SIZE, "that of the detector's own training"
     elif facts.side <= size:
         size, why = max(LEAST_SIDE, facts.side), "the images' own shorter side"
     else:
@@ -203,11 +228,30 @@ def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
 
 def _with_rates(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
     """Choose learning rates. Deformable-DETR's are for 185,000 steps (50 epochs of COCO, batches of 32), and suit
-    fine-tuning."""
+    fine-tuning its presets; a detector of transformers is fine-tuned as its authors do."""
     _, steps = steps_of(config, facts.images, machine.devices)
+    if tuning := fine_tuning(config):
+        images = chosen(config.batch_size) * config.accumulate * machine.devices
+        rates = {"learning_rate": tuning.rate_for(images), "backbone_factor": tuning.backbone_factor}
+        optimizer = _filled(config.optimizer, rates)
+        reason = (
+            f"learning rate {optimizer.learning_rate:g}, the backbone's {optimizer.backbone_factor:g} of it: its "
+            f"authors' {tuning.learning_rate:g} for {tuning.images} images a step, scaled to {images}"
+        )
+        return replace(config, optimizer=optimizer), reason if config.optimizer.learning_rate is None else ""
     short = steps <= SHORT and not config.init and not config.hugging_face
     optimizer = _filled(config.optimizer, {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else OFFICIAL)
     imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
     why = f"at most {SHORT:,} steps{imagenet}" if short else "Deformable-DETR's"
     reason = f"learning rate {optimizer.learning_rate:g}: {why}" if config.optimizer.learning_rate is None else ""
     return replace(config, optimizer=optimizer), reason
+
+
+def fine_tuning(config: TrainConfig) -> FineTuning | None:
+    """Return how the authors of a detector of transformers fine-tune it; None where no weights are loaded, or for a
+    kind without such a record."""
+    if config.model in CATALOGUE:
+        return CATALOGUE[config.model].fine_tuning
+    if config.hugging_face and not configuration_only(config.hugging_face):
+        return BY_KIND.get(config.detector_config().family)
+    return None

@@ -88,7 +88,8 @@ def predict(
             image, or of each slice.
         formats: outputs, comma-separated: pictures, coco, csv, yolo.
         slice: for small objects in large images: detect also in overlapping squares of this side, in pixels. Best is
-            the side with which objects appear to the detector as large as in training. Default: none.
+            the side with which objects appear to the detector as large as in training. Default: that of the training;
+            0: whole images only.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
@@ -105,14 +106,16 @@ def predict(
     predictor = Predictor.load(checkpoint, weights)
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
 
+    slice = predictor.info.configuration.get("slice") if slice is None else slice
+
     def detect(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
-        if slice is None:
+        if not slice:
             return [found.above(threshold) for found in predictor.detect(images, top_k, labels)]
         sliced = (detect_sliced(predictor, image, slice, threshold, labels, batch_size) for image in images)
         return [found if top_k is None else found.top(top_k) for found in sliced]
 
     report = PredictionReport()
-    outputs = open_outputs(kinds, folder, predictor.classes, slice)
+    outputs = open_outputs(kinds, folder, predictor.classes, slice or None)
     silent = console is None or not console.is_terminal
     try:
         with ExitStack() as closing, Progress(console=console, transient=True, disable=silent) as bar:
@@ -140,7 +143,8 @@ def _checked(threshold: float, batch_size: int, top_k: int | None, slice: int | 
     """The formats, after all options have been checked."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
-    for name, value, least in (("batch_size", batch_size, 1), ("top_k", top_k, 1), ("slice", slice, LEAST_SIDE)):
+    side = slice or None
+    for name, value, least in (("batch_size", batch_size, 1), ("top_k", top_k, 1), ("slice", side, LEAST_SIDE)):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
     unknown = [word for word in formats if word not in FORMATS]

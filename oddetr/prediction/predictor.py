@@ -147,6 +147,7 @@ def evaluate(
     split: str = "val",
     json: Path | str | None = None,
     batch_size: int | None = None,
+    slice: int | None = None,
     weights: Weights = "teacher",
     allow_outside: bool = False,
     ignore_exif: bool = False,
@@ -161,6 +162,8 @@ def evaluate(
         json: file to write the scores to, all in 0-1.
         batch_size: images per batch; default: the run's, at most 64, which reproduces the scores of its validation (up
             to rounding: here all is float32).
+        slice: detect as `predict` does with this option, in overlapping squares of this side in pixels. Default: that
+            of the training, whose own scores are of tiles, not of whole images; 0: whole images only.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         allow_outside: follow paths and links out of the data's folder, which is refused otherwise.
         ignore_exif: take the images of `data` as stored, not turned by their EXIF orientation. The data that the run
@@ -189,7 +192,13 @@ def evaluate(
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]
-    detections = dict(predictor.detect_source(source, batch_size, console))
+    slice = predictor.info.configuration.get("slice") if slice is None else slice
+    if slice:
+        from oddetr.prediction.slicing import detect_source_sliced
+
+        detections = dict(detect_source_sliced(predictor, source, slice, console))
+    else:
+        detections = dict(predictor.detect_source(source, batch_size, console))
     truth, classes = source.annotations(), source.classes
     metrics = duplicates_suppressed(evaluate_detections(truth, classes, detections), truth, classes, detections)
     if json is not None:

@@ -94,6 +94,7 @@ class OptimizerConfig:
 _LEAST = {
     "epochs": 1,
     "image_size": LEAST_SIDE,
+    "slice": LEAST_SIDE,
     "batch_size": 1,
     "accumulate": 1,
     "validate_every": 1,
@@ -152,6 +153,8 @@ class TrainConfig:
             transformers is installed and their weights can be had, else a preset; `scratch` is always a preset.
         epochs: passes over the training images; default: chosen.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
+        slice: for small objects in large images: train and validate on overlapping square tiles of this side in pixels,
+            and on the whole images; `predict --slice` detects in the same tiles.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
@@ -192,6 +195,7 @@ class TrainConfig:
     model: str | None = None
     epochs: int | None = None
     image_size: int | None = None
+    slice: int | None = None
     batch_size: int | None = None
     seed: int = 0
     allow_outside: bool = False

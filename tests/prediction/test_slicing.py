@@ -1,26 +1,8 @@
-from itertools import pairwise
-
 import numpy as np
-import pytest
 
 from oddetr.evaluation.detections import Detections
-from oddetr.prediction.slicing import detect_sliced, slices, without_duplicates
+from oddetr.prediction.slicing import detect_sliced, without_duplicates
 from tests.prediction.blobs import blob_predictor, detect_calls, scattered
-
-
-@pytest.mark.parametrize("size", [(640, 1000), (333, 64), (101, 100)])
-def test_slices_when_cut_then_cover_the_image_and_overlap_by_a_fifth(size: tuple[int, int]) -> None:
-    height, width = size
-    places = slices(height, width, 100)
-    covered = np.zeros(size, int)
-    for x0, y0, x1, y1 in places:
-        assert (y1 - y0, x1 - x0) == (min(100, height), min(100, width))
-        covered[y0:y1, x0:x1] += 1
-    assert covered.min() == 1
-    for axis, length in ((1, height), (0, width)):
-        starts = sorted({place[axis] for place in places})
-        assert (starts[0], starts[-1]) == (0, max(0, length - 100))
-        assert all(after - before <= 80 for before, after in pairwise(starts))
 
 
 def test_detect_sliced_when_objects_lie_across_slices_then_finds_each_once() -> None:

@@ -162,7 +162,7 @@ HALF_SMALL = annotations([10.0] * 30 + [50.0] * 30)
         (PLENTY, PLENTY, 100, 60, []),
         (HALF_SMALL, PLENTY, 50, 100, ["30 of 60 objects are smaller than 8 px at image size 50", "--image-size 80"]),
         (HALF_SMALL, PLENTY, 80, 100, []),
-        (annotations([3.0] * 60), PLENTY, 100, 100, ["larger images would help"]),
+        (annotations([3.0] * 60), PLENTY, 100, 100, ["--slice 40 trains on tiles of 40 px"]),
         (PLENTY, PLENTY, 100, 50, ["60 objects", "--detector.num-queries 120"]),
         (annotations([40.0] * 65, [False] * 5 + [True] * 60), PLENTY, 100, 50, []),
         (PLENTY, annotations([40.0] * 7), 100, 60, ["7 objects"]),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,6 +19,7 @@ from oddetr.data.faults import DataError
 from oddetr.data.transforms import AugmentConfig
 from oddetr.data.writer import write_coco
 from oddetr.distillation.config import DistillationConfig, PredictionConfig
+from oddetr.evaluation.detections import Detections
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
@@ -32,6 +34,27 @@ def test_train_takes_plain_values_and_the_seed_changes_the_weights(tiny: dict, t
     assert oddetr.train(**tiny | plain) == tiny["out"]
     before = weights(trained)
     assert not all(value.equal(before[name]) for name, value in weights(tiny["out"]).items())
+
+
+def test_a_run_on_tiles_is_detected_and_scored_with_in_the_same_tiles(
+    tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = oddetr.train(**tiny | {"slice": 64, "epochs": 1})
+    sides: list[int] = []
+
+    def sliced(predictor: Any, image: Any, side: int, *_: Any) -> Detections:
+        sides.append(side)
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    monkeypatch.setattr("oddetr.prediction.slicing.detect_sliced", sliced)
+    monkeypatch.setattr("oddetr.prediction.predict.detect_sliced", sliced)
+    assert len(oddetr.evaluate(run).to_json()["per_class"]) == 10
+    images = Path(tiny["data"]) / "val"
+    oddetr.predict(run, images, tmp_path / "found", formats="coco")
+    assert sides == [64] * 8
+    oddetr.predict(run, images, tmp_path / "whole", formats="coco", slice=0)
+    oddetr.evaluate(run, slice=0)
+    assert sides == [64] * 8
 
 
 class GradientNorms(Callback):

@@ -54,7 +54,8 @@ def _small(train: Annotations, image_size: int) -> str:
             f"--image-size {10 * int(np.ceil(enough / 10))} shows nineteen of twenty larger than that, in more time"
         )
     else:
-        advice = "larger images would help; or cut them into tiles, train on these, and find objects with --slice"
+        side = 10 * max(4, int(np.median(native) * image_size / enough / 10))
+        advice = f"--slice {side} trains on tiles of {side} px, which show nineteen of twenty larger than that"
     return (
         f"{small:,} of {len(sides):,} objects are smaller than {SMALLEST} px at image size {image_size} and will "
         f"hardly be found: {advice}."
@@ -70,7 +71,7 @@ def _strips(train: Annotations, image_size: int) -> str:
     seen_height, seen_width = resized_shape(height, width, image_size)
     return (
         f"{len(strips):,} of {len(shares):,} images are long strips, whose longer side decides: {width}x{height} px "
-        f"become {seen_width}x{seen_height} at image size {image_size}. Cut them into tiles to show more."
+        f"become {seen_width}x{seen_height} at image size {image_size}. Tiles show more: --slice {min(height, width)}."
     )
 
 

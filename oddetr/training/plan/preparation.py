@@ -15,6 +15,7 @@ from oddetr.common.text import listed
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.sources import DIGITS, open_training_sources
+from oddetr.data.tiles import tiled
 from oddetr.models.detector import Detector
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import build_detector
@@ -89,10 +90,13 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     sources, notes = open_training_sources(
         config.data, config.digits, config.seed, console, is_first_process(), config.reading
     )
+    if isinstance(sources["train"], DetectionData):
+        config = replace(config, grey_bits=sources["train"].reading.grey_bits)
+    if config.slice:
+        sources, note = tiled(sources, config.slice)
+        notes = (*notes, note)
     _say_each(say, "data", notes)
     train, classes = sources["train"], sources["train"].classes
-    if isinstance(train, DetectionData):
-        config = replace(config, grey_bits=train.reading.grey_bits)
     reasons: list[str] = []
     if state is None:
         # The built-in scenes are legible at their own size.

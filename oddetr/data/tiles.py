@@ -147,7 +147,7 @@ class TiledSource:
         height, width = self.whole.annotations().sizes[image].tolist()
         boxes = self.whole.annotations().boxes[self._rows(image)]
         windows = np.array(tiles(height, width, self.side))[:, None]
-        return ((boxes[:, :2] >= windows[..., :2]) & (boxes[:, 2:] <= windows[..., 2:])).all(axis=2)
+        return np.asarray(((boxes[:, :2] >= windows[..., :2]) & (boxes[:, 2:] <= windows[..., 2:])).all(axis=2))
 
 
 def tiled(sources: dict[str, Source], side: int) -> tuple[dict[str, Source], str]:

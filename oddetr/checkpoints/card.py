@@ -68,6 +68,7 @@ def model_card(
         size=info.image_size,
         images=info.images,
         detections=detections,
+        threshold="the one with each class's best F1 on the validation images" if info.thresholds else 0.3,
         versions=", ".join(f"{in_markdown(key)} {in_markdown(value)}" for key, value in info.versions.items()),
     )
 

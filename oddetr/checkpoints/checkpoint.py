@@ -26,7 +26,7 @@ from oddetr import __version__
 from oddetr.checkpoints.hub import fetch
 from oddetr.common.durable import checksum, new_path, replace_folder, sync, sync_files
 from oddetr.common.hub_names import on_hub, split_name
-from oddetr.common.untrusted import read_count, read_json, read_normalisation
+from oddetr.common.untrusted import is_number, read_count, read_json, read_normalisation
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
 from oddetr.evaluation.scores_json import read_scores
@@ -64,6 +64,7 @@ class CheckpointInfo:
         metrics: validation scores, in 0-1, under `teacher` and `student`; empty if the epoch was not validated.
         configuration: the run's configuration.
         images: number of images by split; empty if unknown.
+        thresholds: the teacher's score threshold of best F1 by class, in [0, 1]; empty if unknown.
         versions: of the packages it was trained with.
     """
 
@@ -76,6 +77,7 @@ class CheckpointInfo:
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     configuration: dict[str, Any] = field(default_factory=dict[str, Any])
     images: dict[str, int] = field(default_factory=dict[str, int])
+    thresholds: dict[str, float] = field(default_factory=dict[str, float])
     versions: dict[str, str] = field(
         default_factory=lambda: {
             "oddetr": __version__,
@@ -106,12 +108,20 @@ class CheckpointInfo:
             metrics={model: read_scores(metrics[model]) for model in WEIGHT_FILES if model in metrics},
             configuration=run,
             images={name: read_count(count) for name, count in content.get("images", {}).items()},
+            thresholds=_read_thresholds(content.get("thresholds", {}), classes),
             versions=dict(content.get("versions", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values for `json.dump`."""
         return {"format": FORMAT, **asdict(self)}
+
+
+def _read_thresholds(values: dict[str, Any], classes: ClassTable) -> dict[str, float]:
+    """Raises ValueError unless there is a number in [0, 1] for each class, or none at all."""
+    if values and ({*values} != {*classes.names} or not all(is_number(v) and 0 <= v <= 1 for v in values.values())):
+        raise ValueError("thresholds must be a number in 0-1 for each class.")
+    return {name: float(value) for name, value in values.items()}
 
 
 _CONFIGURATION_TYPES: dict[str, Any] = {

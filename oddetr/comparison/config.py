@@ -23,7 +23,12 @@ from oddetr.training.plan.choice import with_fixed_defaults
 CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
 """Fields that may differ between arms; all others must be equal."""
 LIKE = "like"
-SET_HERE = {"out": "out of the comparison", "seed": "seeds of the comparison", "resume": "nothing: runs always go on"}
+SET_HERE = {
+    "out": "out of the comparison",
+    "seed": "seeds of the comparison",
+    "resume": "nothing: runs always go on",
+    "hours": "epochs: all arms make as many steps",
+}
 """Fields of a run that the comparison sets, and what to use instead."""
 
 
@@ -32,7 +37,7 @@ class ComparisonConfig:
     """Arms and seeds to train on equal terms: with one seed, all arms share initial weights and data order.
 
     Attributes:
-        base: fields of `TrainConfig` that all arms share, except out, seed and resume.
+        base: fields of `TrainConfig` that all arms share, except out, seed, resume and hours.
         arms: by name, an arm's changes to the base (`CHANGEABLE`); dicts are merged. None stands for the standard arm
             of that name; `like: NAME` starts from a standard arm. Default: all standard arms.
         seeds: each arm is trained once per seed.

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oddetr.data.dataset import Source
 from oddetr.data.images import ImageError
+from oddetr.data.repeats import Factors, drawn, epoch_length
 from oddetr.data.transforms import EvalTransform, Example
 from oddetr.structures import Batch, GroundTruth
 
@@ -55,11 +56,12 @@ class TransformedDataset(Dataset[Example]):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> Example:
-        """A function of (seed, epoch, index); leaves torch's generator as it was."""
+        """A function of (seed, epoch, index); leaves torch's generator as it was. Indices from the number of images on
+        are repeats, see `drawn`, which vary apart."""
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
-            return self.transform(self.source.sample(index, epoch, self.transform.detail))
+            return self.transform(self.source.sample(index % len(self), epoch, self.transform.detail))
 
     def __getitems__(self, keys: list[Key]) -> list[Example] | ImageError:
         """The examples of a batch, or the error of an image that cannot be read, which `AccumulatedLoader` raises:
@@ -81,6 +83,7 @@ class EpochSampler(Sampler[Key]):
         length: images.
         rank: this process, 0..world_size-1.
         batch_size: keys that make a batch, >= 1.
+        factors: how often each image is seen in an epoch, with `shuffle`; default: once.
 
     Raises:
         ValueError: there is no image or no such rank.
@@ -94,11 +97,13 @@ class EpochSampler(Sampler[Key]):
         rank: int = 0,
         world_size: int = 1,
         batch_size: int = 1,
+        factors: Factors | None = None,
     ) -> None:
+        length = length if factors is None else epoch_length(factors)
         if length < 1 or not 0 <= rank < world_size:
             raise ValueError(f"Cannot share {length} images among {world_size} processes as process {rank}.")
         self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
+        self.rank, self.world_size, self.batch_size, self.factors = rank, world_size, batch_size, factors
         self.epoch = 0
         self.done = 0
 
@@ -120,7 +125,10 @@ class EpochSampler(Sampler[Key]):
         order = list(range(self.length))
         if self.shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
+            if self.factors is None:
+                order = torch.randperm(self.length, generator=generator).tolist()
+            else:
+                order = drawn(self.factors, generator)
         for step in range(done, len(self)):
             yield epoch, order[(self.rank + step * self.world_size) % self.length]
 

@@ -29,6 +29,10 @@ def all_values(detector: Detector) -> Iterator[torch.Tensor]:
     return chain(detector.parameters(), detector.buffers())
 
 
+def _values(part: nn.Module | nn.Parameter) -> Iterator[torch.Tensor]:
+    return chain(part.parameters(), part.buffers()) if isinstance(part, nn.Module) else iter((part,))
+
+
 class NonFiniteStudentError(FloatingPointError):
     """The student holds NaN or infinity, so the teacher was not updated."""
 
@@ -52,8 +56,8 @@ class Teacher(nn.Module):
 
     theta' <- a theta' + (1 - a) theta  after each optimizer step,  1 / (1 - a) = `horizon_at(t, most)`
 
-    Integer buffers are copied. The average starts as a copy of the student, and stays in evaluation mode and without
-    gradient. `state_dict` includes the number of steps.
+    Integer buffers are copied; frozen parts stay, since the student's do. The average starts as a copy of the student,
+    and stays in evaluation mode and without gradient. `state_dict` includes the number of steps.
 
     Attributes:
         detector: the averaged detector.
@@ -72,10 +76,13 @@ class Teacher(nn.Module):
 
     def update(self, student: Detector, horizon: float) -> None:
         """Update the average once; `horizon` is the upper limit of `horizon_at`."""
+        kept = {id(value) for part in student.frozen for value in _values(part)}
         with torch.no_grad():
             averages: list[torch.Tensor] = []
             targets: list[torch.Tensor] = []
             for average, value in zip(all_values(self.detector), all_values(student), strict=True):
+                if id(value) in kept:
+                    continue
                 if average.is_floating_point():
                     averages.append(average)
                     targets.append(value)

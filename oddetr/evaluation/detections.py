@@ -42,9 +42,9 @@ class Detections:
         """Select by indices, in their order, or by a mask."""
         return Detections(self.boxes[which], self.scores[which], self.labels[which])
 
-    def above(self, threshold: float) -> "Detections":
-        """Select the detections that score at least `threshold`, in the same order."""
-        return self.take(self.scores >= threshold)
+    def above(self, threshold: float | Float64[np.ndarray, " classes"]) -> "Detections":
+        """Select the detections that score at least `threshold`, or their class's, in the same order."""
+        return self.take(self.scores >= (threshold if isinstance(threshold, int | float) else threshold[self.labels]))
 
     def top(self, count: int) -> "Detections":
         """The `count` best, best first; ties keep their order."""

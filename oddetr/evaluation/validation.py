@@ -1,7 +1,8 @@
 """Validation of teacher and student side by side: COCO metrics and matching instability."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from oddetr.data.dataset import Source
 from oddetr.evaluation.coco import Metrics, evaluate_detections
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.instability import Instability, Matching, instability, matched_queries
+from oddetr.evaluation.matches import class_thresholds
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
@@ -70,6 +72,7 @@ class Validation:
         self.scores: dict[Weights, Scores] = {}
         self._found: dict[Weights, Found] = {}
         self._before: dict[str, Matching] = {}
+        self._judge: Callable[[], dict[str, float]] = dict
 
     def start(self) -> None:
         """Start a validation."""
@@ -120,7 +123,13 @@ class Validation:
                 by_slot = instability(slots, self._before.get(f"{name}_slots"))
             metrics = evaluate_detections(truth, classes, found.detections)
             self.scores[name] = Scores(metrics, instability(matching, self._before.get(name)), by_slot)
+            if name == "teacher":
+                self._judge = partial(class_thresholds, truth, classes, found.detections)
         self._found, self._before = {}, matchings
+
+    def thresholds(self) -> dict[str, float]:
+        """The teacher's best score threshold of each class, in the last validation; see `class_thresholds`."""
+        return self._judge()
 
     def state(self) -> dict[str, dict[str, Int64[Tensor, "..."]]]:
         """The last matching, for a checkpoint, so that instability continues after a resume."""

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from oddetr.models.heads import PredictionHead
 from oddetr.models.queries import QuerySource
 from oddetr.structures import Anchors, Embeddings, Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
+
+Frozen = Literal["nothing", "backbone", "encoder"]
+"""What `Detector.freeze` takes."""
 
 
 class Detector(nn.Module):
@@ -22,6 +25,7 @@ class Detector(nn.Module):
         query_source: makes the initial queries; None where it cannot be copied for further groups.
         denoising: GroundTruth -> AssignedQueries, a group for training only; None: there is none.
         top_k: detections of an image that post-processing keeps.
+        frozen: the parts that `freeze` keeps as they are.
         knows_padding: whether the model itself reads a padding mask.
         sampling_layers: names of the layers that compute sampling locations and reference points; their rate is lower.
     """
@@ -30,6 +34,7 @@ class Detector(nn.Module):
     query_source: QuerySource | None
     denoising: nn.Module | None
     top_k: int
+    frozen: tuple[nn.Module | nn.Parameter, ...] = ()
     knows_padding = True
     sampling_layers = ("sampling_offsets", "reference_points")
 
@@ -42,6 +47,28 @@ class Detector(nn.Module):
     def std(self) -> tuple[float, ...]:
         """The standard deviation with which images are normalised."""
         return self.backbone.std  # pyright: ignore[reportReturnType]
+
+    @property
+    def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
+        """The parts that `encode` consists of, the backbone among them."""
+        raise NotImplementedError
+
+    def freeze(self, parts: Frozen) -> None:
+        """Keep parts as they are, without gradient and in evaluation mode: the backbone, or with the encoder all of
+        `encode`, so that no gradient is computed there."""
+        if parts != "nothing":
+            self.frozen = (self.backbone,) if parts == "backbone" else self.encoding
+        for part in self.frozen:
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Set the mode of all but the frozen parts."""
+        super().train(mode)
+        for part in self.frozen:
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
 
     @property
     def saved(self) -> nn.Module:
@@ -115,6 +142,11 @@ class ComposedDetector(Detector):
         self.decoder = decoder
         self.denoising = denoising
         self.top_k = top_k
+
+    @property
+    def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
+        """See `Detector`."""
+        return self.backbone, self.pyramid, self.encoder
 
     def class_rows(self) -> dict[str, tuple[int, ...]]:
         """The class outputs of all heads, and the label embedding of denoising, whose last row means "no class"."""

@@ -163,8 +163,11 @@ def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ 
 
 
 def _metadata(info: CheckpointInfo) -> dict[str, str]:
-    values = {"classes": info.classes.names, "class_ids": info.classes.ids, "mean": info.mean, "std": info.std}
+    values: dict[str, Any] = {"classes": info.classes.names, "class_ids": info.classes.ids}
+    values |= {"mean": info.mean, "std": info.std}
     grey_bits = ReadingConfig.recorded(info.configuration, False).grey_bits or 16
+    if info.thresholds:
+        values["thresholds"] = [info.thresholds[name] for name in info.classes.names]
     return {"oddetr": __version__, "grey_bits": str(grey_bits), **{key: json.dumps(v) for key, v in values.items()}}
 
 

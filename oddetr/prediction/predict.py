@@ -52,7 +52,7 @@ def predict(
     checkpoint: Path | str,
     paths: str | Path | Sequence[str | Path],
     out: Path | str,
-    threshold: float = 0.3,
+    threshold: float | None = None,
     batch_size: int = 8,
     weights: Weights = "teacher",
     classes: str | Sequence[str] | None = None,
@@ -79,7 +79,8 @@ def predict(
         checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
         paths: images, videos (the `video` extra), folders, globs.
         out: the folder to write to.
-        threshold: minimum score, in [0, 1].
+        threshold: minimum score, in [0, 1]; default: of each class the one with the best F1 on the validation images,
+            which the teacher's checkpoints hold, else 0.3.
         batch_size: images per batch, or frames of a video, or slices of an image.
         weights: the teacher's, which usually score higher and cost nothing more, or the student's.
         classes: detect only these, given as comma-separated names, or original ids where no class has the number as
@@ -104,14 +105,15 @@ def predict(
     if "pictures" in kinds:
         _refuse_overwriting(names, folder)
     predictor = Predictor.load(checkpoint, weights)
+    least = predictor.thresholds if threshold is None else threshold
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
 
     slice = predictor.info.configuration.get("slice") if slice is None else slice
 
     def detect(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         if not slice:
-            return [found.above(threshold) for found in predictor.detect(images, top_k, labels)]
-        sliced = (detect_sliced(predictor, image, slice, threshold, labels, batch_size) for image in images)
+            return [found.above(least) for found in predictor.detect(images, top_k, labels)]
+        sliced = (detect_sliced(predictor, image, slice, least, labels, batch_size) for image in images)
         return [found if top_k is None else found.top(top_k) for found in sliced]
 
     report = PredictionReport()
@@ -139,9 +141,11 @@ def predict(
     return report
 
 
-def _checked(threshold: float, batch_size: int, top_k: int | None, slice: int | None, formats: list[str]) -> list[str]:
+def _checked(
+    threshold: float | None, batch_size: int, top_k: int | None, slice: int | None, formats: list[str]
+) -> list[str]:
     """The formats, after all options have been checked."""
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
     side = slice or None
     for name, value, least in (("batch_size", batch_size, 1), ("top_k", top_k, 1), ("slice", side, LEAST_SIDE)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from rich.console import Console
 from rich.progress import track
 
@@ -28,6 +28,8 @@ from oddetr.structures import Batch, Weights
 
 BATCH_SIZE = 8
 """Default where a checkpoint does not record the run's."""
+THRESHOLD = 0.3
+"""Minimum score of what is shown where nothing else is known."""
 MAX_BATCH = 64
 """Limit on the batch size that a checkpoint records, which may come from anyone."""
 
@@ -64,6 +66,13 @@ class Predictor(Pretrained):
     def classes(self) -> ClassTable:
         """Names and original ids of the labels in detections."""
         return self.info.classes
+
+    @property
+    def thresholds(self) -> Float64[np.ndarray, " classes"]:
+        """The score threshold of each class: of best F1 on the validation images, or `THRESHOLD` where the checkpoint
+        has none, as for the student."""
+        known = self.info.thresholds if self.weights == "teacher" else {}
+        return np.array([known.get(name, THRESHOLD) for name in self.classes.names])
 
     @property
     def reading(self) -> ReadingConfig:

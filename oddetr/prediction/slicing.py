@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from rich.console import Console
 from rich.progress import track
 
@@ -31,7 +31,7 @@ def detect_sliced(
     predictor: Predictor,
     image: UInt8[np.ndarray, "height width 3"],
     side: int,
-    threshold: float,
+    threshold: float | Float64[np.ndarray, " classes"],
     labels: Sequence[int] | None = None,
     batch_size: int = 8,
 ) -> Detections:
@@ -41,7 +41,7 @@ def detect_sliced(
 
     Args:
         side: of a slice, in pixels; slices are resized to the detector's image size, like whole images.
-        threshold: minimum score, in [0, 1].
+        threshold: minimum score, in [0, 1], of all or of each class.
         labels: the classes to detect, 0..K-1; default: all.
         batch_size: slices in a batch.
     """

@@ -14,8 +14,8 @@ from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
 from oddetr.evaluation.detections import Detections
+from oddetr.evaluation.matches import Judged, best_threshold, confusion, judged
 from oddetr.prediction.predictor import Predictor
-from oddetr.reporting.matches import Judged, best_threshold, confusion, judged
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Findings:
         precision: of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for classes without objects.
         threshold: the score threshold with the highest F1 over all images.
         f1: that F1.
-        confusion: at that threshold; see `oddetr.reporting.matches.confusion`.
+        confusion: at that threshold; see `oddetr.evaluation.matches.confusion`.
         judged: true and false positives of each image.
     """
 

@@ -156,13 +156,20 @@ def _instability_drawings(record: Record) -> list[Drawing]:
 
 
 def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
-    """Name, AP, AP50 and number of objects of each class."""
+    """Name, AP, score threshold, AP50 and number of objects of each class."""
+    thresholds = record.info.thresholds if record.info else {}
     if not found:
         per_class = record.best_scores.get("per_class", {})
-        return [{"name": name, "ap": ap, "ap50": None, "objects": None} for name, ap in per_class.items()]
+        return [{"name": name, "ap": ap, "threshold": thresholds.get(name)} for name, ap in per_class.items()]
     counts, ap50 = found.objects_by_class.tolist(), found.precision.mean(axis=1).tolist()
     return [
-        {"name": name, "ap": found.metrics.per_class[name], "ap50": ap50[label], "objects": counts[label]}
+        {
+            "name": name,
+            "ap": found.metrics.per_class[name],
+            "threshold": thresholds.get(name),
+            "ap50": ap50[label],
+            "objects": counts[label],
+        }
         for label, name in enumerate(found.source.classes.names)
     ]
 

@@ -11,7 +11,7 @@ from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointError, Checkpoi
 from oddetr.common.untrusted import is_number, read_json
 from oddetr.reporting.figures import Curve
 from oddetr.reporting.stability import Stability, stability
-from oddetr.training.records.log import read_events
+from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
 from oddetr.training.safety.resume import CONFIGURATION, PLAN
 
 
@@ -87,8 +87,15 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is complete."""
-        return bool(self.epochs) and self.epochs[-1]["epoch"] >= (self.configuration.get("epochs") or math.inf)
+        """Whether the last epoch is complete, or the run has stopped early."""
+        done = bool(self.epochs) and self.epochs[-1]["epoch"] >= (self.configuration.get("epochs") or math.inf)
+        return done or bool(self.stopped)
+
+    @property
+    def stopped(self) -> str:
+        """Why the run has stopped before its last epoch; empty if it has not."""
+        patience = self.configuration.get("patience")
+        return out_of_patience(teacher_aps(self.validated), patience) if isinstance(patience, int) else ""
 
     @property
     def distilled(self) -> bool:

@@ -19,6 +19,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
+from oddetr.models.detector import Frozen
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import PRESETS, is_complete, read_config
 from oddetr.models.transformers.catalogue import CATALOGUE
@@ -98,6 +99,7 @@ _LEAST = {
     "batch_size": 1,
     "accumulate": 1,
     "validate_every": 1,
+    "patience": 0,
     "seed": 0,
     "workers": 0,
 }
@@ -152,6 +154,8 @@ class TrainConfig:
             config.json alone starts from random weights. Default: `dfine-n` on a CPU and `dfine-s` on a GPU where
             transformers is installed and their weights can be had, else a preset; `scratch` is always a preset.
         epochs: passes over the training images; default: chosen.
+        hours: choose the epochs so that the run ends, at its lowest learning rate, after so many hours: a few steps and
+            a validation are timed before the start. In place of `epochs`; for one process.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         slice: for small objects in large images: train and validate on overlapping square tiles of this side in pixels,
             and on the whole images; `predict --slice` detects in the same tiles.
@@ -169,6 +173,8 @@ class TrainConfig:
         init: a checkpoint whose detector and weights training starts from, instead of `model`: a run's folder, what
             `oddetr convert` wrote, or hf:user/name on the Hub. Its outputs for classes of the same name are carried
             over.
+        freeze: train neither the backbone, nor, with `encoder`, the encoder: less time and memory where the objects
+            look like those of the weights that the run starts from. Default: nothing.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
         non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error
@@ -177,6 +183,11 @@ class TrainConfig:
         accumulate: batches whose gradients make one step together.
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
         validate_every: epochs between validations; the last epoch is always validated. Default: chosen.
+        patience: stop after so many validations in a row without a better AP of the teacher; 0, the default: never.
+            The best usually comes after the learning rate has dropped (`optimizer.drop_at`): a run that stops before
+            has not seen its low rate.
+        repeat_threshold: images of rare classes are seen more often in an epoch: of a class that a share f of the
+            images shows, below this threshold t, sqrt(t / f) times (LVIS; 0.001 there). 0, the default, repeats none.
         optimizer: learning rate and schedule.
         loss: classification loss, and weights.
         matching: the matching cost's.
@@ -194,6 +205,7 @@ class TrainConfig:
     data: str = DIGITS
     model: str | None = None
     epochs: int | None = None
+    hours: float | None = None
     image_size: int | None = None
     slice: int | None = None
     batch_size: int | None = None
@@ -208,12 +220,15 @@ class TrainConfig:
     resume: bool = False
     detector: dict[str, Any] = field(default_factory=dict[str, Any])
     init: Path | None = None
+    freeze: Frozen = "nothing"
     backbone_weights: Path | None = None
     precision: Precision = "fp32"
     non_finite: NonFinite = "stop"
     accumulate: int = 1
     workers: int | None = None
     validate_every: int | None = None
+    patience: int = 0
+    repeat_threshold: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     matching: MatchingWeights = field(default_factory=MatchingWeights)
@@ -231,6 +246,14 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
         if self.image_size is not None and self.image_size > MOST_SIDE:
             raise ValueError(f"image_size is {self.image_size}; it must be at most {MOST_SIDE:,}.")
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise ValueError(f"hours is {self.hours}; it must be above 0.")
+        if self.hours and self.epochs:
+            raise ValueError(f"hours is {self.hours} and epochs is {self.epochs}; leave one out.")
+        if not 0 <= self.repeat_threshold <= 1:
+            raise ValueError(f"repeat_threshold is {self.repeat_threshold}; it is a share of the images, in [0, 1].")
+        if self.repeat_threshold and self.data == DIGITS:
+            raise ValueError("repeat_threshold is for data with rare classes; the built-in digits have none.")
         check_choices(self)
         if self.model and self.model not in (*PRESETS, SCRATCH) and not self.hugging_face:
             raise ValueError(

@@ -1,13 +1,17 @@
 """Train a detector: from a configuration to a run's folder."""
 
+import gc
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 
@@ -26,12 +30,15 @@ from oddetr.distillation.task import DistillationTask
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
-from oddetr.training.plan.forecast import forecast, is_long
-from oddetr.training.plan.preparation import Prepared, prepare
-from oddetr.training.processes import is_first_process
+from oddetr.training.plan.choice import limited
+from oddetr.training.plan.forecast import forecast, is_long, measure
+from oddetr.training.plan.hours import timed_for, with_length, with_saving
+from oddetr.training.plan.preparation import Prepared, factors_of, prepare
+from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
 from oddetr.training.records.loggers import LoggedRun, open_loggers
 from oddetr.training.records.progress import REPORTED, ProgressLine
+from oddetr.training.safety.memory import BatchMemoryError, watching_memory
 from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
 from oddetr.training.safety.resume import agreed, save_plan
@@ -60,10 +67,35 @@ def run(
     """
     console = (console or Terminal()) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
-    prepared = prepare(config, say, console, given)
+    start = time.monotonic()
+    planner = partial(_planned, say, start)
+    try:
+        prepared = prepare(config, say, console, given, planner)
+        with watching_memory(prepared.config, prepared.out):
+            return _train(prepared, console, say, compared, report, config.hours, start)
+    except BatchMemoryError as error:
+        smaller = None if compared or config.resume or several_processes(config.trainer) else error.smaller(config)
+        if smaller is None or any((error.out / name).exists() for name in ("last", "last.old")):
+            raise
+        say(f"{error}\nStarting again with --batch-size {smaller.batch_size} --accumulate {smaller.accumulate}.")
+    gc.collect()  # what the attempt held went with its error
+    torch.cuda.empty_cache()
+    return run(smaller, console, compared, given, report)
+
+
+def _train(
+    prepared: Prepared,
+    console: Console,
+    say: Callable[[str], None],
+    compared: bool,
+    report: Callable[..., Any] | None,
+    hours: float | None,
+    start: float,
+) -> Path:
+    """Train a prepared run, which began at `start`; its length is forecast unless it was chosen for `hours`."""
     config, out = prepared.config, prepared.out
     save_plan(out, config, None if prepared.state else prepared.messages)
-    recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state)
+    recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state, config.patience)
     task = DistillationTask(prepared.detector, 1, config.distillation, config.loss, config.matching, config.groups)
     keep, files = partial(_keep, prepared, task), partial(_files, prepared.sources["train"])
     watch = StepWatch(task, config.non_finite, keep, files, say)
@@ -73,20 +105,39 @@ def run(
         trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
         loaders = _loaders(prepared, trainer, say)
         alone = not compared and is_long(config, loaders[0])
-        if prepared.state is None and alone and trainer.world_size == 1:  # no process can time its steps alone
+        if prepared.state is None and alone and not hours and trainer.world_size == 1:  # none can time its steps alone
             with suppress(FloatingPointError):  # the run itself reports such a step, and may skip it
                 device = trainer.strategy.root_device
                 say(f"time: {forecast(task, config, prepared.sources['val'], *loaders, device)}")
         logged = LoggedRun(out, prepared.steps_done, parameters(prepared.describe(0, {})))
         trainer.loggers = open_loggers(config.loggers, logged, say)
         _fit(trainer, module, loaders, prepared)
+    if hours and not prepared.state:
+        say(f"time: {(time.monotonic() - start) / 3600:.3g} of {hours:g} hours")
     if watch.skipped:
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
+    if recorder.stopped:
+        say(f"stopped: {recorder.stopped}")
     best = f"best teacher AP {recorder.best:.3f} (0-1)" if recorder.best >= 0 else "no AP: nothing to validate on"
     say(f"run: {out}   {best}   evaluate it: oddetr evaluate {out}")
     if report and alone and is_first_process():
         _write_report(report, out, config.allow_outside, say)
     return out
+
+
+def _planned(say: Callable[[str], None], start: float, trial: Prepared, wanted: TrainConfig) -> tuple[TrainConfig, str]:
+    """Time `trial`, and return `wanted` with the epochs that fit into its hours, which began at `start`."""
+    config, hours = trial.config, chosen(wanted.hours)
+    say(f"timing steps and a validation, to fill {hours:g} hours")
+    task = DistillationTask(trial.detector, 1, config.distillation, config.loss, config.matching, config.groups)
+    with quiet(), shared_with_workers(), watching_memory(config, trial.out):
+        trainer = make_trainer(config, [])
+        loaders, device = _loaders(trial, trainer, say), trainer.strategy.root_device
+        pace = measure(task, config, trial.sources["val"], *loaders, device, timed_for(hours))
+    pace = with_saving(pace, task, trial)
+    batches = limited(len(loaders[0]), config.trainer, "train")
+    wanted = replace(wanted, out=trial.out)
+    return with_length(wanted, pace, batches, 3600 * hours - (time.monotonic() - start))
 
 
 def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -> Loaders:
@@ -107,7 +158,7 @@ def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -
         )
         workers = 0
     augment = TrainTransform(size, mean, std, train.flippable, config.augment)
-    order = EpochSampler(len(train), config.seed, True, rank, world, batch_size)
+    order = EpochSampler(len(train), config.seed, True, rank, world, batch_size, factors_of(config, train))
     training = make_loader(
         TransformedDataset(train, augment, config.seed), order, batch_size, workers, config.accumulate
     )

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from oddetr.checkpoints.checkpoint import RESUME, CheckpointInfo, save_of_run
 from oddetr.common.durable import writing
 from oddetr.structures import Batch
 from oddetr.training.module import AGREE_EVERY, TrainingModule
-from oddetr.training.records.log import RunLog, Speed, StepMeans, peak_memory_gib, read_events
+from oddetr.training.records.log import RunLog, Speed, StepMeans, out_of_patience, peak_memory_gib, teacher_aps
 from oddetr.training.records.logged import logged_values
 from oddetr.training.safety.resume import restore
 
@@ -35,7 +36,7 @@ class Recorder(Callback):
         stopping: whether to write `last` after the current step, and end the training.
         speed: of the training, in this process.
         loss: mean of the last event; NaN before the first.
-        best: the teacher's highest AP; -1 without any.
+        aps: the teacher's, by epoch, over all parts of a resumed run.
         trained: seconds of training before this process resumed the run.
         saved_step: optimizer steps of the last checkpoint that this process wrote.
 
@@ -44,6 +45,7 @@ class Recorder(Callback):
         describe: (epochs trained, scores) -> the description to write beside the weights.
         steps_done: where a resumed run continues.
         state: the state from which it continues.
+        patience: validations without a better AP after which the training ends; 0: it never does.
     """
 
     def __init__(
@@ -52,22 +54,36 @@ class Recorder(Callback):
         describe: Callable[[int, dict[str, Any]], CheckpointInfo],
         steps_done: int,
         state: Path | None = None,
+        patience: int = 0,
     ) -> None:
-        self.folder, self.describe, self.state = folder, describe, state
+        self.folder, self.describe, self.state, self.patience = folder, describe, state, patience
         self.stopping = False
         self.saved_step = -1
         self.speed = Speed()
         self.loss = math.nan
         self.events = RunLog(folder, steps_done)
-        before = read_events(folder)
-        scores = (event["teacher"]["AP"] for event in before if "teacher" in event)
-        self.best: float = max((ap for ap in scores if ap is not None), default=-1.0)
+        before = self.events.before
+        self.aps = teacher_aps(before)
         last = before[-1] if before else {}
         self._before: float = last.get("seconds", 0.0)
         self.trained: float = last.get("training_seconds", 0.0)
         self._start = math.nan
         self._saved = time.monotonic()
         self._means, self._agreement = StepMeans(steps_done), StepMeans(steps_done)
+
+    @property
+    def best(self) -> float:
+        """The teacher's highest AP; -1 without any."""
+        return max(self.aps.values(), default=-1.0)
+
+    @property
+    def stopped(self) -> str:
+        """Why the training ends before its last epoch; empty if it goes on."""
+        return out_of_patience(self.aps, self.patience)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no step of a run that has stopped early."""
+        trainer.should_stop = bool(self.stopped)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, also of a run resumed within an epoch; rename the checkpoint that it continues to `last`."""
@@ -112,7 +128,8 @@ class Recorder(Callback):
         self.speed.pause()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the epoch, write `last`, and `best` if it is the best so far; raise KeyboardInterrupt to stop the run."""
+        """Log the epoch, write `last`, and `best` if it is the best so far; end the run if it is out of patience, or
+        raise KeyboardInterrupt to stop it."""
         self.speed.pause()
         module = cast(TrainingModule, pl_module)
         epoch = trainer.current_epoch + 1
@@ -129,7 +146,9 @@ class Recorder(Callback):
             self._log_losses(trainer)
             self._record(trainer, "epoch", speed | agreement | skipped | scores)
             self._save(trainer, module, epoch, scores)
-        if epoch != trainer.max_epochs and _any_process(trainer, self.stopping):
+        if self.stopped:
+            trainer.should_stop = True
+        elif epoch != trainer.max_epochs and _any_process(trainer, self.stopping):
             raise KeyboardInterrupt
 
     def _save_within_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
@@ -177,11 +196,13 @@ class Recorder(Callback):
         try:
             trainer.save_checkpoint(state)
             if trainer.is_global_zero:
+                info = replace(info, thresholds=module.validation.thresholds() if scores else {})
                 self._write(module, info, scores, state)
         except Exception:
             with suppress(OSError):
                 state.unlink()
             raise
+        self.aps |= teacher_aps([{"epoch": epoch, **scores}])
         self.saved_step = trainer.global_step
         trainer.strategy.barrier("written")  # else torchrun may kill a process that still writes when another one ends
 
@@ -189,7 +210,6 @@ class Recorder(Callback):
         self.events.sync()
         ap = scores["teacher"]["AP"] if scores else None
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
-            self.best = ap if ap is not None else self.best
             save_of_run(self.folder / "best", module.detectors, info)
         save_of_run(self.folder / "last", module.detectors, info, state)
 

@@ -92,7 +92,8 @@ def check_flags(config: TrainConfig) -> None:
         ValueError: see `make_trainer`.
     """
     with quiet():
-        make_trainer(replace(config, epochs=config.epochs or 1, validate_every=config.validate_every or 1), ())
+        filled = {"hours": None, "epochs": config.epochs or 1, "validate_every": config.validate_every or 1}
+        make_trainer(replace(config, **filled), ())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from oddetr.data.dataset import ClassTable
 from oddetr.models.families.build import build_detector
+from tests.models.helpers import SMALL
 from tests.strange import STRANGE_MODULE, Bomb, armed, changed, hostile_checkpoint, refused, rewritten
 
 
@@ -221,3 +222,12 @@ def test_safetensors_when_the_header_length_is_wrong_then_is_refused(length: int
     file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("thresholds", [{"cat": 0.5}, {"cat": 0.5, "dog": 2.0}, {"cat": 0.5, "dog": "0.5"}])
+def test_thresholds_that_are_not_a_share_for_each_class_are_refused(thresholds: dict[str, Any]) -> None:
+    info = CheckpointInfo(SMALL, ClassTable(("cat", "dog"), (0, 1)), 64, (0.5,) * 3, (0.5,) * 3)
+    content = json.loads(json.dumps(info.to_json()))
+    assert CheckpointInfo.from_json(content | {"thresholds": {"cat": 0.5, "dog": 1}}).thresholds["dog"] == 1.0
+    with pytest.raises(ValueError, match="thresholds must be a number in 0-1 for each class"):
+        CheckpointInfo.from_json(content | {"thresholds": thresholds})

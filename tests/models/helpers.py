@@ -97,3 +97,33 @@ def ap50_of_two_scenes(task: DistillationTask, rate: float) -> float:
         predictions = task.teacher.detector(batch.images, batch.padding_mask)
     found = dict(zip(batch.image_ids, postprocess(predictions, batch.original_sizes, top_k=100), strict=True))
     return evaluate_detections(source.annotations(), source.classes, found).ap50
+
+
+def assert_frozen_encoder_stays(detector: Detector, batch: Batch) -> None:
+    """Freezing the encoder freezes what `encode` uses, and two steps of training move some of the rest only."""
+    learned = {name: each for name, each in detector.named_parameters() if each.requires_grad}
+    encoded = detector.encode(batch.images, batch.padding_mask).tokens.sum()
+    gradients = torch.autograd.grad(encoded, [*learned.values()], allow_unused=True)
+    used = {name for name, gradient in zip(learned, gradients, strict=True) if gradient is not None}
+    detector.freeze("encoder")
+    frozen = {name for name, parameter in detector.named_parameters() if not parameter.requires_grad}
+    assert used <= frozen
+    task = DistillationTask(detector, 4).train()
+    optimizer = torch.optim.AdamW((each for _, each in task.learned() if each.requires_grad), lr=1e-2)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    for _ in range(2):
+        assert not detector.encode(batch.images, batch.padding_mask).tokens.requires_grad
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        optimizer.step()
+        task.update_teacher(finite=True)
+    after = detector.state_dict()
+    moved = {name for name, value in before.items() if not value.equal(after[name])}
+    assert moved
+    assert not moved & frozen
+    kept = [part for part in detector.frozen if isinstance(part, nn.Module)]
+    assert not any(module.training for part in kept for module in part.modules())
+    assert detector.training
+    averages = task.teacher.detector.state_dict()
+    assert all(averages[name].equal(before[name]) for name in frozen & averages.keys())
+    assert not any(averages[name].equal(before[name]) for name in moved if before[name].is_floating_point())

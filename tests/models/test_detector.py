@@ -7,7 +7,7 @@ from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention, level_sizes
 from oddetr.models.encoder import FeaturePyramid
 from oddetr.models.families.build import PRESETS, DetectorConfig, build_detector
-from tests.models.helpers import VARIANTS, small_batch, small_detector
+from tests.models.helpers import VARIANTS, assert_frozen_encoder_stays, small_batch, small_detector
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -139,3 +139,17 @@ def test_level_sizes_cached_in_inference_serve_training() -> None:
     assert level_sizes(((17, 19),), learned.double()).dtype == torch.float64
     (learned / cached).sum().backward()
     torch.testing.assert_close(learned.grad, torch.tensor([1 / 19, 1 / 17]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_frozen_encoder_stays_and_the_rest_learns(variant: str) -> None:
+    assert_frozen_encoder_stays(small_detector(variant), small_batch((2, 1)))
+
+
+def test_a_frozen_backbone_leaves_the_encoder_to_learn() -> None:
+    detector = small_detector()
+    detector.freeze("backbone")
+
+    learned = {name.partition(".")[0] for name, parameter in detector.named_parameters() if parameter.requires_grad}
+    assert learned == {"pyramid", "encoder", "query_source", "decoder"}
+    assert [part.training for part in (detector.train(), detector.backbone, detector.encoder)] == [True, False, True]

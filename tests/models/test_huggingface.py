@@ -18,7 +18,12 @@ from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.structures import Batch
 from oddetr.training.config import OptimizerConfig
 from oddetr.training.module import parameter_groups
-from tests.models.helpers import ap50_of_two_scenes, assert_predictions_close, small_batch
+from tests.models.helpers import (
+    ap50_of_two_scenes,
+    assert_frozen_encoder_stays,
+    assert_predictions_close,
+    small_batch,
+)
 from tests.models.test_denoising import assert_groups_attend_to_themselves_and_own_queries
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
@@ -301,3 +306,8 @@ def test_unknown_and_unsupported_models_are_named(monkeypatch: pytest.MonkeyPatc
             HuggingFaceConfig.read(name)
     with pytest.raises(ValueError, match=r"yolos cannot be trained here: .* Supported: deformable_detr, rt_detr"):
         HuggingFaceConfig({"model_type": "yolos"})
+
+
+@pytest.mark.parametrize("name", ["deformable two-stage", "RT-DETR", "D-FINE", "DEIMv2"])
+def test_a_frozen_encoder_stays_and_the_rest_learns(name: str) -> None:
+    assert_frozen_encoder_stays(adapted(name).train(), batch_of(2, 1))

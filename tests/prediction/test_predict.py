@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,19 @@ def test_predict_when_a_picture_would_replace_an_image_then_refuses(blobs: Predi
 def test_predict_when_repeated_below_its_images_then_skips_its_own_pictures(blobs: Predictor, pictures: Path) -> None:
     for _ in range(2):
         assert len(oddetr.predict("any", str(pictures), pictures / "found").pictures) == 3
+
+
+def test_without_a_threshold_each_class_has_that_of_the_teachers_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, pictures: Path, tmp_path: Path
+) -> None:
+    """Scores lie between 0.5 and 0.6; the student's checkpoint holds none, and neither does that of an older oddetr."""
+    plain = blob_predictor()
+    known = replace(plain, info=replace(plain.info, thresholds={"grey": 0.4, "white": 0.9}))
+
+    def found(predictor: Predictor, **options: Any) -> set[str]:
+        monkeypatch.setattr(Predictor, "load", lambda *_: predictor)
+        oddetr.predict("", [str(pictures)], tmp_path / "out", formats="csv", **options)
+        return {row["class name"] for row in rows_of(tmp_path / "out" / "detections.csv")}
+
+    assert found(known) == found(known, slice=64) == {"grey"}
+    assert found(known, threshold=0.3) == found(plain) == found(replace(known, weights="student")) == {"grey", "white"}

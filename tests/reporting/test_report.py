@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oddetr.checkpoints.checkpoint import read_info
 from oddetr.cli import main
 from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
 from oddetr.reporting.report import report
 from tests.browser import browser
 from tests.helpers import without_checksums
+from tests.squares import HOSTILE
 
 
 @pytest.fixture
@@ -55,6 +57,9 @@ def test_run_writes_a_report_that_is_small_complete_and_escaped_and_survives_its
     for part in ("Confusion matrix", "Precision and recall", "Is the matching stable?", "The worst", "Learning rate"):
         assert part in page
     assert "distillation.auxiliary.weight" in page
+    thresholds = read_info(learned / "best").thresholds
+    assert {*thresholds} == {"blue", HOSTILE}
+    assert f"<td>{thresholds['blue']:.2f}</td>" in page
     assert f"oddetr train --config {learned / 'config.json'}" in page
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(" in page

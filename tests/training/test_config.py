@@ -25,6 +25,11 @@ def test_the_rate_follows_the_schedule(config: OptimizerConfig, expected: dict[i
     [
         ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
         ({"image_size": 4097}, "image_size is 4097; it must be at most 4,096"),
+        ({"hours": 0.0}, "hours is 0.0; it must be above 0"),
+        ({"hours": 2.0, "epochs": 3}, "hours is 2.0 and epochs is 3; leave one out"),
+        ({"repeat_threshold": 2.0, "data": "cells"}, "repeat_threshold is 2.0; it is a share"),
+        ({"repeat_threshold": 0.1}, "the built-in digits have none"),
+        ({"freeze": "decoder"}, "freeze is 'decoder'; it must be one of nothing, backbone, encoder"),
         ({"precision": "fp8"}, "precision is 'fp8'; it must be one of fp32, bf16, fp16"),
         ({"loggers": ["comet"]}, "There is no logger 'comet'; there are tensorboard"),
         ({"optimizer": {"learning_rate": 0.0}}, "above 0"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.heads import inverse_sigmoid
@@ -19,6 +19,12 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
     def first_is_object(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Two-stage, the head after those of the decoder's layers ranks the encoder's proposals by its first output."""
         return f"class_embed.{self.config.decoder_layers}." if self.config.two_stage else None
+
+    @property
+    def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
+        """See `Detector`."""
+        inner = self.model.model
+        return self.backbone, inner.input_proj, inner.level_embed, inner.encoder
 
     def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """Backbone, projections and encoder."""

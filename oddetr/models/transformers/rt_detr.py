@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oddetr.models.denoising import ContrastiveDenoising
@@ -46,6 +46,13 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
             noise = {"box_noise": float(config.box_noise_scale), "label_noise": float(config.label_noise_ratio)}
             self.denoising = ContrastiveDenoising(config.num_labels, config.d_model, config.num_denoising, **noise)
             self.denoising.labels = model.model.denoising_class_embed
+
+    @property
+    def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
+        """See `Detector`; DEIMv2 projects the backbone's maps in its `conv_encoder`."""
+        inner = self.model.model
+        first = (inner.conv_encoder,) if hasattr(inner, "conv_encoder") else (inner.backbone, inner.encoder_input_proj)
+        return *first, inner.encoder, inner.decoder_input_proj
 
     def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """Backbone, hybrid encoder and projections."""

@@ -201,7 +201,7 @@ def _with_length(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[T
     each, _ = steps_of(replace(config, epochs=1), facts.images, machine.devices)
     least, most = EPOCHS
     config = _filled(config, {"epochs": min(most, max(least, math.ceil(STEPS[machine.kind] / each)))})
-    config = _filled(config, {"validate_every": _period(chosen(config.epochs))})
+    config = _filled(config, {"validate_every": validation_period(chosen(config.epochs))})
     _, steps = steps_of(config, facts.images, machine.devices)
     every = "" if config.validate_every == 1 else f", validated every {config.validate_every}"
     horizon = config.distillation.horizon or max(1.0, AUTO_HORIZON * steps)
@@ -211,9 +211,9 @@ def _with_length(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[T
     )
 
 
-def _period(epochs: int) -> int:
-    """Epochs between validations: about a sixteenth of the run, if possible a divisor of the epochs, since matchings of
-    successive validations are compared."""
+def validation_period(epochs: int) -> int:
+    """The epochs between validations: about a sixteenth of the run, if possible a divisor of the epochs, since
+    matchings of successive validations are compared."""
     wanted = max(1, round(epochs / VALIDATIONS))
     even = [every for every in range(math.ceil(wanted / 2), 2 * wanted + 1) if epochs % every == 0]
     return min(even, key=lambda every: abs(every - wanted), default=wanted)

@@ -1,6 +1,7 @@
 """Estimate how long a run will take, from a few steps before it starts."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -22,10 +23,27 @@ from oddetr.training.module import parameter_groups
 from oddetr.training.plan.choice import limited
 from oddetr.training.precision import computing_in
 
-WARM, TIMED, SECONDS = 2, 8, 20.0
-"""Warm-up batches, timed batches, and the seconds after which a measurement ends."""
+WARM = 2
+"""Warm-up batches."""
 LEAST = 100
 """Batches from which on a run has a forecast and a report."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The timed batches, and the seconds after which a measurement ends, of training and of validation."""
+
+    batches: int = 8
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a batch, of a validation, and of the checkpoints of an epoch."""
+
+    batch: float
+    validation: float
+    saving: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,19 +77,36 @@ def forecast(
     validation_loader: AccumulatedLoader,
     device: torch.device,
 ) -> Forecast:
-    """Time a few batches with a copy of the task. The run is not changed: all its randomness is keyed.
+    """Forecast the time of a run from a few batches; arguments as of `measure`.
 
     A term that fades makes the run a little faster than the forecast.
+    """
+    epochs = chosen(config.epochs)
+    batches = limited(len(training), config.trainer, "train") * epochs
+    pace = measure(task, config, source, training, validation_loader, device)
+    return Forecast(pace.batch, batches, pace.validation, math.ceil(epochs / chosen(config.validate_every)))
+
+
+def measure(
+    task: DistillationTask,
+    config: TrainConfig,
+    source: Source,
+    training: AccumulatedLoader,
+    validation_loader: AccumulatedLoader,
+    device: torch.device,
+    timed: Timed = Timed(),
+) -> Pace:
+    """Time batches with a copy of the task, at the start of its run. The run is not changed: all its randomness is
+    keyed.
 
     Args:
         source: the validation data.
         training, validation_loader: the run's.
         device: the run's.
+        timed: how much is timed.
     """
-    epochs, flags = chosen(config.epochs), config.trainer
-    batches = limited(len(training), flags, "train") * epochs
     copy = deepcopy(task).to(device).train()
-    copy.steps = max(1, batches // config.accumulate)
+    copy.steps = sys.maxsize
     optimizer = AdamW(parameter_groups(copy, config.optimizer), fused=config.precision != "fp16")
 
     def step(batch: Batch) -> None:
@@ -83,7 +118,7 @@ def forecast(
         optimizer.step()
         copy.update_teacher()
 
-    each = _seconds(training, device, step)
+    each, _ = _seconds(training, device, step, timed)
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
     validator = Validation(source, detectors, task.matching)
@@ -94,20 +129,25 @@ def forecast(
         with computing_in(config.precision, device):
             validator.add(batch.to(device))
 
-    validation = _seconds(validation_loader, device, validate) * limited(len(validation_loader), flags, "val")
-    return Forecast(each, batches, validation, math.ceil(epochs / chosen(config.validate_every)))
+    batch, count = _seconds(validation_loader, device, validate, timed)
+    start = _now(device)
+    validator.finish(processes=1)
+    scoring = (_now(device) - start) / count
+    return Pace(each, (batch + scoring) * limited(len(validation_loader), config.trainer, "val"))
 
 
-def _seconds(loader: Iterable[Batch], device: torch.device, work: Callable[[Batch], None]) -> float:
-    """Return the mean seconds of a few batches, of loading and `work` together."""
+def _seconds(
+    loader: Iterable[Batch], device: torch.device, work: Callable[[Batch], None], timed: Timed
+) -> tuple[float, int]:
+    """Return the mean seconds of some batches, of loading and `work` together, and the number of batches."""
     times = [_now(device)]
-    for batch in islice(loader, WARM + TIMED):
+    for batch in islice(loader, WARM + timed.batches):
         work(batch)
         times.append(_now(device))
-        if len(times) > WARM + 1 and times[-1] - times[0] > SECONDS:
+        if len(times) > WARM + 1 and times[-1] - times[0] > timed.seconds:
             break
     first = min(WARM, len(times) - 2)
-    return (times[-1] - times[first]) / (len(times) - 1 - first)
+    return (times[-1] - times[first]) / (len(times) - 1 - first), len(times) - 1
 
 
 def _now(device: torch.device) -> float:

@@ -14,6 +14,7 @@ from oddetr.common.hub_names import on_hub
 from oddetr.common.text import listed
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.digits import MAX_OBJECTS
+from oddetr.data.repeats import Factors, epoch_length, repeat_factors
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.tiles import tiled
 from oddetr.models.detector import Detector
@@ -24,11 +25,14 @@ from oddetr.training.initial_weights import load_initial_weights
 from oddetr.training.plan.cautions import cautions
 from oddetr.training.plan.choice import Facts, Machine, choose, steps_of, with_fixed_defaults
 from oddetr.training.processes import is_first_process, process_count, several_processes
+from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
 from oddetr.training.records.loggers import check_packages
 from oddetr.training.safety.resume import CONFIGURATION, check_classes, resumed, steps_done
 from oddetr.training.trainer import check_flags
 
 Say = Callable[[str], None]
+Planner = Callable[["Prepared", TrainConfig], tuple[TrainConfig, str]]
+"""(A run with a provisional length, its configuration with `hours`) -> the configuration with `epochs`, the reason."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,20 @@ class Prepared:
         )
 
 
-def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[str] = frozenset()) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    say: Say,
+    console: Console,
+    given: frozenset[str] = frozenset(),
+    planner: Planner | None = None,
+) -> Prepared:
     """Prepare a run, new or resumed.
 
     Args:
         say: prints for the user.
         console: shows the progress of reading.
         given: dotted names of the fields that were given, if only with their default.
+        planner: chooses the length of a run that has `hours`.
 
     Raises:
         ValueError, DataError, FileExistsError, BackboneWeightsError: see `oddetr.train`.
@@ -101,7 +112,16 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     if state is None:
         # The built-in scenes are legible at their own size.
         facts = Facts(len(train), 128, 1.0, MAX_OBJECTS) if config.data == DIGITS else Facts.of(train.annotations())
-        config, reasons = choose(config, facts, Machine.this(config.trainer))
+        facts = replace(facts, images=examples_of(config, train))
+        machine = Machine.this(config.trainer)
+        if config.hours and planner:
+            provisional, _ = choose(replace(config, hours=None), facts, machine)
+            config, reason = planner(_provisional(provisional, sources), config)
+            reasons = [reason]
+        config, others = choose(config, facts, machine)
+        reasons += others
+        if facts.images > len(train):
+            reasons.append(f"{facts.images} images an epoch: those of rare classes among the {len(train)} are repeated")
         _say_each(say, "chosen", reasons)
     else:
         config = _continued(config, state, train, say)
@@ -109,7 +129,9 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     spec = config.detector_config().for_classes(classes.names)
     detector = build_detector(spec, len(classes))
     if state is None:
+        _refuse_random(config, spec)
         say(f"weights: {load_initial_weights(config, detector, spec, classes)}")
+    detector.freeze(config.freeze)
     if config.init or config.hugging_face:
         config = replace(config, detector=spec.to_plain())
     out = config.out or _new_folder(config)
@@ -123,6 +145,36 @@ def prepare(config: TrainConfig, say: Say, console: Console, given: frozenset[st
     return Prepared(config, out, state, sources, detector, spec, messages)
 
 
+def factors_of(config: TrainConfig, train: Source) -> Factors | None:
+    """How often each training image is seen in an epoch; None: once."""
+    return repeat_factors(train.annotations(), config.repeat_threshold) if config.repeat_threshold else None
+
+
+def examples_of(config: TrainConfig, train: Source) -> int:
+    """Count the training images of an epoch, with those that are repeated."""
+    factors = factors_of(config, train)
+    return len(train) if factors is None else epoch_length(factors)
+
+
+def _refuse_random(config: TrainConfig, spec: DetectorSpec) -> None:
+    """Raise ValueError if parts would be frozen at random weights."""
+    trained = "encoder" if config.init or config.hugging_face else "backbone" if spec.pretrained else "nothing"
+    if config.freeze not in ("nothing", trained) and trained != "encoder":
+        raise ValueError(
+            f"freeze is {config.freeze}, but it would start, and stay, at random weights. Start from a detector "
+            "(--init or --model hf:PATH_OR_NAME), or do not freeze it."
+        )
+
+
+def _provisional(config: TrainConfig, sources: dict[str, Source]) -> Prepared:
+    """The run with random weights, to be timed."""
+    out, classes = config.out or _new_folder(config), sources["train"].classes
+    spec = config.detector_config().for_classes(classes.names)
+    detector = build_detector(spec, len(classes))
+    detector.freeze(config.freeze)
+    return Prepared(replace(config, out=out), out, None, sources, detector, spec, {})
+
+
 def _say_each(say: Say, kind: str, messages: Sequence[str]) -> None:
     for message in messages:
         say(f"{kind}: {message}")
@@ -132,6 +184,8 @@ def _checked(config: TrainConfig) -> TrainConfig:
     """Check arguments before anything is read, and make paths absolute."""
     if config.out is None and config.resume:
         raise ValueError("--resume continues a run: name its folder with --out.")
+    if config.hours and several_processes(config.trainer):
+        raise ValueError("--hours times the steps of one process; give --epochs to a run of several.")
     if config.out is None and several_processes(config.trainer):
         raise ValueError("A run of several processes needs --out, so that all write to the same folder.")
     if config.data != DIGITS:
@@ -146,12 +200,14 @@ def _continued(config: TrainConfig, state: Path, train: Source, say: Say) -> Tra
     check_classes(state, train.classes)
     out, config = state.parent.parent, with_fixed_defaults(config)
     epoch, done = read_info(state.parent).epoch, steps_done(state)
-    if epoch >= chosen(config.epochs):
-        say(f"The run is finished: all its {config.epochs} epochs are done. To train on: --init {out} --out NEW_FOLDER")
+    early = out_of_patience(teacher_aps(event for event in read_events(out) if event["step"] <= done), config.patience)
+    if early or epoch >= chosen(config.epochs):
+        why = early or f"all its {config.epochs} epochs are done"
+        say(f"The run is finished: {why}. To train on: --init {out} --out NEW_FOLDER")
         return config
     say(f"resuming after {done:,} steps, with the run's own configuration ({out / CONFIGURATION})")
     devices = process_count(config.trainer)
-    each, _ = steps_of(config, len(train), devices)
+    each, _ = steps_of(config, examples_of(config, train), devices)
     images = chosen(config.batch_size) * config.accumulate * devices
     if caution := other_steps(epoch, done, each, images):
         say(f"caution: {caution}")

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,9 @@ class RunLog:
       first validation), `unstable_score` (from the second layer on) and, of detectors that choose their queries from
       tokens, `normalised_instability_by_slot`.
 
+    Attributes:
+        before: the events that a resumed run keeps, oldest first.
+
     Args:
         folder: the run's.
         steps_done: where a resumed run continues; later events are dropped, since their steps are repeated.
@@ -151,10 +154,10 @@ class RunLog:
     def __init__(self, folder: Path, steps_done: int = 0) -> None:
         self.file = folder / "metrics.jsonl"
         self.table = folder / "metrics.csv"
-        kept = [event for event in read_events(folder) if event["step"] <= steps_done]
+        self.before = [event for event in read_events(folder) if event["step"] <= steps_done]
         if is_first_process():
             with writing(folder):
-                write_file(self.file, "".join(json.dumps(event) + "\n" for event in kept))
+                write_file(self.file, "".join(json.dumps(event) + "\n" for event in self.before))
 
     def add(self, event: dict[str, Any]) -> None:
         """Append one event; an epoch also becomes a row of the table."""
@@ -192,6 +195,21 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         with suppress(ValueError, RecursionError):
             events.append(_event(json.loads(line)))
     return events
+
+
+def teacher_aps(events: Iterable[dict[str, Any]]) -> dict[int, float]:
+    """Return the teacher's AP by epoch, of the validated epochs that have one."""
+    scored = {event["epoch"]: event["teacher"]["AP"] for event in events if "teacher" in event}
+    return {epoch: ap for epoch, ap in scored.items() if ap is not None}
+
+
+def out_of_patience(aps: Mapping[int, float], patience: int) -> str:
+    """Say so if the last `patience` of the validations brought no better AP; empty otherwise, or if `patience` is 0."""
+    best = max(aps, key=lambda epoch: aps[epoch], default=0)
+    waited = sum(epoch > best for epoch in aps)
+    if not patience or waited < patience:
+        return ""
+    return f"no better AP for {waited} validations, best {aps[best]:.3f} after epoch {best}"
 
 
 def _event(written: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from oddetr.training.processes import is_first_process
 CONFIGURATION, PLAN = "config.json", "plan.json"
 MAY_CHANGE = ("resume", "out", "data", "allow_outside", "most_pixels", "workers", "trainer", "loggers", "non_finite")
 """Fields that a resumed run takes from the command."""
+_SPENT = "hours"
+"""The field from which a run has chosen its epochs, which it records instead."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 """Folders that may hold a state, newest first: see `oddetr.common.durable.replace_folder`."""
@@ -178,7 +180,7 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat(config.to_json()).items()
-        if name.partition(".")[0] not in MAY_CHANGE and (name in given or value != default.get(name))
+        if name.partition(".")[0] not in (*MAY_CHANGE, _SPENT) and (name in given or value != default.get(name))
     }
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from oddetr.data.dataset import Annotations
+from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.evaluation.detections import Detections
-from oddetr.reporting.matches import Judged, best_threshold, confusion, judged
+from oddetr.evaluation.matches import Judged, best_threshold, class_thresholds, confusion, judged
 from tests.evaluation.builders import annotations
 from tests.evaluation.builders import found as found_rows
 
@@ -53,7 +53,7 @@ def test_f1_is_1_without_objects_and_detections() -> None:
 def test_best_threshold(scores: list[float], right: list[bool], objects: int, expected: tuple[float, float]) -> None:
     """The detections are spread over two images."""
     images = [
-        Judged(np.array(scores[part], np.float32), np.array(right[part], bool), count)
+        Judged(np.array(scores[part], np.float32), np.array(right[part], bool), np.zeros(len(right[part]), int), count)
         for part, count in ((slice(1), objects), (slice(1, None), 0))
     ]
     assert best_threshold(images) == pytest.approx(expected)
@@ -79,3 +79,17 @@ def test_best_threshold(scores: list[float], right: list[bool], objects: int, ex
 )
 def test_confusion(detections: list, objects: Annotations, expected: list) -> None:
     assert confusion(found(*detections), objects, classes=2).tolist() == expected
+
+
+def test_each_class_has_the_middle_of_its_best_thresholds_and_the_others_the_mean() -> None:
+    """Class a: right at 0.8 and 0.6, wrong at 0.2: from 0.21 to 0.60 all is right. Class b: right at 0.1. Class c is
+    found wrongly, d not at all."""
+    truth = there((0, 0, 10, 10, 0), (20, 20, 30, 30, 0), (40, 40, 50, 50, 1))
+    detections = found(
+        (0, 0, 10, 10, 0.8, 0), (20, 20, 30, 30, 0.6, 0), (60, 60, 70, 70, 0.2, 0), (40, 40, 50, 50, 0.1, 1),
+        (40, 40, 50, 50, 0.9, 2),
+    )  # fmt: skip
+    classes = ClassTable(("a", "b", "c", "d"), (1, 2, 3, 4))
+    expected = {"a": 0.41, "b": 0.05, "c": 0.23, "d": 0.23}
+    assert class_thresholds(truth, classes, {1: detections}) == pytest.approx(expected)
+    assert class_thresholds(there(), classes, {1: detections}) == {}

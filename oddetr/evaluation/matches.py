@@ -1,6 +1,6 @@
 """True and false positives at IoU 0.5, and confusion between classes. The annotations here are of one image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torchvision.ops import box_iou
 
-from oddetr.data.dataset import Annotations
+from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.evaluation.detections import Detections
 
 IOU = 0.5
@@ -20,11 +20,13 @@ class Judged:
 
     Attributes:
         right: which are true positives.
+        labels: their classes.
         objects: number of objects in the image, without crowd regions.
     """
 
     scores: Float32[np.ndarray, " detections"]
     right: Bool[np.ndarray, " detections"]
+    labels: Int64[np.ndarray, " detections"]
     objects: int
 
     def f1(self, threshold: float) -> float:
@@ -51,7 +53,7 @@ def judged(found: Detections, truth: Annotations) -> Judged:
             right[row] = True
             ious[:, best] = 0
     kept = right | ~_ignored(found, truth)
-    return Judged(found.scores[kept], right[kept], int((~truth.crowd).sum()))
+    return Judged(found.scores[kept], right[kept], found.labels[kept], int((~truth.crowd).sum()))
 
 
 def _ignored(found: Detections, truth: Annotations) -> Bool[np.ndarray, " detections"]:
@@ -68,14 +70,47 @@ def best_threshold(images: Sequence[Judged]) -> tuple[float, float]:
 
     Ties go to the highest threshold. (0.5, 0) if no detection is right.
     """
-    scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)])
-    right = np.concatenate([np.zeros(0, bool), *(each.right for each in images)])
-    if not right.any():
+    together = _together(images)
+    if not together.right.any():
         return 0.5, 0.0
-    together = Judged(scores, right, sum(each.objects for each in images))
     f1 = [together.f1(hundredths / 100) for hundredths in range(100)]
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     return best / 100, f1[best]
+
+
+def class_thresholds(truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]) -> dict[str, float]:
+    """Return for each class the score threshold, in hundredths, with the highest F1 over all images.
+
+    Where several in a row have it, the middle one is taken, which is the safest on other images. A class of which no
+    detection is right, or without objects, has the mean of the others. Empty if there are no others.
+
+    Args:
+        truth, detections: of the same images, those by original id.
+    """
+    images = [truth.take(np.array([index])) for index in range(len(truth))]
+    together = _together([judged(detections[int(image.image_ids[0])], image) for image in images])
+    objects = np.bincount(truth.labels[~truth.crowd], minlength=len(classes))
+    known: dict[str, float] = {}
+    for label, name in enumerate(classes.names):
+        own = together.labels == label
+        if together.right[own].any():
+            one = Judged(together.scores[own], together.right[own], together.labels[own], int(objects[label]))
+            f1 = np.array([one.f1(hundredths / 100) for hundredths in range(100)])
+            first = int(f1.argmax())
+            after = np.flatnonzero(f1[first:] < f1[first])
+            known[name] = (first + int(after[0] if len(after) else 100 - first) // 2) / 100
+    usual = round(float(np.mean([*known.values()])), 2) if known else 0.0
+    return {name: known.get(name, usual) for name in classes.names} if known else {}
+
+
+def _together(images: Sequence[Judged]) -> Judged:
+    """The detections of several images, in no order."""
+    return Judged(
+        np.concatenate([np.zeros(0, np.float32), *(each.scores for each in images)]),
+        np.concatenate([np.zeros(0, bool), *(each.right for each in images)]),
+        np.concatenate([np.zeros(0, np.int64), *(each.labels for each in images)]),
+        sum(each.objects for each in images),
+    )
 
 
 def confusion(found: Detections, truth: Annotations, classes: int) -> Int64[np.ndarray, "truth found"]:

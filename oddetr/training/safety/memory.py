@@ -1,0 +1,48 @@
+"""Go on with smaller batches where the device's memory is too small, before anything was saved."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from oddetr.training.config import TrainConfig, chosen
+
+
+class BatchMemoryError(RuntimeError):
+    """The device's memory is too small for the batches of a run; the message says what to do.
+
+    Attributes:
+        config: the run's complete configuration.
+        out: the run's folder.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path, reason: str) -> None:
+        self.config, self.out = config, out
+        size, images = chosen(config.batch_size), f"images of {config.image_size} px"
+        advice = "Train smaller images (--image-size)"
+        if changes := self._changes():
+            options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changes.items())
+            advice += f", or in a new run the same steps of smaller batches ({options})"
+        super().__init__(f"The memory of the device is too small for batches of {size} {images} ({reason}). {advice}.")
+
+    def _changes(self) -> dict[str, int]:
+        """The next smaller batch whose multiple is the same step."""
+        size = chosen(self.config.batch_size)
+        smaller = max((part for part in range(1, size) if size % part == 0), default=0)
+        return {"batch_size": smaller, "accumulate": self.config.accumulate * size // smaller} if smaller else {}
+
+    def smaller(self, wanted: TrainConfig) -> TrainConfig | None:
+        """Return `wanted`, what the run was started with, with smaller batches in its folder; None at one image."""
+        changes = self._changes()
+        return replace(wanted, out=self.out, **changes) if changes else None
+
+
+@contextmanager
+def watching_memory(config: TrainConfig, out: Path) -> Generator[None]:
+    """Raise BatchMemoryError in the place of torch's."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BatchMemoryError(config, out, str(error).partition(". ")[0]) from error

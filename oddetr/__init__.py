@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from oddetr.prediction.predictor import Predictor as Predictor
     from oddetr.prediction.predictor import evaluate as evaluate
     from oddetr.prediction.predictor import push as push
+    from oddetr.reporting.augmented import augment as augment
     from oddetr.reporting.report import report as report
     from oddetr.structures import Batch as Batch
     from oddetr.structures import GroundTruth as GroundTruth
@@ -49,6 +50,7 @@ _MODULES = {
     "GroundTruth": "structures",
     "Predictor": "prediction.predictor",
     "TrainConfig": "training.config",
+    "augment": "reporting.augmented",
     "build_detector": "models.families.build",
     "check": "data.doctor.check",
     "compare": "comparison.compare",

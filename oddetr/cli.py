@@ -200,6 +200,16 @@ def check(arguments: Sequence[str], console: Console) -> int:
     return 0 if report.ok else 1
 
 
+def augment(arguments: Sequence[str], console: Console) -> int:
+    """Draw training examples as the detector will see them: oddetr augment DIR --out PAGE."""
+    from oddetr.reporting.augmented import augment as verb
+
+    data = {"type": str, "metavar": "DIR", "help": "a folder of COCO, Pascal VOC or YOLO layout, or digits"}
+    page = verb(**_parser(verb, data=data).values(arguments), console=console)
+    _print(console, f"{page.examples} examples with {page.objects} objects: {page.file}")
+    return 0
+
+
 def digits(arguments: Sequence[str], console: Console) -> int:
     """Write the built-in digit scenes as files in COCO's layout: oddetr digits --out DIR."""
     from oddetr.data.digits import MAX_HEIGHT, MAX_OBJECTS, MIN_HEIGHT, DigitScenes, Split
@@ -278,7 +288,22 @@ def replay(arguments: Sequence[str], console: Console) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
     verb.__name__: verb
-    for verb in (train, models, evaluate, report, predict, demo, check, digits, compare, convert, export, push, replay)
+    for verb in (
+        train,
+        models,
+        evaluate,
+        report,
+        predict,
+        demo,
+        check,
+        augment,
+        digits,
+        compare,
+        convert,
+        export,
+        push,
+        replay,
+    )
 }
 
 

@@ -108,7 +108,7 @@ def test_help_shows_required_options_and_defaults_and_no_python(capsys: pytest.C
     assert printed.startswith("usage: oddetr predict CHECKPOINT PATH [PATH ...] --out OUT [options] Detects objects")
     assert "CHECKPOINT a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub" in printed
     assert "--batch-size BATCH_SIZE" in printed
-    assert "(default: 0.3)" in printed
+    assert "(default: 8)" in printed
     assert "(default: pictures,coco)" in printed
     assert "--out OUT the folder to write to. (required)" in printed
     for word in ("batch_size", "type:", "null", "<class", "+"):

@@ -20,7 +20,7 @@ from oddetr.training.config import TrainConfig
 from oddetr.training.old_configs import upgraded
 from oddetr.training.plan.choice import with_fixed_defaults
 
-CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "precision")
+CHANGEABLE = ("epochs", "optimizer", "loss", "matching", "groups", "distillation", "augment", "precision")
 """Fields that may differ between arms; all others must be equal."""
 LIKE = "like"
 SET_HERE = {

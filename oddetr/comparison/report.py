@@ -24,7 +24,7 @@ _CARRIED_EXPLAINED = " Carried: share of objects whose teacher's query the stude
 _TERMS = """\
 ## Terms
 
-With one seed, all arms start from the same weights and see the same images, augmentations and order.
+With one seed, all arms start from the same weights and see the same images, {augmentations} order.
 
 - Command: `{command}`, or `oddetr compare {file} --out DIR` with the file beside this one.
 {machines}
@@ -131,4 +131,12 @@ def _terms(config: ComparisonConfig, runs: Mapping[str, Sequence[RunResult]], co
     machines = [f"- Machine: {machine}" + (f" ({runs})" if len(whose) > 1 else "") for machine, runs in whose.items()]
     shown = {"base": config.to_json()["base"], "arms": {arm: config.changes(arm) for arm in runs}}
     options = yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip()  # the copy has no aliases
-    return _TERMS.format(command=command, file=CONFIGURATION, machines="\n".join(machines), options=options)
+    augmented = any("augment" in changes for changes in shown["arms"].values())
+    augmentations = "augmented as each arm says, in the same" if augmented else "augmentations and"
+    return _TERMS.format(
+        augmentations=augmentations,
+        command=command,
+        file=CONFIGURATION,
+        machines="\n".join(machines),
+        options=options,
+    )

@@ -61,7 +61,11 @@ class TransformedDataset(Dataset[Example]):
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
-            return self.transform(self.source.sample(index % len(self), epoch, self.transform.detail))
+            return self.example(epoch, index % len(self))
+
+    def example(self, epoch: int, index: int) -> Example:
+        """Make an example; torch's generator is seeded already."""
+        return self.transform(self.source.sample(index, epoch, self.transform.detail))
 
     def __getitems__(self, keys: list[Key]) -> list[Example] | ImageError:
         """The examples of a batch, or the error of an image that cannot be read, which `AccumulatedLoader` raises:

@@ -38,7 +38,7 @@ Row = tuple[str, str, str]
 def run_page(record: Record, found: Findings | None, missing: str) -> str:
     """The page of one run, with the findings of its best detector, or why there are none (`missing`)."""
     names = found.source.classes.names if found else ()
-    return _render(
+    return render(
         "run.html.jinja",
         run=record,
         headline=headline(record, found),
@@ -64,7 +64,7 @@ def comparison_page(records: Sequence[Record]) -> str:
     named = list(zip(names, records, strict=True))
     ap = [replace(record.scores("teacher", "AP"), name=name) for name, record in named]
     instability = [replace(record.last_instability("student"), name=name) for name, record in named]
-    return _render(
+    return render(
         "runs.html.jinja",
         names=names,
         runs=[(name, record, headline(record), record.stability()) for name, record in named],
@@ -77,8 +77,8 @@ def comparison_page(records: Sequence[Record]) -> str:
     )
 
 
-def _render(template: str, **values: Any) -> str:
-    """Fill a template; everything except the figures' SVG is escaped."""
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this room; everything except the figures' SVG is escaped."""
     environment = Environment(
         loader=PackageLoader("oddetr.reporting", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -217,12 +217,14 @@ def _picture(found: Findings, index: int) -> dict[str, str]:
     hits = f"{shown.sum()} of {judged.objects} objects detected"
     caption = f"{hits}, {(~shown).sum()} false positives, F1 {f1:.2f}"
     pictures = {"objects": truth, "detections": draw_detections(sample.image, detections, classes)}
-    return {"name": sample.name, "caption": caption} | {name: _url(picture) for name, picture in pictures.items()}
+    urls = {name: data_url(picture, _SIDE) for name, picture in pictures.items()}
+    return {"name": sample.name, "caption": caption} | urls
 
 
-def _url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image, side: int) -> str:
+    """The picture as a JPEG, whose longer side has `side` pixels at most."""
     small = picture.convert("RGB")
-    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     small.save(stream, format="JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from oddetr.common.terminal import Terminal
+from oddetr.data.augmentation import training_data
 from oddetr.data.batches import (
     AccumulatedLoader,
     EpochSampler,
@@ -25,7 +26,7 @@ from oddetr.data.batches import (
     unguarded_script,
 )
 from oddetr.data.dataset import DetectionData, Source
-from oddetr.data.transforms import EvalTransform, TrainTransform
+from oddetr.data.transforms import EvalTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
@@ -157,11 +158,9 @@ def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -
             "training process loads the images itself, which is slower. Put the call below such a line."
         )
         workers = 0
-    augment = TrainTransform(size, mean, std, train.flippable, config.augment)
+    examples = training_data(train, size, mean, std, config.augment, chosen(config.epochs), config.seed)
     order = EpochSampler(len(train), config.seed, True, rank, world, batch_size, factors_of(config, train))
-    training = make_loader(
-        TransformedDataset(train, augment, config.seed), order, batch_size, workers, config.accumulate
-    )
+    training = make_loader(examples, order, batch_size, workers, config.accumulate)
     in_order = EpochSampler(len(val), shuffle=False, rank=rank, world_size=world)
     validation = make_loader(TransformedDataset(val, EvalTransform(size, mean, std)), in_order, batch_size, workers)
     return training, validation

@@ -15,6 +15,7 @@ from oddetr.data.transforms import (
     EvalTransform,
     Example,
     TrainTransform,
+    View,
     training_sizes,
 )
 
@@ -59,10 +60,10 @@ class WatchedTransform(TrainTransform):
 
     window: tuple[int, int] | None = None
 
-    def _cut(self, image: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        image, boxes = super()._cut(image, boxes)
-        self.window = (image.shape[-2], image.shape[-1])
-        return image, boxes
+    def _cut(self, view: View) -> View:
+        view = super()._cut(view)
+        self.window = view.shape
+        return view
 
     def shares(
         self, example: Example, found: torch.Tensor | None, shape: tuple[int, int], area: int

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from oddetr.data.dataset import Annotations
+from oddetr.data.transforms import AugmentConfig
 from oddetr.models.families.build import PRESETS
 from oddetr.models.transformers.catalogue import CATALOGUE, PretrainedModel
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
-from oddetr.training.plan.cautions import cautions
+from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults
 
 PHOTOS = Facts(images=300, side=480, smallest=0.1, most=14)
@@ -176,6 +177,20 @@ def test_cautions_name_what_will_hardly_be_learned_and_what_to_do(
 
     assert len(found) == min(1, len(expected))
     assert all(words in found[0] for words in expected)
+
+
+def test_mosaics_of_more_objects_than_queries_are_a_caution() -> None:
+    """60 objects in the first image, none in the second."""
+    assert cautions(PLENTY, PLENTY, ["king", "queen"], 100, 120, most_images=4) == []
+    (found,) = cautions(PLENTY, PLENTY, ["king", "queen"], 100, 110, most_images=4)
+    assert "up to 4 images at once, with 120 objects on average, but the detector finds 110" in found
+    assert "--detector.num-queries 240" in found
+
+
+def test_strong_augmentation_without_an_epoch_is_a_caution() -> None:
+    assert never_strong(AugmentConfig(), 1) == never_strong(AugmentConfig(mosaic=0.5), 2) == []
+    (found,) = never_strong(AugmentConfig(mosaic=0.5), 1)
+    assert "0.9 of 1 epochs is less than one" in found
 
 
 def test_strips_are_seen_at_the_size_that_their_longer_side_allows() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from oddetr.data.reader import read_data
+from oddetr.data.transforms import STRONG, AugmentConfig
 from oddetr.training.config import TrainConfig
 from oddetr.training.run import run
 from tests.conftest import tiny_arguments
@@ -36,9 +37,11 @@ def yolo_data(folder: Path, names: list[str]) -> Path:
 
 def test_a_run_is_the_same_to_the_bit_elsewhere(tmp_path: Path) -> None:
     """Another process, another folder, files written in another order and listed in another, loading processes, another
-    seed of Python's hashes."""
-    arguments = tiny_arguments(yolo_data(tmp_path / "here", NAMES), tmp_path / "first") | {"epochs": 2}
-    first = run(TrainConfig(**arguments), quiet())
+    seed of Python's hashes. Strong augmentation ends between the two epochs."""
+    augment = AugmentConfig(**dict.fromkeys(STRONG, 0.5), strong_until=0.5, rotate=True)
+    arguments = tiny_arguments(yolo_data(tmp_path / "here", NAMES), tmp_path / "first")
+    arguments |= {"epochs": 2, "augment": vars(augment)}
+    first = run(TrainConfig.from_plain(arguments), quiet())
 
     second, there = tmp_path / "second", yolo_data(tmp_path / "there", NAMES[::-1])
     arguments |= {"out": str(second), "data": str(there), "workers": 2}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from oddetr.data.transforms import STRONG, AugmentConfig
 from oddetr.distillation.config import DistillationConfig
 from oddetr.training.config import OptimizerConfig, TrainConfig
 from oddetr.training.records.log import read_events
@@ -36,6 +37,7 @@ def arguments(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         "epochs": 3,
         "validate_every": 2,
         "image_size": 64,
+        "augment": AugmentConfig(**dict.fromkeys(STRONG, 0.5), strong_until=0.7),
     }
 
 

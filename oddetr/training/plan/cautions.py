@@ -7,7 +7,7 @@ import numpy as np
 from oddetr.common.text import listed
 from oddetr.data.dataset import Annotations
 from oddetr.data.image_sizes import native_sizes, resized_shape
-from oddetr.data.transforms import MOST_SIDE
+from oddetr.data.transforms import MOST_SIDE, AugmentConfig
 from oddetr.training.plan.choice import fullest, queries_for
 
 SMALLEST = 8
@@ -21,7 +21,12 @@ FEW = 50
 
 
 def cautions(
-    train: Annotations, val: Annotations, names: Sequence[str], image_size: int, queries: int | None
+    train: Annotations,
+    val: Annotations,
+    names: Sequence[str],
+    image_size: int,
+    queries: int | None,
+    most_images: int = 1,
 ) -> list[str]:
     """Return cautions, a sentence each, with what to do.
 
@@ -30,15 +35,25 @@ def cautions(
         names: of the classes.
         image_size: shorter side that images are resized to, in pixels.
         queries: the most objects that the detector can find in an image; None if unknown.
+        most_images: that augmentation shows at once.
     """
     found = (
         _small(train, image_size),
         _strips(train, image_size),
         _full(train, queries),
+        _overfull(train, queries, most_images),
         _few(val),
         _unseen(train, val, names),
     )
     return [caution for caution in found if caution]
+
+
+def never_strong(augment: AugmentConfig, epochs: int) -> list[str]:
+    """Return a caution if strong augmentation is on, but ends before the first epoch does; else none."""
+    if not augment.strong or augment.strong_epochs(epochs):
+        return []
+    part = f"{augment.strong_until:g} of {epochs} epochs"
+    return [f"No image is strongly augmented: {part} is less than one. More --epochs, or --augment.strong-until 1."]
 
 
 def _small(train: Annotations, image_size: int) -> str:
@@ -81,6 +96,16 @@ def _full(train: Annotations, queries: int | None) -> str:
         return ""
     advice = f"--detector.num-queries {queries_for(most)}"
     return f"An image has {most} objects, but the detector finds {queries} at most: {advice}."
+
+
+def _overfull(train: Annotations, queries: int | None, most_images: int) -> str:
+    objects = round(most_images * int((~train.crowd).sum()) / len(train))
+    if most_images == 1 or queries is None or objects <= queries:
+        return ""
+    return (
+        f"Mosaic and mixup show up to {most_images} images at once, with {objects} objects on average, but the "
+        f"detector finds {queries} at most: --detector.num-queries {queries_for(objects)}, or no mosaic or mixup."
+    )
 
 
 def _few(val: Annotations) -> str:

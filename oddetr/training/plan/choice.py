@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
-from oddetr.data.dataset import Annotations
+from oddetr.data.dataset import Annotations, Source
+from oddetr.data.digits import MAX_OBJECTS, DigitScenes
 from oddetr.data.image_sizes import native_sizes
 from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE
@@ -77,6 +78,13 @@ class Facts:
     side: int
     smallest: float
     most: int
+
+    @classmethod
+    def of_source(cls, train: Source) -> "Facts":
+        """Make them from the training images; the built-in scenes are legible at their own size."""
+        if isinstance(train, DigitScenes):
+            return cls(len(train), 128, 1.0, MAX_OBJECTS)
+        return cls.of(train.annotations())
 
     @classmethod
     def of(cls, truth: Annotations) -> "Facts":

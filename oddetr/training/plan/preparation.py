@@ -13,7 +13,6 @@ from oddetr.common.durable import writing
 from oddetr.common.hub_names import on_hub
 from oddetr.common.text import listed
 from oddetr.data.dataset import DetectionData, Source
-from oddetr.data.digits import MAX_OBJECTS
 from oddetr.data.repeats import Factors, epoch_length, repeat_factors
 from oddetr.data.sources import DIGITS, open_training_sources
 from oddetr.data.tiles import tiled
@@ -22,7 +21,7 @@ from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import build_detector
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.initial_weights import load_initial_weights
-from oddetr.training.plan.cautions import cautions
+from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import Facts, Machine, choose, steps_of, with_fixed_defaults
 from oddetr.training.processes import is_first_process, process_count, several_processes
 from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
@@ -110,9 +109,7 @@ def prepare(
     train, classes = sources["train"], sources["train"].classes
     reasons: list[str] = []
     if state is None:
-        # The built-in scenes are legible at their own size.
-        facts = Facts(len(train), 128, 1.0, MAX_OBJECTS) if config.data == DIGITS else Facts.of(train.annotations())
-        facts = replace(facts, images=examples_of(config, train))
+        facts = replace(Facts.of_source(train), images=examples_of(config, train))
         machine = Machine.this(config.trainer)
         if config.hours and planner:
             provisional, _ = choose(replace(config, hours=None), facts, machine)
@@ -136,10 +133,11 @@ def prepare(
         config = replace(config, detector=spec.to_plain())
     out = config.out or _new_folder(config)
     say(_introduction(config, out, sources))
-    warnings: list[str] = []
+    warnings = never_strong(config.augment, chosen(config.epochs))
     if config.data != DIGITS:
         truths = train.annotations(), sources["val"].annotations()
-        warnings = cautions(*truths, classes.names, chosen(config.image_size), spec.num_queries)
+        size, images = chosen(config.image_size), config.augment.most_images
+        warnings += cautions(*truths, classes.names, size, spec.num_queries, images)
     _say_each(say, "caution", warnings)
     messages = {"data": list(notes), "chosen": reasons, "cautions": warnings}
     return Prepared(config, out, state, sources, detector, spec, messages)

@@ -122,6 +122,8 @@ what is written to OUT, by --formats:
   coco: detections.json, with original class ids; a frame of a video is an image with `frame` and `seconds`
   csv: detections.csv: file, frame, seconds, class id, class name, score, left, top, width, height, in pixels
   yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml
+  labelstudio: labelstudio.json, tasks with predictions, and labelstudio.xml, their labeling interface; of images
+  cvat: cvat.xml of the images, cvat_NAME.xml of each video (CVAT 1.1), and cvat_labels.json, the labels of the task
 
 Videos need OpenCV: pip install opencv-python-headless.
 """
@@ -132,7 +134,8 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     from oddetr.prediction.predict import predict as verb
 
     paths = {"nargs": "+", "type": str, "metavar": "PATH", "help": "images, videos, folders (all below) and globs"}
-    values = _parser(verb, _OUTPUTS, checkpoint=_CHECKPOINT, paths=paths).values(arguments)
+    checkpoint = {"help": f"{_CHECKPOINT['help']}; or a file that `oddetr export` wrote, NAME.onnx"}
+    values = _parser(verb, _OUTPUTS, checkpoint=checkpoint, paths=paths).values(arguments)
     report = verb(**values, console=console)
     for reason in report.unreadable.values():
         _print(console, f"skipped: {reason}", "yellow")

@@ -129,6 +129,22 @@ def finished(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`trained` as an ONNX file for images of 96 x 160 pixels."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    from oddetr.prediction.onnx import TOLERANCE, export
+
+    file = tmp_path_factory.mktemp("exported") / "new" / "model.onnx"
+    report = export(trained, file, height=96, width=160)
+    assert report.file == file
+    assert report.difference <= TOLERANCE
+    assert report.inputs == {"images": "uint8 ['batch', 96, 160, 3]", "sizes": "int64 ['batch', 2]"}
+    assert list(report.outputs) == ["boxes", "scores", "labels"]
+    return file
+
+
+@pytest.fixture(scope="session")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run whose scores are above 0, with what it printed (console.txt). After its report
     was written the report failed."""

@@ -292,6 +292,8 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
     if on_hub(path):
         repository, revision = split_name(path)
         return require_checkpoint(fetch(repository, files_of(weights), revision=revision), repository)
+    if path.suffix.lower() == ".onnx" and not path.is_dir():
+        raise CheckpointError(f"{path} is an exported file, which `oddetr predict` takes. Give the checkpoint here.")
     folder = path if path.is_dir() else path.parent
     if (folder / DESCRIPTION).is_file():
         return folder

@@ -168,6 +168,8 @@ def _metadata(info: CheckpointInfo) -> dict[str, str]:
     grey_bits = ReadingConfig.recorded(info.configuration, False).grey_bits or 16
     if info.thresholds:
         values["thresholds"] = [info.thresholds[name] for name in info.classes.names]
+    if side := info.configuration.get("slice"):
+        values["slice"] = side
     return {"oddetr": __version__, "grey_bits": str(grey_bits), **{key: json.dumps(v) for key, v in values.items()}}
 
 

@@ -1,4 +1,4 @@
-"""Outputs of `oddetr predict`: pictures and videos, COCO JSON, CSV, and YOLO labels.
+"""Outputs of `oddetr predict`: pictures and videos, COCO JSON, CSV, YOLO labels, and pre-annotations.
 
 Each takes the detections on one view after the other (above the threshold, inside the image, best first), and is closed
 at the end or on an interruption; its files then hold all until there.
@@ -17,9 +17,10 @@ from oddetr.data.dataset import ClassTable
 from oddetr.evaluation.detections import CocoResult, Detections
 from oddetr.prediction.drawing import draw_detections
 from oddetr.prediction.inputs import View
+from oddetr.prediction.preannotations import Cvat, LabelStudio, common_root
 from oddetr.prediction.video import VideoWriter
 
-FORMATS = ("pictures", "coco", "csv", "yolo")
+FORMATS = ("pictures", "coco", "csv", "yolo", "labelstudio", "cvat")
 """Of outputs, pictures first: whatever is in a table has its picture."""
 COLUMNS = ("file", "frame", "seconds", "class id", "class name", "score", "left", "top", "width", "height")
 """Columns of the CSV table."""
@@ -159,18 +160,32 @@ class YoloLabels:
         """Does nothing: all is written already."""
 
 
-Output = Pictures | CocoJson | CsvTable | YoloLabels
+Output = Pictures | CocoJson | CsvTable | YoloLabels | LabelStudio | Cvat
 
 
 def open_outputs(
-    formats: Sequence[str], folder: Path, classes: ClassTable, slice_side: int | None = None
+    formats: Sequence[str],
+    folder: Path,
+    classes: ClassTable,
+    files: Sequence[Path],
+    version: str,
+    slice_side: int | None = None,
 ) -> list[Output]:
-    """Opens outputs of `FORMATS` in `folder`; `slice_side` as of `draw_detections`."""
+    """Opens outputs of `FORMATS` in `folder`.
+
+    Args:
+        files: all that will be written of.
+        version: a name of the detector, for `LabelStudio`.
+        slice_side: as of `draw_detections`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    root = common_root(list(files))
     makers: dict[str, Callable[[], Output]] = {
         "pictures": lambda: Pictures(folder, classes, slice_side),
         "coco": lambda: CocoJson(folder / "detections.json", classes),
         "csv": lambda: CsvTable(folder / "detections.csv", classes),
         "yolo": lambda: YoloLabels(folder, classes),
+        "labelstudio": lambda: LabelStudio(folder, classes, root, version),
+        "cvat": lambda: Cvat(folder, classes, root),
     }
     return [makers[kind]() for kind in FORMATS if kind in formats]

@@ -16,8 +16,8 @@ from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
 from oddetr.prediction.inputs import View, count_views, find_files, is_video, read_views, unique_names
+from oddetr.prediction.onnx_predictor import Runtime, open_predictor
 from oddetr.prediction.outputs import FORMATS, Pictures, open_outputs, picture_file
-from oddetr.prediction.predictor import Predictor
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.structures import Weights
 
@@ -59,6 +59,7 @@ def predict(
     top_k: int | None = None,
     formats: str | Sequence[str] = ("pictures", "coco"),
     slice: int | None = None,
+    runtime: Runtime = "auto",
     console: Console | None = None,
 ) -> PredictionReport:
     """Detects objects in images and videos, and writes pictures and tables.
@@ -70,13 +71,17 @@ def predict(
     - coco: detections.json in COCO's layout, with the data set's original class ids; a frame of a video is an image
       with `frame` (from 0) and `seconds`;
     - csv: detections.csv with file, frame, seconds, class id, class name, score, left, top, width, height, in pixels;
-    - yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml.
+    - yolo: labels/ with `class cx cy width height score`, relative to the image, and data.yaml;
+    - labelstudio: labelstudio.json, tasks with predictions, and labelstudio.xml, their labeling interface; of images;
+    - cvat: cvat.xml of the images, cvat_NAME.xml of each video ("CVAT 1.1"), and cvat_labels.json, the task's labels.
 
     Unreadable files are reported and skipped; with pictures, so are videos with a side that MPEG-4 cannot hold. An
-    interruption leaves complete files of all results until then. Memory holds one batch, and for coco all detections.
+    interruption leaves complete files of all results until then. Memory holds one batch, and for coco, labelstudio and
+    cvat all detections.
 
     Args:
-        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub.
+        checkpoint: a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub; or a file, NAME.onnx,
+            that `oddetr export` wrote.
         paths: images, videos (the `video` extra), folders, globs.
         out: the folder to write to.
         threshold: minimum score, in [0, 1]; default: of each class the one with the best F1 on the validation images,
@@ -87,14 +92,17 @@ def predict(
             its name; default: all.
         top_k: keep the best so many detections of an image; default: the detector's number (100; of DINO 300) of each
             image, or of each slice.
-        formats: outputs, comma-separated: pictures, coco, csv, yolo.
+        formats: outputs, comma-separated: pictures, coco, csv, yolo, labelstudio, cvat.
         slice: for small objects in large images: detect also in overlapping squares of this side, in pixels. Best is
             the side with which objects appear to the detector as large as in training. Default: that of the training;
             0: whole images only.
+        runtime: torch for a checkpoint, or onnx for an exported file, in ONNX Runtime on the CPU: faster for one image
+            at a time there; auto: by the name.
         console: shows progress, if it is a terminal; None is silent.
 
     Raises:
         CheckpointError: there is no checkpoint, it cannot be read, or it does not hold these weights.
+        ExportError: the exported file cannot be read, or ONNX Runtime is not installed.
         FileNotFoundError: a path has no image or video.
         ValueError: an option is out of its range, a class or format unknown, or a file would be overwritten.
         OSError: `out` cannot be written.
@@ -104,11 +112,13 @@ def predict(
     names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
     if "pictures" in kinds:
         _refuse_overwriting(names, folder)
-    predictor = Predictor.load(checkpoint, weights)
+    if "labelstudio" in kinds:
+        _refuse_videos(names)
+    predictor = open_predictor(checkpoint, weights, runtime)
     least = predictor.thresholds if threshold is None else threshold
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
 
-    slice = predictor.info.configuration.get("slice") if slice is None else slice
+    slice = predictor.slice if slice is None else slice
 
     def detect(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         if not slice:
@@ -117,7 +127,8 @@ def predict(
         return [found if top_k is None else found.top(top_k) for found in sliced]
 
     report = PredictionReport()
-    outputs = open_outputs(kinds, folder, predictor.classes, slice or None)
+    version = f"{checkpoint} ({weights})"
+    outputs = open_outputs(kinds, folder, predictor.classes, list(names), version, slice or None)
     silent = console is None or not console.is_terminal
     try:
         with ExitStack() as closing, Progress(console=console, transient=True, disable=silent) as bar:
@@ -163,3 +174,12 @@ def _refuse_overwriting(names: dict[Path, str], folder: Path) -> None:
     overwritten = pictures & {file.resolve() for file in names}
     if overwritten:
         raise ValueError(f"{min(overwritten)} would be overwritten by its own picture. Give another folder by --out.")
+
+
+def _refuse_videos(names: dict[Path, str]) -> None:
+    video = next(filter(is_video, names), None)
+    if video is not None:
+        raise ValueError(
+            f"{video} is a video, and pre-annotations for Label Studio are of images. Leave labelstudio out of "
+            f"--formats, or save its frames first: ffmpeg -i {video.name} frames/%06d.png"
+        )

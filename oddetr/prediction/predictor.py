@@ -75,6 +75,11 @@ class Predictor(Pretrained):
         return np.array([known.get(name, THRESHOLD) for name in self.classes.names])
 
     @property
+    def slice(self) -> int | None:
+        """The side in pixels of the tiles that the detector was trained on; None: of whole images."""
+        return self.info.configuration.get("slice")
+
+    @property
     def reading(self) -> ReadingConfig:
         """How `read_image` reads images for this detector: grey values of 16 bits as in its training."""
         return ReadingConfig(grey_bits=ReadingConfig.recorded(self.info.configuration, False).grey_bits)
@@ -201,7 +206,7 @@ def evaluate(
     if split not in sources:
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]
-    slice = predictor.info.configuration.get("slice") if slice is None else slice
+    slice = predictor.slice if slice is None else slice
     if slice:
         from oddetr.prediction.slicing import detect_source_sliced
 

@@ -17,6 +17,7 @@ from rich.progress import track
 from oddetr.data.dataset import Source
 from oddetr.data.tiles import tiles
 from oddetr.evaluation.detections import Detections
+from oddetr.prediction.onnx_predictor import OnnxPredictor
 from oddetr.prediction.predictor import Predictor, known_labels
 
 _BORDER = 0.02
@@ -28,7 +29,7 @@ _DUPLICATE_IOU = 0.5
 
 
 def detect_sliced(
-    predictor: Predictor,
+    predictor: Predictor | OnnxPredictor,
     image: UInt8[np.ndarray, "height width 3"],
     side: int,
     threshold: float | Float64[np.ndarray, " classes"],

@@ -41,18 +41,6 @@ def decided(variant: str) -> Detector:
     return detector
 
 
-@pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained run as an ONNX file for images of 96 x 160 pixels."""
-    file = tmp_path_factory.mktemp("exported") / "new" / "model.onnx"
-    report = oddetr.export(trained, file, height=96, width=160)
-    assert report.file == file
-    assert report.difference <= export.TOLERANCE
-    assert report.inputs == {"images": "uint8 ['batch', 96, 160, 3]", "sizes": "int64 ['batch', 2]"}
-    assert list(report.outputs) == ["boxes", "scores", "labels"]
-    return file
-
-
 def test_export_when_done_then_file_has_standard_operators_and_classes(exported: Path) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)

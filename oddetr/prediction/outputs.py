@@ -179,7 +179,7 @@ def open_outputs(
         slice_side: as of `draw_detections`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    root = common_root(list(files))
+    root = common_root(files)
     makers: dict[str, Callable[[], Output]] = {
         "pictures": lambda: Pictures(folder, classes, slice_side),
         "coco": lambda: CocoJson(folder / "detections.json", classes),

@@ -6,6 +6,7 @@ find images by path, not by content: paths are written from `root`, the folder t
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,7 @@ LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio's tasks name files below its document root."""
 
 
-def common_root(files: list[Path]) -> Path:
+def common_root(files: Sequence[Path]) -> Path:
     """The absolute folder that holds all of `files`, directly or below."""
     return Path(os.path.commonpath([_absolute(file).parent for file in files]))
 

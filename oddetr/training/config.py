@@ -174,7 +174,7 @@ class TrainConfig:
             `oddetr convert` wrote, or hf:user/name on the Hub. Its outputs for classes of the same name are carried
             over.
         freeze: train neither the backbone, nor, with `encoder`, the encoder: less time and memory where the objects
-            look like those of the weights that the run starts from. Default: nothing.
+            look like those of the weights that the run starts from.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
         precision: of the forward pass; matching, losses and weights are always fp32.
         non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error

@@ -134,3 +134,8 @@ def test_batches_that_the_memory_cannot_hold_are_halved_and_the_steps_stay(
     most = 0
     with pytest.raises(RuntimeError, match=r"batches of 1 images of 64 px .* Train smaller images \(--image-size\)\.$"):
         run(TrainConfig(**tiny | {"epochs": 1, "image_size": 64, "batch_size": 3, "out": out / "other"}), quiet())
+
+
+def test_parts_at_random_weights_are_not_frozen(tiny: dict) -> None:
+    with pytest.raises(ValueError, match="freeze is backbone, but it would start, and stay, at random weights"):
+        run(TrainConfig(**tiny | {"freeze": "backbone"}), quiet())

@@ -109,15 +109,10 @@ def predict(
     """
     kinds = _checked(threshold, batch_size, top_k, slice, split_words(formats))
     folder = Path(out)
-    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
-    if "pictures" in kinds:
-        _refuse_overwriting(names, folder)
-    if "labelstudio" in kinds:
-        _refuse_videos(names)
+    names = _named(paths, folder, kinds)
     predictor = open_predictor(checkpoint, weights, runtime)
     least = predictor.thresholds if threshold is None else threshold
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
-
     slice = predictor.slice if slice is None else slice
 
     def detect(images: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
@@ -167,6 +162,16 @@ def _checked(
         found = f"There is no format {unknown[0]!r}" if unknown else "No format is named"
         raise ValueError(f"{found}; there are {', '.join(FORMATS)}.")
     return formats
+
+
+def _named(paths: str | Path | Sequence[str | Path], folder: Path, kinds: list[str]) -> dict[Path, str]:
+    """The files to detect in, with the names of their results; raises ValueError where an output cannot take them."""
+    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
+    if "pictures" in kinds:
+        _refuse_overwriting(names, folder)
+    if "labelstudio" in kinds:
+        _refuse_videos(names)
+    return names
 
 
 def _refuse_overwriting(names: dict[Path, str], folder: Path) -> None:

@@ -109,16 +109,7 @@ def prepare(
     train, classes = sources["train"], sources["train"].classes
     reasons: list[str] = []
     if state is None:
-        facts = replace(Facts.of_source(train), images=examples_of(config, train))
-        machine = Machine.this(config.trainer)
-        if config.hours and planner:
-            provisional, _ = choose(replace(config, hours=None), facts, machine)
-            config, reason = planner(_provisional(provisional, sources), config)
-            reasons = [reason]
-        config, others = choose(config, facts, machine)
-        reasons += others
-        if facts.images > len(train):
-            reasons.append(f"{facts.images} images an epoch: those of rare classes among the {len(train)} are repeated")
+        config, reasons = _with_choices(config, sources, planner)
         _say_each(say, "chosen", reasons)
     else:
         config = _continued(config, state, train, say)
@@ -141,6 +132,24 @@ def prepare(
     _say_each(say, "caution", warnings)
     messages = {"data": list(notes), "chosen": reasons, "cautions": warnings}
     return Prepared(config, out, state, sources, detector, spec, messages)
+
+
+def _with_choices(
+    config: TrainConfig, sources: dict[str, Source], planner: Planner | None
+) -> tuple[TrainConfig, list[str]]:
+    """The configuration with all that was left open, and the reasons."""
+    train, reasons = sources["train"], list[str]()
+    facts = replace(Facts.of_source(train), images=examples_of(config, train))
+    machine = Machine.this(config.trainer)
+    if config.hours and planner:
+        provisional, _ = choose(replace(config, hours=None), facts, machine)
+        config, reason = planner(_provisional(provisional, sources), config)
+        reasons.append(reason)
+    config, others = choose(config, facts, machine)
+    reasons += others
+    if facts.images > len(train):
+        reasons.append(f"{facts.images} images an epoch: those of rare classes among the {len(train)} are repeated")
+    return config, reasons
 
 
 def factors_of(config: TrainConfig, train: Source) -> Factors | None:

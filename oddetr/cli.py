@@ -45,7 +45,7 @@ def _table(*columns: str) -> Table:
 def train(arguments: Sequence[str], console: Console) -> int:
     """Train a detector: oddetr train --data DIR."""
     from oddetr.models.families.build import PRESETS, DetectorConfig
-    from oddetr.models.transformers.catalogue import CATALOGUE
+    from oddetr.models.transformers.pretrained_models import CATALOGUE
     from oddetr.training.config import TrainConfig
     from oddetr.verbs import train as verb
 
@@ -69,7 +69,7 @@ def train(arguments: Sequence[str], console: Console) -> int:
 def models(arguments: Sequence[str], console: Console) -> int:
     """List the detectors to start from: their size, score, licence, and what is in the cache."""
     from oddetr.models.families.build import PRESETS
-    from oddetr.models.transformers.catalogue import CATALOGUE, LICENCE
+    from oddetr.models.transformers.pretrained_models import CATALOGUE, LICENCE
 
     make_parser("models", "Lists the detectors that `oddetr train --model NAME` starts from.").parse_args(arguments)
     table = _table("model", "trained on", "parameters", "COCO AP", "weights")

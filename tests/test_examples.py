@@ -104,7 +104,7 @@ def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     network."""
     from oddetr import verbs
     from oddetr.common import parsing
-    from oddetr.models.transformers.catalogue import CATALOGUE
+    from oddetr.models.transformers.pretrained_models import CATALOGUE
 
     parse = parsing.Parser.parse_args
     values: dict[str, Any] = {}

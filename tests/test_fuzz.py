@@ -37,7 +37,7 @@ from oddetr.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from oddetr.checkpoints.foreign import read_foreign
-from oddetr.checkpoints.pretrained import without_paths
+from oddetr.checkpoints.sharing import without_paths
 from oddetr.data.dataset import ClassTable
 from oddetr.data.doctor.check import check, print_report
 from oddetr.data.images import decode, read_image, read_size

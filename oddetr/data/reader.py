@@ -16,7 +16,7 @@ from rich.console import Console
 
 from oddetr.common.regular import mode
 from oddetr.common.text import readable, shown
-from oddetr.data.cleaning import clean
+from oddetr.data.box_faults import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
 from oddetr.data.fault_kinds import FEW
 from oddetr.data.fault_verdicts import can_skip, large_shares, of_one_image, without_consequences

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo, load_checkpoint
-from oddetr.checkpoints.pretrained import Pretrained
+from oddetr.checkpoints.sharing import Pretrained
 from oddetr.common.hub_names import PREFIX
 from oddetr.common.text import listed
 from oddetr.data.batches import EpochSampler, TransformedDataset, collate, make_loader

@@ -17,7 +17,7 @@ from oddetr.common.nested import flat
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.scores_json import MODELS
 from oddetr.prediction.drawing import draw_detections
-from oddetr.reporting.figures import Curve, Drawing, curves, precision_recall
+from oddetr.reporting.curves import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
 from oddetr.reporting.record import Record
 from oddetr.training.records.progress import clock

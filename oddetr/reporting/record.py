@@ -9,7 +9,7 @@ from typing import Any
 
 from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
 from oddetr.common.untrusted import is_number, read_json
-from oddetr.reporting.figures import Curve
+from oddetr.reporting.curves import Curve
 from oddetr.reporting.stability import Stability, stability
 from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
 from oddetr.training.safety.resume import CONFIGURATION, PLAN

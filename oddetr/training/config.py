@@ -22,8 +22,8 @@ from oddetr.losses.matching import MatchingWeights
 from oddetr.models.detector import Frozen
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import PRESETS, is_complete, read_config
-from oddetr.models.transformers.catalogue import CATALOGUE
 from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.transformers.pretrained_models import CATALOGUE
 from oddetr.training.old_configs import upgraded
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from oddetr import Predictor, cli
 from oddetr.checkpoints.hub import HubError, fetch
-from tests.checkpoints.test_pretrained import SAVED, names
+from tests.checkpoints.test_sharing import SAVED, names
 
 ANSWER = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
 

@@ -8,8 +8,8 @@ import pytest
 from oddetr.data.dataset import Annotations
 from oddetr.data.transforms import AugmentConfig
 from oddetr.models.families.build import PRESETS
-from oddetr.models.transformers.catalogue import CATALOGUE, PretrainedModel
 from oddetr.models.transformers.config import HuggingFaceConfig
+from oddetr.models.transformers.pretrained_models import CATALOGUE, PretrainedModel
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
 from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults
@@ -94,8 +94,10 @@ def test_a_detector_trained_on_coco_comes_first_where_it_can_be_had(
 
 
 def test_without_it_the_reason_and_the_command_that_gets_it_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for missing, words in ((False, "hf download ustc-community/dfine-nano-coco --revision"), (True, "pip install")):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name, missing=missing: None if missing else object())
+    command = "hf download ustc-community/dfine-nano-coco --revision"
+    for version, words in (("5.23.1", command), ("5.9", "5.9 is too old. `pip install -U"), (None, "`pip install")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, version=version: version)
+        monkeypatch.setattr("importlib.metadata.version", lambda name, version=version: version)
         reason = choose(TrainConfig(data="photos"), PHOTOS, CPU)[1][0]
         assert f"model {DEFAULT_MODEL}:" in reason
         assert "dfine-n, which is trained on COCO, cannot be had" in reason

@@ -19,8 +19,8 @@ from oddetr.data.sources import DIGITS
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.distillation.teacher import AUTO_HORIZON
 from oddetr.models.families.build import is_complete
-from oddetr.models.transformers.catalogue import BY_KIND, CATALOGUE, FineTuning
 from oddetr.models.transformers.files import configuration_only
+from oddetr.models.transformers.pretrained_models import BY_KIND, CATALOGUE, FineTuning
 from oddetr.training.config import DEFAULT_MODEL, SCRATCH, OptimizerConfig, TrainConfig, chosen
 from oddetr.training.processes import process_count
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from oddetr.models.transformers.catalogue import CATALOGUE, FineTuning
+from oddetr.models.transformers.pretrained_models import CATALOGUE, FineTuning
 from tests.hub_server import hub_server
 from tests.models.test_huggingface import MODELS
 
@@ -25,7 +25,7 @@ SERVED = {
 """A name in the catalogue, and the small random detector that is served for it."""
 PROGRAM = """
 import sys
-from oddetr.models.transformers.catalogue import CATALOGUE
+from oddetr.models.transformers.pretrained_models import CATALOGUE
 from oddetr.models.transformers.config import load_pretrained
 for name in sys.argv[1:]:
     address = CATALOGUE[name].address if name in CATALOGUE else name

@@ -19,7 +19,7 @@ import oddetr
 import oddetr.prediction.onnx
 from oddetr import Predictor, cli
 from oddetr.checkpoints.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint, read_info
-from oddetr.checkpoints.pretrained import without_paths
+from oddetr.checkpoints.sharing import without_paths
 from oddetr.data.dataset import ClassTable
 from oddetr.models.transformers.config import HuggingFaceConfig
 from tests.helpers import without_checksums

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from oddetr.reporting.figures import Curve, curves, precision_recall, shortened
+from oddetr.reporting.curves import Curve, curves, precision_recall, shortened
 
 
 def test_legend_shows_names_with_underscore_and_of_any_script() -> None:

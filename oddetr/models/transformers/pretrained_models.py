@@ -7,6 +7,7 @@ A row is a promise to load these weights of this commit. AP is COCO val2017's as
 measured here.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class PretrainedModel:
         """Return why it cannot be loaded, and the command that gets it; empty if it is cached or the Hub has it."""
         if importlib.util.find_spec("transformers") is None:
             return "transformers is not installed. `pip install 'oddetr[transformers]'` installs it"
+        installed = importlib.metadata.version("transformers")
+        if tuple(map(int, installed.split(".")[:2])) < LEAST_VERSION:
+            return f"transformers {installed} is too old. `pip install -U 'oddetr[transformers]'` renews it"
         if self.cached:
             return ""
         from huggingface_hub import HfApi, constants
@@ -106,6 +110,8 @@ class PretrainedModel:
         return ""
 
 
+LEAST_VERSION = (5, 23)
+"""Of transformers, with which the adapters were tried."""
 NEEDED = ("config.json", "model.safetensors")
 PATIENCE = 5
 """Seconds to wait for the Hub's answer before training starts without it."""

@@ -29,7 +29,7 @@ def tiles(height: int, width: int, side: int) -> list[Tile]:
 
 @dataclass(frozen=True)
 class TiledSource:
-    """The tiles of a source's images, and the whole images, in which large objects are whole; a `Source`.
+    """The tiles of a source's images, and whole images where an object lies whole in no tile; a `Source`.
 
     An object counts in a tile that shows `KEPT_SHARE` of its box, with the part that it shows; where less is shown, the
     part is a region to ignore, like a crowd.
@@ -93,8 +93,7 @@ class TiledSource:
     @cached_property
     def _places(self) -> list[tuple[int, Tile]]:
         """The image's index and the window of each example."""
-        sizes = self.whole.annotations().sizes.tolist()
-        places = [(image, tile) for image, (h, w) in enumerate(sizes) for tile in _windows(h, w, self.side)]
+        places = [(image, tile) for image in range(len(self.whole)) for tile in self._windows(image)]
         if not self.balanced:
             return places
         shown = np.array([bool((self._shares(image, [tile]) >= KEPT_SHARE).any()) for image, tile in places])
@@ -130,6 +129,12 @@ class TiledSource:
             "annotation_ids": truth.annotation_ids[rows],
         }
 
+    def _windows(self, image: int) -> list[Tile]:
+        """The tiles of an image, and the whole where an object needs it."""
+        height, width = self.whole.annotations().sizes[image].tolist()
+        parts = tiles(height, width, self.side)
+        return parts if self._inside(image).any(axis=0).all() else [*parts, (0, 0, width, height)]
+
     def _rows(self, image: int) -> Int64[np.ndarray, " objects"]:
         rows = self.whole.annotations().rows(image)
         return np.arange(rows.start, rows.stop)
@@ -154,21 +159,15 @@ def tiled(sources: dict[str, Source], side: int) -> tuple[dict[str, Source], str
     """Return training and validation images as tiles, other splits as they are, and a sentence on what that makes."""
     train, val = TiledSource(sources["train"], side, balanced=True), TiledSource(sources["val"], side)
     note = (
-        f"{len(sources['train'])} training images make {len(train)} tiles of {side} px, the whole images among them; "
+        f"{len(sources['train'])} training images make {len(train)} tiles of {side} px; "
         f"{len(sources['val'])} validation images make {len(val)}, on which the run is validated."
     )
     if count := len(train.cut):
         note += (
-            f" {count} of {len(sources['train'].annotations().labels)} training objects lie whole in no tile, but only "
-            f"in the whole image: neighbours overlap by {round(OVERLAP * side)} px."
+            f" {count} of {len(sources['train'].annotations().labels)} training objects lie whole in no tile, since "
+            f"neighbours overlap by {round(OVERLAP * side)} px: their whole images are among the tiles."
         )
     return sources | {"train": train, "val": val}, note
-
-
-def _windows(height: int, width: int, side: int) -> list[Tile]:
-    """The tiles of an image, and where these are several the whole."""
-    parts = tiles(height, width, side)
-    return parts if len(parts) == 1 else [*parts, (0, 0, width, height)]
 
 
 def _corners(tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:

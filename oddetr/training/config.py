@@ -158,7 +158,7 @@ class TrainConfig:
             a validation are timed before the start. In place of `epochs`; for one process.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         slice: for small objects in large images: train and validate on overlapping square tiles of this side in pixels,
-            and on the whole images; `predict --slice` detects in the same tiles.
+            and on whole images where an object fits into no tile; `predict --slice` detects in the same tiles.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.

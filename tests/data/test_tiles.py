@@ -102,7 +102,7 @@ def test_a_part_that_shows_too_little_of_an_object_is_to_be_ignored() -> None:
     assert truth.crowd[right].tolist() == [False]
     assert truth.boxes[whole].tolist() == [[10, 10, 18, 18], [70, 10, 118, 20]]
     sliver = TiledSource(painted([(62, 10, 84, 20)], size=(100, 180)), SIDE).annotations()
-    assert sliver.crowd.tolist() == [False, True, False], "the second tile begins at 80"
+    assert sliver.crowd.tolist() == [False, True], "the second tile begins at 80, and no whole image is needed"
 
 
 def test_every_object_lies_whole_in_a_tile_or_is_listed() -> None:
@@ -125,7 +125,7 @@ def test_every_object_lies_whole_in_a_tile_or_is_listed() -> None:
 def test_training_keeps_as_many_tiles_without_objects_as_with() -> None:
     everything, train = TiledSource(SOURCE, SIDE), TiledSource(SOURCE, SIDE, balanced=True)
     counts = np.diff(train.annotations().offsets)
-    assert len(everything) == 2 * (len(tiles(200, 260, SIDE)) + 1)
+    assert len(everything) == 2 * len(tiles(200, 260, SIDE)) + 1, "one image has an object that fits into no tile"
     assert (counts == 0).sum() == min((counts > 0).sum(), (np.diff(everything.annotations().offsets) == 0).sum())
     alone = TiledSource(painted([], []), SIDE, balanced=True)
     assert len(alone) == len(alone.annotations().boxes) == 0

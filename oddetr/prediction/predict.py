@@ -17,7 +17,7 @@ from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
 from oddetr.prediction.inputs import View, count_views, find_files, is_video, read_views, unique_names
 from oddetr.prediction.onnx_predictor import Runtime, open_predictor
-from oddetr.prediction.outputs import FORMATS, Pictures, open_outputs, picture_file
+from oddetr.prediction.outputs import FORMATS, Output, Pictures, open_outputs, picture_file
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.structures import Weights
 
@@ -122,21 +122,19 @@ def predict(
         return [found if top_k is None else found.top(top_k) for found in sliced]
 
     report = PredictionReport()
-    version = f"{checkpoint} ({weights})"
-    outputs = open_outputs(kinds, folder, predictor.classes, list(names), version, slice or None)
-    silent = console is None or not console.is_terminal
+    origin = f"{checkpoint} ({weights})"
+    outputs = open_outputs(kinds, folder, predictor.classes, list(names), origin, slice or None)
     try:
-        with ExitStack() as closing, Progress(console=console, transient=True, disable=silent) as bar:
+        with ExitStack() as closing, _progress(console) as bar:
             for output in outputs:
                 closing.callback(output.close)
             task = bar.add_task("", total=sum(map(count_views, names)))
-            drawn, at_once = "pictures" in kinds, 1 if slice else batch_size
-            for views in read_views(names, at_once, report.unreadable, drawn, predictor.reading):
+            at_once = 1 if slice else batch_size
+            for views in read_views(names, at_once, report.unreadable, "pictures" in kinds, predictor.reading):
                 bar.update(task, description=escape(shown(views[0].file.name)))
                 for view, found in zip(views, detect([view.image for view in views]), strict=True):
                     found = found.clipped(*view.size)
-                    for output in outputs:
-                        output.write(view, found)
+                    _write(outputs, view, found)
                     report.count(view, found)
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
@@ -145,6 +143,16 @@ def predict(
         raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
+
+
+def _progress(console: Console | None) -> Progress:
+    """A bar on a terminal; silent elsewhere."""
+    return Progress(console=console, transient=True, disable=console is None or not console.is_terminal)
+
+
+def _write(outputs: Sequence[Output], view: View, found: Detections) -> None:
+    for output in outputs:
+        output.write(view, found)
 
 
 def _checked(

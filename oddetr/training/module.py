@@ -167,8 +167,8 @@ class TrainingModule(LightningModule):
         fused = self.trainer.precision != "16-mixed"
         groups = parameter_groups(self.task, self.optimizer_config)
         optimizer = AdamW(groups, weight_decay=self.optimizer_config.weight_decay, fused=fused)
-        steps = self.task.steps = max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, steps))
+        self.task.steps = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, self.task.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:

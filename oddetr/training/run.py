@@ -1,6 +1,7 @@
 """Train a detector: from a configuration to a run's folder."""
 
 import gc
+import math
 import os
 import signal
 import time
@@ -32,8 +33,8 @@ from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import limited
-from oddetr.training.plan.forecast import forecast, is_long, measure
-from oddetr.training.plan.hours import timed_for, with_length, with_saving
+from oddetr.training.plan.forecast import Pace, forecast, is_long, measure
+from oddetr.training.plan.hours import KeepingTime, timed_for, with_length, with_saving
 from oddetr.training.plan.preparation import Prepared, factors_of, prepare
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
@@ -69,11 +70,11 @@ def run(
     console = (console or Terminal()) if is_first_process() else Console(quiet=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     start = time.monotonic()
-    planner = partial(_planned, say, start)
+    planner = _HoursPlanner(say, start)
     try:
         prepared = prepare(config, say, console, given, planner)
         with watching_memory(prepared.config, prepared.out):
-            return _train(prepared, console, say, compared, report, config.hours, start)
+            return _train(prepared, console, say, compared, report, planner)
     except BatchMemoryError as error:
         smaller = None if compared or config.resume or several_processes(config.trainer) else error.smaller(config)
         if smaller is None or any((error.out / name).exists() for name in ("last", "last.old")):
@@ -90,10 +91,9 @@ def _train(
     say: Callable[[str], None],
     compared: bool,
     report: Callable[..., Any] | None,
-    hours: float | None,
-    start: float,
+    planner: "_HoursPlanner",
 ) -> Path:
-    """Train a prepared run, which began at `start`; its length is forecast unless it was chosen for `hours`."""
+    """Train a prepared run; its length is forecast unless the planner chose it."""
     config, out = prepared.config, prepared.out
     save_plan(out, config, None if prepared.state else prepared.messages)
     recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state, config.patience)
@@ -103,18 +103,23 @@ def _train(
     module = TrainingModule(task, config.optimizer, prepared.sources["val"], config.seed, watch)
     with quiet(), shared_with_workers():
         same = SameSettings(agreed(config, prepared.sources, prepared.steps_done))
-        trainer = make_trainer(config, [same, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)])
+        keeping = KeepingTime(planner.pace, planner.end)
+        callbacks = [same, keeping, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)]
+        trainer = make_trainer(config, callbacks)
         loaders = _loaders(prepared, trainer, say)
         alone = not compared and is_long(config, loaders[0])
-        if prepared.state is None and alone and not hours and trainer.world_size == 1:  # none can time its steps alone
+        if (
+            prepared.state is None and alone and not planner.pace and trainer.world_size == 1
+        ):  # none can time its steps alone
             with suppress(FloatingPointError):  # the run itself reports such a step, and may skip it
                 device = trainer.strategy.root_device
                 say(f"time: {forecast(task, config, prepared.sources['val'], *loaders, device)}")
         logged = LoggedRun(out, prepared.steps_done, parameters(prepared.describe(0, {})))
         trainer.loggers = open_loggers(config.loggers, logged, say)
         _fit(trainer, module, loaders, prepared)
-    if hours and not prepared.state:
-        say(f"time: {(time.monotonic() - start) / 3600:.3g} of {hours:g} hours")
+    if planner.pace:
+        late = (time.monotonic() - planner.end) / 3600
+        say(f"time: {planner.hours + late:.3g} of {planner.hours:g} hours, {task.teacher.steps:,} steps")
     if watch.skipped:
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     if recorder.stopped:
@@ -126,19 +131,37 @@ def _train(
     return out
 
 
-def _planned(say: Callable[[str], None], start: float, trial: Prepared, wanted: TrainConfig) -> tuple[TrainConfig, str]:
-    """Time `trial`, and return `wanted` with the epochs that fit into its hours, which began at `start`."""
-    config, hours = trial.config, chosen(wanted.hours)
-    say(f"timing steps and a validation, to fill {hours:g} hours")
-    task = DistillationTask(trial.detector, 1, config.distillation, config.loss, config.matching, config.groups)
-    with quiet(), shared_with_workers(), watching_memory(config, trial.out):
-        trainer = make_trainer(config, [])
-        loaders, device = _loaders(trial, trainer, say), trainer.strategy.root_device
-        pace = measure(task, config, trial.sources["val"], *loaders, device, timed_for(hours))
-    pace = with_saving(pace, task, trial)
-    batches = limited(len(loaders[0]), config.trainer, "train")
-    wanted = replace(wanted, out=trial.out)
-    return with_length(wanted, pace, batches, 3600 * hours - (time.monotonic() - start))
+class _HoursPlanner:
+    """Time a run, and choose its epochs so that it fits into its hours.
+
+    Attributes:
+        pace: that was measured; None before, and for a run without `hours`.
+        hours: from the run's start to its end.
+        end: of these hours, by `time.monotonic`.
+
+    Args:
+        say: prints what is done.
+        start: when the run began, by `time.monotonic`.
+    """
+
+    def __init__(self, say: Callable[[str], None], start: float) -> None:
+        self.say, self.start = say, start
+        self.pace: Pace | None = None
+        self.hours, self.end = 0.0, math.inf
+
+    def __call__(self, trial: Prepared, wanted: TrainConfig) -> tuple[TrainConfig, str]:
+        """Time `trial`, and return `wanted` with the epochs that fit, and the reason."""
+        config, self.hours = trial.config, chosen(wanted.hours)
+        self.end = self.start + 3600 * self.hours
+        self.say(f"timing steps and a validation, to fill {self.hours:g} hours")
+        task = DistillationTask(trial.detector, 1, config.distillation, config.loss, config.matching, config.groups)
+        with quiet(), shared_with_workers(), watching_memory(config, trial.out):
+            trainer = make_trainer(config, [])
+            loaders, device = _loaders(trial, trainer, self.say), trainer.strategy.root_device
+            pace = measure(task, config, trial.sources["val"], *loaders, device, timed_for(self.hours))
+        self.pace = with_saving(pace, task, trial)
+        batches = limited(len(loaders[0]), config.trainer, "train")
+        return with_length(replace(wanted, out=trial.out), self.pace, batches, self.end - time.monotonic())
 
 
 def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -> Loaders:

@@ -3,6 +3,8 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ import torch
 from oddetr.distillation.task import DistillationTask
 from oddetr.reporting.record import Record
 from oddetr.structures import Batch
+from oddetr.training import run as run_module
 from oddetr.training.config import OptimizerConfig, TrainConfig, chosen
-from oddetr.training.plan import forecast
+from oddetr.training.plan import forecast, hours
 from oddetr.training.plan.forecast import Pace
 from oddetr.training.plan.hours import VALIDATING, with_length
 from oddetr.training.records.log import out_of_patience, read_events
@@ -111,6 +114,51 @@ def test_a_run_of_hours_is_that_of_its_epochs_and_is_resumed_by_the_same_command
     assert not [path for path in out.iterdir() if path.name.startswith("timing")]
     run(TrainConfig(**vars(given) | {"resume": True}), console)
     assert "The run is finished: all its 1 epochs are done" in console.file.getvalue()
+
+
+class Clock:
+    """A clock that only batches move: one second each while the pace is measured, then `real` seconds."""
+
+    def __init__(self, real: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step, self.real = 0.0, 1.0, real
+        forward, clock = DistillationTask.forward, SimpleNamespace(monotonic=lambda: self.now)
+
+        def ticking(task: DistillationTask, batch: Batch) -> dict[str, torch.Tensor]:
+            self.now += self.step
+            return forward(task, batch)
+
+        monkeypatch.setattr(DistillationTask, "forward", ticking)
+        monkeypatch.setattr(forecast, "_now", lambda _: self.now)
+        monkeypatch.setattr(hours, "time", SimpleNamespace(**vars(clock), perf_counter=clock.monotonic))
+        monkeypatch.setattr(run_module, "time", clock)
+        monkeypatch.setattr(run_module, "with_length", self.chosen_length)
+
+    def chosen_length(self, config: TrainConfig, pace: Pace, batches: int, seconds: float) -> Any:
+        """Start the run's twenty seconds after the measurement."""
+        self.now, self.step = 0.0, self.real
+        return with_length(config, pace, batches, 20.0)
+
+
+@pytest.mark.parametrize("real", [1.5, 0.6])
+def test_a_run_keeps_to_its_hours_on_a_machine_that_changes_its_speed(
+    tiny: dict, real: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(real, monkeypatch)
+    out = run(TrainConfig(**tiny | {"epochs": None, "hours": 20 / 3600, "validate_every": 2}), quiet())
+    assert clock.now == pytest.approx(20, rel=0.08)
+    rates = [event["learning_rate"] for event in read_events(out) if event["kind"] == "train"]
+    assert rates[-1] == pytest.approx(0.1 * rates[0])
+
+
+def test_a_resumed_run_keeps_the_plan_of_its_checkpoint(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten epochs of two batches, three are trained before the machine is lost; the others have one batch each."""
+    Clock(2.0, monkeypatch)
+    killed = CPU | {"callbacks": [killed_at(6)]}
+    with pytest.raises(ConnectionAbortedError):
+        run(TrainConfig(**tiny | {"epochs": None, "hours": 20 / 3600, "validate_every": 5, "trainer": killed}), quiet())
+    run(TrainConfig(out=tiny["out"], resume=True, trainer=CPU), quiet())
+    last = read_events(tiny["out"])[-1]
+    assert (last["epoch"], last["step"]) == (10, 2 + 9)
 
 
 def test_batches_that_the_memory_cannot_hold_are_halved_and_the_steps_stay(

@@ -1,18 +1,24 @@
-"""Choose the length of a run from the hours that it may take (`TrainConfig.hours`)."""
+"""Choose the length of a run from the hours that it may take (`TrainConfig.hours`), and keep to them."""
 
 import math
 import time
 from bisect import bisect_left
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoints.checkpoint import RESUME, save_of_run
 from oddetr.common.durable import writing
+from oddetr.data.batches import AccumulatedLoader
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.structures import Weights
 from oddetr.training.config import TrainConfig
+from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import validation_period
 from oddetr.training.plan.forecast import Pace, Timed
 from oddetr.training.plan.preparation import Prepared
@@ -22,6 +28,8 @@ VALIDATING = 0.2
 """Largest share of the time that validations take where their number is chosen, but for the last one."""
 CLOSE = 0.02
 """Whole epochs are trained where they come this close to the time; else every epoch leaves out a few images."""
+RECENT = 4
+"""Epochs whose pace tells that of the further ones."""
 
 
 def timed_for(hours: float) -> Timed:
@@ -90,3 +98,76 @@ def with_length(config: TrainConfig, pace: Pace, batches: int, seconds: float) -
         f"{math.ceil(epochs / every):,} validations of {pace.validation:.2g} s"
     )
     return replace(config, hours=None, epochs=epochs, validate_every=every, trainer=trainer), reason
+
+
+class KeepingTime(Callback):
+    """Plan the rest of a run anew after each epoch, so that it ends in time on a machine that becomes slower or faster.
+
+    The further epochs keep their number and train fewer or more batches each; where all images leave time over, epochs
+    are added. With the number of steps the schedule of the learning rate changes. A resumed run continues the plan of
+    its checkpoint without looking at the clock.
+
+    Args:
+        pace: that was measured before the start; None for a run without `hours`, whose plan stays.
+        end: when the run must end, by `time.monotonic`.
+    """
+
+    def __init__(self, pace: Pace | None = None, end: float = math.inf) -> None:
+        self.pace, self.end = pace, end
+        self._plan: dict[str, int] = {}
+        self._times: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self._most = 0
+        self._mark = math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs, the batches of each further one, and the steps of the run; empty if it was not planned anew."""
+        return self._plan
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them, before Lightning counts the batches."""
+        self._plan = state_dict
+        self._trainer.fit_loop.max_epochs = state_dict["epochs"]
+        self._trainer.limit_train_batches = state_dict["batches"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(TrainingModule, pl_module)
+        module.task.steps = self._plan.get("steps", module.task.steps)
+        self._most = len(cast(AccumulatedLoader, trainer.train_dataloader))
+        self._mark = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plan the further epochs; comes before the callback that writes the checkpoint."""
+        epoch, epochs = trainer.current_epoch + 1, cast(int, trainer.max_epochs)
+        if not self.pace or epoch == epochs:
+            return
+        module = cast(TrainingModule, pl_module)
+        now, every = time.monotonic(), cast(int, trainer.check_val_every_n_epoch)
+        validated = module.scored_epoch == epoch
+        planned = self.pace.batch * trainer.num_training_batches + self.pace.saving + self.pace.validation * validated
+        self._times.append((now - self._mark, planned))
+        self._mark = now
+        slower = sum(spent for spent, _ in self._times) / sum(planned for _, planned in self._times)
+        left, further = (self.end - now) / slower, epochs - epoch
+        validations = math.ceil(epochs / every) - epoch // every
+        left -= self.pace.validation * validations + self.pace.saving * further
+        batches = max(left / self.pace.batch, further)
+        if batches > further * self._most * (1 + CLOSE):
+            further = math.ceil(batches / self._most)
+        self._train(trainer, module, epoch + further, min(self._most, round(batches / further)))
+
+    def _train(self, trainer: Trainer, module: TrainingModule, epochs: int, batches: int) -> None:
+        """Train until `epochs` are done, each further one of so many batches, of whole steps where that is possible."""
+        parts = trainer.accumulate_grad_batches
+        if batches < self._most:
+            batches = max(1, batches // parts) * parts
+        steps = trainer.global_step + math.ceil(batches / parts) * (epochs - trainer.current_epoch - 1)
+        self._plan = {"epochs": epochs, "batches": batches, "steps": steps}
+        module.task.steps = steps
+        trainer.fit_loop.max_epochs = epochs
+        trainer.fit_loop.max_batches = trainer.limit_train_batches = trainer.val_check_batch = batches
+        loader = trainer.fit_loop._combined_loader  # pyright: ignore[reportPrivateUsage]
+        assert loader
+        loader.limits = [batches]

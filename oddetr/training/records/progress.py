@@ -50,7 +50,7 @@ class ProgressLine(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
-            total = max(1, int(trainer.estimated_stepping_batches))
+            total = cast(TrainingModule, pl_module).task.steps
             done, description, status = trainer.global_step, self._epoch(trainer), self._status(trainer)
             self._bar.update(self._task, total=total, completed=done, description=description, status=status)
 
@@ -81,9 +81,10 @@ class ProgressLine(Callback):
 
     def _status(self, trainer: Trainer) -> str:
         done = trainer.global_step - self._steps_before
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        module = cast(TrainingModule, trainer.lightning_module)
+        left = module.task.steps - trainer.global_step
         seconds = (time.perf_counter() - self._start) / max(done, 1) * left
-        speed, skipped = self.recorder.speed, cast(TrainingModule, trainer.lightning_module).watch.skipped
+        speed, skipped = self.recorder.speed, module.watch.skipped
         parts = [
             f"loss {_number(self.recorder.loss)}",
             *([f"skipped steps {skipped}"] if skipped else []),

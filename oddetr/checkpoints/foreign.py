@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from oddetr.checkpoints.peers import STATES, find_state, resemblance, without_prefixes
+from oddetr.checkpoints.state_dicts import STATES, find_state, resemblance, without_prefixes
 from oddetr.common.untrusted import NotTheFile, read_json, read_safetensors, read_weights_only
 from oddetr.models.decoder import DeformableDecoder
 from oddetr.models.detector import Detector

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from oddetr.common.regular import require_regular
+from oddetr.common.regular_files import require_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from rich.console import Console
 from rich.progress import track
 
-from oddetr.common.regular import TooLarge, read_regular, reason, require_regular
+from oddetr.common.regular_files import TooLarge, read_regular, reason, require_regular
 from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from oddetr.common.regular import mode
+from oddetr.common.regular_files import mode
 from oddetr.common.text import readable, shown
 from oddetr.data.box_faults import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torchvision.transforms.v2 import functional as F
 
-from oddetr.common.regular import require_regular
+from oddetr.common.regular_files import require_regular
 from oddetr.data.dataset import ClassTable
 from oddetr.data.reading_config import ReadingConfig
 from oddetr.evaluation.detections import Detections

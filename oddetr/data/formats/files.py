@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import unquote
 
-from oddetr.common.regular import mode, read_regular, reason
+from oddetr.common.regular_files import mode, read_regular, reason
 from oddetr.data.faults import Fault
 from oddetr.data.formats.text import split_of, without_extension
 from oddetr.data.images import is_image

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from oddetr.common.regular import read_regular
+from oddetr.common.regular_files import read_regular
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.yolo_folders import label_file
 

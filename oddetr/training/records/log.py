@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from oddetr.common.durable import sync, write_file, writing
-from oddetr.common.regular import require_regular
+from oddetr.common.regular_files import require_regular
 from oddetr.common.untrusted import read_count, read_number
 from oddetr.evaluation.scores_json import MODELS, PER_CLASS, read_scores
 from oddetr.training.processes import is_first_process

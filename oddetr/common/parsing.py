@@ -169,7 +169,7 @@ def _reworded(message: str, options: Sequence[str]) -> str:
         expected = wrong[2].partition("Given value type")[0]
         kinds = [text for kind, text in KINDS.items() if f"<class '{kind}'>" in expected]
         kinds += re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[.*?\]", expected)))
-        return f"{wrong[1]} takes {' or '.join(kinds)}, not {wrong[3]!r}." if kinds else message
+        return f"{wrong[1]} takes {' or '.join(dict.fromkeys(kinds))}, not {wrong[3]!r}." if kinds else message
     return plain_yaml_error(message).replace("Problems parsing config:", "this is no YAML:")
 
 

@@ -132,14 +132,16 @@ def _check_trainer_flags(flags: dict[str, Any]) -> None:
 
 
 def check_choices(config: Any, prefix: str = "") -> None:
-    """Check the fields of a configuration whose type is a `Literal`.
+    """Check the fields of a configuration whose type is a `Literal`, or one or None.
 
     Raises:
         ValueError: a field has another value; names it, and the values that it takes.
     """
     for name, kind in get_type_hints(type(config)).items():
-        value, known = getattr(config, name), get_args(kind)
-        if get_origin(kind) is Literal and value not in known:
+        value, optional = getattr(config, name), type(None) in get_args(kind)
+        literal = get_args(kind)[0] if optional else kind
+        known = get_args(literal)
+        if get_origin(literal) is Literal and value not in known and not (optional and value is None):
             raise ValueError(f"{prefix}{name} is {value!r}; it must be one of {', '.join(known)}.")
 
 
@@ -176,7 +178,8 @@ class TrainConfig:
         freeze: train neither the backbone, nor, with `encoder`, the encoder: less time and memory where the objects
             look like those of the weights that the run starts from.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
-        precision: of the forward pass; matching, losses and weights are always fp32.
+        precision: of the forward pass; matching, losses and weights are always fp32. Default: bf16 on GPUs that compute
+            in it, else fp32.
         non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error
             that names the images, and a replay file; `skip` leaves the step out, counts it, and stops after 20 of them
             one after another. Neither lets student or teacher move.
@@ -222,7 +225,7 @@ class TrainConfig:
     init: Path | None = None
     freeze: Frozen = "nothing"
     backbone_weights: Path | None = None
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     non_finite: NonFinite = "stop"
     accumulate: int = 1
     workers: int | None = None

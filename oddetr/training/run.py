@@ -29,7 +29,7 @@ from oddetr.data.batches import (
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform
 from oddetr.distillation.task import DistillationTask
-from oddetr.training.config import TrainConfig, chosen
+from oddetr.training.config import Precision, TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import limited
@@ -209,7 +209,8 @@ def _fit(trainer: Trainer, module: TrainingModule, loaders: Loaders, prepared: P
 
 
 def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
-    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), prepared.config.precision, step)
+    precision: Precision = chosen(prepared.config.precision)
+    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), precision, step)
 
 
 def _files(source: Source, ids: Sequence[int]) -> list[str]:

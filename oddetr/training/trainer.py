@@ -58,7 +58,7 @@ def make_trainer(config: TrainConfig, callbacks: Sequence[Callback]) -> Trainer:
         "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
         "max_epochs": config.epochs,
         **launched(),
-        "precision": LIGHTNINGS[config.precision],
+        "precision": LIGHTNINGS[config.precision or "fp32"],
         "accumulate_grad_batches": config.accumulate,
         "check_val_every_n_epoch": config.validate_every,
         "num_sanity_val_steps": 0,

@@ -41,8 +41,13 @@ def config_for(facts: Facts, machine: Machine = CPU, **given: object) -> TrainCo
 def test_facts_leave_crowd_regions_out() -> None:
     facts = Facts.of(annotations([10.0, 20.0, 20.0, 90.0], [False, False, False, True]))
 
-    assert facts == Facts(images=2, side=100, smallest=facts.smallest, most=3)
+    assert facts == Facts(images=2, side=100, smallest=facts.smallest, most=3, padded=facts.padded)
     assert facts.smallest == pytest.approx(0.12)
+
+
+def test_the_padded_area_is_that_of_batches_with_both_orientations() -> None:
+    """At the image size 100, the two images of 100 x 160 and 160 x 100 pixels are padded to 160 x 160."""
+    assert Facts.of(annotations([10.0])).padded == pytest.approx(1.6 * 1.6, rel=0.1)
 
 
 @pytest.mark.parametrize(("machine", "model"), [(CPU, DEFAULT_MODEL), (GPU, GPU_MODEL)])
@@ -126,6 +131,22 @@ def test_larger_gpus_take_larger_batches(gib: float, expected: int) -> None:
     config = config_for(replace(PHOTOS, images=5000), Machine(gpu_gib=gib), image_size=640)
 
     assert config.batch_size == expected
+
+
+def test_photographs_of_both_orientations_take_smaller_batches() -> None:
+    """They are padded to 2.26 times the area of a square image."""
+    padded = replace(PHOTOS, images=5000, padded=2.26)
+    assert config_for(padded, Machine(gpu_gib=24.0), image_size=640).batch_size == 4
+
+
+def test_gpus_that_compute_in_bf16_train_in_it() -> None:
+    given = TrainConfig(data="photos")
+    config, reasons = choose(given, PHOTOS, Machine(gpu_gib=24.0, bf16=True))
+    assert config.precision == "bf16"
+    assert "precision bf16" in "".join(reasons)
+    assert config_for(PHOTOS, Machine(gpu_gib=24.0)).precision == config_for(PHOTOS).precision == "fp32"
+    assert config_for(PHOTOS, Machine(gpu_gib=24.0, bf16=True), precision="fp16").precision == "fp16"
+    assert with_fixed_defaults(given).precision == "fp32"
 
 
 def test_validations_are_equally_spaced_if_possible() -> None:

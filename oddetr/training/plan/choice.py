@@ -50,7 +50,7 @@ OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1}
 PRETRAINED_SIZE = 640
 """The shorter side in pixels at which the detectors of the catalogue were trained."""
 GIB_PER_IMAGE = 2.5
-"""GPU memory in GiB per image of 640 pixels; 2.2 were measured for the baseline (docs/performance.md)."""
+"""GPU memory in GiB per image of 640 x 640 pixels; 2.2 were measured for the baseline (docs/performance.md)."""
 
 
 def fullest(truth: Annotations) -> int:
@@ -72,12 +72,14 @@ class Facts:
         side: median of the image sizes at which they keep their own size, in pixels; see `native_sizes`.
         smallest: the tenth percentile of the square root of objects' areas, over that size of their image.
         most: the largest number of objects in an image.
+        padded: the area to which the images of a batch are padded, over the square of the image size.
     """
 
     images: int
     side: int
     smallest: float
     most: int
+    padded: float = 1.0
 
     @classmethod
     def of_source(cls, train: Source) -> "Facts":
@@ -92,22 +94,34 @@ class Facts:
         owners = truth.owners[~truth.crowd]
         native = native_sizes(truth.sizes)
         relative = np.sqrt(truth.areas[~truth.crowd]) / native[owners]
-        return cls(len(truth), int(np.median(native)), float(np.quantile(relative, 0.1)), fullest(truth))
+        sides = np.quantile(truth.sizes / native[:, None], 0.95, axis=0)  # where `native` is the image size
+        padded = float(sides.prod())
+        return cls(len(truth), int(np.median(native)), float(np.quantile(relative, 0.1)), fullest(truth), padded)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The memory of the first CUDA device in GiB, None without one, and the number of devices."""
+    """What a run computes on.
+
+    Attributes:
+        gpu_gib: free memory of the first CUDA device of the run, in GiB; None without one.
+        devices: how many.
+        bf16: whether they compute in bfloat16 themselves.
+    """
 
     gpu_gib: float | None = None
     devices: int = 1
+    bf16: bool = False
 
     @classmethod
     def this(cls, trainer: dict[str, Any]) -> "Machine":
         """Describe this machine, under Lightning's flags."""
-        gpu = torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if gpu else None
-        return cls(memory, process_count(trainer))
+        devices = process_count(trainer)
+        if not torch.cuda.is_available() or trainer.get("accelerator") == "cpu":
+            return cls(devices=devices)
+        named = trainer.get("devices")
+        free, _ = torch.cuda.mem_get_info(named[0] if isinstance(named, list) else 0)
+        return cls(free / 2**30, devices, torch.cuda.is_bf16_supported(including_emulation=False))
 
     @property
     def kind(self) -> str:
@@ -119,7 +133,7 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainCo
     """Fill in what `config` leaves open, and return it with the reason of each choice. The same data on the same kind
     of machine gives the same choices."""
     reasons: list[str] = []
-    for chooser in (_with_model, _with_image_size, _with_length, _with_rates):
+    for chooser in (_with_model, _with_image_size, _with_precision, _with_length, _with_rates):
         config, reason = chooser(config, facts, machine)
         reasons += [reason] if reason else []
     return config, reasons
@@ -128,7 +142,7 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainCo
 def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
     defaults of the first versions, whose runs `--resume` continues.)"""
-    constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1}
+    constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1, "precision": "fp32"}
     if config.model == SCRATCH:
         config = replace(config, model=None)
     if not config.init:
@@ -201,6 +215,14 @@ def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tup
     return replace(config, image_size=size), f"image size {size}: {why}"
 
 
+def _with_precision(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
+    if config.precision is not None:
+        return config, ""
+    if machine.bf16:
+        return replace(config, precision="bf16"), "precision bf16: the GPU computes in it; --precision fp32 is exact"
+    return replace(config, precision="fp32"), ""
+
+
 def _with_length(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
     """Choose batch size, epochs, and epochs between validations."""
     if None not in (config.batch_size, config.epochs, config.validate_every):
@@ -230,7 +252,7 @@ def validation_period(epochs: int) -> int:
 def _batch_size(config: TrainConfig, facts: Facts, machine: Machine) -> int:
     if machine.gpu_gib is None:
         return 4 if facts.images < 1000 else 8
-    fitting = machine.gpu_gib / (GIB_PER_IMAGE * (chosen(config.image_size) / 640) ** 2)
+    fitting = machine.gpu_gib / (GIB_PER_IMAGE * facts.padded * (chosen(config.image_size) / 640) ** 2)
     return 2 ** int(np.clip(math.log2(max(min(fitting, facts.images / LEAST_BATCHES), 1)), 1, 4))
 
 

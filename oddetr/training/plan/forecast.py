@@ -111,7 +111,7 @@ def measure(
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        with computing_in(config.precision, device):
+        with computing_in(chosen(config.precision), device):
             loss = copy(batch.to(device))["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_((parameter for _, parameter in copy.learned()), 0.1)
@@ -126,7 +126,7 @@ def measure(
 
     @torch.inference_mode()
     def validate(batch: Batch) -> None:
-        with computing_in(config.precision, device):
+        with computing_in(chosen(config.precision), device):
             validator.add(batch.to(device))
 
     batch, count = _seconds(validation_loader, device, validate, timed)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from oddetr.models.gradient_checkpointing import checkpointed_parts, recompute
 from oddetr.models.heads import PredictionHead
 from oddetr.models.queries import QuerySource
 from oddetr.structures import Anchors, Embeddings, Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
@@ -61,6 +62,11 @@ class Detector(nn.Module):
         for part in self.frozen:
             part.requires_grad_(False)
         self.train(self.training)
+
+    def checkpoint_gradients(self) -> None:
+        """Compute the inside of the parts named by `checkpointed_parts` again in the backward pass, not keep it."""
+        for part in dict.fromkeys(checkpointed_parts(self)):  # heads may be in two lists
+            recompute(part)
 
     def train(self, mode: bool = True) -> "Detector":
         """Set the mode of all but the frozen parts."""

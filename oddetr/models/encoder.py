@@ -108,7 +108,7 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, levels: Sequence[Float[Tensor, "batch width _ _"]], padding_mask: PaddingMask) -> Memory:
         """Encodes `levels`; `padding_mask` is that of the images, at their size."""
-        masks = [_resize_mask(padding_mask, level.shape[-2:]) for level in levels]
+        masks = [resize_mask(padding_mask, level.shape[-2:]) for level in levels]
         width = levels[0].shape[1]
         positions = [self.position(mask, width) + embed for mask, embed in zip(masks, self.level_embed, strict=True)]
         position = torch.cat([each.flatten(1, 2) for each in positions], dim=1)
@@ -137,7 +137,7 @@ def token_centres(memory: Memory) -> Float[Tensor, "batch tokens 2"]:
     return torch.cat(centres, dim=1)
 
 
-def _resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
+def resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
     """`F.interpolate` by indices, of which ONNX Runtime rounds none: of 240 rows to 8 it takes 179 for 180."""
     rows, columns = (
         (torch.arange(new, device=mask.device) * (old / new)).long().clamp(max=old - 1)

@@ -21,7 +21,7 @@ from oddetr.evaluation.detections import Detections
 from oddetr.prediction.drawing import draw_detections
 from oddetr.reporting.page import data_url, render
 from oddetr.training.config import TrainConfig, chosen
-from oddetr.training.plan.choice import Facts, Machine, choose
+from oddetr.training.plan.choice import Facts, Machine, choose_size_and_length
 
 _DEFAULT = AugmentConfig()
 _SIDE = 640
@@ -58,7 +58,8 @@ def augment(
         out: the HTML file to write.
         augment: how training images vary.
         images: examples to show, at least 1.
-        image_size: shorter side at evaluation, in pixels; default: what training would choose.
+        image_size: shorter side at evaluation, in pixels; default: what training would choose, with a GPU for the
+            detector trained on COCO, which is not looked for.
         epochs: of the training; default: likewise. Strong augmentation lasts for a part of them.
         seed: of the training.
         allow_outside: also read what paths and links name outside of the folder; it is refused otherwise.
@@ -81,7 +82,7 @@ def augment(
     config = TrainConfig(data=str(data), augment=augment, image_size=image_size, epochs=epochs, seed=seed)
     sources, _ = open_training_sources(config.data, config.digits, seed, console, decode=False, reading=reading)
     train = sources["train"]
-    config, _ = choose(config, Facts.of_source(train), Machine.this({}))
+    config = choose_size_and_length(config, Facts.of_source(train), Machine.this({}))
     size, length = chosen(config.image_size), chosen(config.epochs)
     examples = training_data(train, size, (0.0,) * 3, (1.0,) * 3, augment, length, seed)
     keys = list(islice(_keys(len(train), length, seed), images))

@@ -19,7 +19,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights
-from oddetr.models.detector import Frozen
+from oddetr.models.detector import Detector, Frozen
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import PRESETS, is_complete, read_config
 from oddetr.models.transformers.config import HuggingFaceConfig
@@ -178,6 +178,8 @@ class TrainConfig:
         freeze: train neither the backbone, nor, with `encoder`, the encoder: less time and memory where the objects
             look like those of the weights that the run starts from.
         backbone_weights: a file with the backbone's ImageNet weights; default: the offline package, else timm's.
+        gradient_checkpointing: compute the inside of layers again in the backward pass, not keep it: the same gradients
+            in less memory, but a longer step (docs/performance.md).
         precision: of the forward pass; matching, losses and weights are always fp32. Default: bf16 on GPUs that compute
             in it, else fp32.
         non_finite: what becomes of a step whose loss or gradient is not finite. `stop` ends the training with an error
@@ -225,6 +227,7 @@ class TrainConfig:
     init: Path | None = None
     freeze: Frozen = "nothing"
     backbone_weights: Path | None = None
+    gradient_checkpointing: bool = False
     precision: Precision | None = None
     non_finite: NonFinite = "stop"
     accumulate: int = 1
@@ -283,6 +286,12 @@ class TrainConfig:
         if self.model in CATALOGUE:
             return CATALOGUE[self.model].address
         return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
+
+    def set_up(self, detector: Detector) -> None:
+        """Freeze the parts of a new detector that are not to be trained, and save memory if that is asked for."""
+        detector.freeze(self.freeze)
+        if self.gradient_checkpointing:
+            detector.checkpoint_gradients()
 
     def detector_config(self) -> DetectorSpec:
         """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it

@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from oddetr.models.encoder import _resize_mask
+from oddetr.models.encoder import resize_mask
 
 
 def test_mask_when_resized_by_indices_then_is_that_of_interpolate() -> None:
@@ -11,5 +11,5 @@ def test_mask_when_resized_by_indices_then_is_that_of_interpolate() -> None:
             size = torch.Size((-(-length // stride), 3))
             rows = torch.arange(length)[None, :, None].expand(2, -1, 7)
             expected = F.interpolate(rows[:, None].float(), size=size)[:, 0].long()
-            assert torch.equal(_resize_mask(rows, size), expected)
-            assert torch.equal(_resize_mask(rows.mT, size[::-1]), expected.mT)
+            assert torch.equal(resize_mask(rows, size), expected)
+            assert torch.equal(resize_mask(rows.mT, size[::-1]), expected.mT)

@@ -209,14 +209,15 @@ def test_export_when_called_from_the_shell_then_prints_inputs_and_outputs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["RT-DETR v2", "deformable refine"])
+@pytest.mark.parametrize(("name", "size"), [("RT-DETR v2", (64, 96)), ("deformable refine", (240, 323))])
 def test_write_onnx_when_of_transformers_then_agrees_with_pytorch(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """ONNX Runtime's own resizing takes row 179 of 240 for 180, where the last image's padding begins."""
     pytest.importorskip("transformers", minversion="5.23")
     from tests.models.test_huggingface import adapted
 
     monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "0")
-    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", (64, 96), top_k=7)
+    report = export.write_onnx(adapted(name), INFO, tmp_path / "model.onnx", size, top_k=7)
     assert report.difference <= export.TOLERANCE
     assert os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] == "0"

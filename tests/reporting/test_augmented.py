@@ -14,6 +14,7 @@ from oddetr.data.augmentation import training_data
 from oddetr.data.batches import EpochSampler, make_loader
 from oddetr.data.reader import read_data
 from oddetr.data.transforms import AugmentConfig
+from oddetr.models.transformers.pretrained_models import PretrainedModel
 
 STRONG = AugmentConfig(mosaic=0.5, mixup=0.5, zoom_out=0.5, iou_crop=0.8, rotate=True)
 
@@ -49,6 +50,13 @@ def test_the_page_is_the_same_each_time_and_options_are_those_of_train(
         assert main(["augment", str(scenes), "--out", str(tmp_path / f"{name}.html"), *words]) == 0
     assert "2 examples with" in capsys.readouterr().out
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_no_model_is_looked_for(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training would ask the Hub for a detector trained on COCO."""
+    monkeypatch.setattr(PretrainedModel, "unavailable", lambda _: pytest.fail("the Hub is asked"))
+    monkeypatch.setattr("oddetr.models.transformers.config.find_config", lambda _: pytest.fail("a model is read"))
+    assert oddetr.augment(scenes, tmp_path / "page.html", images=1).examples == 1
 
 
 def test_the_page_of_mild_augmentation_of_the_built_in_scenes(tmp_path: Path) -> None:

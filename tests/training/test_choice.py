@@ -12,7 +12,16 @@ from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.models.transformers.pretrained_models import CATALOGUE, PretrainedModel
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
 from oddetr.training.plan.cautions import cautions, never_strong
-from oddetr.training.plan.choice import GPU_MODEL, LEGIBLE, Facts, Machine, choose, steps_of, with_fixed_defaults
+from oddetr.training.plan.choice import (
+    GPU_MODEL,
+    LEGIBLE,
+    Facts,
+    Machine,
+    choose,
+    choose_size_and_length,
+    steps_of,
+    with_fixed_defaults,
+)
 
 PHOTOS = Facts(images=300, side=480, smallest=0.1, most=14)
 CPU, GPU = Machine(), Machine(gpu_gib=80.0)
@@ -91,6 +100,9 @@ def test_a_detector_trained_on_coco_comes_first_where_it_can_be_had(
     assert config.optimizer.learning_rate == tuning.rate_for(chosen(config.batch_size)) < tuning.learning_rate
     assert config.optimizer.backbone_factor == tuning.backbone_factor
     assert config.image_size == 640 or machine is CPU
+    known = choose_size_and_length(TrainConfig(data="photos"), PHOTOS, machine)
+    sizes = "image_size", "batch_size", "epochs", "validate_every"
+    assert [getattr(known, name) for name in sizes] == [getattr(config, name) for name in sizes]
     assert f"authors' {tuning.learning_rate:g} for {tuning.images} images" in reasons[-1]
     assert config_for(replace(PHOTOS, most=400), machine).detector == {"num_queries": 800}
     for given in ({"model": "scratch"}, {"detector": {"num_queries": 50}}, {"model": DEFAULT_MODEL}):

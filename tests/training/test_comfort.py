@@ -19,7 +19,7 @@ from oddetr.training.plan.forecast import Pace
 from oddetr.training.plan.hours import VALIDATING, with_length
 from oddetr.training.records.log import out_of_patience, read_events
 from oddetr.training.run import run
-from tests.training.helpers import assert_same_weights, killed_at, quiet
+from tests.training.helpers import assert_same_weights, events_without_times, killed_at, quiet
 
 CPU = {"accelerator": "cpu"}
 
@@ -178,10 +178,25 @@ def test_batches_that_the_memory_cannot_hold_are_halved_and_the_steps_stay(
     assert (recorded["batch_size"], recorded["accumulate"]) == (2, 2)
     assert [event["step"] for event in read_events(out) if event["kind"] == "epoch"] == [2]
     assert "too small for batches of 4 images of 64 px (CUDA out of memory)." in console.file.getvalue()
+    assert "--gradient-checkpointing true" in console.file.getvalue()
     assert "Starting again with --batch-size 2 --accumulate 2." in console.file.getvalue()
     most = 0
+    one = {"epochs": 1, "image_size": 64, "batch_size": 3, "gradient_checkpointing": True, "out": out / "other"}
     with pytest.raises(RuntimeError, match=r"batches of 1 images of 64 px .* Train smaller images \(--image-size\)\.$"):
-        run(TrainConfig(**tiny | {"epochs": 1, "image_size": 64, "batch_size": 3, "out": out / "other"}), quiet())
+        run(TrainConfig(**tiny | one), quiet())
+
+
+def test_gradient_checkpointing_changes_no_bit_of_a_run_and_a_resumed_run_may_begin_with_it(tiny: dict) -> None:
+    """The batch norms learn, and there is dropout."""
+    tiny |= {"epochs": 2, "image_size": 64, "batch_size": 2}
+    whole = run(TrainConfig(**tiny), quiet())
+    out = whole.with_name("resumed")
+    with pytest.raises(ConnectionAbortedError):
+        run(TrainConfig(**tiny | {"out": out, "trainer": CPU | {"callbacks": [killed_at(6)]}}), quiet())
+    run(TrainConfig(out=out, resume=True, gradient_checkpointing=True, trainer=CPU), quiet())
+    assert json.loads((out / "config.json").read_text())["gradient_checkpointing"]
+    assert_same_weights(whole, out)
+    assert events_without_times(whole) == events_without_times(out)
 
 
 def test_parts_at_random_weights_are_not_frozen(tiny: dict) -> None:

@@ -21,7 +21,12 @@ from tests.training.several import TRAIN, VAL, Apart, Witness, arguments_of, in_
 
 ALIKE: dict[str, dict[str, Any]] = {
     "refine": {},
-    "dino_accumulated": {"model": "dino_tiny", "detector": {"denoising": 12}, "accumulate": 2},
+    "dino_accumulated": {
+        "model": "dino_tiny",
+        "detector": {"denoising": 12},
+        "accumulate": 2,
+        "gradient_checkpointing": True,
+    },
 }
 """Distilled runs that must end alike in one process and in two."""
 STOPPED_AT = 9

@@ -31,7 +31,9 @@ def compiled_kernel(module: str, name: str, device: str = "cpu") -> Callable[...
     """
     try:
         found = importlib.import_module(f"oddetr.models.kernels.{module}")
-        with torch.inference_mode(False), torch.enable_grad():
+        # What is saved for the trial's backward pass is none of the layer's that gradient checkpointing computes again.
+        apart = torch.autograd.graph.saved_tensors_hooks(torch.detach, lambda saved: saved)
+        with torch.inference_mode(False), torch.enable_grad(), apart:
             found.trial(device)
     except Exception as reason:
         warnings.warn(

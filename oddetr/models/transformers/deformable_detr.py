@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oddetr.models.encoder import resize_mask
 from oddetr.models.heads import inverse_sigmoid
 from oddetr.models.queries import gather_tokens, token_anchors
 from oddetr.models.transformers.base import HuggingFaceDetector, attention_mask, level_arguments, split_groups
@@ -28,14 +29,13 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
 
     def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
         """Backbone, projections and encoder."""
-        inner, pixel_mask = self.model.model, (~padding_mask).long()
-        features = inner.backbone(images, pixel_mask)
-        levels = [(inner.input_proj[index](features[index][0]), features[index][1]) for index in range(len(features))]
-        for index in range(len(levels), self.config.num_feature_levels):
-            source = features[-1][0] if index == len(features) else levels[-1][0]
-            level = inner.input_proj[index](source)
-            mask = F.interpolate(pixel_mask[None].to(images.dtype), size=level.shape[-2:]).to(torch.bool)[0]
-            levels.append((level, mask))
+        inner = self.model.model
+        features = [features for features, _ in inner.backbone(images, (~padding_mask).long())]
+        maps = [inner.input_proj[index](each) for index, each in enumerate(features)]
+        for index in range(len(maps), self.config.num_feature_levels):
+            maps.append(inner.input_proj[index](features[-1] if index == len(features) else maps[-1]))
+        # Not the backbone's own masks, which ONNX Runtime would round otherwise.
+        levels = [(level, ~resize_mask(padding_mask, level.shape[-2:])) for level in maps]
         positions = [
             inner.position_embedding(shape=level.shape, device=level.device, dtype=images.dtype, mask=mask).to(
                 level.dtype

@@ -139,6 +139,14 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainCo
     return config, reasons
 
 
+def choose_size_and_length(config: TrainConfig, facts: Facts, machine: Machine) -> TrainConfig:
+    """Fill in image size, batch size and epochs as `choose` does, without looking for a detector: where `choose` would
+    look for one trained on COCO, it counts as found."""
+    for chooser in (_with_image_size, _with_length):
+        config, _ = chooser(config, facts, machine)
+    return config
+
+
 def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
     defaults of the first versions, whose runs `--resume` continues.)"""
@@ -177,7 +185,7 @@ def _with_model(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[Tr
         return config, ""
     model, least, most, why = _MODELS[machine.kind]
     missing = ""
-    if config.model is None and config.data != DIGITS and not config.detector:
+    if _wants_pretrained(config):
         name = _PRETRAINED[machine.kind]
         missing = CATALOGUE[name].unavailable()
         if not missing:
@@ -188,6 +196,11 @@ def _with_model(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[Tr
         detector["num_queries"] = min(most, max(least, queries_for(facts.most)))
         why += f", {detector['num_queries']} queries for at most {facts.most} objects in an image"
     return replace(config, model=model, detector=detector), f"model {model}: {why}{missing}"
+
+
+def _wants_pretrained(config: TrainConfig) -> bool:
+    """Whether a detector trained on COCO is the first choice."""
+    return config.model is None and config.data != DIGITS and not config.detector
 
 
 def _pretrained(config: TrainConfig, name: str, facts: Facts) -> TrainConfig:
@@ -205,7 +218,7 @@ def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tup
     size = next((size for size in sizes if size * facts.smallest >= LEGIBLE), sizes[-1])
     if config.init:
         size, why = read_info(find_checkpoint(config.init)).image_size, f"that of {config.init}"
-    elif config.model in CATALOGUE and machine.kind == "gpu":
+    elif (config.model in CATALOGUE or _wants_pretrained(config)) and machine.kind == "gpu":
         size, why = PRETRAINED_SIZE, "that of the detector's own training"
     elif facts.side <= size:
         size, why = max(LEAST_SIDE, facts.side), "the images' own shorter side"

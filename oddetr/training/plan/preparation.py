@@ -119,7 +119,7 @@ def prepare(
     if state is None:
         _refuse_random(config, spec)
         say(f"weights: {load_initial_weights(config, detector, spec, classes)}")
-    detector.freeze(config.freeze)
+    config.set_up(detector)
     if config.init or config.hugging_face:
         config = replace(config, detector=spec.to_plain())
     out = config.out or _new_folder(config)
@@ -178,7 +178,7 @@ def _provisional(config: TrainConfig, sources: dict[str, Source]) -> Prepared:
     out, classes = config.out or _new_folder(config), sources["train"].classes
     spec = config.detector_config().for_classes(classes.names)
     detector = build_detector(spec, len(classes))
-    detector.freeze(config.freeze)
+    config.set_up(detector)
     return Prepared(replace(config, out=out), out, None, sources, detector, spec, {})
 
 

@@ -22,6 +22,8 @@ class BatchMemoryError(RuntimeError):
         self.config, self.out = config, out
         size, images = chosen(config.batch_size), f"images of {config.image_size} px"
         advice = "Train smaller images (--image-size)"
+        if not config.gradient_checkpointing:
+            advice += ", keep less of them for the backward pass (--gradient-checkpointing true)"
         if changes := self._changes():
             options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changes.items())
             advice += f", or in a new run the same steps of smaller batches ({options})"

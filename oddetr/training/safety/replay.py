@@ -155,7 +155,7 @@ def _task(facts: dict[str, Any], state: dict[str, Any]) -> DistillationTask:
     info = CheckpointInfo.from_json(facts["info"])
     config = TrainConfig.from_plain(info.configuration | {"init": None, "resume": True, "trainer": {}})
     detector = build_detector(info.detector, len(info.classes))
-    detector.freeze(config.freeze)
+    config.set_up(detector)
     parts = config.distillation, config.loss, config.matching, config.groups
     task = DistillationTask(detector, int(facts["steps"]), *parts)
     task.load_state_dict(state)

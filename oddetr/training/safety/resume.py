@@ -17,15 +17,15 @@ from oddetr.training.old_configs import upgraded
 from oddetr.training.processes import is_first_process
 
 CONFIGURATION, PLAN = "config.json", "plan.json"
-MAY_CHANGE = ("resume", "out", "data", "allow_outside", "most_pixels", "workers", "trainer", "loggers", "non_finite")
+_IGNORED = ("out", "resume", "allow_outside", "most_pixels", "workers", "loggers", "gradient_checkpointing")
+"""Fields of `TrainConfig` that do not change what is learned."""
+MAY_CHANGE = (*_IGNORED, "data", "trainer", "non_finite")
 """Fields that a resumed run takes from the command."""
 _SPENT = "hours"
 """The field from which a run has chosen its epochs, which it records instead."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 """Folders that may hold a state, newest first: see `oddetr.common.durable.replace_folder`."""
-_IGNORED = ("out", "resume", "allow_outside", "most_pixels", "workers", "loggers")
-"""Fields of `TrainConfig` that do not change what is learned."""
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "queries", "matching.", "prediction.", "auxiliary."))
 """Fields without effect when distillation is off. The horizon is not one: it is the EMA's, too."""

@@ -169,12 +169,13 @@ def check_script(words: list[str], _: pytest.MonkeyPatch) -> None:
         assert named
         assert all((ROOT / name).exists() for name in named)
         return
-    assert (ROOT / words[0]).is_file()
+    file = f"{words[1].replace('.', '/')}/__main__.py" if words[0] == "-m" else words[0]
+    assert (ROOT / file).is_file()
     assert {word for word in words if word.startswith("--")} <= options_of_benchmarks()
 
 
 def options_of_benchmarks() -> set[str]:
-    return {*re.findall(r'"(--[\w-]+)"', "".join(file.read_text() for file in (ROOT / "benchmarks").glob("*.py")))}
+    return {*re.findall(r'"(--[\w-]+)"', "".join(file.read_text() for file in (ROOT / "benchmarks").rglob("*.py")))}
 
 
 def check_import(words: list[str], _: pytest.MonkeyPatch) -> None:

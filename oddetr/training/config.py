@@ -53,7 +53,7 @@ class OptimizerConfig:
             of DAB-Deformable-DETR and DINO).
         weight_decay: AdamW's (Deformable-DETR: 1e-4).
         clip: largest norm of the gradient of all parameters (Deformable-DETR: 0.1); 0 does not clip.
-        schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0.
+        schedule: `step` divides the rate by 10 at `drop_at`; `cosine` lets it fall to 0; default: likewise.
         drop_at: when `step` drops; Deformable-DETR's 40 of 50 epochs.
         warmup: the rate rises linearly from 0 in this part of the run, which protects pretrained weights from the
             first, random gradients and costs next to nothing.
@@ -67,7 +67,7 @@ class OptimizerConfig:
     places_factor: float = 0.1
     weight_decay: float = 1e-4
     clip: float = 0.1
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine"] | None = None
     drop_at: float = 0.8
     warmup: float = 0.01
 
@@ -189,8 +189,7 @@ class TrainConfig:
         workers: processes that load images on each device; default: up to 4, as the machine has cores to spare.
         validate_every: epochs between validations; the last epoch is always validated. Default: chosen.
         patience: stop after so many validations in a row without a better AP of the teacher; 0, the default: never.
-            The best usually comes after the learning rate has dropped (`optimizer.drop_at`): a run that stops before
-            has not seen its low rate.
+            The best usually comes near the end, at a low learning rate, which a run that stops before has not seen.
         repeat_threshold: images of rare classes are seen more often in an epoch: of a class that a share f of the
             images shows, below this threshold t, sqrt(t / f) times (LVIS; 0.001 there). 0, the default, repeats none.
         optimizer: learning rate and schedule.

@@ -135,7 +135,16 @@ def test_more_images_take_fewer_epochs_and_long_runs_the_papers_rates() -> None:
 
     assert epochs[0] == 100 > epochs[1] > epochs[2] > epochs[3] == 12
     assert (configs[-1].optimizer.learning_rate, configs[-1].optimizer.backbone_factor) == (2e-4, 0.1)
-    assert configs[1].optimizer.learning_rate == 4e-4
+    assert (configs[-1].optimizer.schedule, configs[1].optimizer.schedule) == ("step", "cosine")
+    assert configs[1].optimizer.learning_rate == 8e-4 > config_for(PHOTOS, GPU).optimizer.learning_rate == 4e-4
+
+
+def test_images_are_large_enough_for_the_class_with_the_smallest_objects() -> None:
+    """Of sixty objects three are small, fewer than one of ten, but all of their class."""
+    many = annotations([60.0] * 57 + [6.0] * 3)
+    facts = Facts.of(replace(many, labels=np.array([0] * 57 + [1] * 3)))
+    assert facts.smallest == pytest.approx(0.06)
+    assert Facts.of(many).smallest == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(("gib", "expected"), [(4.0, 2), (24.0, 8), (80.0, 16)])

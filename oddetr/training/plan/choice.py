@@ -35,8 +35,8 @@ _MODELS = {
 """The preset where no such detector can be had, its fewest and most queries, and the reason."""
 SIZES = {"cpu": (240, 320, 400, 480), "gpu": (480, 640, 800)}
 """Shorter sides to choose from, in pixels."""
-LEGIBLE = 16
-"""Square root of the area in pixels that nine of ten objects should have at least: two cells of the finest map."""
+LEGIBLE = 20
+"""Square root of the area in pixels that nine of ten objects of each class should have at least."""
 STEPS = {"cpu": 2500, "gpu": 6000}
 """Optimizer steps that a short run should have."""
 EPOCHS = (12, 100)
@@ -45,8 +45,10 @@ LEAST_BATCHES = 50
 """Batches of an epoch, if there are enough images."""
 SHORT = 20_000
 """Steps up to which a run without a pretrained detector has the higher rates."""
-OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1}
+OFFICIAL = {"learning_rate": 2e-4, "backbone_factor": 0.1, "schedule": "step"}
 """Deformable-DETR's rates: for longer runs, and for fine-tuning its presets."""
+RATES = {"cpu": 8e-4, "gpu": 4e-4}
+"""The learning rates of short runs from ImageNet weights; the former did well in docs/results.md."""
 PRETRAINED_SIZE = 640
 """The shorter side in pixels at which the detectors of the catalogue were trained."""
 GIB_PER_IMAGE = 2.5
@@ -70,7 +72,8 @@ class Facts:
     Attributes:
         images: how many.
         side: median of the image sizes at which they keep their own size, in pixels; see `native_sizes`.
-        smallest: the tenth percentile of the square root of objects' areas, over that size of their image.
+        smallest: the tenth percentile of the square root of objects' areas, over that size of their image; of the class
+            with the smallest objects.
         most: the largest number of objects in an image.
         padded: the area to which the images of a batch are padded, over the square of the image size.
     """
@@ -93,10 +96,11 @@ class Facts:
         """Make them from annotations with at least one object; crowd regions do not count."""
         owners = truth.owners[~truth.crowd]
         native = native_sizes(truth.sizes)
-        relative = np.sqrt(truth.areas[~truth.crowd]) / native[owners]
+        relative, labels = np.sqrt(truth.areas[~truth.crowd]) / native[owners], truth.labels[~truth.crowd]
+        smallest = min(float(np.quantile(relative[labels == label], 0.1)) for label in np.unique(labels))
         sides = np.quantile(truth.sizes / native[:, None], 0.95, axis=0)  # where `native` is the image size
         padded = float(sides.prod())
-        return cls(len(truth), int(np.median(native)), float(np.quantile(relative, 0.1)), fullest(truth), padded)
+        return cls(len(truth), int(np.median(native)), smallest, fullest(truth), padded)
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tup
         size, why = max(LEAST_SIDE, facts.side), "the images' own shorter side"
     else:
         legible = f"{size * facts.smallest:.0f} px or more"
-        why = f"nine of ten objects have {legible} then (the images' own: {facts.side})"
+        why = f"nine of ten objects of each class have {legible} then (the images' own: {facts.side})"
     return replace(config, image_size=size), f"image size {size}: {why}"
 
 
@@ -276,17 +280,19 @@ def _with_rates(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[Tr
     if tuning := fine_tuning(config):
         images = chosen(config.batch_size) * config.accumulate * machine.devices
         rates = {"learning_rate": tuning.rate_for(images), "backbone_factor": tuning.backbone_factor}
-        optimizer = _filled(config.optimizer, rates)
+        optimizer = _filled(config.optimizer, OFFICIAL | rates)
         reason = (
             f"learning rate {optimizer.learning_rate:g}, the backbone's {optimizer.backbone_factor:g} of it: its "
             f"authors' {tuning.learning_rate:g} for {tuning.images} images a step, scaled to {images}"
         )
         return replace(config, optimizer=optimizer), reason if config.optimizer.learning_rate is None else ""
     short = steps <= SHORT and not config.init and not config.hugging_face
-    optimizer = _filled(config.optimizer, {"learning_rate": 4e-4, "backbone_factor": 0.4} if short else OFFICIAL)
+    higher = {"learning_rate": RATES[machine.kind], "backbone_factor": 0.4, "schedule": "cosine"}
+    optimizer = _filled(config.optimizer, higher if short else OFFICIAL)
     imagenet = " from ImageNet weights" if config.detector.get("pretrained", True) else ""
     why = f"at most {SHORT:,} steps{imagenet}" if short else "Deformable-DETR's"
-    reason = f"learning rate {optimizer.learning_rate:g}: {why}" if config.optimizer.learning_rate is None else ""
+    reason = f"learning rate {optimizer.learning_rate:g}, {optimizer.schedule} schedule: {why}"
+    reason = reason if config.optimizer.learning_rate is None else ""
     return replace(config, optimizer=optimizer), reason
 
 

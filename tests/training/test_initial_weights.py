@@ -128,3 +128,11 @@ def test_a_transformers_model_is_saved_as_a_folder_of_its_kind(tiny: dict, tmp_p
         torch.testing.assert_close(found, theirs(images).logits, atol=1e-5, rtol=1e-5)
     assert info.mean == ((0.485, 0.456, 0.406) if name.startswith("deformable") else (0.0, 0.0, 0.0))
     assert 0 <= oddetr.evaluate(tiny["out"], split="test").ap <= 1
+
+
+def test_a_job_that_resumes_what_there_is_starts_from_the_detector_of_init(tiny: dict, trained: Path) -> None:
+    """As the jobs of a comparison do; `trained` has other sizes than every preset."""
+    arguments = {name: value for name, value in tiny.items() if name not in ("model", "detector")}
+    console = quiet()
+    prepared = prepare(TrainConfig(**arguments | {"init": trained, "resume": True}), console.print, console)
+    assert prepared.spec.num_queries == 12

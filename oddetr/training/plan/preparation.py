@@ -95,6 +95,8 @@ def prepare(
     """
     config = _checked(config)
     config, state = resumed(config, config.out, say, given) if config.out else (config, None)
+    if state is None:
+        config = replace(config, resume=False)  # a comparison's jobs resume what there is
     check_flags(config)
     check_packages(config.loggers)
     sources, notes = open_training_sources(

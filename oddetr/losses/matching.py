@@ -12,6 +12,9 @@ from torch import Tensor
 from oddetr.boxes import generalized_iou, pairwise_l1
 from oddetr.structures import GroundTruth, Predictions
 
+MANY = 10_000
+"""Queries from which on only the cheapest are matched: for fewer, choosing these takes a CPU longer than it saves."""
+
 
 class NonFiniteCostError(FloatingPointError):
     """A matching cost is NaN or infinite because the predictions are.
@@ -108,28 +111,58 @@ def solve(
 ) -> Solved:
     """Solve the Hungarian assignments of several cost tensors, with a single transfer to the host.
 
+    Of very many queries, as the tokens of a two-stage detector are, only the cheapest of each object are transferred:
+    of `most` objects that want a query each, one finds a free query among its `most` cheapest, so that a best
+    assignment needs no other.
+
     Args:
         costs: from `matching_cost`; they may differ in layers and queries.
         counts: objects of each image.
         repeats: queries to assign to each object, per cost tensor: K of H-DETR (arXiv 2207.13080); default: 1. With
             too few queries an object gets fewer.
     """
-    host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
-    parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
+    repeats = repeats or [1] * len(costs)
+    wanted = [_wanted(cost, max(counts, default=0) * times) for cost, times in zip(costs, repeats, strict=True)]
+    sent = [part for parts in wanted for part in parts]
+    host = torch.cat([part.flatten() for part in sent]).cpu().numpy()
+    received = iter(np.split(host, np.cumsum([part.numel() for part in sent])[:-1]))
     assignments: list[Tensor] = []
     bad: set[int] = set()
-    for cost, part, times in zip(costs, parts, repeats or [1] * len(costs), strict=True):
-        values = part.reshape(cost.shape)
-        found = {i for i in range(len(counts)) if not np.isfinite(values[:, i]).all()}
+    for cost, parts, times in zip(costs, wanted, repeats, strict=True):
+        values, *fewer = (next(received).reshape(part.shape) for part in parts)
+        finite = fewer[1] if fewer else [np.isfinite(values[:, i]).all() for i in range(len(counts))]
+        found = {i for i in range(len(counts)) if not finite[i]}
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
         for layer, image in np.ndindex(*cost.shape[:2]):
             if counts[image] and image not in found:
-                wanted = values[layer, image, :, : counts[image]].repeat(times, axis=1)
-                queries, objects = linear_sum_assignment(wanted)
-                assignment[layer, image, queries] = objects // times
+                pairs = values[layer, image, :, : counts[image]]
+                rows = np.arange(len(pairs))
+                if fewer:
+                    rows, pairs = _table(fewer[0][layer, image, :, : counts[image]], pairs)
+                chosen, objects = linear_sum_assignment(pairs.repeat(times, axis=1))
+                assignment[layer, image, rows[chosen]] = objects // times
         assignments.append(torch.from_numpy(assignment).to(cost.device, non_blocking=True))
         bad |= found
     return Solved(tuple(assignments), tuple(sorted(bad)))
+
+
+def _wanted(cost: Float[Tensor, "_ batch _ objects"], most: int) -> list[Tensor]:
+    """What `solve` transfers: the costs; or those of the `most` cheapest queries of each object, which queries these
+    are, and whether each image's costs are finite, in float32, which holds all indices exactly."""
+    if cost.shape[2] < MANY or not 0 < most <= cost.shape[2] // 2:
+        return [cost]
+    values, queries = cost.topk(most, dim=2, largest=False, sorted=False)
+    return [values, queries.float(), cost.isfinite().all(dim=3).all(dim=2).all(dim=0).float()]
+
+
+def _table(
+    queries: Float[np.ndarray, "most objects"], costs: Float[np.ndarray, "most objects"]
+) -> tuple[Int64[np.ndarray, " rows"], Float[np.ndarray, "rows objects"]]:
+    """The queries that are among the cheapest of any object, and their costs; infinite where they are not."""
+    rows, places = np.unique(queries, return_inverse=True)
+    table = np.full((len(rows), costs.shape[1]), np.inf, costs.dtype)
+    table[places.reshape(queries.shape), np.arange(costs.shape[1])] = costs
+    return rows.astype(np.int64), table
 
 
 def hungarian(

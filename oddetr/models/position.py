@@ -45,4 +45,5 @@ def sine_box_embedding(
 
 def sine_anchor_embedding(anchors: Float[Tensor, "batch queries 4"]) -> Float[Tensor, "batch queries 512"]:
     """128 waves of each of cy, cx, w, h, whatever the detector's width (DAB-DETR, arXiv 2201.12329, eq. 4)."""
-    return sine_box_embedding(anchors[..., [1, 0, 2, 3]], 128)
+    cx, cy, size = anchors.split([1, 1, 2], dim=-1)  # indices would be copied from the host
+    return sine_box_embedding(torch.cat([cy, cx, size], dim=-1), 128)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
-from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost, solve
+from oddetr.losses.matching import MANY, MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost, solve
 from oddetr.structures import GroundTruth, Predictions
 
 
@@ -132,6 +133,28 @@ def test_repeated_objects_by_hand() -> None:
     assert once.tolist() == [[[-1, 0, 1, -1, -1], [-1, 0, -1, -1, -1], [-1] * 5, [-1] * 5]]
     assert sixfold.tolist() == [[[0, 0, 1], [0, 0, 0], [-1] * 3, [0, 0, 1]]] * 2
     assert solve([few, cost], (2, 1, 0, 2), [6, 2]).bad == (3,)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cheapest_queries_of_each_object_give_the_assignment_of_all(seed: int, times: int) -> None:
+    """For five objects and fewer, which want the same queries. SciPy sees all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.rand(2, 3, MANY, 1, generator=generator)
+    cost = shared + 0.1 * torch.rand(2, 3, MANY, 5, generator=generator)
+    counts = (5, 0, 2)
+    (found,) = solve([cost], counts, [times]).assignments
+    for layer, image in itertools.product(range(2), range(3)):
+        expected = torch.full((MANY,), -1)
+        queries, objects = linear_sum_assignment(cost[layer, image, :, : counts[image]].repeat_interleave(times, 1))
+        expected[queries] = torch.from_numpy(objects // times)
+        assert found[layer, image].equal(expected)
+
+
+def test_a_bad_cost_is_noticed_among_many_queries() -> None:
+    cost = torch.rand(1, 2, MANY, 5)
+    cost[0, 1, 17] = torch.nan
+    assert solve([cost], (5, 0)).bad == (1,)
 
 
 @pytest.mark.parametrize("part", ["logits", "boxes"])

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oddetr.data.dataset import Source
@@ -31,6 +32,9 @@ from oddetr.structures import Batch, GroundTruth
 _GUARD = re.compile(r"^if\s+.*__name__.*:", re.MULTILINE)
 Key = tuple[int, int]
 """(epoch, index)."""
+WINDOW = 32
+"""Batches among which images of one aspect ratio are brought together: enough for alike batches, and few enough that
+batches stay random."""
 
 
 def mixed_seed(*parts: int) -> int:
@@ -88,6 +92,8 @@ class EpochSampler(Sampler[Key]):
         rank: this process, 0..world_size-1.
         batch_size: keys that make a batch, >= 1.
         factors: how often each image is seen in an epoch, with `shuffle`; default: once.
+        aspects: width over height of each image. With `shuffle`, images that are alike in it come into a batch, which
+            is padded less then.
 
     Raises:
         ValueError: there is no image or no such rank.
@@ -102,12 +108,14 @@ class EpochSampler(Sampler[Key]):
         world_size: int = 1,
         batch_size: int = 1,
         factors: Factors | None = None,
+        aspects: Float[np.ndarray, " images"] | None = None,
     ) -> None:
         length = length if factors is None else epoch_length(factors)
         if length < 1 or not 0 <= rank < world_size:
             raise ValueError(f"Cannot share {length} images among {world_size} processes as process {rank}.")
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.rank, self.world_size, self.batch_size, self.factors = rank, world_size, batch_size, factors
+        self.aspects = aspects
         self.epoch = 0
         self.done = 0
 
@@ -133,8 +141,25 @@ class EpochSampler(Sampler[Key]):
                 order = torch.randperm(self.length, generator=generator).tolist()
             else:
                 order = drawn(self.factors, generator)
+            if self.aspects is not None:
+                order = _alike(order, self.aspects, self.batch_size * self.world_size, generator)
         for step in range(done, len(self)):
             yield epoch, order[(self.rank + step * self.world_size) % self.length]
+
+
+def _alike(
+    order: list[int], aspects: Float[np.ndarray, " images"], batch: int, generator: torch.Generator
+) -> list[int]:
+    """Sort every `WINDOW` batches by aspect ratio, and shuffle these batches; the incomplete last one stays last."""
+    found: list[int] = []
+    for start in range(0, len(order), WINDOW * batch):
+        part = order[start : start + WINDOW * batch]
+        whole = len(part) // batch
+        alike = sorted(part[: whole * batch], key=lambda index: aspects[index % len(aspects)])
+        for place in torch.randperm(whole, generator=generator).tolist():
+            found += alike[place * batch : (place + 1) * batch]
+        found += part[whole * batch :]
+    return found
 
 
 def collate(examples: list[Example]) -> Batch:

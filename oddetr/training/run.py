@@ -35,7 +35,7 @@ from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import limited
 from oddetr.training.plan.forecast import Pace, forecast, is_long, measure
 from oddetr.training.plan.hours import KeepingTime, timed_for, with_length, with_saving
-from oddetr.training.plan.preparation import Prepared, factors_of, prepare
+from oddetr.training.plan.preparation import Prepared, aspects_of, factors_of, prepare
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
 from oddetr.training.records.loggers import LoggedRun, open_loggers
@@ -182,7 +182,8 @@ def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -
         )
         workers = 0
     examples = training_data(train, size, mean, std, config.augment, chosen(config.epochs), config.seed)
-    order = EpochSampler(len(train), config.seed, True, rank, world, batch_size, factors_of(config, train))
+    factors, aspects = factors_of(config, train), aspects_of(config, train)
+    order = EpochSampler(len(train), config.seed, True, rank, world, batch_size, factors, aspects)
     training = make_loader(examples, order, batch_size, workers, config.accumulate)
     in_order = EpochSampler(len(val), shuffle=False, rank=rank, world_size=world)
     validation = make_loader(TransformedDataset(val, EvalTransform(size, mean, std)), in_order, batch_size, workers)

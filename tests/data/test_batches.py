@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -107,6 +108,31 @@ def test_the_order_depends_on_seed_and_epoch() -> None:
         orders.append([index for _, index in sampler])
     assert orders[0] == orders[2] != orders[1]
     assert [index for _, index in EpochSampler(30, seed=6)] != orders[0]
+
+
+def test_images_of_one_shape_come_into_a_batch_on_every_rank() -> None:
+    """Of 43 images, every second is twice as wide as high; on two ranks a step has eight, and three are left over."""
+    aspects = np.tile([1.0, 2.0], 22)[:43]
+    ranks = [EpochSampler(43, 3, True, rank, 2, 4, aspects=aspects) for rank in (0, 1)]
+    orders = [[index for _, index in sampler] for sampler in ranks]
+    assert set(orders[0]) | set(orders[1]) == set(range(43))
+    mixed = [
+        len({aspects[index] for order in orders for index in order[start : start + 4]}) > 1 for start in range(0, 20, 4)
+    ]
+    assert sum(mixed) == 1
+    assert orders[0] == [index for _, index in ranks[0]]
+    ranks[0].set_epoch(1)
+    assert orders[0] != [index for _, index in ranks[0]]
+
+
+def test_batches_of_one_shape_come_in_a_random_order() -> None:
+    """Of 64 batches, 32 of each shape: the first 32 are neither sorted nor all of one shape."""
+    aspects = np.repeat([1.0, 2.0], 128)
+    order = [index for _, index in EpochSampler(256, 5, batch_size=4, aspects=aspects)]
+    wide = [aspects[index] == 2.0 for index in order[:128:4]]
+    assert 8 < sum(wide) < 24
+    assert wide != sorted(wide)
+    assert wide != sorted(wide, reverse=True)
 
 
 @pytest.mark.parametrize("arguments", [(0, 0, True, 0, 1), (5, 0, True, 2, 2), (5, 0, True, -1, 2)])

@@ -122,7 +122,7 @@ def test_step_on_a_gpu_synchronises_twice(
             step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert len([wait for wait in waits if "synchronizing" in str(wait.message)]) == 2
+    assert len([wait for wait in waits if "called a synchronizing CUDA operation" in str(wait.message)]) == 2
 
 
 @pytest.mark.parametrize(("queries", "more"), [("shared", ()), ("teacher", ("teacher",))])

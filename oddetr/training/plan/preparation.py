@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from rich.console import Console
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo, read_info
@@ -32,6 +34,8 @@ from oddetr.training.trainer import check_flags
 Say = Callable[[str], None]
 Planner = Callable[["Prepared", TrainConfig], tuple[TrainConfig, str]]
 """(A run with a provisional length, its configuration with `hours`) -> the configuration with `epochs`, the reason."""
+ALIKE = 1.05
+"""The largest over the smallest aspect ratio up to which batches are not sorted by it."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,15 @@ def _with_choices(
 def factors_of(config: TrainConfig, train: Source) -> Factors | None:
     """How often each training image is seen in an epoch; None: once."""
     return repeat_factors(train.annotations(), config.repeat_threshold) if config.repeat_threshold else None
+
+
+def aspects_of(config: TrainConfig, train: Source) -> Float[np.ndarray, " images"] | None:
+    """Width over height of each training image; None where all are alike."""
+    if config.data == DIGITS:
+        return None
+    height, width = train.annotations().sizes.T
+    aspects = width / height
+    return None if aspects.max() < ALIKE * aspects.min() else aspects
 
 
 def examples_of(config: TrainConfig, train: Source) -> int:

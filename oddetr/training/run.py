@@ -33,7 +33,7 @@ from oddetr.training.config import Precision, TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import limited
-from oddetr.training.plan.forecast import Pace, forecast, is_long, measure
+from oddetr.training.plan.forecast import Pace, TimedRun, forecast, is_long, measure
 from oddetr.training.plan.hours import KeepingTime, timed_for, with_length, with_saving
 from oddetr.training.plan.preparation import Prepared, aspects_of, factors_of, prepare
 from oddetr.training.processes import is_first_process, several_processes
@@ -113,7 +113,7 @@ def _train(
         ):  # none can time its steps alone
             with suppress(FloatingPointError):  # the run itself reports such a step, and may skip it
                 device = trainer.strategy.root_device
-                say(f"time: {forecast(task, config, prepared.sources['val'], *loaders, device)}")
+                say(f"time: {forecast(TimedRun(task, config, prepared.sources['val'], *loaders, device))}")
         logged = LoggedRun(out, prepared.steps_done, parameters(prepared.describe(0, {})))
         trainer.loggers = open_loggers(config.loggers, logged, say)
         _fit(trainer, module, loaders, prepared)
@@ -158,7 +158,7 @@ class _HoursPlanner:
         with quiet(), shared_with_workers(), watching_memory(config, trial.out):
             trainer = make_trainer(config, [])
             loaders, device = _loaders(trial, trainer, self.say), trainer.strategy.root_device
-            pace = measure(task, config, trial.sources["val"], *loaders, device, timed_for(self.hours))
+            pace = measure(TimedRun(task, config, trial.sources["val"], *loaders, device), timed_for(self.hours))
         self.pace = with_saving(pace, task, trial)
         batches = limited(len(loaders[0]), config.trainer, "train")
         return with_length(replace(wanted, out=trial.out), self.pace, batches, self.end - time.monotonic())

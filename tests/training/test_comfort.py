@@ -147,7 +147,7 @@ def test_a_run_keeps_to_its_hours_on_a_machine_that_changes_its_speed(
     out = run(TrainConfig(**tiny | {"epochs": None, "hours": 20 / 3600, "validate_every": 2}), quiet())
     assert clock.now == pytest.approx(20, rel=0.08)
     rates = [event["learning_rate"] for event in read_events(out) if event["kind"] == "train"]
-    assert rates[-1] == pytest.approx(0.1 * rates[0])
+    assert rates[-1] < 0.05 * max(rates)
 
 
 def test_a_resumed_run_keeps_the_plan_of_its_checkpoint(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,43 +69,41 @@ def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
     return limited(len(training), config.trainer, "train") * chosen(config.epochs) >= LEAST
 
 
-def forecast(
-    task: DistillationTask,
-    config: TrainConfig,
-    source: Source,
-    training: AccumulatedLoader,
-    validation_loader: AccumulatedLoader,
-    device: torch.device,
-) -> Forecast:
-    """Forecast the time of a run from a few batches; arguments as of `measure`.
+@dataclass(frozen=True)
+class TimedRun:
+    """A run that is about to start, to be timed.
+
+    Attributes:
+        task, config: the run's.
+        source: the validation data.
+        training, validation: the run's loaders.
+        device: the run's.
+    """
+
+    task: DistillationTask
+    config: TrainConfig
+    source: Source
+    training: AccumulatedLoader
+    validation: AccumulatedLoader
+    device: torch.device
+
+
+def forecast(run: TimedRun) -> Forecast:
+    """Forecast the time of a run from a few batches.
 
     A term that fades makes the run a little faster than the forecast.
     """
-    epochs = chosen(config.epochs)
-    batches = limited(len(training), config.trainer, "train") * epochs
-    pace = measure(task, config, source, training, validation_loader, device)
-    return Forecast(pace.batch, batches, pace.validation, math.ceil(epochs / chosen(config.validate_every)))
+    epochs = chosen(run.config.epochs)
+    batches = limited(len(run.training), run.config.trainer, "train") * epochs
+    pace = measure(run)
+    return Forecast(pace.batch, batches, pace.validation, math.ceil(epochs / chosen(run.config.validate_every)))
 
 
-def measure(
-    task: DistillationTask,
-    config: TrainConfig,
-    source: Source,
-    training: AccumulatedLoader,
-    validation_loader: AccumulatedLoader,
-    device: torch.device,
-    timed: Timed = Timed(),
-) -> Pace:
+def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
     """Time batches with a copy of the task, at the start of its run. The run is not changed: all its randomness is
-    keyed.
-
-    Args:
-        source: the validation data.
-        training, validation_loader: the run's.
-        device: the run's.
-        timed: how much is timed.
-    """
-    copy = deepcopy(task).to(device).train()
+    keyed."""
+    config, device = run.config, run.device
+    copy = deepcopy(run.task).to(device).train()
     copy.steps = sys.maxsize
     optimizer = AdamW(parameter_groups(copy, config.optimizer), fused=config.precision != "fp16")
 
@@ -118,10 +116,10 @@ def measure(
         optimizer.step()
         copy.update_teacher()
 
-    each, _ = _seconds(training, device, step, timed)
+    each, _ = _seconds(run.training, device, step, timed)
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
-    validator = Validation(source, detectors, task.matching)
+    validator = Validation(run.source, detectors, run.task.matching)
     validator.start()
 
     @torch.inference_mode()
@@ -129,11 +127,11 @@ def measure(
         with computing_in(chosen(config.precision), device):
             validator.add(batch.to(device))
 
-    batch, count = _seconds(validation_loader, device, validate, timed)
+    batch, count = _seconds(run.validation, device, validate, timed)
     start = _now(device)
     validator.finish(processes=1)
     scoring = (_now(device) - start) / count
-    return Pace(each, (batch + scoring) * limited(len(validation_loader), config.trainer, "val"))
+    return Pace(each, (batch + scoring) * limited(len(run.validation), config.trainer, "val"))
 
 
 def _seconds(

@@ -65,10 +65,10 @@ def workspace(scenes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.M
     """A folder with what the examples name: data, finished runs, pictures, and the repository's own files."""
     for name, target in {
         **dict.fromkeys(("DIR", "cells", "bccd"), scenes),
-        **dict.fromkeys(("runs/mine", "runs/digits", "runs/bccd_two_stage", "dino"), trained),
+        **dict.fromkeys(("runs/mine", "runs/digits", "runs/bccd_two_stage", "runs/d_fine/qfl/seed_0", "dino"), trained),
         **{name: ROOT / name for name in ("recipes", "docs", "benchmarks", "examples")},
     }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(target)
     write_image(tmp_path / "photos" / "street.jpg", 96, 80)
     write_image(tmp_path / "more" / "road.jpg", 80, 96)

@@ -103,7 +103,7 @@ def _train(
     module = TrainingModule(task, config.optimizer, prepared.sources["val"], config.seed, watch)
     with quiet(), shared_with_workers():
         same = SameSettings(agreed(config, prepared.sources, prepared.steps_done))
-        keeping = KeepingTime(planner.pace, planner.end)
+        keeping = KeepingTime(planner.pace, planner.end, planner.batches)
         callbacks = [same, keeping, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)]
         trainer = make_trainer(config, callbacks)
         loaders = _loaders(prepared, trainer, say)
@@ -136,6 +136,7 @@ class _HoursPlanner:
 
     Attributes:
         pace: that was measured; None before, and for a run without `hours`.
+        batches: of an epoch with all images, or as many as the user allows.
         hours: from the run's start to its end.
         end: of these hours, by `time.monotonic`.
 
@@ -147,7 +148,7 @@ class _HoursPlanner:
     def __init__(self, say: Callable[[str], None], start: float) -> None:
         self.say, self.start = say, start
         self.pace: Pace | None = None
-        self.hours, self.end = 0.0, math.inf
+        self.hours, self.end, self.batches = 0.0, math.inf, 0
 
     def __call__(self, trial: Prepared, wanted: TrainConfig) -> tuple[TrainConfig, str]:
         """Time `trial`, and return `wanted` with the epochs that fit, and the reason."""
@@ -160,8 +161,8 @@ class _HoursPlanner:
             loaders, device = _loaders(trial, trainer, self.say), trainer.strategy.root_device
             pace = measure(TimedRun(task, config, trial.sources["val"], *loaders, device), timed_for(self.hours))
         self.pace = with_saving(pace, task, trial)
-        batches = limited(len(loaders[0]), config.trainer, "train")
-        return with_length(replace(wanted, out=trial.out), self.pace, batches, self.end - time.monotonic())
+        self.batches = limited(len(loaders[0]), config.trainer, "train")
+        return with_length(replace(wanted, out=trial.out), self.pace, self.batches, self.end - time.monotonic())
 
 
 def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -> Loaders:

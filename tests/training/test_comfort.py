@@ -150,6 +150,17 @@ def test_a_run_keeps_to_its_hours_on_a_machine_that_changes_its_speed(
     assert rates[-1] < 0.05 * max(rates)
 
 
+def test_a_run_of_hours_keeps_to_the_users_limit_of_batches(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A faster machine makes more epochs of one batch, and none of the two that there are."""
+    Clock(0.5, monkeypatch)
+    limited = CPU | {"limit_train_batches": 1}
+    out = run(
+        TrainConfig(**tiny | {"epochs": None, "hours": 20 / 3600, "validate_every": 9, "trainer": limited}), quiet()
+    )
+    last = read_events(out)[-1]
+    assert last["step"] == last["epoch"] > 20
+
+
 def test_a_resumed_run_keeps_the_plan_of_its_checkpoint(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten epochs of two batches, three are trained before the machine is lost; the others have one batch each."""
     Clock(2.0, monkeypatch)

@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoints.checkpoint import RESUME, save_of_run
 from oddetr.common.durable import writing
-from oddetr.data.batches import AccumulatedLoader
 from oddetr.distillation.task import DistillationTask
 from oddetr.models.detector import Detector
 from oddetr.structures import Weights
@@ -110,13 +109,13 @@ class KeepingTime(Callback):
     Args:
         pace: that was measured before the start; None for a run without `hours`, whose plan stays.
         end: when the run must end, by `time.monotonic`.
+        most: batches of an epoch with all images, or as many as the user allows.
     """
 
-    def __init__(self, pace: Pace | None = None, end: float = math.inf) -> None:
-        self.pace, self.end = pace, end
+    def __init__(self, pace: Pace | None = None, end: float = math.inf, most: int = 0) -> None:
+        self.pace, self.end, self.most = pace, end, most
         self._plan: dict[str, int] = {}
         self._times: deque[tuple[float, float]] = deque(maxlen=RECENT)
-        self._most = 0
         self._mark = math.nan
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,7 +134,6 @@ class KeepingTime(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(TrainingModule, pl_module)
         module.task.steps = self._plan.get("steps", module.task.steps)
-        self._most = len(cast(AccumulatedLoader, trainer.train_dataloader))
         self._mark = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,14 +152,14 @@ class KeepingTime(Callback):
         validations = math.ceil(epochs / every) - epoch // every
         left -= self.pace.validation * validations + self.pace.saving * further
         batches = max(left / self.pace.batch, further)
-        if batches > further * self._most * (1 + CLOSE):
-            further = math.ceil(batches / self._most)
-        self._train(trainer, module, epoch + further, min(self._most, round(batches / further)))
+        if batches > further * self.most * (1 + CLOSE):
+            further = math.ceil(batches / self.most)
+        self._train(trainer, module, epoch + further, min(self.most, round(batches / further)))
 
     def _train(self, trainer: Trainer, module: TrainingModule, epochs: int, batches: int) -> None:
         """Train until `epochs` are done, each further one of so many batches, of whole steps where that is possible."""
         parts = trainer.accumulate_grad_batches
-        if batches < self._most:
+        if batches < self.most:
             batches = max(1, batches // parts) * parts
         steps = trainer.global_step + math.ceil(batches / parts) * (epochs - trainer.current_epoch - 1)
         self._plan = {"epochs": epochs, "batches": batches, "steps": steps}

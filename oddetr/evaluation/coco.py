@@ -114,8 +114,15 @@ def duplicates_suppressed(
     metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
 ) -> Metrics:
     """Add `ap_without_duplicates` to the metrics of the detections."""
+    return replace(metrics, ap_without_duplicates=metrics_without_duplicates(truth, classes, detections).ap)
+
+
+def metrics_without_duplicates(
+    truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
+) -> Metrics:
+    """Evaluate the detections after class-wise non-maximum suppression at `DUPLICATE_IOU`."""
     kept = {image: found.without_duplicates(DUPLICATE_IOU) for image, found in detections.items()}
-    return replace(metrics, ap_without_duplicates=evaluate_detections(truth, classes, kept).ap)
+    return evaluate_detections(truth, classes, kept)
 
 
 @dataclass(frozen=True)

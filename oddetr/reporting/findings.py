@@ -1,6 +1,6 @@
 """Detections and errors of a run's best detector on the validation images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from oddetr.data.dataset import Annotations, Source
 from oddetr.data.doctor.statistics import LARGE, SMALL
 from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
-from oddetr.evaluation.coco import Metrics, duplicates_suppressed, scores_and_curves
+from oddetr.evaluation.coco import Metrics, metrics_without_duplicates, scores_and_curves
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.matches import Judged, best_threshold, confusion, judged
 from oddetr.prediction.predictor import Predictor
@@ -27,22 +27,26 @@ class Findings:
         truth: the ground truth of the first.
         detections: by original image id.
         metrics: COCO's metrics.
+        distinct: the same without duplicate detections.
         precision: of each class at IoU 0.5 and recalls 0, 0.01, ... 1; NaN for classes without objects.
         threshold: the score threshold with the highest F1 over all images.
         f1: that F1.
         confusion: at that threshold; see `oddetr.evaluation.matches.confusion`.
         judged: true and false positives of each image.
+        errors: missed objects and wrong detections of each image and class, at that threshold.
     """
 
     source: Source
     truth: Annotations
     detections: dict[int, Detections]
     metrics: Metrics
+    distinct: Metrics
     precision: Float64[np.ndarray, "classes 101"]
     threshold: float
     f1: float
     confusion: Int64[np.ndarray, "truth found"]
     judged: tuple[Judged, ...]
+    errors: Int64[np.ndarray, "images classes"]
 
     @property
     def objects_by_size(self) -> dict[str, int]:
@@ -55,6 +59,12 @@ class Findings:
     def objects_by_class(self) -> Int64[np.ndarray, " classes"]:
         """Number of objects of each class."""
         return np.bincount(self.truth.labels[~self.truth.crowd], minlength=len(self.source.classes))
+
+    def worst_of_classes(self, most: int) -> dict[str, int]:
+        """The image with most errors of each class that has any, of the `most` classes with most errors."""
+        total = self.errors.sum(axis=0)
+        chosen = [label for label in np.argsort(-total, kind="stable")[:most].tolist() if total[label]]
+        return {self.source.classes.names[label]: int(self.errors[:, label].argmax()) for label in sorted(chosen)}
 
     def ranked(self) -> Int64[np.ndarray, " images"]:
         """The images from the best F1 to the worst; among equals those with more objects are closer to the ends."""
@@ -88,11 +98,15 @@ def findings(run: Path, most: int, allow_outside: bool = False, console: Console
     truth = truth.take(np.arange(min(most, len(truth))))
     detections = dict(islice(predictor.detect_source(source, console=console), len(truth)))
     metrics, precision = scores_and_curves(truth, classes, detections)
-    metrics = duplicates_suppressed(metrics, truth, classes, detections)
+    distinct = metrics_without_duplicates(truth, classes, detections)
+    metrics = replace(metrics, ap_without_duplicates=distinct.ap)
     pairs = [(detections[int(image)], truth.take(np.array([index]))) for index, image in enumerate(truth.image_ids)]
     verdicts = tuple(judged(found, objects) for found, objects in pairs)
     threshold, f1 = best_threshold(verdicts)
     table = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
-    for found, objects in pairs:
-        table += confusion(found.above(threshold), objects, len(classes))
-    return Findings(source, truth, detections, metrics, precision, threshold, f1, table, verdicts)
+    errors = np.zeros((len(truth), len(classes)), np.int64)
+    for index, (found, objects) in enumerate(pairs):
+        one = confusion(found.above(threshold), objects, len(classes))
+        table += one
+        errors[index] = (one.sum(axis=0) + one.sum(axis=1) - 2 * np.diag(one))[:-1]
+    return Findings(source, truth, detections, metrics, distinct, precision, threshold, f1, table, verdicts, errors)

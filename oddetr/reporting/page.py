@@ -14,9 +14,11 @@ from PIL import Image
 
 from oddetr import __version__
 from oddetr.common.nested import flat
+from oddetr.common.untrusted import is_number
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.scores_json import MODELS
 from oddetr.prediction.drawing import draw_detections
+from oddetr.reporting.advice import Advice, Outcome, advise
 from oddetr.reporting.curves import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
 from oddetr.reporting.record import Record
@@ -42,6 +44,7 @@ def run_page(record: Record, found: Findings | None, missing: str) -> str:
         "run.html.jinja",
         run=record,
         headline=headline(record, found),
+        advice=advice(record, found) if found else None,
         drawings=drawings(record),
         stability=record.stability(),
         instability=_instability_drawings(record),
@@ -51,6 +54,7 @@ def run_page(record: Record, found: Findings | None, missing: str) -> str:
         precision=precision_recall(found.precision, names) if found and found.objects_by_class.any() else None,
         confusion=confusion_table(names, found.confusion) if found else None,
         pictures=_pictures(found) if found else {},
+        worst=_worst_of_classes(found) if found else {},
         sizes=sizes(record, found),
         settings=sorted(flat(record.configuration).items()),
         versions=record.info.versions if record.info else {},
@@ -127,6 +131,27 @@ def _resources(last: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def advice(record: Record, found: Findings) -> Advice:
+    """Whether the detector is good enough, on what it fails, and what to do next."""
+    distinct, size = found.metrics.ap_without_duplicates, record.configuration.get("image_size")
+    shorter = float(np.median(found.truth.sizes.min(axis=1)))
+    return advise(
+        Outcome(
+            names=found.source.classes.names,
+            confusion=found.confusion,
+            threshold=found.threshold,
+            f1=found.f1,
+            ap=found.metrics.ap,
+            ap_small=found.metrics.ap_small,
+            small=found.objects_by_size["small"],
+            duplicates=0.0 if distinct is None else distinct - found.metrics.ap,
+            aps=record.scores("teacher", "AP").y,
+            enlargeable=is_number(size) and size < shorter,
+            run=str(record.folder),
+        )
+    )
+
+
 def drawings(record: Record) -> list[Drawing]:
     """The figures of AP, losses (one for each group of queries) and learning rate."""
     shown: list[Drawing] = []
@@ -156,7 +181,7 @@ def _instability_drawings(record: Record) -> list[Drawing]:
 
 
 def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
-    """Name, AP, score threshold, AP50 and number of objects of each class."""
+    """Name, AP, score threshold, AP50, what duplicates cost and number of objects of each class."""
     thresholds = record.info.thresholds if record.info else {}
     if not found:
         per_class = record.best_scores.get("per_class", {})
@@ -168,6 +193,7 @@ def class_rows(record: Record, found: Findings | None) -> list[dict[str, Any]]:
             "ap": found.metrics.per_class[name],
             "threshold": thresholds.get(name),
             "ap50": ap50[label],
+            "duplicates": round(found.distinct.per_class[name] - found.metrics.per_class[name], 3) + 0.0,
             "objects": counts[label],
         }
         for label, name in enumerate(found.source.classes.names)
@@ -205,6 +231,11 @@ def _pictures(found: Findings) -> dict[str, list[dict[str, str]]]:
         "A random choice of the others": np.random.default_rng(0).permutation(others)[:count],
     }
     return {title: [_picture(found, int(index)) for index in chosen] for title, chosen in groups.items() if len(chosen)}
+
+
+def _worst_of_classes(found: Findings) -> dict[str, dict[str, str]]:
+    """The picture with most errors of each class, of the classes with most errors."""
+    return {name: _picture(found, index) for name, index in found.worst_of_classes(_MOST_CLASSES).items()}
 
 
 def _picture(found: Findings, index: int) -> dict[str, str]:

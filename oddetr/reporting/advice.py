@@ -1,0 +1,135 @@
+"""The first lines of a report: whether a detector is good enough to use, on what it fails, and what to do next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int64
+
+from oddetr.reporting.stability import Kind
+
+GOOD, HELPFUL, WEAK = 0.9, 0.75, 0.5
+"""The least F1 at IoU 0.5 of each verdict. They are rules of thumb: how many errors a use bears, its owner knows."""
+FEW = 50
+"""With fewer objects a verdict says little."""
+FEW_OF_A_KIND = 20
+"""With fewer objects of a class, or fewer small ones, nothing is said of them."""
+BEHIND = 0.1
+"""A class is named if the share of its objects that is found is this much below that of all."""
+CONFUSED = 0.1
+"""A confusion is named from this share of the objects of a class on, and false alarms from this share of what is
+shown."""
+COSTLY = 0.02
+"""Duplicates are named if they cost this much AP."""
+SMALL_BEHIND = 0.6
+"""Small objects are named if their AP is below this share of the AP of all."""
+RISING = 0.02
+"""A run is called too short if its AP rose this much in its last third."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run's best detector came to on its validation images, as far as advice needs it.
+
+    Attributes:
+        names: the classes.
+        confusion: rows are true classes, columns found ones, and missed objects and false alarms at the end; at
+            `threshold`.
+        ap, ap_small: COCO's AP of all and of small objects; NaN if there are none.
+        small: number of small objects.
+        duplicates: AP that duplicate detections cost.
+        aps: the teacher's AP at each validation.
+        enlargeable: whether images have more pixels than the detector sees.
+        run: the run's folder.
+    """
+
+    names: Sequence[str]
+    confusion: Int64[np.ndarray, "truth found"]
+    threshold: float
+    f1: float
+    ap: float
+    ap_small: float
+    small: int
+    duplicates: float
+    aps: Sequence[float]
+    enlargeable: bool
+    run: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A verdict in words, what it rests on, and sentences on failures and on what to do next; code in backticks."""
+
+    kind: Kind
+    verdict: str
+    seen: str
+    failures: list[str] = field(default_factory=list[str])
+    steps: list[str] = field(default_factory=list[str])
+
+
+def advise(outcome: Outcome) -> Advice:
+    """Judge a detector by the F1 of its detections at its best score threshold."""
+    table = outcome.confusion
+    objects, found = table[:-1].sum(axis=1), np.diag(table)[:-1]
+    total, shown = int(objects.sum()), int(table[:, :-1].sum())
+    if not total:
+        return Advice("unknown", "Not known", "There is no object on the validation images.")
+    kind, verdict = _verdict(outcome.f1)
+    seen = (
+        f"At a score of {outcome.threshold:.2f} it finds {int(found.sum())} of {total} objects with the right class, "
+        f"and {int(found.sum())} of its {shown} detections are right (validation images, IoU 0.5)."
+    )
+    if total < FEW:
+        seen += " So few objects say little."
+    failures, steps = _failures(outcome, objects, found)
+    return Advice(kind, verdict, seen, failures, [*steps, *_steps(outcome)])
+
+
+def _verdict(f1: float) -> tuple[Kind, str]:
+    if f1 >= GOOD:
+        return "stable", "Good enough for many uses"
+    if f1 >= HELPFUL:
+        return "stable", "Good enough to help a person who checks what it finds"
+    if f1 >= WEAK:
+        return "moving", "Not reliable yet"
+    return "unstable", "Not usable yet"
+
+
+def _failures(
+    outcome: Outcome, objects: Int64[np.ndarray, " classes"], found: Int64[np.ndarray, " classes"]
+) -> tuple[list[str], list[str]]:
+    """What it fails on, and what helps against each."""
+    table, names = outcome.confusion, outcome.names
+    failures: list[str] = []
+    steps: list[str] = []
+    recall = np.where(objects >= FEW_OF_A_KIND, found / np.maximum(objects, 1), np.inf)
+    worst = int(recall.argmin())
+    if recall[worst] < found.sum() / objects.sum() - BEHIND:
+        failures.append(f"{names[worst]}: {found[worst]} of {objects[worst]} are found.")
+        steps.append(f"Label more images with {names[worst]}.")
+    wrong = table[:-1, :-1] - np.diag(found)
+    true, taken = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    if wrong[true, taken] >= max(2, CONFUSED * objects[true]):
+        failures.append(f"{names[true]} is taken for {names[taken]}: {wrong[true, taken]} of {objects[true]}.")
+    alarms, shown = int(table[-1, :-1].sum()), int(table[:, :-1].sum())
+    if alarms > CONFUSED * shown:
+        failures.append(f"{alarms} of {shown} detections show no labelled object, or one that was found already.")
+        steps.append("Look at these in the pictures below: are there objects that nobody has labelled?")
+    if outcome.small >= FEW_OF_A_KIND and outcome.ap_small < SMALL_BEHIND * outcome.ap:
+        failures.append(f"Small objects: AP {outcome.ap_small:.2f}, and {outcome.ap:.2f} of all.")
+        if outcome.enlargeable:
+            steps.append("Show the detector larger images (`--image-size`), or tiles of them (`--slice`).")
+    if outcome.duplicates >= COSTLY:
+        failures.append(f"Duplicate detections cost {outcome.duplicates:.2f} AP.")
+    return failures, steps
+
+
+def _steps(outcome: Outcome) -> list[str]:
+    """What to do next whatever it fails on."""
+    aps = outcome.aps
+    last = aps[-1 - len(aps) // 3 :]
+    if len(aps) > 3 and last[-1] - last[0] > RISING:
+        return ["Train longer (`--epochs`): AP still rose in the last third of the run."]
+    if len(aps) > 3 and int(np.argmax(aps)) < len(aps) // 2:
+        return ["It was best in the first half of the run: train shorter, or label more images."]
+    return [f"Score it on images that nothing was chosen by: `oddetr evaluate {outcome.run} --split test`."]

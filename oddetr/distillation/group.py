@@ -53,7 +53,7 @@ class Supervision:
         Args:
             predictions: the group's predictions.
             solution: `own` is the assignment that solves `cost`.
-            objects: the normaliser (`objects_per_process`).
+            objects: the normaliser (`ObjectCount.per_process`).
             classification: the classification loss.
         """
         raise NotImplementedError

@@ -22,7 +22,7 @@ from oddetr.distillation.denoising import denoising_group
 from oddetr.distillation.group import Group, Solution, Term
 from oddetr.distillation.group_detr import ExtraGroups, GroupsConfig
 from oddetr.distillation.imitation import Imitated
-from oddetr.distillation.normalisation import objects_per_process
+from oddetr.distillation.normalisation import ObjectCount
 from oddetr.distillation.own_queries import carrying, own_group, proposal_group
 from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
 from oddetr.losses.detection import LossConfig
@@ -163,13 +163,14 @@ class DistillationTask(nn.Module):
         Raises:
             NonFiniteCostError: the student or the teacher predicts NaN or infinity; its `found` has the same values.
         """
+        count = ObjectCount(batch)
         memory = self.student.encode(batch.images, batch.padding_mask)
         groups, view = self.groups(batch, memory)
         decoded = self.student.decode(memory, {group.name: group.queries for group in groups if group.queries})
         with torch.autocast(batch.images.device.type, enabled=False):
             terms = [(term, group.predictions or decoded[group.name]) for group in groups for term in group.terms]
             solutions, bad = self.solutions(terms, view, batch.truth)
-            objects = objects_per_process(batch)
+            objects = count.per_process()
             weighted: list[Tensor] = []
             log: dict[str, Tensor] = {}
             for (term, predictions), solution in zip(terms, solutions, strict=True):

@@ -201,6 +201,7 @@ class TrainConfig:
         digits: the built-in scenes.
         loggers: where losses and scores are logged besides metrics.jsonl (docs/loggers.md).
         trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`; one device without.
+            `--trainer.deterministic true` makes a GPU's steps repeatable, in much more memory (docs/train.md).
 
     Raises:
         ValueError: a value that is out of range, an unknown preset or field.

@@ -17,6 +17,7 @@ from oddetr.losses.matching import NonFiniteCostError
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch, Weights
 from oddetr.training.config import OptimizerConfig, chosen
+from oddetr.training.processes import share_from_first
 from oddetr.training.safety.nonfinite import Place, StepWatch
 
 AGREE_EVERY = 20
@@ -92,8 +93,7 @@ class TrainingModule(LightningModule):
         else:
             self.task.skip_step()
         if self.trainer.world_size > 1 and (self.trainer.is_last_batch or (self.global_step + 1) % AGREE_EVERY == 0):
-            for buffer in running_statistics(self.task):
-                torch.distributed.broadcast(buffer, src=0)
+            share_from_first(running_statistics(self.task))
 
     def on_train_start(self) -> None:
         """Start the watch; a run resumed within an epoch skips the batches that it has trained on."""

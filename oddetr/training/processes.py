@@ -4,7 +4,10 @@ import os
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+
+MESSAGE_BYTES = 250 << 20
+"""The most that is sent at once, as in torch's DDP."""
 
 
 def is_first_process() -> bool:
@@ -50,6 +53,14 @@ def gathered(value: Any) -> list[Any]:
     found = [None] * distributed.get_world_size()
     distributed.all_gather_object(found, value)
     return found
+
+
+def share_from_first(tensors: list[Tensor]) -> None:
+    """Overwrite `tensors` by the first process's, packed into one message for each type; all processes call it."""
+    group = distributed.group.WORLD
+    if tensors and group:
+        # As torch's own DDP does with its buffers.
+        distributed._broadcast_coalesced(group, tensors, MESSAGE_BYTES, 0)  # pyright: ignore[reportPrivateUsage]
 
 
 def launched() -> dict[str, int]:

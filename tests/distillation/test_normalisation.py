@@ -2,20 +2,43 @@ import dataclasses
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
-from oddetr.distillation.normalisation import objects_per_process
+from oddetr.distillation.normalisation import ObjectCount
+from oddetr.distillation.task import DistillationTask
 from oddetr.structures import Batch
-from tests.models.helpers import small_batch
+from tests.models.helpers import small_batch, small_detector
+
+
+class AnotherProcess:
+    """A second process, which adds `objects` to what is summed, when the sum is waited for.
+
+    Attributes:
+        order: what happened, in order.
+    """
+
+    def __init__(self) -> None:
+        self.objects = 5
+        self.order: list[str] = []
+
+    def all_reduce(self, value: Tensor, async_op: bool) -> "AnotherProcess":
+        self.order.append("start")
+        self.value = value
+        return self
+
+    def wait(self) -> None:
+        self.order.append("wait")
+        self.value.add_(self.objects)
 
 
 @pytest.fixture
-def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second process, which adds 5 to all that is summed."""
+def another_process(monkeypatch: pytest.MonkeyPatch) -> AnotherProcess:
+    another = AnotherProcess()
     monkeypatch.setattr(distributed, "is_available", lambda: True)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_reduce", lambda value: value.add_(5))
+    monkeypatch.setattr(distributed, "all_reduce", another.all_reduce)
+    return another
 
 
 def part_of(objects: int | None, counts: tuple[int, ...] = (2, 1)) -> Batch:
@@ -28,7 +51,7 @@ def part_of(objects: int | None, counts: tuple[int, ...] = (2, 1)) -> Batch:
     ids=["whole step", "part of a step", "nothing in the step", "nothing in the batch"],
 )
 def test_objects_of_one_process(batch: Batch, expected: float) -> None:
-    found = objects_per_process(batch)
+    found = ObjectCount(batch).per_process()
     assert found.dtype == torch.float32
     assert found.item() == expected
 
@@ -36,14 +59,13 @@ def test_objects_of_one_process(batch: Batch, expected: float) -> None:
 @pytest.mark.usefixtures("another_process")
 def test_objects_of_two_processes_are_averaged() -> None:
     """3 here and 5 there: 4 for each. None here, 5 there: 2.5."""
-    assert objects_per_process(part_of(None)).item() == 4
-    assert objects_per_process(part_of(0)).item() == 2.5
+    assert ObjectCount(part_of(None)).per_process().item() == 4
+    assert ObjectCount(part_of(0)).per_process().item() == 2.5
 
 
-@pytest.mark.usefixtures("another_process")
-def test_objects_of_empty_processes_count_one_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "all_reduce", lambda value: None)
-    assert objects_per_process(part_of(None, (0, 0))).item() == 0.5
+def test_objects_of_empty_processes_count_one_together(another_process: AnotherProcess) -> None:
+    another_process.objects = 0
+    assert ObjectCount(part_of(None, (0, 0))).per_process().item() == 0.5
 
 
 @pytest.mark.parametrize(("available", "initialized"), [(False, True), (True, False)])
@@ -52,5 +74,18 @@ def test_nothing_is_reduced_without_processes(
 ) -> None:
     monkeypatch.setattr(distributed, "is_available", lambda: available)
     monkeypatch.setattr(distributed, "is_initialized", lambda: initialized)
-    monkeypatch.setattr(distributed, "all_reduce", lambda value: pytest.fail("there is nobody to sum with"))
-    assert objects_per_process(part_of(None)).item() == 3
+    monkeypatch.setattr(distributed, "all_reduce", lambda *_, **__: pytest.fail("there is nobody to sum with"))
+    assert ObjectCount(part_of(None)).per_process().item() == 3
+
+
+def test_the_sum_over_processes_runs_while_the_detector_computes(
+    another_process: AnotherProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = DistillationTask(small_detector("refine"), 10)
+    for name in ("encode", "decode"):
+        work = getattr(task.student, name)
+        monkeypatch.setattr(
+            task.student, name, lambda *args, name=name, work=work: another_process.order.append(name) or work(*args)
+        )
+    task(small_batch((2, 1)))
+    assert another_process.order == ["start", "encode", "decode", "wait"]

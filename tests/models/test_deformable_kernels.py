@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from itertools import chain, pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -44,6 +45,12 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is
 TRITON = pytest.param(triton_form, marks=needs_triton)
 OURS = [numba_attention, gather_attention, TRITON]
 FORMS = [*OURS, grid_sample_attention]
+
+
+class OnGPU(Tensor):
+    """Says that it is on a GPU."""
+
+    device = torch.device("cuda")
 
 
 class Inputs(NamedTuple):
@@ -253,6 +260,27 @@ def test_without_a_compiler_grid_sample_runs_after_one_warning(
         compiled_kernel.cache_clear()
 
 
+@needs_triton
+def test_without_a_c_compiler_a_gpu_runs_grid_sample_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton looks for one when it first runs on a GPU."""
+    from triton.runtime import build
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("oddetr.models.kernels.gpu.trial", lambda device: build._find_compiler.__wrapped__("c"))
+    monkeypatch.setattr(deformable, "are_plain", lambda *_: True)
+    inputs = random_inputs()
+    on_gpu = inputs._replace(value=inputs.value.as_subclass(OnGPU))
+    compiled_kernel.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Triton needs a C compiler .* Failed to find C compiler") as warned:
+            outputs = [deformable_attention(*on_gpu) for _ in range(2)]
+    finally:
+        compiled_kernel.cache_clear()
+    assert len(warned) == 1
+    assert all(torch.equal(output, grid_sample_attention(*inputs)) for output in outputs)
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -280,9 +308,6 @@ def test_inputs_that_contradict_each_other_are_refused(form: Form) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_each_device_has_its_form(monkeypatch: pytest.MonkeyPatch, deterministic: bool) -> None:
-    class OnGPU(Tensor):
-        device = torch.device("cuda")
-
     used: list[str] = []
 
     def named(name: str) -> Form:
@@ -311,32 +336,59 @@ def test_loops_compile_where_nothing_can_be_cached() -> None:
     assert compiled.compiled(namespace["double"])(4) == 8
 
 
-COMPILING = """
-import itertools
-import triton.compiler
-import triton.language as tl
-from triton.backends.compiler import GPUTarget
-from oddetr.models.kernels import gpu
+@needs_triton
+def test_values_that_32_bits_cannot_address_are_refused() -> None:
+    from oddetr.models.kernels.gpu import triton_attention
 
-SIZES = {"WIDTH": 32, "LEVELS": 4, "POINTS": 4, "REAL": tl.float32, "BLOCK": 16, "CHANNELS": 32}
-for loop, kind, capability in itertools.product(("forward", "backward"), ("fp32", "bf16"), (75, 90)):
-    function = getattr(gpu, loop)
-    precise = ("locations", "weights", "to_locations", "to_weights", "to_value")
-    types = dict.fromkeys(function.arg_names, f"*{kind}") | dict.fromkeys(precise, "*fp32") | {"levels": "*i32"}
-    types |= dict.fromkeys(("queries", "tokens", "heads"), "i32") | dict.fromkeys(SIZES, "constexpr")
-    types = {name: types[name] for name in function.arg_names}
-    constants = {(function.arg_names.index(name),): value for name, value in SIZES.items()}
-    source = triton.compiler.ASTSource(function, types, constants)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-    assert made.asm["cubin"], (loop, kind, capability)
-"""
+    points = torch.empty(1, 3, 8, 1, 4, 2, device="meta")
+    with pytest.raises(ValueError, match="An image of 8,388,608 tokens x 8 heads x 32 is too large"):
+        triton_attention(torch.empty(1, 1 << 23, 8, 32, device="meta"), ((1 << 12, 1 << 11),), points, points[..., 0])
+
+
+@pytest.fixture
+def gpu_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The Triton loops as a GPU has them, not interpreted."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    spec = find_spec("oddetr.models.kernels.gpu")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@needs_triton
+def test_gpu_loops_are_compiled_once_for_all_numbers_of_images_queries_and_tokens(gpu_module: ModuleType) -> None:
+    """Triton compiles anew for each key of its cache, which may tell 1 and multiples of 16 from other numbers."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    keys: dict[str, set[str]] = {"forward": set(), "backward": set()}
+
+    def recorded(name: str) -> dict[Any, Callable[..., None]]:
+        loop = getattr(gpu_module, name)
+        bind = create_function_from_signature(loop.signature, loop.params, make_backend(GPUTarget("cuda", 90, 32)))
+        return defaultdict(lambda: lambda *args, **constants: keys[name].add(str(bind(*args, **constants)[1:])))
+
+    for name in keys:
+        setattr(gpu_module, name, recorded(name))
+    for batch, queries, shapes in ((1, 1, ((1, 1),)), (2, 16, ((4, 4),)), (3, 300, ((6, 8),)), (16, 17, ((5, 3),))):
+        value, _, locations, weights = random_inputs(shapes, batch, queries)
+        output = gpu_module._forward(shapes, value, locations, weights)
+        gpu_module._backward(shapes, value, locations, weights, output)
+    assert [len(found) for found in keys.values()] == [1, 1]
 
 
 @pytest.mark.slow
 @needs_triton
 def test_gpu_loops_compile_without_a_gpu(tmp_path: Path) -> None:
+    """On 9.0 they need no barrier, at which all warps of a program wait."""
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu_code.py"
     process = subprocess.run(
-        [sys.executable, "-c", COMPILING], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, script, "--capabilities", "75,90"], capture_output=True, text=True, check=True, env=environment
     )
-    assert process.returncode == 0, process.stderr
+    rows = re.findall(r"^\| (?:forward|backward) \| \S+ \| (\S+) \| \d+ \| (\d+)", process.stdout, re.MULTILINE)
+    assert len(rows) == 8
+    assert [int(barriers) for capability, barriers in rows if capability == "9.0"] == [0] * 4

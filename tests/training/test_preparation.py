@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.strategies import DDPStrategy
 
 from oddetr.cli import main
 from oddetr.training.config import TrainConfig
@@ -13,6 +14,8 @@ from oddetr.training.plan import preparation
 from oddetr.training.plan.preparation import other_steps, prepare
 from oddetr.training.trainer import make_trainer, quiet
 from tests.training import helpers as training_helpers
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def prepared(arguments: dict[str, Any]) -> tuple[Any, str]:
@@ -54,6 +57,20 @@ def test_apples_gpu_is_not_taken_by_default(monkeypatch: pytest.MonkeyPatch) -> 
         trainer = make_trainer(TrainConfig(epochs=1, validate_every=1), ())
 
     assert trainer.strategy.root_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_processes_wait_for_one_another_as_long_as_the_pages_say() -> None:
+    config = TrainConfig(epochs=1, validate_every=1, trainer={"accelerator": "cpu", "devices": 2})
+
+    with quiet():
+        strategy = make_trainer(config, ()).strategy
+
+    assert isinstance(strategy, DDPStrategy)
+    assert strategy._timeout is not None
+    minutes = f"{strategy._timeout.total_seconds() / 60:.0f} minutes"
+    train, reliability = ((DOCS / name).read_text() for name in ("train.md", "reliability.md"))
+    assert f"the others wait for {minutes}, Lightning's default" in train
+    assert f"the timeout that Lightning gives it ({minutes};" in reliability
 
 
 def test_resume_of_a_finished_run_prints_how_to_train_on(finished: Path) -> None:

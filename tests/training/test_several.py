@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import oddetr
 from oddetr.common.nested import flat
@@ -14,6 +15,7 @@ from oddetr.distillation.config import DistillationConfig
 from oddetr.training import module
 from oddetr.training import saving as recorder
 from oddetr.training.config import OptimizerConfig, TrainConfig
+from oddetr.training.processes import share_from_first
 from oddetr.training.records.log import read_events
 from oddetr.training.run import run
 from tests.training.helpers import WEIGHTS, assert_same_weights, killed_at, quiet
@@ -47,8 +49,23 @@ def learning(data: Path, out: Path) -> dict[str, Any]:
     }
 
 
+class Messages(TorchDispatchMode):
+    """Counts what is sent from one process to all."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.c10d.broadcast_.default
+        return func(*args, **kwargs or {})
+
+
 def both(rank: int, folder: Path, data: Path) -> None:
     """What each of the two processes does."""
+    statistics = [torch.full((size,), float(rank)) for size in range(20)] + [torch.tensor(rank)] * 10
+    with Messages() as messages:
+        share_from_first(statistics)
+        share_from_first([])
+    torch.save({"messages": messages.count, "statistics": statistics}, folder / f"statistics{rank}.pt")
     two = {"accelerator": "cpu", "devices": 2}
     for name, changes in ALIKE.items():
         arguments = arguments_of(data, folder / name, **changes) | {"batch_size": 2, "trainer": two}
@@ -118,6 +135,12 @@ def test_two_processes_met_steps_without_objects_and_short_batches(pair: Path) -
     for epoch in range(3):
         parts = [part[epoch * steps : (epoch + 1) * steps] for part in (first, second)]
         assert sorted(image for part in parts for ids, _ in part for image in ids) == [*range(1, TRAIN + 1)]
+
+
+def test_all_statistics_of_the_first_process_are_sent_in_one_message_for_each_type(pair: Path) -> None:
+    for found in seen_by(pair, "statistics"):
+        assert found["messages"] == 2
+        assert not any(each.any() for each in found["statistics"])
 
 
 @pytest.mark.parametrize("name", [*ALIKE, "whole"])

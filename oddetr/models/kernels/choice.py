@@ -8,6 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+_NEEDS = {
+    "gpu": " Triton needs a C compiler (gcc, clang or what CC names) and Python's headers where it first runs.",
+}
+"""What our modules need that the package does not bring."""
+
 
 def is_traced() -> bool:
     """Whether operators are recorded (compilation, export) or transformed (`torch.func`), which needs torch's own."""
@@ -37,8 +42,8 @@ def compiled_kernel(module: str, name: str, device: str = "cpu") -> Callable[...
             found.trial(device)
     except Exception as reason:
         warnings.warn(
-            f"{name} cannot be compiled here; torch's own operators take its place, which are several times slower. "
-            f"{type(reason).__name__}: {reason}",
+            f"{name} cannot be compiled here; torch's own operators take its place, which are slower."
+            f"{_NEEDS.get(module, '')} {type(reason).__name__}: {reason}",
             stacklevel=4,
         )
         return None

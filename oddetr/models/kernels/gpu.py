@@ -20,10 +20,8 @@ from oddetr.models.kernels.inputs import check_inputs, level_layout, working_pre
 from oddetr.models.kernels.loops import LoopAttention, Loops, try_once
 from oddetr.structures import Shapes
 
-TILE = 512
-"""Numbers of a program: its queries times channels, rounded up to a power of 2."""
-
-WARPS = 2
+TILE = 256
+"""Numbers of a warp: its queries times channels, rounded up to a power of 2. That is 8 in each thread."""
 
 
 def triton_attention(
@@ -47,7 +45,7 @@ trial = functools.partial(try_once, triton_attention)
 
 def _forward(shapes: Shapes, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     output = value.new_empty(*weights.shape[:3], value.shape[-1])
-    _launch(forward, shapes, (value, locations, weights, output))
+    _launch(forward, shapes, (value, locations, weights, output), warps=2)
     return output
 
 
@@ -57,22 +55,28 @@ def _backward(
     to_value = torch.zeros_like(value, dtype=working_precision(value, locations, weights))
     to_locations, to_weights = torch.empty_like(locations), torch.empty_like(weights)
     arrays = (value, locations, weights, gradient, to_value, to_locations, to_weights)
-    _launch(backward, shapes, arrays)
+    _launch(backward, shapes, arrays, warps=1)  # with more they wait for one another at each point
     return to_value.to(value.dtype), to_locations, to_weights
 
 
 _LOOPS = Loops(_forward, _backward)
 
 
-def _launch(loop: Any, shapes: Shapes, arrays: tuple[Tensor, ...]) -> None:
-    """Runs a loop over all blocks of queries, images and heads; `arrays` begin with value, locations and weights."""
+def _launch(loop: Any, shapes: Shapes, arrays: tuple[Tensor, ...], warps: int) -> None:
+    """Runs a loop over all blocks of queries, images and heads; `arrays` begin with value, locations and weights.
+
+    Raises:
+        ValueError: the value of an image has 2^31 numbers or more, which offsets of 32 bits do not reach.
+    """
     value, _, weights, *_ = arrays
     batch, tokens, heads, width = value.shape
+    if tokens * heads * width >= 1 << 31:
+        raise ValueError(f"An image of {tokens:,} tokens x {heads} heads x {width} is too large; use smaller images.")
     queries, levels, points = weights.shape[1], weights.shape[3], weights.shape[4]
     if not (batch and queries and heads):
         return
     channels = triton.next_power_of_2(width)
-    block = max(1, TILE // channels)
+    block = max(1, warps * TILE // channels)
     on_device = torch.cuda.device(value.device) if value.is_cuda else contextlib.nullcontext()
     with on_device:
         loop[triton.cdiv(queries, block), batch * heads](
@@ -80,15 +84,19 @@ def _launch(loop: Any, shapes: Shapes, arrays: tuple[Tensor, ...]) -> None:
             *arrays,
             queries,
             tokens,
-            heads,
+            HEADS=heads,
             WIDTH=width,
             LEVELS=levels,
             POINTS=points,
             REAL=tl.float64 if working_precision(*arrays[:3]) == torch.float64 else tl.float32,
             BLOCK=block,
             CHANNELS=channels,
-            num_warps=WARPS,
+            num_warps=warps,
         )
+
+
+_jit = triton.jit(do_not_specialize=["queries", "tokens"])
+"""Compiles a loop once for all numbers of queries and tokens: knowing that 16 divides them would gain little."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -115,11 +123,11 @@ def _place(locations, point, queried, height, width, REAL: tl.constexpr):
 def _pixel(row, column, touches, height, width, start, stride, channel, WIDTH: tl.constexpr):
     """Where the channels of a pixel lie in its image and head, and which of them are there."""
     there = touches & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    offset = (start + row * width + column).to(tl.int64) * stride
+    offset = (start + row * width + column) * stride
     return offset[:, None] + channel[None, :], there[:, None] & (channel < WIDTH)[None, :]
 
 
-@triton.jit
+@_jit
 @no_type_check
 def forward(
     levels,
@@ -129,7 +137,7 @@ def forward(
     output,
     queries,
     tokens,
-    heads,
+    HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
@@ -139,10 +147,10 @@ def forward(
 ):
     """Fills `output` for a block of queries (first axis of the grid) of an image and head (second axis)."""
     q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    queried, d, stride = q < queries, tl.arange(0, CHANNELS), heads * WIDTH
-    pair = (b * queries + q) * heads + h
-    image = value + (b * tokens * heads + h) * WIDTH
+    b, h = (tl.program_id(1) // HEADS).to(tl.int64), tl.program_id(1) % HEADS
+    queried, d, stride = q < queries, tl.arange(0, CHANNELS), HEADS * WIDTH
+    pair = (b * queries + q) * HEADS + h
+    image = value + (b * tokens * HEADS + h) * WIDTH
     result = tl.zeros([BLOCK, CHANNELS], REAL)
     for k in range(LEVELS):
         height, width, start = tl.load(levels + 3 * k), tl.load(levels + 3 * k + 1), tl.load(levels + 3 * k + 2)
@@ -164,7 +172,7 @@ def forward(
     tl.store(output + pair[:, None] * WIDTH + d[None, :], result.to(output.dtype.element_ty), mask=filled)
 
 
-@triton.jit
+@_jit
 @no_type_check
 def backward(
     levels,
@@ -177,7 +185,7 @@ def backward(
     to_weights,
     queries,
     tokens,
-    heads,
+    HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
@@ -191,10 +199,10 @@ def backward(
     share * <g, v>; x receives weight * width * (the difference of <g, v> from left to right), and y likewise.
     """
     q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    queried, d, stride = q < queries, tl.arange(0, CHANNELS), heads * WIDTH
-    pair = (b * queries + q) * heads + h
-    first = (b * tokens * heads + h) * WIDTH
+    b, h = (tl.program_id(1) // HEADS).to(tl.int64), tl.program_id(1) % HEADS
+    queried, d, stride = q < queries, tl.arange(0, CHANNELS), HEADS * WIDTH
+    pair = (b * queries + q) * HEADS + h
+    first = (b * tokens * HEADS + h) * WIDTH
     image, to_image = value + first, to_value + first
     filled = queried[:, None] & (d < WIDTH)[None, :]
     g = tl.load(gradient + pair[:, None] * WIDTH + d[None, :], mask=filled, other=0.0).to(REAL)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,11 @@ def _alike(
     return found
 
 
-def collate(examples: list[Example]) -> Batch:
-    """Pads images at the right and the bottom to the largest height and width among them (B >= 1)."""
-    height = max(example.image.shape[1] for example in examples)
-    width = max(example.image.shape[2] for example in examples)
+def collate(examples: list[Example], multiple: int = 1) -> Batch:
+    """Pads images at the right and the bottom to the largest height and width among them (B >= 1), rounded up to a
+    `multiple` in pixels."""
+    largest = (max(example.image.shape[axis] for example in examples) for axis in (1, 2))
+    height, width = (multiple * math.ceil(side / multiple) for side in largest)
     images = torch.zeros(len(examples), 3, height, width)
     padding_mask = torch.ones(len(examples), height, width, dtype=torch.bool)
     for index, example in enumerate(examples):
@@ -237,7 +239,12 @@ class AccumulatedLoader:
 
 
 def make_loader(
-    dataset: TransformedDataset, sampler: Sampler[Key], batch_size: int, workers: int = 0, parts: int = 1
+    dataset: TransformedDataset,
+    sampler: Sampler[Key],
+    batch_size: int,
+    workers: int = 0,
+    parts: int = 1,
+    pad_to: int = 1,
 ) -> AccumulatedLoader:
     """Batches of a data set in the sampler's order; the last may be smaller.
 
@@ -248,13 +255,14 @@ def make_loader(
         batch_size: images per batch on this process, >= 1.
         workers: processes that prepare batches; 0 prepares them in this one.
         parts: batches to an optimizer step, see `AccumulatedLoader`.
+        pad_to: pixels to a multiple of which batches are padded, see `collate`.
     """
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate_examples,
+        collate_fn=partial(_collate_examples, multiple=pad_to),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_detach_worker,
@@ -294,8 +302,8 @@ def shared_with_workers() -> Generator[None]:
         gc.unfreeze()
 
 
-def _collate_examples(examples: list[Example] | ImageError) -> Batch | ImageError:
-    return examples if isinstance(examples, ImageError) else collate(examples)
+def _collate_examples(examples: list[Example] | ImageError, multiple: int) -> Batch | ImageError:
+    return examples if isinstance(examples, ImageError) else collate(examples, multiple)
 
 
 def _detach_worker(_: int) -> None:

@@ -48,6 +48,7 @@ class NonFiniteStudentError(FloatingPointError):
 
 def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
     """Whether all values are finite and below about 10^19, by a single norm; stays on the device."""
+    values = [value.detach() for value in values]  # of parameters, torch would compute each norm apart
     return nn.utils.get_total_norm(values).isfinite()
 
 

@@ -77,8 +77,8 @@ class Backbone(nn.Module):
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")  # as Swin's
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps, finest first; on a CPU channels last in memory (docs/performance.md)."""
-        if images.device.type == "cpu":
+        """Feature maps, finest first; channels last in memory on CPUs and CUDA GPUs (docs/performance.md)."""
+        if images.device.type in ("cpu", "cuda"):
             images = images.contiguous(memory_format=torch.channels_last)
         maps = self.body(images)
         return [each.movedim(-1, 1) for each in maps] if self.channels_last else maps

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oddetr.models.autocast import lowered
 from oddetr.models.deformable_attention import MultiScaleDeformableAttention, level_sizes
 from oddetr.models.group_attention import GroupAttention, attention_of
 from oddetr.models.heads import MLP, PredictionHead, inverse_sigmoid
@@ -50,21 +51,49 @@ class DecoderLayer(nn.Module):
             groups: in the order in which their queries follow one another.
         """
         lengths = [group.length for group in groups]
-        placed, values = (content + position).split(lengths, dim=1), content.split(lengths, dim=1)
-        attended = torch.cat([self._attend(placed, values, group) for group in groups], dim=1)
+        placed, values = (lowered(each).split(lengths, dim=1) for each in (content + position, content))
+        weights = self._attention_weights()
+        attended = torch.cat([self._attend(placed, values, group, weights) for group in groups], dim=1)
         content = self.norm2(content + self.dropout(attended))
         read = self.cross_attn(content + position, anchors, memory.tokens, memory.padding_mask, memory.shapes)
         content = self.norm1(content + self.dropout(read))
         hidden = self.dropout(self.linear1(content).relu())
         return self.norm3(content + self.dropout(self.linear2(hidden)))
 
-    def _attend(self, placed: Sequence[Tensor], values: Sequence[Tensor], group: GroupAttention) -> Tensor:
+    def _attention_weights(self) -> dict[str, Tensor]:
+        """The weights of self-attention, which all groups share."""
+        inward, outward = self.self_attn, self.self_attn.out_proj
+        weights = {"in_proj_weight": inward.in_proj_weight, "in_proj_bias": inward.in_proj_bias}
+        weights |= {"out_proj_weight": outward.weight, "out_proj_bias": outward.bias}
+        return {name: lowered(weight) for name, weight in weights.items()}
+
+    def _attend(
+        self,
+        placed: Sequence[Tensor],
+        values: Sequence[Tensor],
+        group: GroupAttention,
+        weights: Mapping[str, Tensor],
+    ) -> Tensor:
         own = group.keys[0]
         query, key, value = placed[own], placed[own], values[own]
         if len(group.keys) > 1:
             key, value = (torch.cat([parts[index] for index in group.keys], dim=1) for parts in (placed, values))
-        masks = {"key_padding_mask": group.key_padding_mask, "attn_mask": group.attn_mask}
-        return self.self_attn(query, key, value, **masks, need_weights=False)[0]
+        # What `nn.MultiheadAttention` computes, which would cast its weights for each group.
+        attended, _ = F.multi_head_attention_forward(
+            *(each.transpose(0, 1) for each in (query, key, value)),
+            embed_dim_to_check=self.self_attn.embed_dim,
+            num_heads=self.self_attn.num_heads,
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=self.self_attn.dropout,
+            training=self.training,
+            key_padding_mask=group.key_padding_mask,
+            attn_mask=group.attn_mask,
+            need_weights=False,
+            **weights,
+        )
+        return attended.transpose(0, 1)
 
 
 class AnchorPosition(nn.Module):

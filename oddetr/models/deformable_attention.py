@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from oddetr.models.autocast import lowered
 from oddetr.models.kernels import deformable_attention
 from oddetr.models.kernels.choice import are_plain, is_traced
 from oddetr.structures import Embeddings, Shapes
@@ -64,6 +65,7 @@ class MultiScaleDeformableAttention(nn.Module):
         Anchors are relative to each level's padded map. Padded tokens read as 0.
         """
         batch, queries, width = query.shape
+        query = lowered(query)
         value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0.0)
         value = value.view(batch, -1, self.heads, width // self.heads)
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oddetr.models.autocast import lowered
+
 PRIOR = 0.01
 """The probability of each class that a new class output predicts (Lin et al. 2017, Focal loss, section 4.1)."""
 
@@ -59,6 +61,7 @@ class PredictionHead(nn.Module):
         self, content: Float[Tensor, "batch queries width"], anchor_logits: Float[Tensor, "batch queries 4"]
     ) -> tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch queries 4"]]:
         """Returns logits and boxes; `anchor_logits` are `inverse_sigmoid(anchors)`."""
+        content = lowered(content)
         boxes = self.refined(content, anchor_logits)
         return self.classes(content).float(), boxes
 

@@ -1,6 +1,7 @@
 """Faster replacements for layers of timm backbones, with the same results and the same names in state dicts."""
 
-from typing import cast
+from operator import is_
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -8,16 +9,18 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
+from oddetr.models.kernels.choice import are_plain, is_traced
 from oddetr.models.kernels.depthwise import depthwise_conv2d
 
 
 class FrozenNorm(nn.Module):
-    """A frozen batch norm, with the activation that timm puts into some, in one pass less over the maps:
+    """A frozen batch norm, with the activation that timm puts into some, as one operation over the maps:
 
-    y = act(s x + b - s m),  s = g / sqrt(v + eps)
+    y = act(s x + t),  s = g / sqrt(v + eps),  t = b - s m
 
-    The result is in the buffers' precision, float32, for bfloat16 maps too. The buffers have a batch norm's names:
-    `weight` g, `bias` b, `running_mean` m, `running_var` v.
+    s and t are computed in the buffers' precision, and once: they are kept until a buffer changes. The result has the
+    type of the maps, to which s and t are rounded, as autocast rounds a convolution's weights. The buffers have a batch
+    norm's names: `weight` g, `bias` b, `running_mean` m, `running_var` v.
     """
 
     weight: Tensor
@@ -34,12 +37,44 @@ class FrozenNorm(nn.Module):
             self.register_buffer(name, value.detach().clone())
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
+        self._kept: _Kept | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is kept: a copy has buffers of its own."""
+        return self.__dict__ | {"_kept": None}
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         """Normalise by the learned statistics, and activate."""
+        scale, shift = self._scale_and_shift(x.dtype)
+        return self.act(self.drop(torch.addcmul(shift, x, scale)))
+
+    def _scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """s and t: [channels, 1, 1]."""
+        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
+        if is_traced() or not are_plain(*buffers) or any(buffer.is_inference() for buffer in buffers):
+            return self._folded(dtype)
+        # Changes in place, such as loading, raise a tensor's version; others, such as moving, replace the tensor.
+        versions = tuple(buffer._version for buffer in buffers)  # pyright: ignore[reportPrivateUsage]
+        kept = self._kept
+        if kept and (kept.dtype, kept.versions) == (dtype, versions) and all(map(is_, kept.buffers, buffers)):
+            return kept.folded
+        with torch.inference_mode(False):  # else training could not use what a prediction keeps
+            self._kept = _Kept(buffers, versions, dtype, self._folded(dtype))
+        return self._kept.folded
+
+    def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return self.act(self.drop(torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))))
+        return scale.view(-1, 1, 1).to(dtype), shift.view(-1, 1, 1).to(dtype)
+
+
+class _Kept(NamedTuple):
+    """Scale and shift of a `FrozenNorm`, and what they were computed from."""
+
+    buffers: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    dtype: torch.dtype
+    folded: tuple[Tensor, Tensor]
 
 
 class DepthwiseConv2d(nn.Conv2d):

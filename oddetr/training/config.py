@@ -97,6 +97,7 @@ _LEAST = {
     "image_size": LEAST_SIDE,
     "slice": LEAST_SIDE,
     "batch_size": 1,
+    "pad_to": 1,
     "accumulate": 1,
     "validate_every": 1,
     "patience": 0,
@@ -162,6 +163,8 @@ class TrainConfig:
         slice: for small objects in large images: train and validate on overlapping square tiles of this side in pixels,
             and on whole images where an object fits into no tile; `predict --slice` detects in the same tiles.
         batch_size: images of a batch on each device; a step is `accumulate` batches on every device. Default: chosen.
+        pad_to: training images of a batch are padded to a multiple of so many pixels; default: 64 on a GPU, which
+            prepares for each new shape, else 1.
         seed: of weights, order of images, augmentation and dropout.
         allow_outside: read also what paths and links name outside of the data's folder; it is refused otherwise.
         ignore_exif: take images as stored, not turned by their EXIF orientation: for boxes that were drawn so.
@@ -214,6 +217,7 @@ class TrainConfig:
     image_size: int | None = None
     slice: int | None = None
     batch_size: int | None = None
+    pad_to: int | None = None
     seed: int = 0
     allow_outside: bool = False
     ignore_exif: bool = False

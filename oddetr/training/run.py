@@ -185,7 +185,7 @@ def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -
     examples = training_data(train, size, mean, std, config.augment, chosen(config.epochs), config.seed)
     factors, aspects = factors_of(config, train), aspects_of(config, train)
     order = EpochSampler(len(train), config.seed, True, rank, world, batch_size, factors, aspects)
-    training = make_loader(examples, order, batch_size, workers, config.accumulate)
+    training = make_loader(examples, order, batch_size, workers, config.accumulate, chosen(config.pad_to))
     in_order = EpochSampler(len(val), shuffle=False, rank=rank, world_size=world)
     validation = make_loader(TransformedDataset(val, EvalTransform(size, mean, std)), in_order, batch_size, workers)
     return training, validation

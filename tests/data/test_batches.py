@@ -155,6 +155,25 @@ def test_collate_pads_right_and_bottom() -> None:
     assert batch.original_sizes.tolist() == [[8, 12], [10, 6], [2, 2]]
 
 
+def test_collate_pads_to_a_multiple_without_another_change() -> None:
+    examples = [example(40, 130, 2), example(64, 10, 1)]
+    tight, loose = collate(examples), collate(examples, multiple=64)
+    assert (tight.images.shape[2:], loose.images.shape[2:]) == ((64, 130), (64, 192))
+    assert loose.images[..., :130].equal(tight.images)
+    assert loose.padding_mask[..., :130].equal(tight.padding_mask)
+    assert not loose.images[..., 130:].any()
+    assert loose.padding_mask[..., 130:].all()
+
+
+def test_batches_padded_to_a_multiple_have_few_shapes() -> None:
+    """Four for sides from 100 to 192 pixels, whatever the images."""
+    generator = np.random.default_rng(0)
+    pairs = [[example(*generator.integers(100, 193, 2).tolist(), 1) for _ in range(2)] for _ in range(50)]
+    tight, loose = ({collate(pair, multiple).images.shape for pair in pairs} for multiple in (1, 64))
+    assert len(tight) > 40
+    assert loose == {(2, 3, height, width) for height in (128, 192) for width in (128, 192)}
+
+
 def test_batches_of_a_step_carry_its_number_of_objects() -> None:
     state = torch.get_rng_state()
     plain = list(loader())

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from oddetr.distillation import DistillationConfig, DistillationTask
-from oddetr.distillation.teacher import NonFiniteStudentError, Teacher, horizon_at
+from oddetr.distillation.teacher import NonFiniteStudentError, Teacher, all_finite, all_values, horizon_at
 from tests.models.helpers import small_batch, small_detector
+from tests.operations import Operations
 
 END = r"The training has diverged: try a lower learning rate, or float32\."
 """Of the error's words."""
@@ -144,3 +145,14 @@ def test_skipped_step_advances_the_run_but_not_the_teacher() -> None:
     assert task.teacher.steps == 3
     assert task.progress == 0.3
     assert all(each.equal(before[name]) for name, each in task.teacher.detector.state_dict().items())
+
+
+def test_parameters_are_found_finite_by_two_norms() -> None:
+    """One of all tensors at once, one of these."""
+    values = [value for value in all_values(small_detector()) if value.is_floating_point()]
+    with Operations() as operations:
+        assert all_finite(values)
+    assert {name: count for name, count in operations.names.items() if "norm" in name} == {
+        "_foreach_norm": 1,
+        "linalg_vector_norm": 1,
+    }

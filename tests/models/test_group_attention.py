@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from oddetr.models.detector import Detector
+from oddetr.models.group_attention import GroupAttention
 from oddetr.structures import Memory, Queries
 from tests.models.helpers import VARIANTS, assert_predictions_close, small_batch, small_detector
+from tests.operations import Operations
 
 
 def encoded(variant: str) -> tuple[Detector, Memory, Queries]:
@@ -85,3 +87,27 @@ def test_a_point_reads_like_the_box_of_its_reach() -> None:
     boxes = replace(points, anchors=torch.cat([points.anchors, torch.full((1, 3, 2), 2 * 2 / 8)], dim=-1))
     one, other = (detector.decode(memory, {"own": group})["own"] for group in (points, boxes))
     torch.testing.assert_close(one.content, other.content, atol=1e-6, rtol=1e-6)
+
+
+def test_self_attention_is_that_of_torchs_module_to_the_bit() -> None:
+    layer = small_detector("refine").decoder.layers[0].eval()
+    queries, values = torch.randn(2, 2, 5, layer.self_attn.embed_dim).unbind()
+    padding, mask = torch.arange(5).expand(2, -1) > 3, torch.ones(5, 5).triu(1).bool()
+    ours = layer._attend([queries], [values], GroupAttention(5, (0,), padding, mask), layer._attention_weights())
+    masks = {"key_padding_mask": padding, "attn_mask": mask}
+    theirs, _ = layer.self_attn(queries, queries, values, **masks, need_weights=False)
+    assert ours.equal(theirs)
+    found, expected = (
+        torch.autograd.grad(attended.square().sum(), [*layer.self_attn.parameters()]) for attended in (ours, theirs)
+    )
+    assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+
+
+def test_weights_are_cast_once_for_all_groups() -> None:
+    """Under autocast: those into self-attention, which no other layer's are shaped as."""
+    detector, memory, own = encoded("refine")
+    width = own.content.shape[-1]
+    groups = {"own": own, "points": other_group(own, 5, 2), "boxes": other_group(own, 1, 4)}
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), Operations() as operations:
+        detector.decode(memory, groups)
+    assert operations.casts[3 * width, width] == len(detector.decoder.layers)

@@ -1,6 +1,7 @@
 """Layers in the place of timm's: equal in results, gradients and names."""
 
 import copy
+import pickle
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from oddetr.models.kernels import depthwise_cpu
 from oddetr.models.kernels.choice import compiled_kernel
 from oddetr.models.kernels.depthwise import depthwise_conv2d
 from oddetr.models.layers import DepthwiseConv2d, FrozenNorm, replace_layers
+from tests.operations import Operations
 
 
 def random_case(
@@ -185,3 +187,74 @@ def test_frozen_norm_without_parameters_equals_evaluation_and_others_stay() -> N
     replace_layers(model, freeze_norms=False)
     assert not any(isinstance(each, FrozenNorm) for each in model.modules())
     assert any(isinstance(each, DepthwiseConv2d) for each in model.modules())
+
+
+def frozen_norm(seed: int = 0) -> FrozenNorm:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert value is not None
+            value.uniform_(0.5, 1.5)
+    return FrozenNorm(norm)
+
+
+def normalised(norm: FrozenNorm, x: Tensor) -> Tensor:
+    """The formula, from the buffers as they are."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
+
+
+def changed_in_place(norm: FrozenNorm) -> FrozenNorm:
+    with torch.no_grad():
+        torch._foreach_lerp_([*norm.buffers()], [*frozen_norm(1).buffers()], 0.5)
+    return norm
+
+
+def loaded(norm: FrozenNorm, assign: bool = False) -> FrozenNorm:
+    norm.load_state_dict(frozen_norm(1).state_dict(), assign=assign)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        loaded,
+        partial(loaded, assign=True),
+        changed_in_place,
+        lambda norm: changed_in_place(copy.deepcopy(norm)),
+        lambda norm: copy.deepcopy(changed_in_place(norm)),
+        lambda norm: pickle.loads(pickle.dumps(changed_in_place(norm))),
+        lambda norm: norm.double(),
+    ],
+    ids=["loaded", "assigned", "in place", "copied, changed", "changed, copied", "changed, pickled", "moved"],
+)
+def test_frozen_norm_after_a_change_then_is_that_of_its_buffers(changed: Callable[[FrozenNorm], FrozenNorm]) -> None:
+    norm, images = frozen_norm(), torch.randn(2, 3, 4, 4)
+    before = norm(images)
+    assert before.equal(normalised(norm, images))
+    after = changed(norm)
+    found = after(images.to(after.weight.dtype))
+    assert found.equal(normalised(after, images.to(after.weight.dtype)))
+    assert not found.equal(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_frozen_norm_is_one_operation_in_the_type_of_the_maps(dtype: torch.dtype) -> None:
+    """And prediction, whose tensors no training may use, does not hinder it."""
+    norm, images = frozen_norm(), torch.randn(2, 3, 4, 4).to(dtype).requires_grad_()
+    with torch.inference_mode():
+        norm(images)
+    with Operations() as forward:
+        found = norm(images)
+    gradient = torch.ones_like(found)
+    with Operations() as backward:
+        found.backward(gradient)
+    assert forward.names == {"addcmul": 1}
+    assert backward.names == {"mul": 2}  # one of them over the maps
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), normalised(norm, images.float()), rtol=2**-7, atol=2**-7)
+    assert images.grad is not None
+    expected = (norm.weight * (norm.running_var + norm.eps).rsqrt()).view(-1, 1, 1).expand_as(images)
+    torch.testing.assert_close(images.grad.float(), expected, rtol=2**-8, atol=0)

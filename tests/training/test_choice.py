@@ -170,6 +170,12 @@ def test_gpus_that_compute_in_bf16_train_in_it() -> None:
     assert with_fixed_defaults(given).precision == "fp32"
 
 
+def test_batches_are_padded_to_few_shapes_on_a_gpu_alone() -> None:
+    assert [config_for(PHOTOS, machine).pad_to for machine in (CPU, GPU)] == [1, 64]
+    assert [config_for(PHOTOS, machine, pad_to=32).pad_to for machine in (CPU, GPU)] == [32, 32]
+    assert with_fixed_defaults(TrainConfig(data="photos")).pad_to == 1
+
+
 def test_validations_are_equally_spaced_if_possible() -> None:
     for epochs in (12, 40, 50, 90, 100):
         every = chosen(config_for(PHOTOS, epochs=epochs).validate_every)

@@ -41,6 +41,9 @@ STEPS = {"cpu": 2500, "gpu": 6000}
 """Optimizer steps that a short run should have."""
 EPOCHS = (12, 100)
 VALIDATIONS = 16
+PAD_TO = {"cpu": 1, "gpu": 64}
+"""Pixels to a multiple of which training images are padded: a CPU computes the padding, a GPU prepares its kernels, and
+fills its caches, for each new shape (docs/performance.md)."""
 LEAST_BATCHES = 50
 """Batches of an epoch, if there are enough images."""
 SHORT = 20_000
@@ -137,7 +140,7 @@ def choose(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainCo
     """Fill in what `config` leaves open, and return it with the reason of each choice. The same data on the same kind
     of machine gives the same choices."""
     reasons: list[str] = []
-    for chooser in (_with_model, _with_image_size, _with_precision, _with_length, _with_rates):
+    for chooser in (_with_model, _with_image_size, _with_padding, _with_precision, _with_length, _with_rates):
         config, reason = chooser(config, facts, machine)
         reasons += [reason] if reason else []
     return config, reasons
@@ -154,7 +157,7 @@ def choose_size_and_length(config: TrainConfig, facts: Facts, machine: Machine) 
 def with_fixed_defaults(config: TrainConfig) -> TrainConfig:
     """Fill in constants instead of choices, so that runs that are compared do not depend on the machine. (They were the
     defaults of the first versions, whose runs `--resume` continues.)"""
-    constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1, "precision": "fp32"}
+    constants: dict[str, Any] = {"epochs": 50, "batch_size": 8, "validate_every": 1, "precision": "fp32", "pad_to": 1}
     if config.model == SCRATCH:
         config = replace(config, model=None)
     if not config.init:
@@ -230,6 +233,14 @@ def _with_image_size(config: TrainConfig, facts: Facts, machine: Machine) -> tup
         legible = f"{size * facts.smallest:.0f} px or more"
         why = f"nine of ten objects of each class have {legible} then (the images' own: {facts.side})"
     return replace(config, image_size=size), f"image size {size}: {why}"
+
+
+def _with_padding(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:
+    if config.pad_to is not None:
+        return config, ""
+    multiple = PAD_TO[machine.kind]
+    reason = f"padding to multiples of {multiple} pixels: a GPU prepares for each new shape" if multiple > 1 else ""
+    return replace(config, pad_to=multiple), reason
 
 
 def _with_precision(config: TrainConfig, facts: Facts, machine: Machine) -> tuple[TrainConfig, str]:

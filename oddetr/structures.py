@@ -54,11 +54,11 @@ class GroundTruth:
 
     @classmethod
     def stack(cls, labels: list[Int64[Tensor, " _"]], boxes: list[Float[Tensor, "_ 4"]]) -> "GroundTruth":
-        """Pad and stack the labels and boxes of each image."""
+        """Pad and stack the labels and boxes of each image, of at least one, on the device that they are on."""
         counts = tuple(len(image_labels) for image_labels in labels)
-        width = max(1, *counts)
-        padded_labels = torch.full((len(labels), width), -1, dtype=torch.int64)
-        padded_boxes = torch.zeros(len(labels), width, 4)
+        width, device = max(1, *counts), labels[0].device
+        padded_labels = torch.full((len(labels), width), -1, dtype=torch.int64, device=device)
+        padded_boxes = torch.zeros(len(labels), width, 4, device=device)
         for index, (image_labels, image_boxes) in enumerate(zip(labels, boxes, strict=True)):
             padded_labels[index, : len(image_labels)] = image_labels
             padded_boxes[index, : len(image_boxes)] = image_boxes

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -52,6 +53,55 @@ def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
     return nn.utils.get_total_norm(values).isfinite()
 
 
+Place = tuple[dict[str, Any], str]
+"""Where a module keeps a value: its dictionary, and the name there."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The places of the values that `Teacher.update` averages, the teacher's and the student's.
+
+    They are found once: to walk all modules takes the host longer than the rest of the update, for which a GPU waits.
+    Unlike the tensors, places stay when a detector is loaded or moved to another device.
+
+    Attributes:
+        student: whose places these are.
+        frozen: its frozen parts, which are left out.
+        floats, integers: pairs of places.
+    """
+
+    student: Detector
+    frozen: tuple[nn.Module | nn.Parameter, ...]
+    floats: list[tuple[Place, Place]] = field(default_factory=list[tuple[Place, Place]])
+    integers: list[tuple[Place, Place]] = field(default_factory=list[tuple[Place, Place]])
+
+    @classmethod
+    def of(cls, teacher: Detector, student: Detector) -> "_Pairs":
+        """Raises ValueError if the detectors differ in their number of values."""
+        pairs = cls(student, student.frozen)
+        frozen = {id(value) for part in student.frozen for value in _values(part)}
+        for place, (kept, name) in zip(_places(teacher), _places(student), strict=True):
+            if id(kept[name]) not in frozen:
+                some = pairs.floats if kept[name].is_floating_point() else pairs.integers
+                some.append((place, (kept, name)))
+        return pairs
+
+
+def _places(detector: Detector) -> Iterator[Place]:
+    """The places of all values; tied ones occur once."""
+    seen: set[int] = set()
+    for module in detector.modules():
+        for kept in (module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage]
+            for name, value in kept.items():
+                if value is not None and id(value) not in seen:
+                    seen.add(id(value))
+                    yield kept, name
+
+
+def _tensors(pairs: Sequence[tuple[Place, Place]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [kept[name] for (kept, name), _ in pairs], [kept[name] for _, (kept, name) in pairs]
+
+
 class Teacher(nn.Module):
     """An exponential moving average of the student, over parameters and floating-point buffers:
 
@@ -69,6 +119,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.detector = copy.deepcopy(student).requires_grad_(False)
         self.steps = 0
+        self._pairs: _Pairs | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -77,20 +128,14 @@ class Teacher(nn.Module):
 
     def update(self, student: Detector, horizon: float) -> None:
         """Update the average once; `horizon` is the upper limit of `horizon_at`."""
-        kept = {id(value) for part in student.frozen for value in _values(part)}
+        pairs = self._pairs
+        if pairs is None or pairs.student is not student or pairs.frozen is not student.frozen:
+            pairs = self._pairs = _Pairs.of(self.detector, student)
         with torch.no_grad():
-            averages: list[torch.Tensor] = []
-            targets: list[torch.Tensor] = []
-            for average, value in zip(all_values(self.detector), all_values(student), strict=True):
-                if id(value) in kept:
-                    continue
-                if average.is_floating_point():
-                    averages.append(average)
-                    targets.append(value)
-                else:
-                    average.copy_(value)
             weight = 1 / horizon_at(self.steps, horizon)
-            torch._foreach_lerp_(averages, targets, weight)  # pyright: ignore[reportPrivateUsage]
+            torch._foreach_lerp_(*_tensors(pairs.floats), weight)  # pyright: ignore[reportPrivateUsage]
+            if pairs.integers:
+                torch._foreach_copy_(*_tensors(pairs.integers))  # pyright: ignore[reportPrivateUsage]
             self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:

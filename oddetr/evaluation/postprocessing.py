@@ -23,8 +23,19 @@ def postprocess(
         sizes: (height, width) in pixels of the images that the boxes are scaled to.
         labels: the classes that compete; default: all.
     """
+    return from_table(detection_table(predictions, top_k, labels).cpu(), sizes)
+
+
+def detection_table(
+    predictions: Predictions, top_k: int, labels: Sequence[int] | None = None
+) -> Float[Tensor, "batch top 6"]:
+    """Like `best_detections`, as one tensor: (x0, y0, x1, y1), score and label."""
     boxes, scores, found = best_detections(predictions, top_k, labels)
-    table = torch.cat([boxes, scores[..., None], found[..., None].float()], dim=-1).cpu()
+    return torch.cat([boxes, scores[..., None], found[..., None].float()], dim=-1)
+
+
+def from_table(table: Float[Tensor, "batch top 6"], sizes: Int64[Tensor, "batch 2"]) -> list[Detections]:
+    """The detections of a table of `detection_table` on the host; `sizes` as for `postprocess`."""
     extent = sizes.flip(-1).repeat(1, 2)[:, None]
     boxes = table[..., :4] * extent
     return [

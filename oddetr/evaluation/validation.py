@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from oddetr.common.transfer import to_host
 from oddetr.data.dataset import Source
 from oddetr.evaluation.coco import Metrics, evaluate_detections
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.instability import Instability, Matching, instability, matched_queries
 from oddetr.evaluation.matches import class_thresholds
-from oddetr.evaluation.postprocessing import postprocess
+from oddetr.evaluation.postprocessing import detection_table, from_table
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
 from oddetr.models.detector import Detector
 from oddetr.structures import Batch, Weights
@@ -79,25 +80,28 @@ class Validation:
         self._found = {name: Found() for name in self.detectors}
 
     def add(self, batch: Batch) -> None:
-        """Collect detections and matched queries of a batch, with one transfer of costs to the host.
+        """Collect detections and matched queries of a batch, with one transfer to the host.
 
         Raises:
             NonFiniteCostError: a detector predicts NaN or infinity.
         """
-        costs: list[Tensor] = []
-        identities: list[Tensor] = []
-        for name, detector in self.detectors.items():
+        seen: list[Tensor] = []
+        for detector in self.detectors.values():
             memory = detector.encode(batch.images, batch.padding_mask)
             queries = detector.initial_queries(memory).queries
             predictions = detector.decode(memory, {"own": queries})["own"]
-            detections = postprocess(predictions, batch.original_sizes, detector.top_k)
-            self._found[name].detections.update(zip(batch.image_ids, detections, strict=True))
             with torch.autocast(batch.images.device.type, enabled=False):
-                costs.append(matching_cost(predictions, batch.truth, self.matching))
-            identities.append(queries.identity)
+                cost = matching_cost(predictions, batch.truth, self.matching)
+            seen += [detection_table(predictions, detector.top_k), queries.identity, cost]
+        seen = to_host(seen)
+        tables, identities, costs = seen[0::3], seen[1::3], seen[2::3]
         assignments = hungarian(*costs, counts=batch.truth.counts)
-        for found, assignment, identity in zip(self._found.values(), assignments, identities, strict=True):
-            slots = torch.arange(identity.shape[1], device=identity.device).expand_as(identity)
+        for found, table, identity, assignment in zip(
+            self._found.values(), tables, identities, assignments, strict=True
+        ):
+            detections = from_table(table, batch.original_sizes)
+            found.detections.update(zip(batch.image_ids, detections, strict=True))
+            slots = torch.arange(identity.shape[1]).expand_as(identity)
             for kept, names in ((found.queries, identity), (found.slots, slots)):
                 matched = matched_queries(assignment, names, batch.truth.counts)
                 kept.update(zip(batch.image_ids, matched, strict=True))

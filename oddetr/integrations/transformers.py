@@ -143,12 +143,12 @@ def _forward_of(task: DistillationTask, step: _Step, own: Any) -> Any:
     ) -> Any:
         if not self.training or labels is None:
             return own(self, pixel_values, pixel_mask, *arguments, labels=labels, **keywords)
-        task.to(pixel_values.device)
+        if next(task.teacher.parameters()).device != pixel_values.device:
+            task.to(pixel_values.device)
         masked = pixel_mask is not None and task.student.knows_padding
         padding = pixel_mask == 0 if masked else torch.zeros_like(pixel_values[:, 0], dtype=torch.bool)
-        truth = GroundTruth.stack(
-            [each["class_labels"].cpu() for each in labels], [each["boxes"].float().cpu() for each in labels]
-        ).to(pixel_values.device)
+        truth = GroundTruth.stack([each["class_labels"] for each in labels], [each["boxes"].float() for each in labels])
+        truth = truth.to(pixel_values.device)
         count = len(pixel_values)
         sizes = torch.zeros(count, 2, dtype=torch.int64)
         batch = Batch(pixel_values, padding, truth, tuple(range(count)), sizes, step.objects)

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from oddetr.boxes import generalized_iou, pairwise_l1
+from oddetr.common.transfer import to_host
 from oddetr.structures import GroundTruth, Predictions
 
 MANY = 10_000
@@ -123,13 +124,11 @@ def solve(
     """
     repeats = repeats or [1] * len(costs)
     wanted = [_wanted(cost, max(counts, default=0) * times) for cost, times in zip(costs, repeats, strict=True)]
-    sent = [part for parts in wanted for part in parts]
-    host = torch.cat([part.flatten() for part in sent]).cpu().numpy()
-    received = iter(np.split(host, np.cumsum([part.numel() for part in sent])[:-1]))
+    received = (part.numpy() for part in to_host([part for parts in wanted for part in parts]))
     assignments: list[Tensor] = []
     bad: set[int] = set()
     for cost, parts, times in zip(costs, wanted, repeats, strict=True):
-        values, *fewer = (next(received).reshape(part.shape) for part in parts)
+        values, *fewer = (next(received) for _ in parts)
         finite = fewer[1] if fewer else [np.isfinite(values[:, i]).all() for i in range(len(counts))]
         found = {i for i in range(len(counts)) if not finite[i]}
         assignment = np.full(cost.shape[:3], -1, dtype=np.int64)

@@ -156,3 +156,22 @@ def test_parameters_are_found_finite_by_two_norms() -> None:
         "_foreach_norm": 1,
         "linalg_vector_norm": 1,
     }
+
+
+def test_update_finds_values_that_were_replaced_since_the_last_one() -> None:
+    """As `.to(device)` does; and a part that is frozen later stays."""
+    teacher, student = Teacher(constant(0.0)), constant(1.0)
+    teacher.update(student, 1.0)
+    for detector, value in ((teacher.detector, 0.0), (student, 2.0)):
+        for module in detector.modules():
+            for name, old in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, torch.nn.Parameter(torch.full_like(old, value), requires_grad=False))
+    teacher.update(student, 1.0)
+    assert all(bool((each == 2).all()) for each in teacher.detector.parameters())
+    student.freeze("backbone")
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.fill_(3.0)
+    teacher.update(student, 1.0)
+    assert {float(each.flatten()[0]) for each in teacher.detector.backbone.parameters()} == {2.0}
+    assert {float(each.flatten()[0]) for each in teacher.detector.pyramid.parameters()} == {3.0}

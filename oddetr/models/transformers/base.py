@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from oddetr.models.detector import Detector
 from oddetr.models.group_attention import attention_of
 from oddetr.models.heads import PRIOR
+from oddetr.models.kernels.choice import is_traced
 from oddetr.structures import Anchors, Embeddings, Predictions, Queries, Shapes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -118,10 +120,19 @@ class HuggingFaceDetector(Detector):
 
 
 def level_arguments(shapes: Shapes, device: torch.device) -> dict[str, Any]:
-    """The arguments by which their deformable attention finds the levels of `shapes` (height, width)."""
-    sizes = torch.tensor(shapes, dtype=torch.long, device=device)
-    starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+    """The arguments by which their deformable attention finds the levels of `shapes` (height, width). Read only.
+
+    Cached: copying them to a GPU again would make the host wait for all the work queued there.
+    """
+    sizes, starts = (_levels.__wrapped__ if is_traced() else _levels)(shapes, device)
     return {"spatial_shapes": sizes, "spatial_shapes_list": [*shapes], "level_start_index": starts}
+
+
+@lru_cache(maxsize=256)
+def _levels(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # else training could not use what a prediction cached
+        sizes = torch.tensor(shapes, dtype=torch.long, device=device)
+        return sizes, torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
 
 
 def attention_mask(groups: Mapping[str, Queries], like: Tensor) -> Float[Tensor, "batch 1 queries queries"] | None:

@@ -23,6 +23,8 @@ from oddetr.structures import Images, InitialQueries, Memory, PaddingMask, Predi
 _LAYERS_FIRST = ("d_fine", "deimv2")
 """Kinds whose decoders give hidden states as [layers, batch, ...]; others give [batch, layers, ...]."""
 _STRIDE = 32
+_HOST = torch.device("cpu")
+"""Where their decoders get the levels as tensors: layers only check them, and a GPU would have to be waited for."""
 
 
 class HuggingFaceRealTimeDetr(HuggingFaceDetector):
@@ -101,7 +103,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
                 encoder_hidden_states=memory.tokens,
                 encoder_attention_mask=attention_mask(groups, anchors),
                 reference_points=torch.logit(anchors * _ratios(memory)),
-                **level_arguments(memory.shapes, memory.tokens.device),
+                **level_arguments(memory.shapes, _HOST),
             )
         finally:
             decoder.training = mode

@@ -110,7 +110,7 @@ def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
         with computing_in(chosen(config.precision), device):
-            loss = copy(batch.to(device))["loss"]
+            loss = copy(batch.to(device, non_blocking=True))["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_((parameter for _, parameter in copy.learned()), 0.1)
         optimizer.step()
@@ -125,7 +125,7 @@ def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
     @torch.inference_mode()
     def validate(batch: Batch) -> None:
         with computing_in(chosen(config.precision), device):
-            validator.add(batch.to(device))
+            validator.add(batch.to(device, non_blocking=True))
 
     batch, count = _seconds(run.validation, device, validate, timed)
     start = _now(device)

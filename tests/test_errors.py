@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[int, str]] = {
     "tarin --data scenes": (2, "There is no verb 'tarin'. Did you mean train?"),
     "train --data nowhere": (1, "nowhere does not exist -> Give the folder that holds the whole data set"),
     "train --data photos": (1, "photos has no known layout; it holds street.jpg understood layouts: COCO: "),
+    "train --data labels_only": (1, "it has labels but no images: export the images too"),
     "train --data broken": (1, "annotations/instances_train.json: Unterminated string"),
     "train --data scenes --epoch 3": (2, "There is no option epoch. Did you mean epochs?"),
     "train scenes --epochs 3": (2, "unrecognized arguments: scenes. Did you mean --data scenes?"),
@@ -78,6 +79,8 @@ def place(scenes: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory)
     (folder / "run").symlink_to(trained)
     (folder / "photos").mkdir()
     Image.new("RGB", (64, 48)).save(folder / "photos" / "street.jpg")
+    (folder / "labels_only" / "labels").mkdir(parents=True)
+    (folder / "labels_only" / "labels" / "street.txt").write_text("0 0.5 0.5 0.2 0.2")
     (folder / "wrong").mkdir()
     for name, content in WRONG.items():
         (folder / "wrong" / f"{name}.yaml").write_bytes(content)

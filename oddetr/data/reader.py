@@ -33,6 +33,8 @@ from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
 """In the order in which they are tried."""
+_LABELS = (".txt", ".xml", ".json")
+"""Extensions of files that may hold labels."""
 HELD_OUT = 0.15
 """Share of the training images that becomes the validation split if there is none."""
 MOST_OBJECTS = 10_000
@@ -240,6 +242,8 @@ def _recognised(root: Path, allow_outside: bool) -> tuple[AnyFormat, Files, Any,
     lines += [f"  its folder {shown(name)} is a data set: did you mean {shown(str(root / name))}?" for name in sets[:5]]
     if not sets and (other := recognised(files)) is not None:
         raise DataError(root, [Fault("other-format", ".", other)])
+    if files.files_in(".", _LABELS) and not files.images_in("."):
+        lines += ["  it has labels but no images: export the images too, or copy them into its folder images"]
     lines += ["  understood layouts:"]
     lines += [f"    {format.name}: {layout}" for format in FORMATS for layout in format.layouts]
     barred = [fault for _, files, _ in tried for fault in files.faults]

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1])
 metadata = session.get_modelmeta().custom_metadata_map
 classes = json.loads(metadata["classes"])
+thresholds = json.loads(metadata.get("thresholds", "null")) or [0.3] * len(classes)
 _, height, width, _ = session.get_inputs()[0].shape
 photo = ImageOps.exif_transpose(Image.open(sys.argv[2]))
 if photo.mode.startswith("I"):  # grey values of 16 bits, of which the training data used so many
@@ -23,5 +24,5 @@ canvas = np.zeros((1, height, width, 3), np.uint8)
 canvas[0, : resized.height, : resized.width] = resized
 boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array([[resized.height, resized.width]])})
 for box, score, label in zip(boxes[0] * ([photo.width, photo.height] * 2), scores[0], labels[0], strict=True):
-    if score > 0.3:
+    if score >= thresholds[label]:
         print(f"{classes[label]} {score:.3f} at {', '.join(f'{side:.0f}' for side in box)}")

@@ -26,7 +26,8 @@ def own_group(
         truth: the objects.
         loss: classification loss and loss weights.
         share: weight of the term; below 1 beside Group DETR's groups.
-        taught: what the teacher's assignment means for these queries, of `carrying`; None: no matching distillation.
+        taught: the function from `carrying` that maps the teacher's assignment to these queries; None: no matching
+            distillation.
         weight: w_m, in [0, 1].
     """
     return Group("own", initial.queries, (Term("", share, loss, Matched(truth, taught=taught, weight=weight)),))

@@ -57,7 +57,8 @@ class DistillationTask(nn.Module):
         student: the detector.
         steps: optimizer steps of the run.
         distillation: what to distil; `DistillationConfig(enabled=False)` is the baseline.
-        loss: classification loss and loss weights; the teacher's and the auxiliary group always use quality focal loss.
+        loss: classification loss and loss weights; prediction distillation and the auxiliary group always use quality
+            focal loss.
         matching: weights of the matching cost.
         groups: extra query groups during training; default: none.
     """
@@ -77,8 +78,9 @@ class DistillationTask(nn.Module):
         self.steps = steps
         self.distillation = distillation or DistillationConfig()
         self.loss = loss or LossConfig()
-        own_weight = self.loss.classes if self.loss.classification == "quality_focal" else None
-        self.group_loss = replace(self.loss, classification="quality_focal", classes=own_weight)
+        # A weight that was given for another loss does not suit quality focal loss.
+        weight = self.loss.classes if self.loss.classification == "quality_focal" else None
+        self.distilled_loss = replace(self.loss, classification="quality_focal", classes=weight)
         self.matching = matching or MatchingWeights()
         self.extra = ExtraGroups(student, groups or GroupsConfig())
 
@@ -116,8 +118,8 @@ class DistillationTask(nn.Module):
     def view(self, batch: Batch, memory: Memory, initial: InitialQueries) -> TeacherView:
         """Run the teacher on a batch, given the student's memory and initial queries.
 
-        `DistillationConfig.memory` and `queries` say what it takes from the student. A teacher that shares its queries
-        has the student's slots anyway where queries are learned; it keeps its own embeddings there, which move less.
+        `DistillationConfig.memory` and `queries` say what it takes from the student. Learned queries share the
+        student's slots, but the teacher keeps its own embeddings, which move less.
         """
         with torch.no_grad():
             teacher = self.teacher.detector
@@ -138,7 +140,7 @@ class DistillationTask(nn.Module):
         own = own_group(initial, truth, loss, share, taught, w_matching)
         imitation: tuple[Term, ...] = ()
         if view and w_prediction:
-            imitation = (Term("prediction_", w_prediction * share, self.group_loss, Imitated(view.predictions)),)
+            imitation = (Term("prediction_", w_prediction * share, self.distilled_loss, Imitated(view.predictions)),)
         own_terms = own.terms + self.extra.own_terms(self.student, truth, loss)
         groups = [replace(own, terms=own_terms + (imitation if self.distillation.queries == "shared" else ()))]
         groups += self.extra(memory, truth, loss)
@@ -151,7 +153,7 @@ class DistillationTask(nn.Module):
         if view and w_auxiliary:
             config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share
             best = (view.queries, view.predictions, view.cost)
-            groups.append(auxiliary_group(teacher, *best, truth, config, self.group_loss, weight))
+            groups.append(auxiliary_group(teacher, *best, truth, config, self.distilled_loss, weight))
         return groups, view
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

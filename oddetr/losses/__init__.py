@@ -1,1 +1,1 @@
-"""The matcher and the losses."""
+"""`matching.py`: the matcher; `detection.py`: the losses."""

@@ -26,11 +26,13 @@ class LossConfig:
     Attributes:
         classification: `focal`: the official detectors' loss (target 1). `quality_focal` (target: IoU of the predicted
             box), the default because it is the better baseline in docs/results.md. `mal`: DEIM's matchability-aware
-            loss. `position_supervised`: Stable-DINO's loss.
+            loss. `position_supervised`: Stable-DINO's loss. OD-DETR's prediction distillation and auxiliary group
+            always use quality focal loss.
         classes: weight of the classification loss. The default depends on the loss alone, not on the detector:
             Deformable-DETR's 2 for focal (the official DAB-DETR and DINO use 1); Stable-DINO's 6 for
             position-supervised, and 1 for its denoising queries; 1 for the others, which have no factor alpha.
-        l1, giou: weights of the box losses; the defaults are Deformable-DETR's.
+        l1: weight of the L1 loss of boxes; the default is Deformable-DETR's.
+        giou: weight of the GIoU loss of boxes; the default is Deformable-DETR's.
 
     Raises:
         ValueError: the loss is unknown, or a weight is negative.
@@ -58,10 +60,9 @@ class LossConfig:
 
     @property
     def for_denoising(self) -> "LossConfig":
-        """The configuration for denoising queries."""
-
-        own = self.classes is not None or self.classification != "position_supervised"
-        return self if own else replace(self, classes=1.0)
+        """The configuration for denoising queries, for which Stable-DINO weighs its position-supervised loss by 1."""
+        unchanged = self.classes is not None or self.classification != "position_supervised"
+        return self if unchanged else replace(self, classes=1.0)
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def focal_loss(
     logits = logits.float()
     probabilities = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    miss = probabilities + targets - 2 * probabilities * targets
+    error = probabilities + targets - 2 * probabilities * targets
     balance = alpha * targets + (1 - alpha) * (1 - targets)
-    return balance * cross_entropy * miss**gamma
+    return balance * cross_entropy * error**gamma
 
 
 def quality_focal_loss(
@@ -184,12 +185,13 @@ def class_targets(
     assignments: Sequence[Int64[Tensor, "layers batch queries"]],
     classification: Classification,
 ) -> tuple[Float[Tensor, "layers batch queries classes"], Float[Tensor, "layers batch queries classes"]]:
-    """Class targets and positive mask of queries under one or several assignments.
+    """The class targets y, before any power or scale that a loss applies, and the positive mask of queries under one or
+    several assignments.
 
     y_ic = max { q_i(a) : assignment a gives query i an object of class c },  0 if there is none
     q_i(a) = IoU(box_i, object a_i), detached;  1 for focal loss
 
-    With several assignments this makes the multi-target quality focal loss, which is ours.
+    Quality focal loss of these targets is our multi-target quality focal loss.
 
     Returns:
         y, and the mask that is 1 where some assignment gives query i an object of class c, even one of IoU 0.

@@ -40,7 +40,9 @@ class MatchingWeights:
     """Weights of the matching cost. The defaults are those of Deformable-DETR, DAB-DETR and DINO.
 
     Attributes:
-        classes, l1, giou: weights of the components, at least 0.
+        classes: weight of the class cost, at least 0.
+        l1: weight of the L1 cost of boxes, at least 0.
+        giou: weight of the GIoU cost of boxes, at least 0.
         position_modulated: replace the class probability p by p u^(1/2), u = (GIoU + 1) / 2 divided by its maximum over
             the queries and objects of the image, so that a confident query far from an object does not match it
             (Stable-DINO, arXiv 2304.04742; its code takes the maximum over the batch, and objects of one class

@@ -108,7 +108,7 @@ def _failures(
         failures.append(f"{names[worst]}: {found[worst]} of {objects[worst]} are found.")
         steps.append(f"Label more images with {names[worst]}.")
     wrong = table[:-1, :-1] - np.diag(found)
-    true, taken = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    true, taken = divmod(int(wrong.argmax()), len(names))
     if wrong[true, taken] >= max(2, CONFUSED * objects[true]):
         failures.append(f"{names[true]} is taken for {names[taken]}: {wrong[true, taken]} of {objects[true]}.")
     alarms, shown = int(table[-1, :-1].sum()), int(table[:, :-1].sum())

@@ -133,7 +133,7 @@ def _resources(last: dict[str, Any]) -> list[Row]:
 
 def advice(record: Record, found: Findings) -> Advice:
     """Whether the detector is good enough, on what it fails, and what to do next."""
-    distinct, size = found.metrics.ap_without_duplicates, record.configuration.get("image_size")
+    size = record.configuration.get("image_size") or 0
     shorter = float(np.median(found.truth.sizes.min(axis=1)))
     return advise(
         Outcome(
@@ -144,7 +144,7 @@ def advice(record: Record, found: Findings) -> Advice:
             ap=found.metrics.ap,
             ap_small=found.metrics.ap_small,
             small=found.objects_by_size["small"],
-            duplicates=0.0 if distinct is None else distinct - found.metrics.ap,
+            duplicates=found.distinct.ap - found.metrics.ap,
             aps=record.scores("teacher", "AP").y,
             enlargeable=is_number(size) and size < shorter,
             run=str(record.folder),

@@ -158,7 +158,7 @@ class TrainConfig:
             transformers is installed and their weights can be had, else a preset; `scratch` is always a preset.
         epochs: passes over the training images; default: chosen.
         hours: choose the epochs so that the run ends, at its lowest learning rate, after so many hours: a few steps and
-            a validation are timed before the start. In place of `epochs`; for one process.
+            a validation are timed before the start. Use it instead of `epochs`, and with one process.
         image_size: images are resized to this shorter side, in pixels; default: that of `init`, else chosen.
         slice: for small objects in large images: train and validate on overlapping square tiles of this side in pixels,
             and on whole images where an object fits into no tile; `predict --slice` detects in the same tiles.
@@ -196,15 +196,15 @@ class TrainConfig:
         repeat_threshold: images of rare classes are seen more often in an epoch: of a class that a share f of the
             images shows, below this threshold t, sqrt(t / f) times (LVIS; 0.001 there). 0, the default, repeats none.
         optimizer: learning rate and schedule.
-        loss: classification loss, and weights.
-        matching: the matching cost's.
+        loss: classification loss and loss weights.
+        matching: weights of the matching cost.
         groups: further groups of queries that only training has: Group DETR's, H-DETR's.
         distillation: the teacher and its three terms; `--distillation.enabled false` is the baseline.
         augment: how training images vary.
         digits: the built-in scenes.
         loggers: where losses and scores are logged besides metrics.jsonl (docs/loggers.md).
         trainer: Lightning's own flags, for example `--trainer.devices 2`, `--trainer.num-nodes 2`; one device without.
-            `--trainer.deterministic true` makes a GPU's steps repeatable, in much more memory (docs/train.md).
+            `--trainer.deterministic true` makes a GPU's steps repeatable, in much more memory (docs/gpus.md).
 
     Raises:
         ValueError: a value that is out of range, an unknown preset or field.
@@ -298,8 +298,8 @@ class TrainConfig:
             detector.checkpoint_gradients()
 
     def detector_config(self) -> DetectorSpec:
-        """The preset, or the detector of `init`, with the changes. (A run's own configuration has them all, so that it
-        is resumed without what it started from.)
+        """The preset, or the detector of `init`, with the changes. A run records every field
+        of its detector, so that resuming needs neither preset nor `init`.
 
         Raises:
             CheckpointError: there is no checkpoint in `init`, or it cannot be read.
@@ -319,7 +319,9 @@ class TrainConfig:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Load what `to_json` wrote, of an older oddetr too, or a caller's keywords: paths may be strings, parts dicts.
+        """Read a configuration that this or an older oddetr wrote, or a caller's keywords.
+
+        Paths may be strings, and parts dicts.
 
         Raises:
             ValueError: a field does not exist (names similar ones), or see the class.

@@ -330,7 +330,7 @@ def test_loss_in_bfloat16_is_float32_and_close(memory: Literal["student", "teach
 
 def test_class_weight_of_the_distillation_groups() -> None:
     weights = [
-        DistillationTask(small_detector(), 10, loss=loss).group_loss.class_weight
+        DistillationTask(small_detector(), 10, loss=loss).distilled_loss.class_weight
         for loss in (LossConfig(), LossConfig(classes=3.0), LossConfig("focal"), LossConfig("focal", classes=3.0))
     ]
     assert weights == [1.0, 3.0, 1.0, 1.0]

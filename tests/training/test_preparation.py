@@ -68,8 +68,8 @@ def test_processes_wait_for_one_another_as_long_as_the_pages_say() -> None:
     assert isinstance(strategy, DDPStrategy)
     assert strategy._timeout is not None
     minutes = f"{strategy._timeout.total_seconds() / 60:.0f} minutes"
-    train, reliability = ((DOCS / name).read_text() for name in ("train.md", "reliability.md"))
-    assert f"the others wait for {minutes}, Lightning's default" in train
+    gpus, reliability = ((DOCS / name).read_text() for name in ("gpus.md", "reliability.md"))
+    assert f"the others wait for {minutes}, Lightning's default" in gpus
     assert f"the timeout that Lightning gives it ({minutes};" in reliability
 
 

@@ -21,7 +21,7 @@ _IGNORED = ("out", "resume", "allow_outside", "most_pixels", "workers", "loggers
 """Fields of `TrainConfig` that do not change what is learned."""
 MAY_CHANGE = (*_IGNORED, "data", "trainer", "non_finite")
 """Fields that a resumed run takes from the command."""
-_SPENT = "hours"
+_CHOSE_EPOCHS = "hours"
 """The field from which a run has chosen its epochs, which it records instead."""
 _UNFINISHED = "last.new"
 _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
@@ -180,7 +180,7 @@ def _given(config: TrainConfig, given: frozenset[str]) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat(config.to_json()).items()
-        if name.partition(".")[0] not in (*MAY_CHANGE, _SPENT) and (name in given or value != default.get(name))
+        if name.partition(".")[0] not in (*MAY_CHANGE, _CHOSE_EPOCHS) and (name in given or value != default.get(name))
     }
 
 
@@ -190,7 +190,7 @@ def _load(recorded: dict[str, Any]) -> TrainConfig:
 
 
 def _with_command(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
-    """Take from the command (`config`) what a resumed run takes from there, and the rest from the run."""
+    """Return `saved` with the fields of `MAY_CHANGE` that the command (`config`) sets."""
     usual = TrainConfig()
     wanted = {name: getattr(config, name) for name in MAY_CHANGE if getattr(config, name) != getattr(usual, name)}
     return replace(saved, **wanted | {"trainer": saved.trainer | config.trainer})

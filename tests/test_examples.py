@@ -277,9 +277,9 @@ CHECKS: dict[str, Callable[[Block, pytest.MonkeyPatch], object]] = {
     "yaml": check_yaml,
     "json": lambda block, _: json.loads(block.text),
     "xml": lambda block, _: ElementTree.fromstring(block.text),
-    "text": lambda block, _: None,
+    **dict.fromkeys(("text", "bibtex"), lambda block, _: None),
 }
-"""By language. `text` is what is no program: formulas, output, folders."""
+"""By language. `text` and `bibtex` are no programs: formulas, output, folders, citations."""
 
 
 @pytest.mark.parametrize("block", list(blocks()), ids=str)

@@ -1,7 +1,8 @@
 """The scripts in examples/ for what comes after training: each under 60 lines, and run here.
 
 Packages that are not on PyPI (Label Studio's ML backend), need a database (FiftyOne) or take minutes (NNCF) are stood
-in for by the few names that a script uses; docs/using.md says how the scripts were tried with the real ones.
+in for by the few names that a script uses; docs/labelling.md and docs/deploy.md say how the
+scripts were tried with the real ones.
 """
 
 import importlib.util

@@ -1,5 +1,5 @@
-"""Pre-annotations: the structure that Label Studio's and CVAT's own readers took (docs/using.md says which), places in
-the upright image, and the names by which both find images."""
+"""Pre-annotations: the structure that Label Studio's and CVAT's own readers took (docs/labelling.md says which), places
+in the upright image, and the names by which both find images."""
 
 import json
 from pathlib import Path

@@ -16,6 +16,8 @@ MANY = 0.05
 """Share of too small objects from which on there is a caution."""
 STRIP = 1.5
 """Times that an image is shown smaller than its shorter side says, from which on it is a long strip."""
+NO_GAIN = ("d_fine",)
+"""Families with which OD-DETR fell behind its baseline: a small D-FINE, from random weights and fine-tuned."""
 FEW = 50
 """Objects below which AP moves by points by chance."""
 
@@ -54,6 +56,16 @@ def never_strong(augment: AugmentConfig, epochs: int) -> list[str]:
         return []
     part = f"{augment.strong_until:g} of {epochs} epochs"
     return [f"No image is strongly augmented: {part} is less than one. More --epochs, or --augment.strong-until 1."]
+
+
+def no_gain(family: str, distilled: bool) -> list[str]:
+    """Return a caution if OD-DETR is on for a family of detectors with which it did not gain; else none."""
+    if not distilled or family not in NO_GAIN:
+        return []
+    return [
+        f"OD-DETR has not gained with detectors of the kind {family} in our measurements (docs/results.md), and makes "
+        "a step about a fifth longer: --distillation.enabled false trains without it."
+    ]
 
 
 def _small(train: Annotations, image_size: int) -> str:

@@ -243,9 +243,9 @@ def test_strong_augmentation_without_an_epoch_is_a_caution() -> None:
     assert "0.9 of 1 epochs is less than one" in found
 
 
-def test_distilling_a_d_fine_is_a_caution() -> None:
-    assert no_gain("d_fine", distilled=False) == no_gain("deformable_detr", distilled=True) == []
-    (found,) = no_gain("d_fine", distilled=True)
+def test_sharing_the_queries_of_a_d_fine_is_a_caution() -> None:
+    assert no_gain("d_fine", shared=False) == no_gain("deformable_detr", shared=True) == []
+    (found,) = no_gain("d_fine", shared=True)
     assert "--distillation.enabled false" in found
 
 

@@ -131,7 +131,8 @@ def prepare(
     out = config.out or _new_folder(config)
     say(_introduction(config, out, sources))
     warnings = never_strong(config.augment, chosen(config.epochs))
-    warnings += no_gain(spec.family, config.distillation.enabled)
+    distillation = config.distillation
+    warnings += no_gain(spec.family, distillation.enabled and distillation.queries == "shared")
     if config.data != DIGITS:
         truths = train.annotations(), sources["val"].annotations()
         size, images = chosen(config.image_size), config.augment.most_images

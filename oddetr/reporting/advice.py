@@ -9,7 +9,8 @@ from jaxtyping import Int64
 from oddetr.reporting.stability import Kind
 
 GOOD, HELPFUL, WEAK = 0.9, 0.75, 0.5
-"""The least F1 at IoU 0.5 of each verdict. They are rules of thumb: how many errors a use bears, its owner knows."""
+"""The least F1 at IoU 0.5 of each verdict. Rules of thumb: only the user knows how many errors are
+acceptable."""
 FEW = 50
 """With fewer objects a verdict says little."""
 FEW_OF_A_KIND = 20
@@ -29,17 +30,19 @@ RISING = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run's best detector came to on its validation images, as far as advice needs it.
+    """The results of a run's best detector on its validation images, as far as advice needs them.
 
     Attributes:
         names: the classes.
-        confusion: rows are true classes, columns found ones, and missed objects and false alarms at the end; at
-            `threshold`.
-        ap, ap_small: COCO's AP of all and of small objects; NaN if there are none.
+        confusion: counts at `threshold`. Rows are true classes, columns found ones; the last column counts missed
+            objects, and the last row false alarms.
+        threshold: the score with the highest F1, in [0, 1].
+        f1: the F1 of all detections at that threshold and IoU 0.5, in [0, 1].
+        ap, ap_small: COCO's AP of all and of small objects, in [0, 1]; NaN if there are none.
         small: number of small objects.
         duplicates: AP that duplicate detections cost.
         aps: the teacher's AP at each validation.
-        enlargeable: whether images have more pixels than the detector sees.
+        enlargeable: whether the images have more pixels than the detector sees.
         run: the run's folder.
     """
 
@@ -82,7 +85,7 @@ def advise(outcome: Outcome) -> Advice:
     if total < FEW:
         seen += " So few objects say little."
     failures, steps = _failures(outcome, objects, found)
-    return Advice(kind, verdict, seen, failures, [*steps, *_steps(outcome)])
+    return Advice(kind, verdict, seen, failures, [*steps, *_next_step(outcome)])
 
 
 def _verdict(f1: float) -> tuple[Kind, str]:
@@ -124,8 +127,8 @@ def _failures(
     return failures, steps
 
 
-def _steps(outcome: Outcome) -> list[str]:
-    """What to do next whatever it fails on."""
+def _next_step(outcome: Outcome) -> list[str]:
+    """The next step that does not depend on a failure: the length of the run, or a score on test images."""
     aps = outcome.aps
     last = aps[-1 - len(aps) // 3 :]
     if len(aps) > 3 and last[-1] - last[0] > RISING:

@@ -124,6 +124,8 @@ def _failures(
             steps.append("Show the detector larger images (`--image-size`), or tiles of them (`--slice`).")
     if outcome.duplicates >= COSTLY:
         failures.append(f"Duplicate detections cost {outcome.duplicates:.2f} AP.")
+    if not failures and recall[worst] < 1:
+        failures.append(f"{names[worst]}, the weakest class: {found[worst]} of {objects[worst]} are found.")
     return failures, steps
 
 

@@ -108,9 +108,9 @@ def headline(record: Record, found: Findings | None = None) -> list[Row]:
             ("best epoch", f"{record.best['epoch']} of {epochs}", "by the teacher's AP"),
         ]
     rows += _resources(record.epochs[-1] if record.epochs else {})
-    metrics = found.metrics if found else None
-    if metrics and metrics.ap_without_duplicates is not None and not math.isnan(metrics.ap):
-        remark = f"AP would be {_number(metrics.ap_without_duplicates)} after class-wise NMS at IoU 0.6"
+    if found and (metrics := found.metrics).ap_without_duplicates is not None and not math.isnan(metrics.ap):
+        ap, distinct = _number(metrics.ap), _number(metrics.ap_without_duplicates)
+        remark = f"AP on {len(found.truth):,} images: {ap}; after class-wise NMS at IoU 0.6: {distinct}"
         rows.append(("duplicates cost", f"{max(metrics.ap_without_duplicates - metrics.ap, 0.0):.3f} AP", remark))
     return rows
 

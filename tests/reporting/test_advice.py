@@ -26,7 +26,7 @@ def test_advice_on_a_good_detector_counts_what_it_finds_and_sends_to_the_test_sp
     assert advice.kind == "stable"
     assert "95 of 100 objects" in advice.seen
     assert "95 of its 97 detections" in advice.seen
-    assert advice.failures == []
+    assert advice.failures == ["dog, the weakest class: 47 of 50 are found."]
     assert advice.steps == ["Score it on images that nothing was chosen by: `oddetr evaluate runs/mine --split test`."]
 
 
@@ -64,3 +64,4 @@ def test_advice_without_objects_or_with_few_says_so() -> None:
     assert advise(nothing).kind == "unknown"
     few = replace(GOOD, confusion=np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]]), ap_small=math.nan, small=0)
     assert "So few objects" in advise(few).seen
+    assert advise(few).failures == []

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from oddetr.cli import VERBS
 
@@ -86,3 +88,11 @@ def test_command_line_when_made_then_lists_every_verb_with_its_options(generated
     page = generated.command_line()
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [*VERBS]
     assert all(option in page for option in ("--hours HOURS", "--mend MEND", "--print-config"))
+
+
+def test_changelog_and_citation_name_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version

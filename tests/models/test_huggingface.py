@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.group_detr import GroupsConfig
@@ -256,6 +257,8 @@ def test_random_weights_show_the_image_and_expect_few_objects(name: str) -> None
     biases = [value for key, value in detector.state_dict().items() if key in detector.class_rows() and "bias" in key]
     assert biases
     assert all(value.sigmoid().allclose(torch.tensor(PRIOR)) for value in biases)
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in norms)
     images = small_batch((1, 1)).images
     with torch.no_grad():
         tokens = detector.train().encode(images, torch.zeros(2, 64, 64, dtype=torch.bool)).tokens

@@ -92,8 +92,12 @@ class HuggingFaceDetector(Detector):
 
         Every class output begins at `PRIOR`; transformers has 1 / (classes + 1) for some kinds and 1/2 for others. The
         convolutions of an HGNetV2 keep the variance of what they see (He et al. 2015), as those of the ResNets do;
-        transformers' are so small that behind frozen norms nothing of an image is left.
+        transformers' are so small that behind frozen norms nothing of an image is left. Batch norms begin as the
+        identity, as in the official code; transformers draws RT-DETR's weights with a deviation of 0.01.
         """
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
         if self.config.backbone_config.model_type == "hgnet_v2":
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv2d):

@@ -11,7 +11,7 @@ from oddetr.models.families.build import PRESETS
 from oddetr.models.transformers.config import HuggingFaceConfig
 from oddetr.models.transformers.pretrained_models import CATALOGUE, PretrainedModel
 from oddetr.training.config import DEFAULT_MODEL, TrainConfig, chosen
-from oddetr.training.plan.cautions import cautions, never_strong, no_gain
+from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import (
     GPU_MODEL,
     LEGIBLE,
@@ -241,12 +241,6 @@ def test_strong_augmentation_without_an_epoch_is_a_caution() -> None:
     assert never_strong(AugmentConfig(), 1) == never_strong(AugmentConfig(mosaic=0.5), 2) == []
     (found,) = never_strong(AugmentConfig(mosaic=0.5), 1)
     assert "0.9 of 1 epochs is less than one" in found
-
-
-def test_sharing_the_queries_of_a_d_fine_is_a_caution() -> None:
-    assert no_gain("d_fine", shared=False) == no_gain("deformable_detr", shared=True) == []
-    (found,) = no_gain("d_fine", shared=True)
-    assert "--distillation.enabled false" in found
 
 
 def test_strips_are_seen_at_the_size_that_their_longer_side_allows() -> None:

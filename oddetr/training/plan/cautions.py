@@ -16,9 +16,6 @@ MANY = 0.05
 """Share of too small objects from which on there is a caution."""
 STRIP = 1.5
 """Times that an image is shown smaller than its shorter side says, from which on it is a long strip."""
-NO_GAIN = ("d_fine",)
-"""Families with which OD-DETR with shared queries fell behind its baseline: a small D-FINE, from random weights and
-fine-tuned."""
 FEW = 50
 """Objects below which AP moves by points by chance."""
 
@@ -57,16 +54,6 @@ def never_strong(augment: AugmentConfig, epochs: int) -> list[str]:
         return []
     part = f"{augment.strong_until:g} of {epochs} epochs"
     return [f"No image is strongly augmented: {part} is less than one. More --epochs, or --augment.strong-until 1."]
-
-
-def no_gain(family: str, shared: bool) -> list[str]:
-    """Return a caution if OD-DETR shares queries in a family of detectors with which that did not gain; else none."""
-    if not shared or family not in NO_GAIN:
-        return []
-    return [
-        f"By default OD-DETR has not gained with detectors of the kind {family} in our measurements (docs/results.md): "
-        "--distillation.queries teacher did better in one, and --distillation.enabled false trains without it."
-    ]
 
 
 def _small(train: Annotations, image_size: int) -> str:

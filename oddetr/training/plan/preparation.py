@@ -23,7 +23,7 @@ from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import build_detector
 from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
 from oddetr.training.initial_weights import load_initial_weights
-from oddetr.training.plan.cautions import cautions, never_strong, no_gain
+from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import Facts, Machine, choose, steps_of, with_fixed_defaults
 from oddetr.training.processes import is_first_process, process_count, several_processes
 from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
@@ -131,8 +131,6 @@ def prepare(
     out = config.out or _new_folder(config)
     say(_introduction(config, out, sources))
     warnings = never_strong(config.augment, chosen(config.epochs))
-    distillation = config.distillation
-    warnings += no_gain(spec.family, distillation.enabled and distillation.queries == "shared")
     if config.data != DIGITS:
         truths = train.annotations(), sources["val"].annotations()
         size, images = chosen(config.image_size), config.augment.most_images

@@ -21,6 +21,9 @@ GONE: dict[str, Any] = {
 _AS_IN_0_1: dict[str, Any] = {"auxiliary.rivals": 0, "queries": "teacher"}
 """Fields of `distillation` that oddetr 0.1 did not have, and the value at which they do what it did."""
 
+PADDED_BEFORE = {"pad_to": 1}
+"""The padding of batches in runs from before `pad_to`, which is now chosen for each machine."""
+
 
 class GoneFieldError(ValueError):
     """A configuration of oddetr 0.1 sets a field that is gone to something that cannot be done any more."""

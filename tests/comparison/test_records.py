@@ -70,6 +70,17 @@ def test_run_of_oddetr_0_1_is_of_an_arm_without_rivals(tmp_path: Path) -> None:
         job.result()
 
 
+def test_run_from_before_padding_could_be_chosen_is_one_without(tmp_path: Path) -> None:
+    job = made_job(tmp_path, pad_to=1)
+    finish(job, made_result())
+    config = json.loads((job.folder / "job.json").read_text())["config"]
+    del config["pad_to"]
+    changed(job.folder / "job.json", config=config)
+    assert job.result() == made_result()
+    with pytest.raises(ValueError, match="pad_to was 1, now it is 64"):
+        made_job(tmp_path, pad_to=64).result()
+
+
 def test_options_of_disabled_distillation_do_not_matter(tmp_path: Path) -> None:
     off = DistillationConfig(enabled=False)
     finish(made_job(tmp_path, distillation=off), made_result())

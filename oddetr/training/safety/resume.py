@@ -13,7 +13,7 @@ from oddetr.common.nested import flat
 from oddetr.common.untrusted import read_json, read_weights_only
 from oddetr.data.dataset import ClassTable, Source
 from oddetr.training.config import TrainConfig
-from oddetr.training.old_configs import upgraded
+from oddetr.training.old_configs import PADDED_BEFORE, upgraded
 from oddetr.training.processes import is_first_process
 
 CONFIGURATION, PLAN = "config.json", "plan.json"
@@ -129,7 +129,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before, now: as `TrainConfig.to_json` writes them, or flat; `before` may be an older oddetr's.
     """
     default = flat(TrainConfig().to_json())
-    old, new = default | flat(upgraded(before)), default | flat(now)
+    old, new = default | PADDED_BEFORE | flat(upgraded(before)), default | flat(now)
     idle = () if old[_SWITCH] or new[_SWITCH] else _IDLE
     missing = "not set"
     return [

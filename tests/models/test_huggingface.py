@@ -263,6 +263,16 @@ def from_random_weights(name: str) -> HuggingFaceDetector:
     return HuggingFaceConfig(content).for_classes("0123456789").build(10)
 
 
+def test_random_hgnet_keeps_the_scale_of_its_maps_through_depthwise_convolutions() -> None:
+    torch.manual_seed(0)
+    spec = HuggingFaceConfig.read(str(Path(__file__).parents[2] / "recipes/compare/d_fine_tiny")).for_classes(
+        "0123456789"
+    )
+    maps = [values for values, _ in spec.build(10).backbone(torch.rand(2, 3, 128, 128), torch.ones(2, 128, 128))]
+    assert len(maps) == 3
+    assert all(0.1 < values.std() < 10 for values in maps)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_random_weights_show_the_image_and_expect_few_objects(name: str) -> None:
     detector = from_random_weights(name)

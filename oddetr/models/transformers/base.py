@@ -91,9 +91,9 @@ class HuggingFaceDetector(Detector):
         """Mend transformers' random weights where training from them would stall.
 
         Every class output begins at `PRIOR`; transformers has 1 / (classes + 1) for some kinds and 1/2 for others. The
-        convolutions of an HGNetV2 keep the variance of what they see (He et al. 2015), as those of the ResNets do;
-        transformers' are so small that behind frozen norms nothing of an image is left. Batch norms begin as the
-        identity, as in the official code; transformers draws RT-DETR's weights with a deviation of 0.01.
+        convolutions of an HGNetV2 keep the variance of what they see (He et al. 2015, by the inputs, which are few in
+        depthwise ones); transformers' are so small that behind frozen norms nothing of an image is left. Batch norms
+        begin as the identity, as in the official code; transformers draws RT-DETR's weights with a deviation of 0.01.
         """
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -101,7 +101,7 @@ class HuggingFaceDetector(Detector):
         if self.config.backbone_config.model_type == "hgnet_v2":
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                    nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         state = self.state_dict()
         for name in self.class_rows():
             if name.endswith(".bias"):

@@ -23,10 +23,9 @@ def _baseline(classification: str) -> dict[str, Any]:
 
 
 def _distilled(
-    *terms: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0, queries: str | None = "teacher"
+    *terms: str, fading: Collection[str] = (), memory: str = "student", rivals: int = 0, queries: str = "teacher"
 ) -> dict[str, Any]:
-    """Changes that enable the named distillation terms; the teacher decodes this memory and these queries (None: those
-    that suit the detector)."""
+    """Changes that enable the named distillation terms; the teacher decodes this memory and these queries."""
     parts: dict[str, dict[str, Any]] = {
         name: {"weight": weight if name in terms else 0.0, "fade_until": _FADE_UNTIL if name in fading else None}
         for name, weight in _WEIGHTS.items()
@@ -44,7 +43,7 @@ STANDARD: dict[str, StandardArm] = {
     "qfl_auxiliary": StandardArm("QFL + auxiliary", _distilled("auxiliary")),
     "oddetr_own_memory": StandardArm("OD-DETR, constant, own memory", _distilled(*_WEIGHTS, memory="teacher")),
     "oddetr_constant": StandardArm("OD-DETR, constant weights", _distilled(*_WEIGHTS)),
-    "oddetr": StandardArm("OD-DETR with rivals", _distilled(*_WEIGHTS, rivals=3, queries=None)),
+    "oddetr": StandardArm("OD-DETR with rivals", _distilled(*_WEIGHTS, rivals=3, queries="shared")),
     "oddetr_fading": StandardArm("OD-DETR, fading weights", _distilled(*_WEIGHTS, fading=("prediction", "auxiliary"))),
 }
 """By their names in a comparison's file. All of them, baselines included, keep the EMA teacher."""

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 def _check_choice(name: str, value: object, choices: object) -> None:
     known = get_args(choices)
     if value not in known:
-        words = ", ".join("null" if each is None else str(each) for each in known)
-        raise ValueError(f"distillation.{name} is {value!r}; it must be one of {words}.")
+        raise ValueError(f"distillation.{name} is {value!r}; it must be one of {', '.join(map(str, known))}.")
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,12 @@ class DistillationConfig:
             of distillation (ours). `teacher`: its own, in evaluation mode, the literal reading of the paper; slightly
             better per step, worse per unit of time (docs/trials.md). At evaluation the teacher always uses its own
             backbone and encoder.
-        queries: the initial queries that the teacher decodes during training. `shared`: those that it has in common
-            with the student, so that query i is the same for both and the student's own queries learn from it (ours):
-            of learned queries the teacher's embeddings, slot by slot; of queries that the encoder proposes the
-            student's choice. `teacher`: the teacher's own choice, the literal reading of the paper: its assignment is
-            carried over to the student's queries of the same slot or encoder token, and the student decodes the
-            teacher's queries as a further group for prediction distillation, which costs more (docs/method.md). None,
-            the default: `teacher` where queries are encoder tokens (RT-DETR, D-FINE, DEIMv2), else `shared`.
+        queries: the initial queries that the teacher decodes during training. `shared`, the default: those that it has
+            in common with the student, so that query i is the same for both and the student's own queries learn from
+            it (ours): of learned queries the teacher's embeddings, slot by slot; of queries that the encoder proposes
+            the student's choice. `teacher`: the teacher's own choice, the literal reading of the paper: its assignment
+            is carried over to the student's queries of the same slot or encoder token, and the student decodes the
+            teacher's queries as a further group for prediction distillation, which costs more (docs/method.md).
         matching: matching distillation.
         prediction: prediction distillation.
         auxiliary: the auxiliary group.
@@ -122,7 +120,7 @@ class DistillationConfig:
     enabled: bool = True
     horizon: float | None = None
     memory: Literal["teacher", "student"] = "student"
-    queries: Literal["teacher", "shared"] | None = None
+    queries: Literal["teacher", "shared"] = "shared"
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
@@ -131,7 +129,7 @@ class DistillationConfig:
         if self.horizon is not None and not self.horizon >= 1:
             raise ValueError(f"distillation.horizon is {self.horizon}; it must be at least 1 step, or null.")
         _check_choice("memory", self.memory, Literal["teacher", "student"])
-        _check_choice("queries", self.queries, Literal["teacher", "shared", None])
+        _check_choice("queries", self.queries, Literal["teacher", "shared"])
 
     def weights(self, progress: float) -> tuple[float, float, float]:
         """(w_m, w_p, w_a) at `progress`, the completed fraction of the run in [0, 1]."""

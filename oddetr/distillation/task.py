@@ -51,7 +51,6 @@ class DistillationTask(nn.Module):
         student: the detector that the optimizer trains.
         teacher: its exponential moving average, without gradient; call `update_teacher` after each optimizer step.
         extra: parameters of extra groups, which the optimizer trains as well.
-        shared: whether the teacher decodes the student's queries; see `DistillationConfig.queries`.
         steps: optimizer steps of the run, to which fading weights and the default horizon relate.
 
     Args:
@@ -78,7 +77,6 @@ class DistillationTask(nn.Module):
         self.teacher = Teacher(student)
         self.steps = steps
         self.distillation = distillation or DistillationConfig()
-        self.shared = (self.distillation.queries or ("teacher" if student.queries_are_tokens else "shared")) == "shared"
         self.loss = loss or LossConfig()
         # A weight that was given for another loss does not suit quality focal loss.
         weight = self.loss.classes if self.loss.classification == "quality_focal" else None
@@ -127,8 +125,8 @@ class DistillationTask(nn.Module):
             teacher = self.teacher.detector
             if self.distillation.memory == "teacher":
                 memory = teacher.encode(batch.images, batch.padding_mask)
-            proposed = self.shared and initial.proposals is not None
-            queries = initial.queries if proposed else teacher.initial_queries(memory).queries
+            shared = self.distillation.queries == "shared" and initial.proposals is not None
+            queries = initial.queries if shared else teacher.initial_queries(memory).queries
             predictions = teacher.decode(memory, {"own": queries})["own"]
             return TeacherView(queries, predictions, matching_cost(predictions, batch.truth, self.matching))
 
@@ -144,13 +142,13 @@ class DistillationTask(nn.Module):
         if view and w_prediction:
             imitation = (Term("prediction_", w_prediction * share, self.distilled_loss, Imitated(view.predictions)),)
         own_terms = own.terms + self.extra.own_terms(self.student, truth, loss)
-        groups = [replace(own, terms=own_terms + (imitation if self.shared else ()))]
+        groups = [replace(own, terms=own_terms + (imitation if self.distillation.queries == "shared" else ()))]
         groups += self.extra(memory, truth, loss)
         if initial.proposals:
             groups.append(proposal_group("proposal", initial, truth, loss, share))
         if self.student.denoising:
             groups.append(denoising_group(self.student.denoising(truth), truth, loss))
-        if view and imitation and not self.shared:
+        if view and imitation and self.distillation.queries == "teacher":
             groups.append(Group("teacher", view.queries, imitation))
         if view and w_auxiliary:
             config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share

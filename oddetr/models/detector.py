@@ -28,7 +28,6 @@ class Detector(nn.Module):
         top_k: detections of an image that post-processing keeps.
         frozen: the parts that `freeze` keeps as they are.
         knows_padding: whether the model itself reads a padding mask.
-        queries_are_tokens: whether the content of the initial queries is that of encoder tokens.
         sampling_layers: names of the layers that compute sampling locations and reference points; their rate is lower.
     """
 
@@ -38,7 +37,6 @@ class Detector(nn.Module):
     top_k: int
     frozen: tuple[nn.Module | nn.Parameter, ...] = ()
     knows_padding = True
-    queries_are_tokens = False
     sampling_layers = ("sampling_offsets", "reference_points")
 
     @property

@@ -244,18 +244,6 @@ def test_in_distillation_every_part_learns(name: str, memory: str) -> None:
     assert not [name for name, p in learned.items() if p.grad is None]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_teacher_chooses_queries_itself_where_they_are_encoder_tokens(name: str) -> None:
-    """With queries of its own choice the student decodes a group more."""
-    batch, found = batch_of(2, 1), {}
-    for queries in (None, "teacher", "shared"):
-        task = DistillationTask(adapted(name), 10, DistillationConfig(queries=queries)).train()
-        groups, _ = task.groups(batch, task.student.encode(batch.images, batch.padding_mask))
-        found[queries] = [group.name for group in groups]
-    assert found[None] == found["shared" if name.startswith("deformable") else "teacher"]
-    assert set(found["teacher"]) - set(found["shared"]) == {"teacher"}
-
-
 def from_random_weights(name: str) -> HuggingFaceDetector:
     """Of ten classes, from its configuration alone."""
     torch.manual_seed(0)

@@ -44,7 +44,6 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
         super().__init__(model, mean, std)
         config = model.config
         self.top_k = max(self.top_k, config.num_queries)
-        self.queries_are_tokens = not config.learn_initial_query
         if config.num_denoising > 0:
             noise = {"box_noise": float(config.box_noise_scale), "label_noise": float(config.label_noise_ratio)}
             self.denoising = ContrastiveDenoising(config.num_labels, config.d_model, config.num_denoising, **noise)

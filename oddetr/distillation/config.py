@@ -74,7 +74,7 @@ class AuxiliaryConfig(TermConfig):
         candidates: positive queries per object; the paper's 2.
         rivals: next cheapest queries per object, decoded beside each candidate and trained as background, so that the
             decoder learns which of several near-by queries owns the object. 0: no rivals, and all candidates attend to
-            one another, the literal reading of the paper, which makes the decoder tolerate duplicates.
+            one another, the literal reading of the paper, with which two-stage detectors had more duplicates.
     """
 
     candidates: int = 2

@@ -1,7 +1,9 @@
 """What several test rooms share that is no fixture."""
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo
@@ -19,7 +21,7 @@ ONLY_IN_0_1: dict[str, dict[str, Any]] = {
     "prediction": {"confidence_power": 1.0, "min_confidence": 0.0, "divide_by": "objects"},
     "auxiliary": {"apart": False, "pool": "layers", "distinct": False, "anchors": "initial"},
 }
-"""Fields of the lessons that oddetr 0.1 recorded, with their defaults."""
+"""Fields of the distillation terms that oddetr 0.1 recorded, with their defaults."""
 
 
 def as_of_0_1(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -50,3 +52,13 @@ def small_replay(folder: Path) -> Path:
     place = Place(step=1, epoch=0, batch=1, process=0, seed=5)
     step = NonFiniteStep(small_batch((2, 0), num_classes=2), place, Findings(parts={"loss": 1.0}))
     return save_replay(folder, DistillationTask(detector, 4), info, "fp32", step)
+
+
+def load_script(file: Path) -> ModuleType:
+    """The module of a file that belongs to no package."""
+    spec = spec_from_file_location(file.stem, file)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

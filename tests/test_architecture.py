@@ -1,11 +1,12 @@
 """The page "Architecture" and its figure show the rooms that there are, and their imports."""
 
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.helpers import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -15,12 +16,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 @pytest.fixture(scope="module")
 def house() -> ModuleType:
     """The script that draws the figure."""
-    spec = spec_from_file_location("house", FIGURES / "house.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FIGURES / "house.py")
 
 
 def test_figure_when_read_then_has_the_rooms_and_arrows_of_the_source(house: ModuleType) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from html.parser import HTMLParser
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from oddetr.cli import VERBS
+from tests.helpers import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -69,12 +70,7 @@ def test_site_when_built_then_fetches_nothing_from_elsewhere(site: Path) -> None
 def generated() -> ModuleType:
     """The hook that makes pages."""
     pytest.importorskip("mkdocs")
-    spec = spec_from_file_location("generated", ROOT / "docs" / "generated.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "generated.py")
 
 
 def test_pages_from_the_root_when_made_then_link_to_files_of_the_site(generated: ModuleType) -> None:

@@ -19,8 +19,7 @@ from oddetr.comparison.jobs import Failure, run_jobs
 from oddetr.comparison.records import JOB, RESULT, Job, RunResult, write_json
 from oddetr.comparison.report import CONFIGURATION, TABLE, write_report
 from oddetr.data.sources import open_sources
-from oddetr.training.config import TrainConfig
-from oddetr.training.old_configs import PADDED_BEFORE, upgraded
+from oddetr.training.old_configs import upgraded
 from oddetr.training.safety.resume import differences
 
 
@@ -153,7 +152,7 @@ def adopt(file: Path, config: ComparisonConfig) -> int:
             continue
         own = {name: ours[name] for name in SET_HERE}
         own |= {"data": ours["data"]} if terms["data"] == Path(ours["data"]).name else {}
-        before = TrainConfig().to_json() | PADDED_BEFORE | upgraded(terms) | own
+        before = upgraded(terms) | own
         different = differences(before, ours)
         if different:
             raise ValueError(

@@ -9,8 +9,8 @@ from jaxtyping import Int64
 from oddetr.reporting.stability import Kind
 
 GOOD, HELPFUL, WEAK = 0.9, 0.75, 0.5
-"""The least F1 at IoU 0.5 of each verdict. Rules of thumb: only the user knows how many errors are
-acceptable."""
+"""The least F1 at IoU 0.5 of each verdict. These are rules of thumb: only the user knows how many
+errors are acceptable."""
 FEW = 50
 """With fewer objects a verdict says little."""
 FEW_OF_A_KIND = 20

@@ -253,10 +253,9 @@ def from_random_weights(name: str) -> HuggingFaceDetector:
 
 def test_random_hgnet_keeps_the_scale_of_its_maps_through_depthwise_convolutions() -> None:
     torch.manual_seed(0)
-    spec = HuggingFaceConfig.read(str(Path(__file__).parents[2] / "recipes/compare/d_fine_tiny")).for_classes(
-        "0123456789"
-    )
-    maps = [values for values, _ in spec.build(10).backbone(torch.rand(2, 3, 128, 128), torch.ones(2, 128, 128))]
+    folder = Path(__file__).parents[2] / "recipes" / "compare" / "d_fine_tiny"
+    detector = HuggingFaceConfig.read(str(folder)).for_classes("0123456789").build(10)
+    maps = [values for values, _ in detector.backbone(torch.rand(2, 3, 128, 128), torch.ones(2, 128, 128))]
     assert len(maps) == 3
     assert all(0.1 < values.std() < 10 for values in maps)
 

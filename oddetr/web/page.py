@@ -42,6 +42,12 @@ _CSS = """
 .oddetr-heading h1 { font-size: 1.5rem; margin: 0 0 .25rem }
 .oddetr-alert { border-left: 4px solid #d55e00; padding: .5rem .75rem }
 :is(.oddetr-heading h1, .oddetr-alert, .oddetr-status) { overflow-wrap: anywhere }
+@media (max-width: 700px) {
+  /* One column, the controls between picture and table. */
+  .oddetr-column { display: contents }
+  .oddetr-column > .form { order: 1; width: 100% }
+  .oddetr-table { order: 2 }
+}
 """
 
 
@@ -101,9 +107,9 @@ def build_page(demo: Demo) -> "gr.Blocks":
         found = gr.State([], time_to_live=_KEPT)
         gr.HTML(_heading(demo))
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
+            with gr.Column(scale=1, min_width=300, elem_classes="oddetr-column"):
                 files, shown, threshold, labels = _controls(demo)
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=300, elem_classes="oddetr-column"):
                 refused = gr.HTML()
                 summary = gr.HTML(_status(_INVITATION))
                 picture = gr.Image(
@@ -115,7 +121,11 @@ def build_page(demo: Demo) -> "gr.Blocks":
                     buttons=["download", "fullscreen"],
                 )
                 table = gr.Dataframe(
-                    headers=[*HEADERS], label="Best first; boxes in pixels", interactive=False, visible=False
+                    headers=[*HEADERS],
+                    label="Best first; boxes in pixels",
+                    interactive=False,
+                    visible=False,
+                    elem_classes="oddetr-table",
                 )
         view, choice = [picture, summary, table], [threshold, labels]
         files.change(

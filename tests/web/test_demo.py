@@ -216,6 +216,7 @@ def test_page_when_images_are_dropped_in_a_browser_then_shows_detections(served:
         visit.set_default_timeout(30_000)
         visit.goto(served.url)
         area = visit.get_by_text("Drop File Here")
+        slider = visit.get_by_role("slider", name="Threshold")
         scene = visit.evaluate_handle(DROPPING, [content, "<b>scene.png", 0])
         area.dispatch_event("drop", {"dataTransfer": scene})
         status = visit.get_by_role("status").filter(has_text="300 x 200 pixels")
@@ -223,6 +224,13 @@ def test_page_when_images_are_dropped_in_a_browser_then_shows_detections(served:
         visit.get_by_role("img", name="100 objects").wait_for()
         name = visit.get_by_role("gridcell").first.inner_text().strip()
         assert name in set("0123456789")
+
+        visit.set_viewport_size({"width": 390, "height": 844})
+        parts = (visit.get_by_role("img", name="100 objects"), slider, visit.get_by_role("gridcell").first)
+        picture_top, slider_top, table_top = (part.bounding_box()["y"] for part in parts)
+        assert picture_top < slider_top < table_top
+        assert visit.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        visit.set_viewport_size({"width": 1280, "height": 900})
 
         visit.get_by_role("combobox", name="Classes").click()
         visit.get_by_role("option", name=name, exact=True).click()
@@ -232,7 +240,7 @@ def test_page_when_images_are_dropped_in_a_browser_then_shows_detections(served:
         with Image.open(download.value.path()) as picture:
             assert picture.size == (720, 480)
 
-        visit.get_by_role("slider", name="Threshold").press("End")
+        slider.press("End")
         status.filter(has_text="no objects with a score of at least 1.00").wait_for()
         assert watched.errors == []
 

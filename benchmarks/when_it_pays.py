@@ -1,10 +1,10 @@
 """When OD-DETR pays: its gain over the QFL baseline as one thing at a time varies, on fixed digit scenes.
 
 python benchmarks/when_it_pays.py runs/when --seeds 200,201 --jobs 2          # hours; the same command goes on
-python benchmarks/when_it_pays.py runs/when --only objects=1,images=300       # these settings alone
+python benchmarks/when_it_pays.py runs/when --only objects=1 images=320       # these settings alone
 python benchmarks/when_it_pays.py runs/when --jobs 0 --json when.json         # the table of what is finished
 
-A setting is the middle one (1 to 12 digits of 10 to 60 px in a scene of 128 px, 1,000 training scenes, 800 steps of 8,
+A setting is the middle one (1 to 12 digits of 10 to 60 px in a scene of 128 px, 1,280 training scenes, 800 steps of 8,
 50 queries, Deformable-DETR with refinement) with one thing changed. Each has data of its own below FOLDER/data, written
 once, and is a comparison (`oddetr compare`) of three arms in FOLDER/NAME: baseline, OD-DETR without rivals, OD-DETR.
 """
@@ -37,7 +37,7 @@ class Setting:
 
     objects: tuple[int, int] = (1, 12)
     heights: tuple[float, float] = (10.0, 60.0)
-    images: int = 1000
+    images: int = 1280
     steps: int = 800
     queries: int = 50
     model: str = "refine"
@@ -57,8 +57,8 @@ SETTINGS: dict[str, Setting] = {
     "heights=10-16": replace(MIDDLE, heights=(10.0, 16.0)),
     "heights=30-60": replace(MIDDLE, heights=(30.0, 60.0), objects=(4, 4)),
     "heights=10-16,objects=4": replace(MIDDLE, heights=(10.0, 16.0), objects=(4, 4)),
-    "images=300": replace(MIDDLE, images=300),
-    "images=5000": replace(MIDDLE, images=5000),
+    "images=320": replace(MIDDLE, images=320),
+    "images=6400": replace(MIDDLE, images=6400),
     "steps=400": replace(MIDDLE, steps=400),
     "steps=1600": replace(MIDDLE, steps=1600),
     "queries=25": replace(MIDDLE, queries=25),

@@ -23,8 +23,8 @@ FROM_ROOT = {
     "CITATION.cff": "CITATION.cff",
 }
 """Pages of the site, and the files that they are."""
-WIDTH = "96"
-"""Columns of the help texts."""
+WIDTH = "80"
+"""Columns of the help texts, which a page 1280 px wide shows without scrolling."""
 COMMAND_LINE = """\
 # Command line
 
@@ -46,7 +46,8 @@ def help_of(verb: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         VERBS[verb](["--help"], Console(file=printed))
-    return printed.getvalue().strip()
+    # jsonargparse glues `[=flags]` to its option by a backspace, which only a terminal understands.
+    return printed.getvalue().replace(" \b", "").strip()
 
 
 def command_line() -> str:

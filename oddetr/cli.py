@@ -312,7 +312,7 @@ VERBS: dict[str, Callable[[Sequence[str], Console], int]] = {
 
 _SPIN_COUNT = "30000"
 """How often an idle OpenMP thread polls for work before it sleeps; OpenMP reads it when torch is imported. Its default,
-300,000, makes a step 2.6 times slower beside other busy processes; 3,000 makes it 5 % slower on an idle machine (CPU;
+300,000, makes a step 2.6 times slower beside other busy processes; 10,000 makes it 5 % slower on an idle machine (CPU;
 docs/performance.md)."""
 
 

@@ -53,14 +53,7 @@ def training_data(
 
 
 class AugmentedDataset(TransformedDataset):
-    """Examples by (epoch, index), strongly augmented in the first epochs.
-
-    Args:
-        source, seed: see `TransformedDataset`.
-        mild: makes the examples after `strong_epochs` epochs.
-        strong: makes those before.
-        strong_epochs: >= 0.
-    """
+    """Examples by (epoch, index), strongly augmented in the first `strong_epochs` epochs."""
 
     def __init__(
         self, source: Source, mild: TrainTransform, strong: "StrongTransform", strong_epochs: int, seed: int = 0
@@ -84,18 +77,7 @@ class AugmentedDataset(TransformedDataset):
 class StrongTransform(TrainTransform):
     """`TrainTransform` with strong augmentation; its arguments are the same."""
 
-    def __init__(
-        self,
-        image_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        flippable: bool,
-        augment: AugmentConfig,
-    ) -> None:
-        super().__init__(image_size, mean, std, flippable, augment)
-        self._zoom_out, self._iou_crop = v2.RandomZoomOut(p=1.0), v2.RandomIoUCrop()
-        if augment.distort:
-            self._distort = v2.RandomPhotometricDistort(p=augment.distort)
+    _zoom_out, _iou_crop = v2.RandomZoomOut(p=1.0), v2.RandomIoUCrop()
 
     def __call__(self, sample: Sample, other: Other | None = None) -> Example:
         """One random view, maybe with other images in it.
@@ -123,6 +105,11 @@ class StrongTransform(TrainTransform):
             return view
         window = self._iou_crop.make_params([view.image, view.boxes])
         return view.crop(*(window[side] for side in ("top", "left", "height", "width"))) if window else view
+
+    def _distorted(self, view: View) -> View:
+        if not self.augment.distort:
+            return super()._distorted(view)
+        return replace(view, image=v2.RandomPhotometricDistort(p=self.augment.distort)(view.image))
 
     def _zoomed_out(self, view: View) -> View:
         """Up to 16 times the area, so an image of more than `detail` is shrunk to that first."""

@@ -44,13 +44,7 @@ def mixed_seed(*parts: int) -> int:
 
 
 class TransformedDataset(Dataset[Example]):
-    """Examples by (epoch, index).
-
-    Args:
-        source: the images.
-        transform: makes an example from a sample, drawing from torch's global generator only.
-        seed: >= 0.
-    """
+    """Examples by (epoch, index); `transform` draws from torch's global generator only."""
 
     def __init__(self, source: Source, transform: EvalTransform, seed: int = 0) -> None:
         self.source = source
@@ -89,7 +83,6 @@ class EpochSampler(Sampler[Key]):
     (evaluation) the order is the source's, and ranks may differ by one in number.
 
     Args:
-        length: images.
         rank: this process, 0..world_size-1.
         batch_size: keys that make a batch, >= 1.
         factors: how often each image is seen in an epoch, with `shuffle`; default: once.
@@ -189,10 +182,6 @@ class AccumulatedLoader:
     Losses divide by that number, so gradients accumulated over the group equal those of one large batch. Reads a group
     ahead. The last group may be shorter. With one part, batches pass unchanged.
 
-    Args:
-        loader: gives the batches.
-        parts: batches to a step, >= 1.
-
     Raises:
         ValueError: `parts` is below 1.
         ImageError: an image cannot be read; when its batch is reached.
@@ -203,8 +192,6 @@ class AccumulatedLoader:
             raise ValueError(f"An optimizer step needs at least 1 batch, not {parts}.")
         self.loader = loader
         self.parts = parts
-        self._done = 0
-
         self.dataset = loader.dataset
         self.sampler: Any = loader.sampler
         self.batch_sampler = loader.batch_sampler
@@ -218,11 +205,9 @@ class AccumulatedLoader:
 
     def skip(self, batches: int) -> None:
         """Leaves out the first `batches` batches of the next iteration, which are not read."""
-        self._done = batches
+        self.sampler.skip(batches * (self.loader.batch_size or 1))
 
     def __iter__(self) -> Iterator[Batch]:
-        self.sampler.skip(self._done * (self.loader.batch_size or 1))
-        self._done = 0
         group: list[Batch] = []
         for batch in self.loader:
             if isinstance(batch, ImageError):
@@ -252,8 +237,7 @@ def make_loader(
     memory where there is a CUDA device.
 
     Args:
-        batch_size: images per batch on this process, >= 1.
-        workers: processes that prepare batches; 0 prepares them in this one.
+        batch_size: images per batch on this process.
         parts: batches to an optimizer step, see `AccumulatedLoader`.
         pad_to: pixels to a multiple of which batches are padded, see `collate`.
     """

@@ -164,16 +164,7 @@ def mirrored_alike(names: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class DetectionData:
-    """One split of a folder of files; a `Source`.
-
-    Attributes:
-        root: the data set's folder.
-        split: the split's name.
-        files: the images, relative to `root`, one for each of `truth`'s images.
-        classes: the class table.
-        truth: the annotations.
-        reading: how images are read.
-    """
+    """One split of a folder of files; a `Source`. `files` are the images of `truth`, relative to `root`."""
 
     root: Path
     split: str

@@ -180,15 +180,7 @@ def compose(
     objects: tuple[int, int] = (1, MAX_OBJECTS),
     heights: tuple[float, float] = (MIN_HEIGHT, MAX_HEIGHT),
 ) -> Scene:
-    """Paints a scene, all but the camera.
-
-    Args:
-        dice: all randomness.
-        split: whose handwriting.
-        size: height and width, in pixels.
-        objects: the fewest and the most digits that are to find a place.
-        heights: of the smallest and the largest digit, in pixels; at most half the scene.
-    """
+    """Paints a scene, all but the camera; see `DigitScenes`. No digit is larger than half the scene."""
     bank, scene = digit_bank(), Scene(dice, size)
     members = bank.splits[split]
     _clutter(scene, bank, members)
@@ -220,6 +212,11 @@ class DigitScenes:
         ValueError: an argument is out of its range.
     """
 
+    classes = _CLASSES
+    """The digits; label = id = value."""
+    flippable = False
+    """A mirrored digit is no digit."""
+
     def __init__(
         self,
         split: Split = "train",
@@ -247,16 +244,6 @@ class DigitScenes:
         self.fresh = fresh
         self._length = length or (2000 if split == "train" else FIXED_LENGTH)
         self._seed = seed if split == "train" else 0
-
-    @property
-    def classes(self) -> ClassTable:
-        """The digits; label = id = value."""
-        return _CLASSES
-
-    @property
-    def flippable(self) -> bool:
-        """False: a mirrored digit is no digit."""
-        return False
 
     def __len__(self) -> int:
         return self._length

@@ -170,10 +170,6 @@ class Scene:
         ink: pixels of each object's ink.
         covered: how many of these something painted later covers.
         owner: for each pixel the object whose ink shows there, counted from 1, or 0.
-
-    Args:
-        dice: all randomness.
-        size: height and width, in pixels.
     """
 
     def __init__(self, dice: Dice, size: int) -> None:

@@ -24,29 +24,38 @@ class Kind:
         severity: how bad it is.
         words: what such faults are called; `{s}` and `{is|are}` stand for singular and plural.
         advice: what to do about them.
+        image_in: the field of a `Fault` that names the one image that it is about; `skip_broken` leaves it out.
     """
 
     severity: Severity
     words: str
     advice: str
+    image_in: Literal["file", "image"] | None = None
 
     def named(self, count: int) -> str:
         """What `count` faults of this kind are called."""
         return _PLURAL.sub(lambda found: (found[1] or "") if count == 1 else found[2], self.words)
 
 
+_REGIONS = (
+    "COCO's crowds and VOC's difficult objects are not learned. CVAT writes what was painted with a brush as "
+    "crowds. To learn them as objects: --crowds-as-objects true."
+)
 _error, _warning = partial(Kind, "error"), partial(Kind, "warning")
+_error_of_image, _error_in_image = partial(_error, image_in="file"), partial(_error, image_in="image")
 KINDS: dict[str, Kind] = {
     "layout": _error(
         "folder{s} that {is|are} no data {set|sets}",
         "Give the folder that holds the whole data set.",
     ),
     "other-format": _error("folder{s} in a format that is not read", "Give the folder of that export."),
-    "malformed-file": _error(
+    "malformed-file": _error_in_image(
         "file{s} that cannot be understood",
         "Fix the file, or export it again.",
     ),
-    "malformed-record": _error("malformed {entry|entries}", "Fix these entries, or export the annotations again."),
+    "malformed-record": _error_in_image(
+        "malformed {entry|entries}", "Fix these entries, or export the annotations again."
+    ),
     "duplicate-split": _error(
         "split{s} that {is|are} defined twice", "Move the file that is not meant out of the folder."
     ),
@@ -60,7 +69,7 @@ KINDS: dict[str, Kind] = {
         "they are, allow it: --allow-outside true (allow_outside=True).",
     ),
     "unreadable-folder": _error("folder{s} that cannot be listed", "Give yourself the right to read them: chmod u+rx."),
-    "unreadable-name": _error(
+    "unreadable-name": _error_of_image(
         "file{s} whose {name is|names are} not readable text",
         "Rename them, in the annotations too: names are text in UTF-8, without line breaks or control characters.",
     ),
@@ -83,49 +92,45 @@ KINDS: dict[str, Kind] = {
         "Look for the labels: they may be in another folder, or belong to other images. Where val was held out of "
         "train, label more images, or make a val split that shows objects.",
     ),
-    "only-regions": _error(
-        "split{s} with nothing but regions to ignore",
-        "COCO's crowds and VOC's difficult objects are not learned. CVAT writes what was painted with a brush as "
-        "crowds. To learn them as objects: --crowds-as-objects true.",
-    ),
-    "ambiguous-image": _error(
+    "only-regions": _error("split{s} with nothing but regions to ignore", _REGIONS),
+    "ambiguous-image": _error_of_image(
         "image{s} that cannot be told from others by {its name|their names}",
         "Give every image a name of its own, or sort the label files into folders like those of the images.",
     ),
-    "missing-image": _error(
+    "missing-image": _error_of_image(
         "image{s} that {is|are} annotated but not there",
         "Restore the images, or remove their entries from the annotations.",
     ),
-    "unreadable-image": _error(
+    "unreadable-image": _error_of_image(
         "image{s} that cannot be read",
         "Restore the files from their source, or remove them together with their annotations.",
     ),
-    "image-too-large": _error(
+    "image-too-large": _error_of_image(
         "image{s} that {is|are} too large to be decoded safely",
         "Cut them into tiles or shrink them, and their boxes with them; or allow more: --most-pixels N.",
     ),
-    "wrong-size": _error(
+    "wrong-size": _error_of_image(
         "image{s} of another size than {its|their} annotations say",
         "The boxes were probably drawn on another version of the image: bring that version back, or scale the boxes. "
         "Only if the boxes do fit the image as it is, correct the width and height in the annotations.",
     ),
-    "size-before-turn": _error(
+    "size-before-turn": _error_of_image(
         "image{s} that EXIF turns after {it was|they were} annotated",
         "If the boxes fit the image as it is stored, take it so: --ignore-exif true. If not, correct width and height "
         "in the annotations.",
     ),
-    "duplicate-image-id": _error(
+    "duplicate-image-id": _error_in_image(
         "image id{s} used more than once",
         "Give every image its own id, and have each annotation refer to the right one.",
     ),
-    "duplicate-file-name": _error(
+    "duplicate-file-name": _error_in_image(
         "image file{s} listed under two ids", "Keep one entry for each file, with all of its annotations."
     ),
-    "duplicate-annotation-id": _error(
+    "duplicate-annotation-id": _error_in_image(
         "annotation id{s} used more than once",
         "Give every annotation its own id; remove annotations that are copies of one another.",
     ),
-    "crowded-image": _error(
+    "crowded-image": _error_of_image(
         "image{s} with too many objects to train on",
         "A detector finds as many objects as it has queries, some hundreds: cut these images into tiles. The same "
         "object many times over is a mistake of an export.",
@@ -134,20 +139,20 @@ KINDS: dict[str, Kind] = {
         "object{s} of {a class that is|classes that are} not in the class table",
         "Add the class to the table, or correct the objects' class.",
     ),
-    "not-a-number": _error(
+    "not-a-number": _error_in_image(
         "{box|boxes} whose coordinates are not four finite numbers",
         "Correct the numbers (digits and a point, no units), or remove these boxes.",
     ),
-    "inverted-box": _error(
+    "inverted-box": _error_in_image(
         "inverted {box|boxes}",
         "Right must be greater than left, and bottom greater than top: corners may be swapped, or a corner may be "
         "written where width and height belong.",
     ),
-    "box-outside": _error(
+    "box-outside": _error_in_image(
         "{box|boxes} entirely outside {its image|their images}",
         "They may belong to other images, or to another size of these: correct or remove them.",
     ),
-    "pixel-coordinates": _error(
+    "pixel-coordinates": _error_in_image(
         "{box|boxes} in pixels where YOLO wants shares of the image's size",
         "Divide the centre and the size of each box by the image's width and height (by 100, if they are per cent).",
     ),
@@ -170,11 +175,7 @@ KINDS: dict[str, Kind] = {
         "image{s} without objects after faulty ones were left out",
         "Draw their boxes again: as they are, they teach that there is nothing to find.",
     ),
-    "many-regions": _warning(
-        "split{s} of which many objects are regions to ignore",
-        "COCO's crowds and VOC's difficult objects are not learned. CVAT writes what was painted with a brush as "
-        "crowds. To learn them as objects: --crowds-as-objects true.",
-    ),
+    "many-regions": _warning("split{s} of which many objects are regions to ignore", _REGIONS),
     "similar-classes": _warning(
         "group{s} of classes whose names differ in spelling alone",
         "If they mean the same, give them one name: each class learns from its own examples only.",
@@ -231,37 +232,5 @@ KINDS: dict[str, Kind] = {
 }
 """Everything that is looked for, errors first."""
 
-OF_ONE_IMAGE = frozenset(
-    {
-        "ambiguous-image",
-        "box-outside",
-        "crowded-image",
-        "duplicate-annotation-id",
-        "duplicate-file-name",
-        "duplicate-image-id",
-        "image-too-large",
-        "inverted-box",
-        "malformed-file",
-        "malformed-record",
-        "missing-image",
-        "not-a-number",
-        "outside-folder",
-        "pixel-coordinates",
-        "unreadable-image",
-        "unreadable-name",
-        "wrong-size",
-        "size-before-turn",
-    }
-)
-"""The errors that concern single images: `skip_broken` leaves these images out."""
-
 AT_LEAST = 5
 """Places from which on the share of a fault counts."""
-SHARES: dict[str, tuple[str, float]] = {
-    "unknown-image": ("annotations", 0.1),
-    "zero-area-box": ("boxes", 0.1),
-    "clipped-box": ("boxes", 0.1),
-    "label-without-image": ("label files", 0.1),
-    "emptied-image": ("images", 0.1),
-}
-"""The warnings that are an error above a share of the data: what it is counted in, and the share."""

@@ -1,24 +1,11 @@
 """Which faults of a data set count: shares that are too large, faults that only follow from others, and what can be
 skipped."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from oddetr.data.fault_kinds import AT_LEAST, KINDS, OF_ONE_IMAGE, SHARES
+from oddetr.data.fault_kinds import AT_LEAST, KINDS
 from oddetr.data.faults import Fault, by_kind, of_severity
 
-_NAMED_BY_IMAGE = frozenset(
-    {
-        "ambiguous-image",
-        "crowded-image",
-        "image-too-large",
-        "missing-image",
-        "size-before-turn",
-        "unreadable-image",
-        "unreadable-name",
-        "wrong-size",
-    }
-)
-"""Faults of one image whose file is the image."""
 _OF_BOXES = frozenset({"box-outside", "clipped-box", "emptied-image", "inverted-box", "zero-area-box"})
 _OF_OBJECTS = frozenset(
     {
@@ -32,25 +19,33 @@ _OF_OBJECTS = frozenset(
         *_OF_BOXES,
     }
 )
+_LARGE_SHARE = 0.1
+"""Share of the data from which on some warnings are errors."""
 _MOST_SKIPPED = 1 / 3
 """Share of the images that may be left out as broken: where more are, the fault is the data set's."""
 
 
-def large_shares(faults: Iterable[Fault], sound: Mapping[str, int]) -> list[Fault]:
-    """An error for each kind of warning that touches a large share of the data; see `fault_kinds.SHARES`.
+def large_shares(faults: Iterable[Fault], boxes: int, images: int) -> list[Fault]:
+    """An error for each kind of warning that touches a large share of the data.
 
     Args:
-        sound: how many boxes, annotations, label files and images are read.
+        boxes, images: how many are read, those with faults too.
     """
+    groups = by_kind(dict.fromkeys(faults))
+    counts = {kind: len(groups.get(kind, ())) for kind in KINDS}
+    totals = {
+        "zero-area-box": ("boxes", boxes),
+        "clipped-box": ("boxes", boxes - counts["zero-area-box"]),
+        "emptied-image": ("images", images),
+        "unknown-image": ("annotations", boxes + counts["unknown-image"]),
+        "label-without-image": ("label files", images - counts["image-without-label"] + counts["label-without-image"]),
+    }
     found: list[Fault] = []
-    for kind, group in by_kind(faults).items():
-        if kind not in SHARES:
-            continue
-        (what, share), count = SHARES[kind], len(group)
-        total = sound[what] + (0 if kind in ("clipped-box", "emptied-image") else count)
-        if count >= AT_LEAST and count > share * total:
+    for kind, (what, total) in totals.items():
+        count = counts[kind]
+        if count >= AT_LEAST and count > _LARGE_SHARE * total:
             message = f"{count / total:.0%} of the {what} ({count:,} of {total:,}): {KINDS[kind].named(count)}"
-            found.append(Fault("large-share", group[0].file, message))
+            found.append(Fault("large-share", groups[kind][0].file, message))
     return found
 
 
@@ -79,9 +74,8 @@ def without_consequences(faults: Sequence[Fault], images: int) -> tuple[Fault, .
 
 def of_one_image(fault: Fault) -> str:
     """The image that a fault is about, if it is an error of that image alone; else empty."""
-    if fault.kind not in OF_ONE_IMAGE or KINDS[fault.kind].severity != "error":
-        return ""
-    return fault.image or (fault.file if fault.kind in _NAMED_BY_IMAGE else "")
+    field = KINDS[fault.kind].image_in
+    return getattr(fault, field) if field else ""
 
 
 def can_skip(faults: Iterable[Fault], images: int) -> bool:

@@ -6,10 +6,11 @@ Pillow's decoders raise whatever they trip over when a file is corrupt, so every
 import hashlib
 import io
 import os
+import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -30,21 +31,14 @@ _NO_IMAGES = frozenset(
     {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".py", ".zip", ".cache", ".npy", ".pt"}
 )
 """Files beside images that need no look at their content."""
-_BEGINNINGS = (
-    (0, b"\xff\xd8\xff"),
-    (0, b"\x89PNG\r\n"),
-    (0, b"GIF8"),
-    (0, b"II*\x00"),
-    (0, b"MM\x00*"),
-    (8, b"WEBP"),
-    (4, b"ftypavi"),
-    (0, b"\x00\x00\x00\x0cjP  "),
-    (0, b"\xff\x4f\xff\x51"),
-    *((0, b"P%d" % kind + space) for kind in range(1, 7) for space in (b"\n", b" ")),
+_BEGINNING = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|II\*\0|MM\0\*|.{8}WEBP|.{4}ftypavi"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-6][\n ]|BM.{4}\0{4}",
+    re.DOTALL,
 )
-"""(offset, bytes) by which the formats that are read are recognised."""
-_HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
-"""What stands at offset 4 of photographs as phones keep them; Pillow does not read them."""
+"""Of JPEG, PNG, GIF, TIFF, WebP, AVIF, JPEG 2000, PPM and its kin, and BMP."""
+_HEIC = re.compile(rb".{4}ftyp(hei|hev|mif|msf)", re.DOTALL)
+"""The same of photographs as phones keep them; Pillow does not read them."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 """What a file may hold, whatever its name; others of Pillow's formats call programs (EPS), or take any bytes (TGA)."""
@@ -54,7 +48,6 @@ MOST_PIXELS_ALONE = 178_956_970
 """Of an image that is read alone, to look for objects in it: Pillow refuses more by default."""
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-_ORIENTATIONS_THAT_SWAP_SIDES = frozenset({5, 6, 7, 8})
 
 Result = TypeVar("Result")
 
@@ -100,8 +93,7 @@ def is_image(path: Path) -> bool:
             start = file.read(16)
     except OSError:
         return False
-    is_bitmap = start.startswith(b"BM") and start[6:10] == bytes(4)
-    return is_bitmap or start[4:11] in _HEIC or any(start[offset:].startswith(mark) for offset, mark in _BEGINNINGS)
+    return bool(_BEGINNING.match(start) or _HEIC.match(start))
 
 
 def read_image(path: Path, reading: ReadingConfig = AS_USUAL) -> UInt8[np.ndarray, "height width 3"]:
@@ -166,21 +158,14 @@ def decode(path: Path, reading: ReadingConfig = AS_USUAL) -> ImageFacts:
     return replace(facts, size=(height, width), digest=digest, deep_colour=deep_colour, animated=animated)
 
 
-def is_deep(path: Path) -> bool:
-    """Whether an image holds grey values of 16 bits; not where it cannot be read."""
-    try:
-        with _opened(path, MOST_PIXELS_ALONE) as image:
-            return _is_deep(image)
-    except Exception:
-        return False
-
-
 def grey_bits(path: Path) -> int:
-    """Bits of the values of a grey image of 16 bits, but for one in a thousand, which may be dead pixels; 0 for other
-    images, and for what cannot be read."""
+    """Bits of the values of a grey image of 16 bits, but for one in a thousand, which may be dead pixels; at least 1.
+    0 for other images, and for what cannot be read."""
     try:
         with _opened(path, MOST_PIXELS_ALONE) as image:
-            return int(np.quantile(np.asarray(image), 0.999, method="higher")).bit_length() if _is_deep(image) else 0
+            if not _is_deep(image):
+                return 0
+            return max(1, int(np.quantile(np.asarray(image), 0.999, method="higher")).bit_length())
     except Exception:
         return 0
 
@@ -189,7 +174,11 @@ def map_images(
     function: Callable[[Path], Result], paths: Sequence[Path], console: Console | None = None, title: str = "Images"
 ) -> list[Result]:
     """`function` of every path, in order, by a pool of threads; shows progress on `console` if it is a terminal."""
-    with _quiet(), ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    # Pillow's warnings do not concern the pixels (odd EXIF data, for one), or what is refused here (`most_pixels`).
+    with (
+        warnings.catch_warnings(action="ignore"),
+        ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
+    ):
         results: Iterator[Result] = pool.map(function, paths)
         if console is None or not console.is_terminal:
             return list(results)
@@ -241,7 +230,7 @@ def _eight_bits(pixels: np.ndarray, bits: int) -> UInt8[np.ndarray, "height widt
 
 def _facts(image: Image.Image, reading: ReadingConfig) -> ImageFacts:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    rotated = orientation in _ORIENTATIONS_THAT_SWAP_SIDES
+    rotated = orientation in range(5, 9)
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # of these, Pillow has swapped the sides already
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
@@ -255,17 +244,9 @@ def _unreadable(problem: BaseException, path: Path) -> ImageFacts:
         why = "the file is empty, or no image of a known format"
         with suppress(OSError), path.open("rb") as file:
             start = file.read(64)
-            if start[4:11] in _HEIC:
+            if _HEIC.match(start):
                 why = "it is a photograph in HEIC, which is not read: save it as JPEG, which may turn it upright"
             elif start.startswith(b"version https://git-lfs"):
                 why = "it is a Git LFS pointer, not the image: run git lfs pull"
         return ImageFacts(None, problem=why)
     return ImageFacts(None, problem=reason(problem), too_large=isinstance(problem, (*_BOMB, TooLarge)))
-
-
-@contextmanager
-def _quiet() -> Generator[None, None, None]:
-    """Pillow's warnings do not concern the pixels (odd EXIF data, for one), or what is refused here (`most_pixels`)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

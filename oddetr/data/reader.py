@@ -4,7 +4,6 @@ import hashlib
 import posixpath
 import re
 import stat
-from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from oddetr.common.regular_files import mode
-from oddetr.common.text import readable, shown
+from oddetr.common.text import listed, readable, shown
 from oddetr.data.box_faults import clean
 from oddetr.data.dataset import ClassTable, DetectionData, mirrored_alike
 from oddetr.data.fault_kinds import FEW
@@ -24,11 +23,11 @@ from oddetr.data.faults import DataError, Fault, of_severity, summaries
 from oddetr.data.formats.coco import COCO
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.format import AnyFormat, RawFolder, RawSplit
-from oddetr.data.formats.text import SPLITS
+from oddetr.data.formats.text import SPLITS, grouped
 from oddetr.data.formats.unsupported import archive, recognised
 from oddetr.data.formats.voc import VOC
 from oddetr.data.formats.yolo import YOLO
-from oddetr.data.images import grey_bits, is_deep, map_images, read_size
+from oddetr.data.images import grey_bits, map_images, read_size
 from oddetr.data.reading_config import AS_USUAL, ReadingConfig
 
 FORMATS: tuple[AnyFormat, ...] = (COCO, YOLO, VOC)
@@ -45,7 +44,7 @@ _MANY_REGIONS = 0.1
 """Share of a split's objects from which on regions to ignore are reported."""
 _NEVER_DEEP = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif"})
 _HEADERS = 64
-"""Images whose headers tell whether a data set has grey values of 16 bits."""
+"""Images that tell whether a data set has grey values of 16 bits."""
 _OF_TRAINING = frozenset({"missing-split", "no-objects", "only-regions", "crowded-image"})
 """Errors that only matter to training."""
 
@@ -111,7 +110,6 @@ def read_folder(root: Path, console: Console | None = None, reading: ReadingConf
     Args:
         root: the data set's folder, or its data.yaml or JSON file.
         console: shows progress if images must be opened for their size; None is silent.
-        reading: what the owner of the data chose.
 
     Raises:
         DataError: the format is not recognised, or there is no class table or no image.
@@ -152,14 +150,14 @@ def without_broken(folder: DataFolder) -> DataFolder:
     What can be told of single images: that they cannot be read, or hold an object or a line that cannot. Errors of the
     whole data set remain, and all do where these images are more than a third.
     """
-    broken = {image for fault in folder.faults if (image := of_one_image(fault))}
-    if not can_skip([fault for fault in folder.faults if of_one_image(fault)], folder.images):
+    skipped = [fault for fault in folder.faults if of_one_image(fault)]
+    if not can_skip(skipped, folder.images):
         return folder
+    broken = set(map(of_one_image, skipped))
     kept = {
         name: data.take(np.array([row for row, file in enumerate(data.files) if file not in broken], dtype=np.int64))
         for name, data in folder.splits.items()
     }
-    skipped = [fault for fault in folder.faults if of_one_image(fault)]
     images = folder.images - sum(map(len, kept.values()))
     decision = f"Left out as broken, of those that were read {images:,}: {' '.join(summaries(skipped))}"
     empty = [Fault("no-objects", ".", f"{name}: no object is left") for name in kept if kept[name].truth.crowd.all()]
@@ -184,10 +182,7 @@ def _large_shares(files: Files, raw: RawFolder) -> list[Fault]:
     """The faults of a large share of the data."""
     boxes = sum(len(split.objects) for split in raw.splits)
     images = sum(len(split.files) for split in raw.splits)
-    labelled = images - sum(fault.kind == "image-without-label" for fault in files.faults)
-    flat = sum(fault.kind == "zero-area-box" for fault in files.faults)
-    sound = {"boxes": boxes - flat, "annotations": boxes, "images": images, "label files": labelled}
-    return large_shares(dict.fromkeys(files.faults), sound)
+    return large_shares(files.faults, boxes, images)
 
 
 def _with_grey_bits(files: Files, raw: RawFolder, reading: ReadingConfig, console: Console | None) -> ReadingConfig:
@@ -195,7 +190,7 @@ def _with_grey_bits(files: Files, raw: RawFolder, reading: ReadingConfig, consol
     paths = [files.root / file for split in raw.splits for file in split.files]
     deep = [path for path in paths if path.suffix.lower() not in _NEVER_DEEP]
     few = deep[:: max(1, len(deep) // _HEADERS)]
-    if reading.grey_bits is not None or not any(map_images(is_deep, few)):
+    if reading.grey_bits is not None or not any(map_images(grey_bits, few)):
         return reading
     bits = max(8, *map_images(grey_bits, deep, console, "Grey values"))
     bits += bits % 2
@@ -228,13 +223,12 @@ def _recognised(root: Path, allow_outside: bool) -> tuple[AnyFormat, Files, Any,
         return *fitting[0], [format.name for format, _, _ in fitting[1:]]
     files = tried[0][1]
     if not files.is_folder("."):
-        message = f"{root} {'is a file, not a folder' if mode(root) else 'does not exist'}"
-        message = (archive(root) if mode(root) else None) or message
+        message = (archive(root) or f"{root} is a file, not a folder") if mode(root) else f"{root} does not exist"
         raise DataError(root, [Fault("layout", ".", message)])
     if (fault := files.barred(".")) is not None:
         raise DataError(root, [fault])
     names = sorted(name + ("/" if files.is_folder(name) else "") for name in files.names())
-    content = shown(", ".join(names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    content = shown(listed(names, 12))
     lines = [f"{root} has no known layout; it holds {content or 'nothing'}"]
     folders = files.subfolders()
     folders += [inner for folder in folders for inner in files.subfolders(folder)]
@@ -295,16 +289,17 @@ def _held_out(train: DetectionData, notes: list[str]) -> dict[str, DetectionData
     The same images are chosen whatever their order on disk. Groups of copies are held out together: those that fit into
     the share, in the order of their hashes; if none does, the smallest.
     """
-    groups = _groups_of_copies(train.files)
+    groups = grouped(train.files, _original)
     if len(groups) < 2:
         return {}
+    ordered = [groups[key] for key in sorted(groups)]
     count = max(1, round(HELD_OUT * len(train)))
-    held: list[int] = []
-    for group in groups:
+    held: set[str] = set()
+    for group in ordered:
         if len(held) + len(group) <= count:
-            held += group
-    held = held or min(groups, key=len)
-    is_held = np.isin(np.arange(len(train)), held)
+            held.update(group)
+    held = held or set(min(ordered, key=len))
+    is_held = np.array([file in held for file in train.files])
     share = len(held) / len(train)
     notes.append(
         f"There is no val split: {len(held):,} of the {len(train):,} training images ({share:.0%}) are held out as "
@@ -313,24 +308,20 @@ def _held_out(train: DetectionData, notes: list[str]) -> dict[str, DetectionData
     return {"train": train.take(np.flatnonzero(~is_held)), "val": train.take(np.flatnonzero(is_held), "val")}
 
 
-def _groups_of_copies(files: Sequence[str]) -> list[list[int]]:
-    """The indices of files, those of copies of the same image together, in the order of a hash of their names."""
-    groups: dict[tuple[bytes, str], list[int]] = defaultdict(list)
-    for index, file in enumerate(files):
-        folder, name = posixpath.split(file)
-        original = _COPY.sub("", name)
-        chance = hashlib.blake2b(original.encode(), digest_size=8).digest()
-        groups[chance, posixpath.join(folder, original)].append(index)
-    return [groups[key] for key in sorted(groups)]
+def _original(file: str) -> tuple[bytes, str]:
+    """A hash of the name of the image of which a file is a copy, and its path."""
+    folder, name = posixpath.split(file)
+    original = _COPY.sub("", name)
+    return hashlib.blake2b(original.encode(), digest_size=8).digest(), posixpath.join(folder, original)
 
 
 def _report_unlisted(files: Files, raw: RawFolder) -> None:
     """Report images in the folders of listed ones that are in no split."""
-    listed = {file for split in raw.splits for file in split.files}
+    known = {file for split in raw.splits for file in split.files}
     mentioned = {fault.file for fault in files.faults}
-    folders, probe = set(map(posixpath.dirname, listed)), files.probe()
+    folders, probe = set(map(posixpath.dirname, known)), files.probe()
     beside = {file for folder in folders for file in probe.images_in(folder, below=False)}
-    for file in sorted(beside - listed - mentioned):
+    for file in sorted(beside - known - mentioned):
         files.add("unlisted-image", file, "no split names it")
 
 
@@ -369,13 +360,14 @@ def _report_missing_objects(files: Files, splits: dict[str, DetectionData], raw:
 
 def _report_similar_classes(files: Files, raw: RawFolder) -> None:
     """Report class names that differ in capital letters, spaces, marks, a plural s, or 0 for o and 1 for l alone."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in raw.classes.names:
-        letters = "".join(filter(str.isalnum, name.casefold())).translate(str.maketrans("01", "ol"))
-        alike[letters.removesuffix("s") or name].append(name)
-    for group in alike.values():
+    for group in grouped(raw.classes.names, _spelling).values():
         if len(group) > 1:
             files.add("similar-classes", raw.class_file, " and ".join(map(repr, group)))
+
+
+def _spelling(name: str) -> str:
+    letters = "".join(filter(str.isalnum, name.casefold())).translate(str.maketrans("01", "ol"))
+    return letters.removesuffix("s") or name
 
 
 def _report_shared_files(files: Files, splits: dict[str, DetectionData]) -> None:

@@ -42,9 +42,7 @@ def open_sources(
     Images are not opened before they are needed.
 
     Args:
-        digits: the training scenes, for `digits`.
-        seed: of the training scenes, for `digits`.
-        reading: what the owner of the data chose.
+        digits, seed: of the training scenes, for `digits`.
 
     Raises:
         DataError: the annotations have errors, or there is no data set of a known format.

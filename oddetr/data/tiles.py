@@ -66,9 +66,9 @@ class TiledSource:
         if shorter is not None:
             shorter = math.ceil(shorter * full.min() / min(height, width))
         sample = self.whole.sample(image, epoch, shorter)
-        scale = np.divide(sample.image.shape[:2], full)
-        (top, left), (bottom, right) = (np.round(np.array(corner) * scale).astype(int) for corner in _corners(tile))
-        pixels = sample.image[top:bottom, left:right]
+        scale = np.divide(sample.image.shape[:2], full)[[1, 0, 1, 0]]
+        x0, y0, x1, y1 = np.round(np.array(tile) * scale).astype(int)
+        pixels = sample.image[y0:y1, x0:x1]
         return Sample(
             image=pixels,
             boxes=truth.boxes[rows] * np.divide(pixels.shape[:2], (height, width), dtype=np.float32)[[1, 0, 1, 0]],
@@ -104,30 +104,23 @@ class TiledSource:
     @cached_property
     def _truth(self) -> Annotations:
         truth = self.whole.annotations()
-        parts = [self._cut_out(image, tile) for image, tile in self._places]
-        names = ("boxes", "labels", "areas", "crowd", "annotation_ids")
-        empty = truth.take(np.zeros(0, np.int64))
+        found = [(self._rows(image), self._shares(image, [tile])[0]) for image, tile in self._places]
+        found = [(rows[shares > 0], shares[shares > 0]) for rows, shares in found]
+        counts = [len(rows) for rows, _ in found]
+        rows = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in found)])
+        shares = np.concatenate([np.zeros(0, np.float32), *(shares for _, shares in found)])
+        windows = np.array([tile for _, tile in self._places], np.int64).reshape(-1, 4)
+        low, high = (np.tile(np.repeat(corner, counts, axis=0), 2) for corner in (windows[:, :2], windows[:, 2:]))
         return Annotations(
-            image_ids=np.arange(len(parts)),
-            sizes=np.array([(y1 - y0, x1 - x0) for _, (x0, y0, x1, y1) in self._places], np.int64).reshape(-1, 2),
-            offsets=np.cumsum([0, *(len(part["labels"]) for part in parts)]),
-            **{name: np.concatenate([getattr(empty, name), *(part[name] for part in parts)]) for name in names},
+            image_ids=np.arange(len(windows)),
+            sizes=windows[:, [3, 2]] - windows[:, [1, 0]],
+            offsets=np.cumsum([0, *counts]),
+            boxes=(np.clip(truth.boxes[rows], low, high) - low).astype(np.float32),
+            labels=truth.labels[rows],
+            areas=(truth.areas[rows] * shares).astype(np.float32),
+            crowd=truth.crowd[rows] | (shares < KEPT_SHARE),
+            annotation_ids=truth.annotation_ids[rows],
         )
-
-    def _cut_out(self, image: int, tile: Tile) -> dict[str, np.ndarray]:
-        """The objects of a tile, as fields of `Annotations`."""
-        truth, rows = self.whole.annotations(), self._rows(image)
-        (shares,) = self._shares(image, [tile])
-        rows, shares = rows[shares > 0], shares[shares > 0]
-        x0, y0, x1, y1 = tile
-        boxes = np.clip(truth.boxes[rows], (x0, y0, x0, y0), (x1, y1, x1, y1)) - np.array([x0, y0, x0, y0])
-        return {
-            "boxes": boxes.astype(np.float32),
-            "labels": truth.labels[rows],
-            "areas": (truth.areas[rows] * shares).astype(np.float32),
-            "crowd": truth.crowd[rows] | (shares < KEPT_SHARE),
-            "annotation_ids": truth.annotation_ids[rows],
-        }
 
     def _windows(self, image: int) -> list[Tile]:
         """The tiles of an image, and the whole where an object needs it."""
@@ -168,12 +161,6 @@ def tiled(sources: dict[str, Source], side: int) -> tuple[dict[str, Source], str
             f"neighbours overlap by {round(OVERLAP * side)} px: their whole images are among the tiles."
         )
     return sources | {"train": train, "val": val}, note
-
-
-def _corners(tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(top, left) and (bottom, right)."""
-    x0, y0, x1, y1 = tile
-    return (y0, x0), (y1, x1)
 
 
 def _starts(length: int, side: int) -> list[int]:

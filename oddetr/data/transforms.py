@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import box_area
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -126,11 +127,6 @@ def training_sizes(image_size: int, min_scale: float) -> list[int]:
     return [min(image_size, max(8, 8 * round(step * image_size / 8))) for step in steps[:-1]] + [image_size]
 
 
-def area(boxes: Float32[Tensor, "objects 4"]) -> Float32[Tensor, " objects"]:
-    """Of (x0, y0, x1, y1)."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
 def pick(low: int, high: int) -> int:
     """An integer from low to high, both included."""
     return int(torch.randint(low, high + 1, ()))
@@ -177,7 +173,7 @@ class View:
     def crop(self, top: int, left: int, height: int, width: int) -> "View":
         """The window of this size, in pixels, whose first pixel is (top, left)."""
         window = self.changed(F.crop, top, left, height, width)
-        return replace(window, shares=self.shares * (area(window.boxes) / area(self.boxes)))
+        return replace(window, shares=self.shares * (box_area(window.boxes) / box_area(self.boxes)))
 
     def resize(self, height: int, width: int) -> "View":
         """The same at another size."""

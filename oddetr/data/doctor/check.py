@@ -252,9 +252,5 @@ def _class_table(folder: DataFolder, splits: dict[str, Statistics], every: bool)
 def _verdict(errors: int) -> Text:
     if not errors:
         return Text("No errors: this data can be trained on.", style="bold green")
-    what = (
-        "error: training will not start before it is"
-        if errors == 1
-        else "errors: training will not start before they are"
-    )
-    return Text(f"{errors:,} {what} fixed.", style="bold red")
+    many, are = ("s", "they are") if errors > 1 else ("", "it is")
+    return Text(f"{errors:,} error{many}: training will not start before {are} fixed.", style="bold red")

@@ -27,9 +27,7 @@ class Statistics:
     """What a split holds. Regions to ignore count as crowd only, never as objects.
 
     Attributes:
-        images: how many.
-        empty_images: how many of them have neither object nor crowd region.
-        objects: how many.
+        empty_images: how many images have neither object nor crowd region.
         crowd: regions to ignore.
         per_class: objects of each class, in the order of the class table.
         widths, heights: of the images in pixels, with the median.

@@ -25,7 +25,7 @@ from oddetr.data.formats.files import Files
 from oddetr.data.formats.format import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit, joined
 from oddetr.data.formats.json_values import Id, id_of, integer, number_of, numbered, text_of
 from oddetr.data.formats.masks import box_of
-from oddetr.data.formats.text import SPLITS, require_unique, split_of
+from oddetr.data.formats.text import SPLITS, grouped, require_unique, split_of
 
 _OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_", "person_keypoints_")
 _NAMES = ("file_name", "coco_url", "filename", "path")
@@ -45,7 +45,7 @@ _LARGEST_FILE = 2**34
 
 @dataclass(frozen=True)
 class _Document:
-    """The lists of records of one JSON file, and its categories: (id, name) of the well-formed ones."""
+    """The lists of records of one JSON file, and its well-formed categories."""
 
     file: str
     split: str
@@ -123,18 +123,16 @@ def _read(files: Files, candidates: list[str]) -> RawFolder:
 def _chosen(files: Files, candidates: list[str]) -> dict[str, list[str]]:
     """The annotation files of each split: by the name of the file, else of its folder; if none names a split, all are
     train."""
-    chosen: dict[str, list[str]] = defaultdict(list)
-    for file in candidates:
-        folder, name = posixpath.split(file)
-        split = split_of(Path(name).stem) or split_of(folder)
-        if split is not None:
-            chosen[split].append(file)
-    unnamed = sorted(set(candidates) - {file for names in chosen.values() for file in names})
+
+    def split(file: str) -> str:
+        return split_of(Path(file).stem) or split_of(posixpath.dirname(file)) or ""
+
+    chosen = grouped(candidates, split)
+    unnamed = sorted(set(chosen.pop("", [])))
     if not chosen:
-        chosen["train"] = unnamed
-    else:
-        for file in unnamed:
-            files.notes.append(f"{file} was not read: its name says neither train nor val nor test.")
+        return {"train": unnamed}
+    for file in unnamed:
+        files.notes.append(f"{file} was not read: its name says neither train nor val nor test.")
     return {split: chosen[split] for split in SPLITS if split in chosen}
 
 
@@ -265,7 +263,7 @@ def _objects(
     rows = {image.id: row for row, image in enumerate(images)}
     by_name = {name: label for label, name in enumerate(classes.names)}
     folded = {name.casefold(): label for name, label in by_name.items()}
-    found = {id: by_name.get(name, folded.get(name.casefold())) for id, name in document.categories}
+    found = {id: by_name.get(name, folded.get(name.casefold())) for id, name, _ in document.categories}
     labels = {id: label for id, label in found.items() if label is not None}
     objects: list[tuple[Any, ...]] = []
     seen: set[Id] = set()
@@ -287,13 +285,11 @@ def _report_disagreement(files: Files, document: _Document) -> None:
     """
     compared = differing = smaller = equal = 0
     for record in document.annotations[:: max(1, len(document.annotations) // _COMPARED)]:
-        if not isinstance(record, dict):
+        numbers = _numbers(record)
+        if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or 0 in numbers[2:]:
             continue
-        box = record.get("bbox")
-        x, y, width, height = map(number_of, box) if isinstance(box, list) and len(box) == 4 else [math.nan] * 4
-        if not width or not height:
-            continue
-        compared += math.isfinite(x + y + width + height)
+        x, y, width, height = numbers
+        compared += 1
         area, product = number_of(record.get("area")), abs(width * height)
         smaller += area > 1.2 * product + 4
         equal += abs(area - product) <= 0.01 * product
@@ -343,14 +339,19 @@ def _object(
     return rows[image], place, labels[category], box, number_of(record.get("area")), crowd == 1
 
 
+def _numbers(record: Any) -> list[float]:
+    """The numbers of a record's box."""
+    box = record.get("bbox") if isinstance(record, dict) else None
+    return [number_of(value) for value in box] if isinstance(box, list) else []
+
+
 def _box(record: dict[str, Any]) -> tuple[float, float, float, float]:
     """(x0, y0, x1, y1) of the box; of the segmentation, if there is no box or an empty one at (0, 0)."""
-    box = record.get("bbox")
-    numbers = [number_of(value) for value in box] if isinstance(box, list) else []
+    numbers = _numbers(record)
     if not any(numbers) and (found := box_of(record.get("segmentation"))) is not None:
         return found
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        why = f"bbox is {reprlib.repr(box)}" if "bbox" in record else "has no bbox"
+        why = f"bbox is {reprlib.repr(record['bbox'])}" if "bbox" in record else "has no bbox"
         if record.get("segmentation"):
             why += f", and segmentation is no list of polygons and no mask: {reprlib.repr(record['segmentation'])}"
         raise _Problem("not-a-number", why)

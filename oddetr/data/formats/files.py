@@ -10,8 +10,9 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -19,7 +20,7 @@ from urllib.parse import unquote
 
 from oddetr.common.regular_files import mode, read_regular, reason
 from oddetr.data.faults import Fault
-from oddetr.data.formats.text import split_of, without_extension
+from oddetr.data.formats.text import grouped, split_of, without_extension
 from oddetr.data.images import is_image
 
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
@@ -36,7 +37,6 @@ class Files:
     """The files of a data folder, each folder listed once, and what a reader finds wrong with them.
 
     Attributes:
-        root: the folder.
         allow_outside: whether paths and links may lead out of it.
         given: the file of annotations that the user named, relative to the folder; None: the folder was named.
         faults: what was found to be wrong.
@@ -52,8 +52,6 @@ class Files:
         self._real = Path(os.path.realpath(root))
         self._names: dict[str, dict[str, list[str]]] = {}
         self._barred: dict[str, Fault | None] = {}
-        self._by_name: dict[str, list[str]] | None = None
-        self._by_stem: dict[str, list[str]] | None = None
 
     def add(self, kind: str, file: str, message: str, place: int | None = None, image: str = "") -> None:
         """Add a fault; see `Fault`."""
@@ -81,46 +79,29 @@ class Files:
                 return target.relative_to(root).as_posix()
         return str(target) if self.allow_outside else None
 
-    def locate(self, written: str, bases: Sequence[str], split: str | None = None) -> list[str]:
-        """The image that a path in the annotations means; several if it cannot be told which, none if it is not there.
+    def image(
+        self, written: str, bases: Sequence[str], split: str | None, described: str, where: tuple[str, int | None]
+    ) -> str | None:
+        """The image that a path in the annotations means; None, with a fault, if it is not there or cannot be told.
 
         Annotations come from other machines, so that, in this order, these are tried below each of `bases`: the path,
         and its ends, the longest first; then the only image of its base name in the whole folder, but for folders that
         are named after another split than `split`. `%20` is a space where there is no such file otherwise. Where the
         path leads through a link that must not be followed, no other image stands in for it.
-        """
-        written = written.strip()
-        if "://" in written:
-            written = written.partition("://")[2].partition("?")[0]
-        names = dict.fromkeys((written, unquote(written)))
-        for name in names:
-            for end in (name, *tails(name)):
-                for base in bases:
-                    path = self.resolve(end, base)
-                    if path is not None and (file := self.find(path)) is not None:
-                        return [file]
-        expected = [path for base in bases if (path := self.resolve(written, base)) is not None]
-        if any(self.barred(path) is not None for path in expected):
-            return []
-        for name in names:
-            found = self._images().get(composed((tails(name) or [""])[-1]), [])
-            own = [file for file in found if split is None or split_of(posixpath.dirname(file)) in (None, split)]
-            if own:
-                return own
-        return []
-
-    def image(
-        self, written: str, bases: Sequence[str], split: str | None, described: str, where: tuple[str, int | None]
-    ) -> str | None:
-        """The image that a path in the annotations means, as `locate` finds it; None, with a fault, if there is none.
 
         Args:
             described: where it is written, for the message that it is missing.
             where: the same as a file and a place in it.
         """
-        found = self.locate(written, bases, split)
+        written = written.strip()
+        if "://" in written:
+            written = written.partition("://")[2].partition("?")[0]
+        names = tuple(dict.fromkeys((written, unquote(written))))
         expected = [path for base in bases if (path := self.resolve(written, base)) is not None]
+        found = self._of_path(names, bases)
         barred = [fault for path in (found or expected) if (fault := self.barred(path)) is not None]
+        if not found and not barred:
+            found = self._of_base_name(names, split)
         if barred:
             self.faults += barred
         elif len(found) > 1:
@@ -130,28 +111,40 @@ class Files:
         elif not expected:
             self.add("outside-folder", where[0], written, where[1])
         else:
-            stem = without_extension((tails(written) or [""])[-1])
             capitals = next((name for path in expected if (name := self.similar(path))), None)
-            similar = capitals or next(iter(self._stems().get(stem, [])), None)
+            similar = capitals or self._by_stem.get(without_extension(base_name(written)))
             hint = f"; there is {similar}" if similar else ""
             self.add("missing-image", expected[0], f"{described}{hint}")
         return None
 
-    def _images(self) -> dict[str, list[str]]:
-        """All images of the folder, by their base names."""
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for file in self.probe().images_in("."):
-                self._by_name[composed(posixpath.basename(file))].append(file)
-        return self._by_name
+    def _of_path(self, names: Sequence[str], bases: Sequence[str]) -> list[str]:
+        """The file of one of these paths, or of an end of it; at most one."""
+        for name in names:
+            for end in (name, *tails(name)):
+                for base in bases:
+                    path = self.resolve(end, base)
+                    if path is not None and (file := self.find(path)) is not None:
+                        return [file]
+        return []
 
-    def _stems(self) -> dict[str, list[str]]:
-        """The same by their base names without extension."""
-        if self._by_stem is None:
-            self._by_stem = defaultdict(list)
-            for name, found in self._images().items():
-                self._by_stem[without_extension(name)] += found
-        return self._by_stem
+    def _of_base_name(self, names: Sequence[str], split: str | None) -> list[str]:
+        """The images of the folder that have the base name of one of these paths, and do not lie in another split."""
+        for name in names:
+            found = self._by_name.get(composed(base_name(name)), [])
+            own = [file for file in found if split is None or split_of(posixpath.dirname(file)) in (None, split)]
+            if own:
+                return own
+        return []
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """All images of the folder, by their base names."""
+        return grouped(self.probe().images_in("."), lambda file: composed(posixpath.basename(file)))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, str]:
+        """The first of them of each base name without extension."""
+        return {without_extension(name): found[0] for name, found in reversed(self._by_name.items())}
 
     def barred(self, path: str) -> Fault | None:
         """Why a file or folder must not be read: it, or a folder above it, is a link that leads out or a folder that
@@ -309,6 +302,11 @@ def tails(written: str) -> list[str]:
         part for part in PurePosixPath(written[:_LONGEST_PATH].replace("\\", "/")).parts if part not in ("..", "/")
     ]
     return ["/".join(parts[start:]) for start in range(max(0, len(parts) - _MOST_ENDS), len(parts))]
+
+
+def base_name(written: str) -> str:
+    """The last part of a path, with either slash."""
+    return PurePosixPath(written.replace("\\", "/")).name
 
 
 def composed(name: str) -> str:

@@ -1,10 +1,11 @@
-"""What names and text mean: the split that a name names, numbers, and YAML whose values stay text."""
+"""What names and text mean: splits, names that are alike, numbers, and YAML whose values stay text."""
 
 import math
 import posixpath
 import re
-from collections import Counter
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
 import yaml
 
@@ -14,10 +15,10 @@ SPLITS = ("train", "val", "test")
 """The names of splits, in the order in which they are shown."""
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|valid|validation|val|test|testing)(?![a-z])")
-
-
 _GLUED = re.compile(r"\s*[A-Za-z_]+:[^\s/]")
 """A key and its value without a space between them."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def split_of(name: str) -> str | None:
@@ -32,6 +33,14 @@ def split_of(name: str) -> str | None:
 def without_extension(name: str) -> str:
     """The path without its extension."""
     return posixpath.splitext(name)[0]
+
+
+def grouped(names: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[str]]:
+    """The names of each key."""
+    groups: dict[Key, list[str]] = defaultdict(list)
+    for name in names:
+        groups[key(name)].append(name)
+    return dict(groups)
 
 
 def to_number(text: str) -> float:
@@ -81,11 +90,7 @@ def _explained(problem: yaml.MarkedYAMLError, content: bytes) -> str:
 
 
 def require_unique(keys: list[str]) -> None:
-    """Refuse a table in which a key occurs twice: readers differ in which of the two they take.
-
-    Raises:
-        ValueError: one does.
-    """
+    """Raise a ValueError if a key occurs twice in a table: readers differ in which of the two they take."""
     if len(set(keys)) < len(keys):
         twice, _ = Counter(keys).most_common(1)[0]
         raise ValueError(f"the key {twice[:80]!r} occurs twice in one table")

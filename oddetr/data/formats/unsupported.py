@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from oddetr.common.regular_files import read_regular
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.yolo_folders import label_file
 
@@ -17,8 +16,6 @@ class Other:
     """A format by the ending of its files and by what one of them holds.
 
     Attributes:
-        name: of the format.
-        ending: of the names of its files.
         marks: bytes that are all in such a file; none: the name says enough.
         cure: what to do instead.
     """
@@ -101,8 +98,5 @@ def archive(file: Path) -> str | None:
 
 
 def _holds(files: Files, file: str, marks: tuple[bytes, ...]) -> bool:
-    try:
-        content = read_regular(files.root / file, _LOOKED_AT)
-    except OSError:
-        return False
-    return all(mark in content for mark in marks)
+    content = files.probe().parse(file, _LOOKED_AT, bytes) if marks else b""
+    return content is not None and all(mark in content for mark in marks)

@@ -8,11 +8,8 @@ Objects marked difficult become regions to ignore.
 import codecs
 import posixpath
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -21,9 +18,9 @@ import numpy as np
 from oddetr.common.text import readable
 from oddetr.data.dataset import ClassTable
 from oddetr.data.faults import DataError
-from oddetr.data.formats.files import Files, composed, tails
+from oddetr.data.formats.files import Files, base_name, composed, tails
 from oddetr.data.formats.format import LONGEST_SIDE, OBJECT, Format, RawFolder, RawSplit
-from oddetr.data.formats.text import SPLITS, split_of, to_number, without_extension
+from oddetr.data.formats.text import SPLITS, grouped, split_of, to_number, without_extension
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "xml", "xmls", "annots")
@@ -37,8 +34,6 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _FLAG = re.compile(r"\s+-?[01]$")
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"\']([\w.-]+)[\"\']")
 _LONE_AMPERSAND = re.compile(r"&(?!#?\w{1,20};)")
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -109,15 +104,14 @@ def _read(files: Files, layout: _Layout) -> RawFolder:
         split: [_image(files, *pair) for pair in sorted(found.items(), key=lambda pair: pair[0])]
         for split, found in pairs.items()
     }
-    names = sorted({entry.name for images in splits.values() for image in images for entry in image.objects})
+    objects = [entry for images in splits.values() for image in images for entry in image.objects]
+    names = sorted({entry.name for entry in objects})
     if not names:
         if not any(fault.kind.startswith("malformed") for fault in files.faults):
             files.add("classes", ".", _why_no_class(files, splits))
         raise DataError(files.root, files.faults)
     classes = ClassTable(tuple(names), tuple(range(1, len(names) + 1)))
-    first_pixel = _first_pixel(
-        files, [entry.corners for images in splits.values() for image in images for entry in image.objects]
-    )
+    first_pixel = _first_pixel(files, [entry.corners for entry in objects])
     raw = [_split(split, splits[split], classes, first_pixel) for split in SPLITS if split in splits]
     return RawFolder(classes, layout.annotations, tuple(splits), raw)
 
@@ -129,9 +123,9 @@ def _standard_splits(files: Files, layout: _Layout) -> dict[str, dict[str, str |
     if not lists:
         return _unlisted_splits(files, layout.images, pairs)
     known = [*pairs, *ambiguous]
-    named = _grouped(known, lambda image: posixpath.basename(_key(image, layout.images)))
-    named |= _grouped(known, lambda image: _key(image, layout.images))
-    named |= _grouped(known, lambda image: composed(posixpath.basename(image)))
+    named = grouped(known, lambda image: posixpath.basename(_key(image, layout.images)))
+    named |= grouped(known, lambda image: _key(image, layout.images))
+    named |= grouped(known, lambda image: composed(posixpath.basename(image)))
     splits: dict[str, dict[str, str | None]] = {split: {} for split in lists}
     for split, list_files in lists.items():
         for file in list_files:
@@ -164,12 +158,14 @@ def _lists(files: Files) -> dict[str, list[str]]:
 
 def _unlisted_splits(files: Files, base: str, pairs: dict[str, str | None]) -> dict[str, dict[str, str | None]]:
     """The images by the folders named after splits, if all lie in such folders; otherwise all as train."""
-    parts = {image: PurePosixPath(image).relative_to(base).parts[:-1] for image in pairs}
-    named = {image: split_of(folders[0]) if folders else None for image, folders in parts.items()}
-    if pairs and all(named.values()):
+
+    def split_folder(image: str) -> str | None:
+        return split_of(posixpath.relpath(posixpath.dirname(image), base).partition("/")[0])
+
+    named = grouped(pairs, split_folder)
+    if named and None not in named:
         files.notes.append(f"There are no lists ImageSets/Main/train.txt, ...: the folders in {base} are the splits.")
-        found = [split for split in SPLITS if split in named.values()]
-        return {split: {image: pairs[image] for image in pairs if named[image] == split} for split in found}
+        return {split: {image: pairs[image] for image in named[split]} for split in SPLITS if split in named}
     files.notes.append("There are no lists ImageSets/Main/train.txt, val.txt, ...: all images belong to train.")
     return {"train": pairs}
 
@@ -192,7 +188,7 @@ def _paired(files: Files, images: str, annotations: str) -> tuple[dict[str, str 
         key = keys[path]
         return (True, key) if key in shared else (False, posixpath.basename(key))
 
-    rivals, candidates = _grouped(pictures, group), _grouped(labels, group)
+    rivals, candidates = grouped(pictures, group), grouped(labels, group)
     pairs: dict[str, str | None] = {}
     ambiguous: list[str] = []
     for file in pictures:
@@ -220,15 +216,8 @@ def _key_by_name(files: Files, label: str, key: str) -> str:
     extension (`a.jpg.xml`)."""
     tree = files.probe().parse(label, _LARGEST_FILE, _parsed)
     name = (tree.findtext("filename") or "").strip() if tree is not None else ""
-    named = composed(without_extension((tails(name) or [""])[-1]))
+    named = composed(without_extension(base_name(name)))
     return posixpath.join(posixpath.dirname(key), named or posixpath.basename(without_extension(key)))
-
-
-def _grouped(paths: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[str]]:
-    groups: dict[Key, list[str]] = defaultdict(list)
-    for path in paths:
-        groups[key(path)].append(path)
-    return dict(groups)
 
 
 def _listed(files: Files, file: str, named: dict[str, list[str]], repeated: bool) -> list[tuple[str, list[str]]]:
@@ -300,11 +289,7 @@ def _image(files: Files, file: str, label: str | None) -> _Image:
 
 
 def _object(number: int, element: ElementTree.Element) -> _Object:
-    """An object.
-
-    Raises:
-        ValueError: it has no name or no box, or more than one.
-    """
+    """An object; a ValueError if it has no name or no box, or more than one."""
     name, box = (element.findtext("name") or "").strip(), element.find("bndbox")
     tags = [child.tag for child in element if child.tag in ("name", "bndbox")]
     tags += [] if box is None else [side.tag for side in box]

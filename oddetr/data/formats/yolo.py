@@ -8,7 +8,6 @@ alone (classes.txt, obj.names), are read as well.
 
 import math
 import posixpath
-from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -17,19 +16,15 @@ import numpy as np
 from oddetr.data.dataset import ClassTable
 from oddetr.data.formats.files import Files
 from oddetr.data.formats.format import OBJECT, Format, RawFolder, RawSplit
-from oddetr.data.formats.text import split_of, to_number, without_extension
+from oddetr.data.formats.text import grouped, split_of, to_number, without_extension
 from oddetr.data.formats.yolo_columns import Columns, Numbers, decide
 from oddetr.data.formats.yolo_folders import configuration_of, existing_label_file, find, place_of
 
-_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 _PIXELS = 2.0
 """Larger coordinates are taken for pixels; boxes that merely reach out of the image stay below."""
-_LARGEST_FILE, _LARGEST_LIST, _LARGEST_YAML = 2**26, 2**30, 2**20
-"""Bytes of a label file, of a list of images, and of data.yaml, which is parsed slowly."""
+_LARGEST_FILE, _LARGEST_LIST = 2**26, 2**30
+"""Bytes of a label file, and of a list of images."""
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt")
-_NOTHING = ("", "~", "null", "Null", "NULL")
-"""How YAML writes that there is no value."""
 
 
 class _Line(NamedTuple):
@@ -46,12 +41,13 @@ class _Line(NamedTuple):
 def _read(files: Files, file: str) -> RawFolder:
     configuration, classes = configuration_of(files, file)
     found = {
-        split: _images(files, file, configuration.base, split, entries)
+        split: images
         for split, entries in configuration.entries.items()
+        if (images := _images(files, file, configuration.base, split, entries)) is not None
     }
-    defined = tuple(split for split, images in found.items() if images is not None or split == "train")
-    labels = {split: _labels(files, split, images) for split, images in found.items() if images is not None}
-    lines = {split: _lines(files, found[split] or [], labels[split], classes) for split in labels}
+    defined = tuple(split for split in configuration.entries if split in found or split == "train")
+    labels = {split: _labels(files, split, images) for split, images in found.items()}
+    lines = {split: _lines(files, images, labels[split], classes) for split, images in found.items()}
     all_lines = [line for split in lines.values() for line in split]
     if _counts_from_1(all_lines, classes):
         message = f"class numbers run from 1 to {len(classes)}, but the names count from 0: subtract 1 in the labels"
@@ -59,7 +55,7 @@ def _read(files: Files, file: str) -> RawFolder:
         lines = {split: [line for line in found if line.label >= 0] for split, found in lines.items()}
     columns = decide([line.values for line in all_lines], configuration.keypoints)
     files.notes += columns.notes
-    splits = [_split(files, split, found[split] or [], labels[split], lines[split], columns) for split in labels]
+    splits = [_split(files, split, found[split], labels[split], lines[split], columns) for split in labels]
     _report_labels_without_images(files, {label for split in splits for label in split.label_files})
     return RawFolder(classes, file, defined, splits)
 
@@ -73,28 +69,22 @@ def _counts_from_1(lines: list[_Line], classes: ClassTable) -> bool:
 def _images(files: Files, yaml: str, base: str, split: str, entries: list[str]) -> list[str] | None:
     """The images of a split, sorted, each once; None if there is no such split: exporters name what is not there."""
     places = {entry: place_of(files, base, entry) for entry in entries}
-    if split != "train" and not any(path and _holds_something(files, path) for path in places.values()):
+    faults = len(files.faults)
+    images: set[str] = set()
+    for path in filter(None, places.values()):
+        images.update(files.images_in(path) if files.is_folder(path) else _listed(files, path, split))
+    if split != "train" and not images and len(files.faults) == faults:
         files.notes.append(
             f"{yaml} says {', '.join(entries)} for {split}, which is not there or holds no image: "
             f"there is no {split} split."
         )
         return None
-    images: set[str] = set()
     for entry, path in places.items():
         if path is None:
             files.add("missing-folder", yaml, f"{split}: {entry} is not in the data folder")
-            continue
-        if ".." in PurePosixPath(entry).parts or entry.startswith("/"):
+        elif ".." in PurePosixPath(entry).parts or entry.startswith("/"):
             files.notes.append(f"{yaml} says {entry} for {split}: taken from {path}.")
-        images.update(files.images_in(path) if files.is_folder(path) else _listed(files, path, split))
     return sorted(images) if any(places.values()) else None
-
-
-def _holds_something(files: Files, path: str) -> bool:
-    """Whether there is an image in the folder, or a line in the list; what cannot be read may have some."""
-    probe = files.probe()
-    found = probe.images_in(path) if probe.is_folder(path) else probe.lines(path, _LARGEST_LIST)
-    return bool(found or probe.faults)
 
 
 def _listed(files: Files, path: str, split: str) -> list[str]:
@@ -124,18 +114,20 @@ def _labels(files: Files, split: str, images: list[str]) -> list[str]:
     whole folder counts, but for folders that are named after another split."""
     labels = [existing_label_file(files, image) for image in images]
     if images and not any(files.find(label) for label in labels):
-        by_stem: dict[str, list[str]] = defaultdict(list)
-        for file in files.probe().files_in(".", [".txt"]):
-            if split_of(posixpath.dirname(file)) in (None, split) and posixpath.basename(file) not in _NO_LABELS:
-                by_stem[without_extension(posixpath.basename(file))].append(file)
-        stems = [without_extension(posixpath.basename(image)) for image in images]
-        elsewhere = [by_stem.get(stem, []) for stem in stems]
+        texts = [file for file in files.probe().files_in(".", [".txt"]) if posixpath.basename(file) not in _NO_LABELS]
+        own = [file for file in texts if split_of(posixpath.dirname(file)) in (None, split)]
+        by_stem = grouped(own, _stem)
+        elsewhere = [by_stem.get(_stem(image), []) for image in images]
         if any(len(found) == 1 for found in elsewhere):
             labels = [found[0] if len(found) == 1 else label for found, label in zip(elsewhere, labels, strict=True)]
             folder = posixpath.dirname(next(found[0] for found in elsewhere if len(found) == 1))
             files.notes.append(f"Labels of {split} are taken from {folder}, where files have the images' names.")
     _report_shared_labels(files, images, labels)
     return labels
+
+
+def _stem(file: str) -> str:
+    return without_extension(posixpath.basename(file))
 
 
 def _split(
@@ -168,10 +160,7 @@ def _split(
 
 def _report_shared_labels(files: Files, images: list[str], labels: list[str]) -> None:
     """Report images that share a label file: `a.jpg` and `a.png`."""
-    sharing: dict[str, list[str]] = defaultdict(list)
-    for image, label in zip(images, labels, strict=True):
-        sharing[label].append(image)
-    for label, found in sharing.items():
+    for label, found in grouped(images, dict(zip(images, labels, strict=True)).__getitem__).items():
         if len(found) > 1 and files.find(label) is not None:
             for image in found:
                 files.add("ambiguous-image", image, f"{label} may be of {' or '.join(found[:3])}")

@@ -94,8 +94,8 @@ def configuration_of(files: Files, file: str) -> tuple[Configuration, ClassTable
     if configuration is None:
         raise DataError(files.root, files.faults)
     try:
-        configuration = replace(configuration, content=_with_names(files, configuration))
-        return replace(configuration, keypoints=_keypoints(configuration.content)), _classes(configuration.content)
+        content = _with_names(files, configuration)
+        return replace(configuration, keypoints=_keypoints(content)), _classes(content)
     except ValueError as problem:
         files.add("classes", file, str(problem))
         raise DataError(files.root, files.faults) from problem
@@ -242,10 +242,7 @@ def existing_label_file(files: Files, image: str) -> str:
     file = label_file(image)
     other = str(PurePosixPath(*("labels" if part in _LABELS.values() else part for part in PurePosixPath(file).parts)))
     longer = without_extension(file) + posixpath.splitext(image)[1] + ".txt"
-    candidates = [form(path) for path in (file, other, longer) for form in (str, _quoted, unquote)]
+    forms = (str, partial(quote, errors="surrogateescape"), unquote)
+    candidates = [form(path) for path in (file, other, longer) for form in forms]
     there = next((path for path in candidates if files.find(path) is not None), None)
     return there or files.similar(file) or file
-
-
-def _quoted(path: str) -> str:
-    return quote(path, errors="surrogateescape")

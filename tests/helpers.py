@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import merged
 from oddetr.data.dataset import ClassTable
@@ -52,6 +54,14 @@ def small_replay(folder: Path) -> Path:
     place = Place(step=1, epoch=0, batch=1, process=0, seed=5)
     step = NonFiniteStep(small_batch((2, 0), num_classes=2), place, Findings(parts={"loss": 1.0}))
     return save_replay(folder, DistillationTask(detector, 4), info, "fp32", step)
+
+
+def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """WCAG 2's contrast ratio of two RGB colours, from 1 (equal) to 21 (black on white); text needs 4.5."""
+    shares = [np.array(each) / 255 for each in (first, second)]
+    linear = [np.where(each <= 0.04045, each / 12.92, ((each + 0.055) / 1.055) ** 2.4) for each in shares]
+    low, high = sorted(float(np.dot(each, (0.2126, 0.7152, 0.0722))) for each in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def load_script(file: Path) -> ModuleType:

@@ -5,7 +5,6 @@ in for by the few names that a script uses; docs/labelling.md and docs/deploy.md
 scripts were tried with the real ones.
 """
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 from oddetr.prediction.predictor import Predictor
+from tests.helpers import load_script
 from tests.prediction.blobs import CLASSES, blob_predictor, scattered
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -25,12 +25,7 @@ AFTER_TRAINING = ("fastapi_service", "fiftyone_errors", "label_studio_backend", 
 
 def imported(name: str) -> Any:
     """A script of examples/ as a module, new each time."""
-    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLES / f"{name}.py")
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ reads; the rest stays in flat arrays.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64
 
 from oddetr.data.dataset import Annotations, ClassTable
 from oddetr.evaluation.detections import Detections, xyxy_to_xywh
@@ -93,7 +93,7 @@ def scores_and_curves(
     It is NaN for a class without objects. The mean of a row is the AP50 of the class.
     """
     _check(truth, classes, detections)
-    objects, found = _truth_objects(truth), _found_objects(truth, detections)
+    objects, found = _truth_columns(truth), _found_columns(truth, detections)
     curves = [_evaluate_class(objects, found, label, max_detections) for label in range(len(classes))]
     precision, recall = (np.stack(values) for values in zip(*curves, strict=True))
     metrics = Metrics(
@@ -110,13 +110,6 @@ def scores_and_curves(
     return metrics, np.where(at_50 < 0, np.nan, at_50)
 
 
-def duplicates_suppressed(
-    metrics: Metrics, truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
-) -> Metrics:
-    """Add `ap_without_duplicates` to the metrics of the detections."""
-    return replace(metrics, ap_without_duplicates=metrics_without_duplicates(truth, classes, detections).ap)
-
-
 def metrics_without_duplicates(
     truth: Annotations, classes: ClassTable, detections: Mapping[int, Detections]
 ) -> Metrics:
@@ -125,65 +118,58 @@ def metrics_without_duplicates(
     return evaluate_detections(truth, classes, kept)
 
 
-@dataclass(frozen=True)
-class _Objects:
-    """Objects or detections of many images, in flat arrays; boxes are (left, top, width, height) in pixels.
+_Columns = dict[str, np.ndarray]
+"""Objects or detections of many images, in flat arrays under the evaluator's names, but `category_id` is the label.
 
-    `images` are ranks by original id: COCO visits images in that order, which breaks ties between scores.
-    """
-
-    images: Int64[np.ndarray, " objects"]
-    labels: Int64[np.ndarray, " objects"]
-    boxes: Float64[np.ndarray, "objects 4"]
-    scores: Float64[np.ndarray, " objects"]
-    areas: Float64[np.ndarray, " objects"]
-    crowd: Int64[np.ndarray, " objects"]
-
-    def of_class(self, label: int) -> list[dict[str, Any]]:
-        """The annotations of one class as the evaluator reads them. Ids start at 1: 0 means "unmatched" there."""
-        chosen: Bool[np.ndarray, " objects"] = self.labels == label
-        names = ("image_id", "bbox", "score", "area", "iscrowd")
-        columns = (self.images, self.boxes, self.scores, self.areas, self.crowd)
-        rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
-        return [dict(zip(names, row, strict=True), category_id=1, id=number) for number, row in enumerate(rows, 1)]
+`bbox` is (left, top, width, height) in pixels; `image_id` is the rank by original id: COCO visits images in that order,
+which breaks ties between scores.
+"""
 
 
-def _truth_objects(truth: Annotations) -> _Objects:
+def _truth_columns(truth: Annotations) -> _Columns:
     ranks = np.argsort(np.argsort(truth.image_ids))
-    return _Objects(
-        images=ranks[truth.owners],
-        labels=truth.labels,
-        boxes=xyxy_to_xywh(truth.boxes),
-        scores=np.ones(len(truth.labels)),
-        areas=truth.areas.astype(np.float64),
-        crowd=truth.crowd.astype(np.int64),
-    )
+    return {
+        "image_id": ranks[truth.owners],
+        "category_id": truth.labels,
+        "bbox": xyxy_to_xywh(truth.boxes),
+        "score": np.ones(len(truth.labels)),
+        "area": truth.areas.astype(np.float64),
+        "iscrowd": truth.crowd.astype(np.int64),
+    }
 
 
-def _found_objects(truth: Annotations, detections: Mapping[int, Detections]) -> _Objects:
+def _found_columns(truth: Annotations, detections: Mapping[int, Detections]) -> _Columns:
     found = list(detections.values())
     ranks = np.searchsorted(np.sort(truth.image_ids), np.array(list(detections), dtype=np.int64))
     boxes = xyxy_to_xywh(np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes for one in found)]))
-    return _Objects(
-        images=np.repeat(ranks, np.array([len(one) for one in found], dtype=np.int64)),
-        labels=np.concatenate([np.zeros(0, np.int64), *(one.labels for one in found)]),
-        boxes=boxes,
-        scores=np.concatenate([np.zeros(0), *(one.scores for one in found)]),
-        areas=boxes[:, 2] * boxes[:, 3],
-        crowd=np.zeros(len(boxes), np.int64),
-    )
+    return {
+        "image_id": np.repeat(ranks, np.array([len(one) for one in found], dtype=np.int64)),
+        "category_id": np.concatenate([np.zeros(0, np.int64), *(one.labels for one in found)]),
+        "bbox": boxes,
+        "score": np.concatenate([np.zeros(0), *(one.scores for one in found)]),
+        "area": boxes[:, 2] * boxes[:, 3],
+        "iscrowd": np.zeros(len(boxes), np.int64),
+    }
+
+
+def _of_class(columns: _Columns, label: int) -> list[dict[str, Any]]:
+    """The annotations of one class, which becomes category 1. Their ids start at 1: 0 means "unmatched" there."""
+    chosen = columns["category_id"] == label
+    rows = zip(*(column[chosen].tolist() for column in columns.values()), strict=True)
+    one_class = (dict(zip(columns, row, strict=True)) for row in rows)
+    return [row | {"category_id": 1, "id": number} for number, row in enumerate(one_class, start=1)]
 
 
 def _evaluate_class(
-    truth: _Objects, detections: _Objects, label: int, max_detections: int
+    truth: _Columns, detections: _Columns, label: int, max_detections: int
 ) -> tuple[Float64[np.ndarray, "thresholds recalls sizes"], Float64[np.ndarray, "thresholds sizes"]]:
     """Precision at 101 recalls, and maximum recall, of one class; -1 where there are no objects."""
-    objects, found = truth.of_class(label), detections.of_class(label)
+    objects, found = _of_class(truth, label), _of_class(detections, label)
     if not objects:
         return np.full((_THRESHOLDS, _RECALLS, _SIZES), -1.0), np.full((_THRESHOLDS, _SIZES), -1.0)
     images = [{"id": image} for image in sorted({row["image_id"] for row in (*objects, *found)})]
     sides = [COCO({"images": images, "annotations": rows, "categories": [{"id": 1}]}) for rows in (objects, found)]
-    evaluator: Any = COCOeval_faster(sides[0], sides[1], "bbox", print_function=_silent)
+    evaluator: Any = COCOeval_faster(sides[0], sides[1], "bbox", print_function=lambda *_: None)
     evaluator.params.maxDets = [max_detections]
     evaluator.evaluate()
     evaluator.accumulate()
@@ -215,7 +201,3 @@ def _mean(values: Float64[np.ndarray, "*any"]) -> float:
 
 def _null_for_nan(values: Mapping[str, float]) -> dict[str, Any]:
     return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
-def _silent(*_: object) -> None:
-    """Discard the evaluator's progress messages."""

@@ -1,6 +1,7 @@
 """The detections of one image, as prediction, evaluation, drawing and files exchange them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -49,6 +50,10 @@ class Detections:
     def top(self, count: int) -> "Detections":
         """The `count` best, best first; ties keep their order."""
         return self.take(np.argsort(-self.scores, kind="stable")[:count])
+
+    def among(self, labels: Sequence[int]) -> "Detections":
+        """Count the labels by their places in `labels`, which holds them all."""
+        return replace(self, labels=np.array([labels.index(label) for label in self.labels], np.int64))
 
     def without_duplicates(self, iou: float) -> "Detections":
         """Class-wise non-maximum suppression at `iou`, in [0, 1]; best first."""

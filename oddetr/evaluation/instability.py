@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 
@@ -97,18 +97,20 @@ def changed_queries(before: Matching, now: Matching) -> Int64[np.ndarray, " laye
 
     IS^e = sum_n [V^e[n] != V^(e-1)[n]],  V[n]: the object of query n, or -1
 
-    In terms of the sets of matched queries:
-
-    IS = |before| + |now| - |matched in both| - |matched to the same object in both|
+    These are the queries of the pairs (query, object) that only one of the two matchings has.
 
     Examples for two objects of one image, whose queries were 0 and 1: if they are 2 and 1 now, IS is 2 (queries 0 and 2
     changed); 1 and 0 give 2, 1 and 2 give 3, 2 and 3 give 4. Both matchings must satisfy `Matching.same_objects`.
     """
     images = np.repeat(np.arange(len(now.counts)), now.counts)
-    had, has = before.queries >= 0, now.queries >= 0
-    both = had & _also_in(before.queries, now.queries, images)
-    same = had & (before.queries == now.queries)
-    return had.sum(axis=1) + has.sum(axis=1) - both.sum(axis=1) - same.sum(axis=1)
+    objects, most = np.arange(len(images)), max(1, len(images))
+    width = max(before.queries.max(initial=0), now.queries.max(initial=0)) + 1
+    changed: list[int] = []
+    for layer in zip(before.queries, now.queries, strict=True):
+        # A pair as one number: image, query in it, object.
+        pairs = [((images * width + queries) * most + objects)[queries >= 0] for queries in layer]
+        changed.append(len(np.unique(np.setxor1d(*pairs) // most)))
+    return np.array(changed, np.int64)
 
 
 def instability(now: Matching, before: Matching | None) -> Instability:
@@ -120,18 +122,6 @@ def instability(now: Matching, before: Matching | None) -> Instability:
     changed = changed_queries(before, now)
     images = len(now.counts) if objects else 0
     return Instability(_over(changed, images), _over(changed, 2 * objects), _over(unstable, objects))
-
-
-def _also_in(
-    queries: Int64[np.ndarray, "layers objects"],
-    others: Int64[np.ndarray, "layers objects"],
-    images: Int64[np.ndarray, " objects"],
-) -> Bool[np.ndarray, "layers objects"]:
-    """Whether each query occurs among `others` in the same layer and image."""
-    layers = np.arange(len(queries))[:, None]
-    place = layers * (images.max(initial=0) + 1) + images
-    width = max(queries.max(initial=0), others.max(initial=0)) + 2
-    return np.isin(place * width + queries + 1, place * width + others + 1)
 
 
 def _over(values: Int64[np.ndarray, " layers"], total: int) -> tuple[float, ...]:

@@ -1,9 +1,9 @@
 """Validation of teacher and student side by side: COCO metrics and matching instability."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,19 +41,12 @@ class Scores:
         return found
 
 
-@dataclass
-class Found:
-    """Results of one detector so far, by image id: detections, and each object's query by identity and by slot."""
+class Found(NamedTuple):
+    """The results on one image: detections, and each object's query by identity and by slot."""
 
-    detections: dict[int, Detections] = field(default_factory=dict[int, Detections])
-    queries: dict[int, Int64[np.ndarray, "layers _"]] = field(default_factory=dict[int, np.ndarray])
-    slots: dict[int, Int64[np.ndarray, "layers _"]] = field(default_factory=dict[int, np.ndarray])
-
-    def merge(self, other: "Found") -> None:
-        """Add the results of another process."""
-        self.detections |= other.detections
-        self.queries |= other.queries
-        self.slots |= other.slots
+    detections: Detections
+    queries: Int64[np.ndarray, "layers _"]
+    slots: Int64[np.ndarray, "layers _"]
 
 
 class Validation:
@@ -71,13 +64,13 @@ class Validation:
     def __init__(self, source: Source, detectors: Mapping[Weights, Detector], matching: MatchingWeights) -> None:
         self.source, self.detectors, self.matching = source, detectors, matching
         self.scores: dict[Weights, Scores] = {}
-        self._found: dict[Weights, Found] = {}
+        self._found: dict[Weights, dict[int, Found]] = {}
         self._before: dict[str, Matching] = {}
         self._judge: Callable[[], dict[str, float]] = dict
 
     def start(self) -> None:
         """Start a validation."""
-        self._found = {name: Found() for name in self.detectors}
+        self._found = {name: {} for name in self.detectors}
 
     def add(self, batch: Batch) -> None:
         """Collect detections and matched queries of a batch, with one transfer to the host.
@@ -99,36 +92,36 @@ class Validation:
         for found, table, identity, assignment in zip(
             self._found.values(), tables, identities, assignments, strict=True
         ):
-            detections = from_table(table, batch.original_sizes)
-            found.detections.update(zip(batch.image_ids, detections, strict=True))
             slots = torch.arange(identity.shape[1]).expand_as(identity)
-            for kept, names in ((found.queries, identity), (found.slots, slots)):
-                matched = matched_queries(assignment, names, batch.truth.counts)
-                kept.update(zip(batch.image_ids, matched, strict=True))
+            matched = (matched_queries(assignment, names, batch.truth.counts) for names in (identity, slots))
+            images = map(Found, from_table(table, batch.original_sizes), *matched)
+            found.update(zip(batch.image_ids, images, strict=True))
 
     def finish(self, processes: int) -> None:
         """Score the images added by all processes; every process computes the same scores."""
         if processes > 1:
-            gathered: list[dict[Weights, Found]] = [{} for _ in range(processes)]
+            gathered: list[dict[Weights, dict[int, Found]]] = [{} for _ in range(processes)]
             torch.distributed.all_gather_object(gathered, self._found)
             for part in gathered:
                 for name, found in part.items():
-                    self._found[name].merge(found)
+                    self._found[name] |= found
         truth, classes = self.source.annotations(), self.source.classes
-        seen = np.isin(truth.image_ids, [*next(iter(self._found.values())).detections])
+        seen = np.isin(truth.image_ids, [*next(iter(self._found.values()))])
         truth = truth.take(np.flatnonzero(seen))
         matchings: dict[str, Matching] = {}
         self.scores = {}
         for name, found in self._found.items():
-            matching, slots = Matching.of(found.queries), Matching.of(found.slots)
+            detections = {image: each.detections for image, each in found.items()}
+            matching = Matching.of({image: each.queries for image, each in found.items()})
+            slots = Matching.of({image: each.slots for image, each in found.items()})
             matchings[name], by_slot = matching, None
             if not np.array_equal(slots.queries, matching.queries):
                 matchings[f"{name}_slots"] = slots
                 by_slot = instability(slots, self._before.get(f"{name}_slots"))
-            metrics = evaluate_detections(truth, classes, found.detections)
+            metrics = evaluate_detections(truth, classes, detections)
             self.scores[name] = Scores(metrics, instability(matching, self._before.get(name)), by_slot)
             if name == "teacher":
-                self._judge = partial(class_thresholds, truth, classes, found.detections)
+                self._judge = partial(class_thresholds, truth, classes, detections)
         self._found, self._before = {}, matchings
 
     def thresholds(self) -> dict[str, float]:

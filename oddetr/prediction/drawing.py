@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from oddetr.data.dataset import ClassTable
@@ -66,7 +66,8 @@ def draw_detections(
         size = (round(picture.width * scale), round(picture.height * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     found = detections.top(len(detections))
-    boxes = _inside(found.boxes * scale, picture)
+    boxes = np.clip(found.boxes * scale, 0, np.array([picture.width, picture.height] * 2) - 1.0)
+    boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])  # an empty or inverted box becomes a line or a point
     labels = found.labels.tolist()
     texts = [
         f"{classes.names[label]} {score:.2f}" if scores else classes.names[label]
@@ -123,9 +124,3 @@ def place_label(
     shared = np.minimum(ends[:, None], taken[:, 2:]) - np.maximum(starts[:, None], taken[:, :2])
     best = np.argmin(shared.clip(0).prod(axis=2).sum(axis=1))
     return np.concatenate([starts[best], ends[best]])
-
-
-def _inside(boxes: Float[np.ndarray, "boxes 4"], picture: Image.Image) -> Float64[np.ndarray, "boxes 4"]:
-    """Clips (x0, y0, x1, y1) to the picture; an empty or inverted box becomes a line or a point."""
-    boxes = np.clip(boxes.astype(np.float64), 0, np.array([picture.width, picture.height] * 2) - 1.0)
-    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from oddetr.data.images import ImageError, is_image, read_image
-from oddetr.data.reading_config import AS_USUAL, ReadingConfig
+from oddetr.data.reading_config import ReadingConfig
 from oddetr.prediction.video import VIDEO_EXTENSIONS, VideoError, VideoReader, check_drawable
 
 MAX_NAME = 240
@@ -110,41 +111,34 @@ def count_views(file: Path) -> int:
 
 
 def read_views(
-    names: dict[Path, str],
-    batch_size: int,
-    unreadable: dict[Path, str],
-    drawn: bool,
-    reading: ReadingConfig = AS_USUAL,
+    names: dict[Path, str], batch_size: int, unreadable: dict[Path, str], drawn: bool, reading: ReadingConfig
 ) -> Iterator[list[View]]:
     """Yields batches of at most `batch_size` views in order, each of images or of one video's frames.
 
     Args:
         names: of the outputs of each file.
         unreadable: receives each file that cannot be read, or not to its end, and why.
-        reading: how the detector wants its images read.
         drawn: whether pictures are written: then a video of a size that cannot be written counts as unreadable.
+        reading: how the detector wants its images read.
     """
-    batch: list[View] = []
-    for file, name in names.items():
-        if batch and (is_video(file) or batch[0].frame is not None):
+
+    def views_of(files: Iterable[Path]) -> Iterator[View]:
+        for file in files:
+            try:
+                if is_video(file):
+                    yield from _frames(file, names[file], drawn)
+                else:
+                    yield View(file, names[file], read_image(file, reading))
+            except (ImageError, VideoError) as error:
+                unreadable[file] = str(error)
+
+    for _, files in groupby(names, key=lambda file: file if is_video(file) else None):
+        views = views_of(files)
+        while batch := list(islice(views, batch_size)):
             yield batch
-            batch = []
-        try:
-            for view in _views_of(file, name, drawn, reading):
-                batch.append(view)
-                if len(batch) == batch_size:
-                    yield batch
-                    batch = []
-        except (ImageError, VideoError) as error:
-            unreadable[file] = str(error)
-    if batch:
-        yield batch
 
 
-def _views_of(file: Path, name: str, drawn: bool, reading: ReadingConfig) -> Iterator[View]:
-    if not is_video(file):
-        yield View(file, name, read_image(file, reading))
-        return
+def _frames(file: Path, name: str, drawn: bool) -> Iterator[View]:
     video = VideoReader(file)
     for number, image in enumerate(video):
         if drawn and number == 0:

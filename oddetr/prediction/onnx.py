@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from oddetr import __version__
@@ -69,18 +69,12 @@ class WithProcessing(nn.Module):
             images: RGB, padded at the right and the bottom.
             sizes: (height, width) in pixels of each without padding.
         """
-        return best_detections(self.detector(*self.preprocess(images, sizes)), self.top_k)
-
-    def preprocess(
-        self, images: UInt8[Tensor, "batch height width 3"], sizes: Int64[Tensor, "batch 2"]
-    ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch height width"]]:
-        """Normalises the images, with 0 in the padding; also gives the padding mask."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.info.mean, self.info.std))
         rows = torch.arange(images.shape[1], device=images.device)
         columns = torch.arange(images.shape[2], device=images.device)
         padding = (rows >= sizes[:, :1])[:, :, None] | (columns >= sizes[:, 1:])[:, None]
-        pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
-        return pixels * ~padding[:, None], padding
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std  # the padding is 0 after normalisation
+        return best_detections(self.detector(pixels * ~padding[:, None], padding), self.top_k)
 
 
 def export(
@@ -165,12 +159,12 @@ def _example(count: int, size: tuple[int, int]) -> tuple[UInt8[Tensor, "count _ 
 def _metadata(info: CheckpointInfo) -> dict[str, str]:
     values: dict[str, Any] = {"classes": info.classes.names, "class_ids": info.classes.ids}
     values |= {"mean": info.mean, "std": info.std}
-    grey_bits = ReadingConfig.recorded(info.configuration, False).grey_bits or 16
+    values["grey_bits"] = ReadingConfig.recorded(info.configuration, False).grey_bits or 16
     if info.thresholds:
         values["thresholds"] = [info.thresholds[name] for name in info.classes.names]
     if side := info.configuration.get("slice"):
         values["slice"] = side
-    return {"oddetr": __version__, "grey_bits": str(grey_bits), **{key: json.dumps(v) for key, v in values.items()}}
+    return {"oddetr": __version__} | {name: json.dumps(value) for name, value in values.items()}
 
 
 def _write_and_compare(
@@ -224,13 +218,12 @@ def _write(
 def _quietly() -> Generator[None]:
     """Silences the exporter."""
     disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
             yield
-        finally:
-            logging.disable(disabled)
+    finally:
+        logging.disable(disabled)
 
 
 @torch.no_grad()

@@ -63,14 +63,43 @@ class OnnxPredictor:
             reason = str(error).strip().partition("\n")[0]
             raise ExportError(f"ONNX Runtime cannot read {file}: {reason}. Export the checkpoint again.") from error
         try:
-            described = _described(session)
+            return cls._of(session)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ExportError(
                 f"{file} is not of oddetr export, or damaged ({type(error).__name__}: {error}): its images, sizes, "
                 "boxes, scores, labels or classes are not found. Give a file that `oddetr export` wrote."
             ) from error
-        names = WithProcessing.inputs
-        return cls(lambda *given: session.run(None, dict(zip(names, given, strict=True))), *described)
+
+    @classmethod
+    def _of(cls, session: Any) -> "OnnxPredictor":
+        """Reads the file's description.
+
+        Raises:
+            KeyError, TypeError, ValueError, RecursionError: it says otherwise, or nothing, of a part.
+        """
+        metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+        for ends, expected in (
+            (session.get_inputs(), WithProcessing.inputs),
+            (session.get_outputs(), WithProcessing.outputs),
+        ):
+            if tuple(end.name for end in ends) != expected:
+                raise ValueError(f"it has {', '.join(end.name for end in ends)} in the place of {', '.join(expected)}")
+        _, height, width, _ = session.get_inputs()[0].shape
+        if type(height) is not int or type(width) is not int:
+            raise ValueError("its images have no fixed size")
+        classes = ClassTable(*(tuple(json.loads(metadata[name])) for name in ("classes", "class_ids")))
+        usual = [THRESHOLD] * len(classes)
+        thresholds = np.array(json.loads(metadata["thresholds"]) if "thresholds" in metadata else usual, np.float64)
+        if thresholds.shape != (len(classes),):
+            raise ValueError(f"it has {thresholds.size} thresholds for {len(classes)} classes")
+        return cls(
+            run=lambda *given: session.run(None, dict(zip(WithProcessing.inputs, given, strict=True))),
+            size=(height, width),
+            classes=classes,
+            reading=ReadingConfig(grey_bits=int(metadata.get("grey_bits", "16"))),
+            thresholds=thresholds,
+            slice=int(metadata["slice"]) if "slice" in metadata else None,
+        )
 
     def detect(
         self, images: list[UInt8[np.ndarray, "_ _ 3"]], top_k: int | None = None, labels: Sequence[int] | None = None
@@ -136,30 +165,3 @@ def open_predictor(checkpoint: Path | str, weights: Weights, runtime: Runtime) -
     if weights != "teacher":
         raise ValueError(f"{checkpoint} holds the weights that it was exported with. Export the {weights}'s instead.")
     return OnnxPredictor.load(checkpoint)
-
-
-def _described(
-    session: Any,
-) -> tuple[tuple[int, int], ClassTable, ReadingConfig, Float64[np.ndarray, " classes"], int | None]:
-    """The attributes of `OnnxPredictor` but the first.
-
-    Raises:
-        KeyError, TypeError, ValueError, RecursionError: the file says otherwise, or nothing, of them.
-    """
-    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-    for ends, expected in (
-        (session.get_inputs(), WithProcessing.inputs),
-        (session.get_outputs(), WithProcessing.outputs),
-    ):
-        if tuple(end.name for end in ends) != expected:
-            raise ValueError(f"it has {', '.join(end.name for end in ends)} in the place of {', '.join(expected)}")
-    _, height, width, _ = session.get_inputs()[0].shape
-    if type(height) is not int or type(width) is not int:
-        raise ValueError("its images have no fixed size")
-    classes = ClassTable(*(tuple(json.loads(metadata[name])) for name in ("classes", "class_ids")))
-    usual = [THRESHOLD] * len(classes)
-    thresholds = np.array(json.loads(metadata["thresholds"]) if "thresholds" in metadata else usual, np.float64)
-    if thresholds.shape != (len(classes),):
-        raise ValueError(f"it has {thresholds.size} thresholds for {len(classes)} classes")
-    side = int(metadata["slice"]) if "slice" in metadata else None
-    return (height, width), classes, ReadingConfig(grey_bits=int(metadata.get("grey_bits", "16"))), thresholds, side

@@ -41,7 +41,6 @@ class Pictures:
         self._video: VideoWriter | None = None
 
     def write(self, view: View, found: Detections) -> None:
-        """Draws a picture, or the next frame."""
         is_frame = view.frame is not None
         file = picture_file(self.folder, view.name, is_frame)
         picture = draw_detections(view.image, found, self.classes, enlarge=not is_frame, slice_side=self.slice_side)
@@ -56,7 +55,6 @@ class Pictures:
                 picture.save(stream, format="PNG")
 
     def close(self) -> None:
-        """Finishes the video."""
         if self._video is not None:
             self._video.close()
         self._video = None
@@ -79,7 +77,6 @@ class CocoJson:
         self._results: list[CocoResult] = []
 
     def write(self, view: View, found: Detections) -> None:
-        """Adds an image and its detections."""
         number = len(self._images) + 1
         height, width = view.size
         image: dict[str, object] = {"id": number, "file_name": str(view.file), "height": height, "width": width}
@@ -89,7 +86,6 @@ class CocoJson:
         self._results += found.to_coco(number, self.classes)
 
     def close(self) -> None:
-        """Writes the file."""
         classes = zip(self.classes.ids, self.classes.names, strict=True)
         content = {
             "images": self._images,
@@ -112,7 +108,6 @@ class CsvTable:
         self._writer.writerow(COLUMNS)
 
     def write(self, view: View, found: Detections) -> None:
-        """Appends a row for each detection."""
         place = ("", "") if view.frame is None else (view.frame, round(view.frame / view.rate, 6))
         for label, result in zip(found.labels.tolist(), found.to_coco(0, self.classes), strict=True):
             name = self.classes.names[label]
@@ -120,7 +115,6 @@ class CsvTable:
         self._stream.flush()
 
     def close(self) -> None:
-        """Closes the file."""
         self._stream.close()
 
 

@@ -51,13 +51,11 @@ class LabelStudio:
         self._tasks: list[dict[str, Any]] = []
 
     def write(self, view: View, found: Detections) -> None:
-        """Adds a task."""
         address = LOCAL_FILES + quote(_below(self.root.parent, view.file), errors="surrogateescape")
         prediction = as_prediction(found, view.size, self.classes, self.version)
         self._tasks.append({"data": {"image": address}, "predictions": [prediction]})
 
     def close(self) -> None:
-        """Writes the files."""
         write_file(self.folder / "labelstudio.json", json.dumps(self._tasks), synced=False)
         write_file(self.folder / "labelstudio.xml", labeling_interface(self.classes), synced=False)
 
@@ -125,7 +123,6 @@ class Cvat:
         self._images: dict[Path, list[ElementTree.Element]] = {}
 
     def write(self, view: View, found: Detections) -> None:
-        """Adds an image with its boxes."""
         name, file = _below(self.root, view.file), "cvat.xml"
         if view.frame is not None:
             name, file = f"frame_{view.frame:06}", f"cvat_{view.name}.xml"
@@ -148,7 +145,6 @@ class Cvat:
         images.append(image)
 
     def close(self) -> None:
-        """Writes the files."""
         for file, images in self._images.items():
             root = ElementTree.Element("annotations")
             ElementTree.SubElement(root, "version").text = "1.1"

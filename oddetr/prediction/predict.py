@@ -15,9 +15,9 @@ from oddetr.common.text import shown
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
-from oddetr.prediction.inputs import View, count_views, find_files, is_video, read_views, unique_names
+from oddetr.prediction.inputs import count_views, find_files, is_video, read_views, unique_names
 from oddetr.prediction.onnx_predictor import Runtime, open_predictor
-from oddetr.prediction.outputs import FORMATS, Output, Pictures, open_outputs, picture_file
+from oddetr.prediction.outputs import FORMATS, Pictures, open_outputs, picture_file
 from oddetr.prediction.slicing import detect_sliced
 from oddetr.structures import Weights
 
@@ -40,12 +40,6 @@ class PredictionReport:
     objects: int = 0
     pictures: list[Path] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
-
-    def count(self, view: View, found: Detections) -> None:
-        """Adds a view to the numbers."""
-        self.images += view.frame is None
-        self.frames += view.frame is not None
-        self.objects += len(found)
 
 
 def predict(
@@ -107,9 +101,10 @@ def predict(
         ValueError: an option is out of its range, a class or format unknown, or a file would be overwritten.
         OSError: `out` cannot be written.
     """
-    kinds = _checked(threshold, batch_size, top_k, slice, split_words(formats))
-    folder = Path(out)
-    names = _named(paths, folder, kinds)
+    kinds, folder, console = split_words(formats), Path(out), console or Console(quiet=True)
+    _check_options(threshold, batch_size, top_k, slice, kinds)
+    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
+    _check_files(names, folder, kinds)
     predictor = open_predictor(checkpoint, weights, runtime)
     least = predictor.thresholds if threshold is None else threshold
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
@@ -125,7 +120,8 @@ def predict(
     origin = f"{checkpoint} ({weights})"
     outputs = open_outputs(kinds, folder, predictor.classes, list(names), origin, slice or None)
     try:
-        with ExitStack() as closing, _progress(console) as bar:
+        progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        with ExitStack() as closing, progress as bar:
             for output in outputs:
                 closing.callback(output.close)
             task = bar.add_task("", total=sum(map(count_views, names)))
@@ -134,31 +130,23 @@ def predict(
                 bar.update(task, description=escape(shown(views[0].file.name)))
                 for view, found in zip(views, detect([view.image for view in views]), strict=True):
                     found = found.clipped(*view.size)
-                    _write(outputs, view, found)
-                    report.count(view, found)
+                    for output in outputs:
+                        output.write(view, found)
+                    report.images += view.frame is None
+                    report.frames += view.frame is not None
+                    report.objects += len(found)
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
         message = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
-        (console or Console(quiet=True)).print(message, highlight=False, soft_wrap=True)
+        console.print(message, highlight=False, soft_wrap=True)
         raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
 
 
-def _progress(console: Console | None) -> Progress:
-    """A bar on a terminal; silent elsewhere."""
-    return Progress(console=console, transient=True, disable=console is None or not console.is_terminal)
-
-
-def _write(outputs: Sequence[Output], view: View, found: Detections) -> None:
-    for output in outputs:
-        output.write(view, found)
-
-
-def _checked(
+def _check_options(
     threshold: float | None, batch_size: int, top_k: int | None, slice: int | None, formats: list[str]
-) -> list[str]:
-    """The formats, after all options have been checked."""
+) -> None:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is {threshold}; scores lie in [0, 1].")
     side = slice or None
@@ -169,29 +157,16 @@ def _checked(
     if unknown or not formats:
         found = f"There is no format {unknown[0]!r}" if unknown else "No format is named"
         raise ValueError(f"{found}; there are {', '.join(FORMATS)}.")
-    return formats
 
 
-def _named(paths: str | Path | Sequence[str | Path], folder: Path, kinds: list[str]) -> dict[Path, str]:
-    """The files to detect in, with the names of their results; raises ValueError where an output cannot take them."""
-    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
-    if "pictures" in kinds:
-        _refuse_overwriting(names, folder)
-    if "labelstudio" in kinds:
-        _refuse_videos(names)
-    return names
-
-
-def _refuse_overwriting(names: dict[Path, str], folder: Path) -> None:
+def _check_files(names: dict[Path, str], folder: Path, formats: list[str]) -> None:
+    """Raises ValueError where an output cannot take the files."""
     pictures = {picture_file(folder, name, is_video(file)).resolve() for file, name in names.items()}
     overwritten = pictures & {file.resolve() for file in names}
-    if overwritten:
+    if "pictures" in formats and overwritten:
         raise ValueError(f"{min(overwritten)} would be overwritten by its own picture. Give another folder by --out.")
-
-
-def _refuse_videos(names: dict[Path, str]) -> None:
     video = next(filter(is_video, names), None)
-    if video is not None:
+    if "labelstudio" in formats and video is not None:
         raise ValueError(
             f"{video} is a video, and pre-annotations for Label Studio are of images. Leave labelstudio out of "
             f"--formats, or save its frames first: ffmpeg -i {video.name} frames/%06d.png"

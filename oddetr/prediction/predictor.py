@@ -20,7 +20,7 @@ from oddetr.data.dataset import ClassTable, Sample, Source
 from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_sources
 from oddetr.data.transforms import EvalTransform
-from oddetr.evaluation.coco import Metrics, duplicates_suppressed, evaluate_detections
+from oddetr.evaluation.coco import Metrics, evaluate_detections, metrics_without_duplicates
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
@@ -116,7 +116,11 @@ class Predictor(Pretrained):
         return postprocess(found, batch.original_sizes, top_k or self.detector.top_k, labels)
 
     def detect_source(
-        self, source: Source, batch_size: int | None = None, console: Console | None = None
+        self,
+        source: Source,
+        batch_size: int | None = None,
+        console: Console | None = None,
+        slice: int | None = None,
     ) -> Iterator[tuple[int, Detections]]:
         """Yields (image id, detections with the source's labels) of every image of a source.
 
@@ -124,11 +128,25 @@ class Predictor(Pretrained):
             source: its classes must be among the detector's.
             batch_size: images per batch; default: the run's, at most `MAX_BATCH`, as in its validation.
             console: shows progress, if it is a terminal; None is silent.
+            slice: the side in pixels of slices to detect in, see `detect_sliced`; None or 0: whole images.
 
         Raises:
             ValueError: the source has classes that the detector does not know.
         """
-        labels = known_labels(self.classes, source.classes)
+        known, wanted = self.classes.names, source.classes.names
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError(
+                f"The data set has classes that the detector does not know: {listed(unknown, 10)}. It knows "
+                f"{listed(known, 10)}. Rename them in the data, or train on it (--init carries known classes over)."
+            )
+        labels = [known.index(name) for name in wanted]
+        found = self._of_slices(source, slice, labels) if slice else self._of_images(source, batch_size, labels)
+        silent = console is None or not console.is_terminal
+        for image, each in track(found, "Detecting", len(source), console=console, transient=True, disable=silent):
+            yield image, each.among(labels)
+
+    def _of_images(self, source: Source, batch_size: int | None, labels: list[int]) -> Iterator[tuple[int, Detections]]:
         recorded: int = self.info.configuration.get("batch_size") or BATCH_SIZE
         loader = make_loader(
             TransformedDataset(source, self.transform),
@@ -136,23 +154,14 @@ class Predictor(Pretrained):
             batch_size or min(recorded, MAX_BATCH),
             workers=0,
         )
-        source_labels = np.zeros(len(self.classes), np.int64)
-        source_labels[labels] = np.arange(len(labels))
-        silent = console is None or not console.is_terminal
-        for batch in track(loader, "Detecting", len(loader), console=console, transient=True, disable=silent):
-            for image, found in zip(batch.image_ids, self.detect_batch(batch, labels=labels), strict=True):
-                yield image, replace(found, labels=source_labels[found.labels])
+        for batch in loader:
+            yield from zip(batch.image_ids, self.detect_batch(batch, labels=labels), strict=True)
 
+    def _of_slices(self, source: Source, slice: int, labels: list[int]) -> Iterator[tuple[int, Detections]]:
+        from oddetr.prediction.slicing import detect_sliced
 
-def known_labels(known: ClassTable, wanted: ClassTable) -> list[int]:
-    """Labels in `known` of the classes of `wanted`, matched by name; a `ValueError` lists unknown ones."""
-    unknown = [name for name in wanted.names if name not in known.names]
-    if unknown:
-        raise ValueError(
-            f"The data set has classes that the detector does not know: {listed(unknown, 10)}. It knows "
-            f"{listed(known.names, 10)}. Rename them in the data, or train on it (--init carries known classes over)."
-        )
-    return [known.names.index(name) for name in wanted.names]
+        for sample in map(source.sample, range(len(source))):
+            yield sample.image_id, detect_sliced(self, sample.image, slice, 0.0, labels)
 
 
 def evaluate(
@@ -207,14 +216,10 @@ def evaluate(
         raise ValueError(f"The data set has no split {split!r}; it has {', '.join(sources)}.")
     source = sources[split]
     slice = predictor.slice if slice is None else slice
-    if slice:
-        from oddetr.prediction.slicing import detect_source_sliced
-
-        detections = dict(detect_source_sliced(predictor, source, slice, console))
-    else:
-        detections = dict(predictor.detect_source(source, batch_size, console))
+    detections = dict(predictor.detect_source(source, batch_size, console, slice))
     truth, classes = source.annotations(), source.classes
-    metrics = duplicates_suppressed(evaluate_detections(truth, classes, detections), truth, classes, detections)
+    distinct = metrics_without_duplicates(truth, classes, detections)
+    metrics = replace(evaluate_detections(truth, classes, detections), ap_without_duplicates=distinct.ap)
     if json is not None:
         Path(json).write_text(jsonlib.dumps(metrics.to_json(), indent=1))
     return metrics

@@ -6,19 +6,15 @@ here (0.64 s an image, measured first), .380 with SAHI's default merging (0.53 s
 it needs opencv-python (which conflicts with opencv-python-headless), shapely and fire, and on `cpu` hides the GPUs.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
-from rich.console import Console
-from rich.progress import track
 
-from oddetr.data.dataset import Source
 from oddetr.data.tiles import tiles
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.onnx_predictor import OnnxPredictor
-from oddetr.prediction.predictor import Predictor, known_labels
+from oddetr.prediction.predictor import Predictor
 
 _BORDER = 0.02
 """A box that ends this near to its slice's edge, as a share of the slice's side, counts as cut."""
@@ -62,25 +58,8 @@ def detect_sliced(
             inner = np.array([x0 > 0, y0 > 0, x1 < width, y1 < height])
             cut.append(np.asarray((inner & (to_edges < _BORDER * side)).any(axis=1)))
             found.append(Detections(boxes, part.scores, part.labels))
-    together = Detections(
-        *(np.concatenate(parts) for parts in zip(*((d.boxes, d.scores, d.labels) for d in found), strict=True))
-    )
-    return without_duplicates(together, np.concatenate(cut))
-
-
-def detect_source_sliced(
-    predictor: Predictor, source: Source, side: int, console: Console | None = None
-) -> Iterator[tuple[int, Detections]]:
-    """Yields (image id, detections with the source's labels) of every image; see `detect_sliced` and, for the
-    arguments and errors, `Predictor.detect_source`."""
-    labels = known_labels(predictor.classes, source.classes)
-    own = np.zeros(len(predictor.classes), np.int64)
-    own[labels] = np.arange(len(labels))
-    silent = console is None or not console.is_terminal
-    for index in track(range(len(source)), "Detecting", console=console, transient=True, disable=silent):
-        sample = source.sample(index)
-        found = detect_sliced(predictor, sample.image, side, 0.0, labels)
-        yield sample.image_id, replace(found, labels=own[found.labels])
+    parts = zip(*((each.boxes, each.scores, each.labels) for each in found), strict=True)
+    return without_duplicates(Detections(*map(np.concatenate, parts)), np.concatenate(cut))
 
 
 def without_duplicates(detections: Detections, cut: Bool[np.ndarray, " detections"]) -> Detections:

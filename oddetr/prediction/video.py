@@ -27,15 +27,13 @@ class VideoError(OSError):
     """A video cannot be read, not to its end, or not drawn on."""
 
 
-def _opencv() -> ModuleType | None:
-    """OpenCV, with FFmpeg limited to video files; None where it is not installed."""
+def _opencv() -> ModuleType:
+    """OpenCV, with FFmpeg limited to video files."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our errors say what is wrong with a file
     only = f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", only)
-    try:
-        import cv2
-    except ImportError:
-        return None
+    import cv2
+
     return cv2
 
 
@@ -51,9 +49,11 @@ class VideoReader:
     """
 
     def __init__(self, file: Path) -> None:
-        cv2 = _opencv()
-        if cv2 is None:
-            raise VideoError(f"Cannot read the video {file}: it needs OpenCV, pip install opencv-python-headless.")
+        try:
+            cv2 = _opencv()
+        except ImportError as error:
+            message = f"Cannot read the video {file}: it needs OpenCV, pip install opencv-python-headless."
+            raise VideoError(message) from error
         self._file = file
         self._capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
@@ -101,16 +101,13 @@ class VideoWriter:
 
     def __init__(self, file: Path, rate: float, size: tuple[int, int]) -> None:
         cv2 = _opencv()
-        assert cv2 is not None
         code = cv2.VideoWriter.fourcc(*_CODEC)
         self._writer = cv2.VideoWriter(str(file), code, rate, (size[1], size[0]))
         if not self._writer.isOpened():
             raise OSError(f"Cannot write the video {file}. Is there room, and may this folder be written to?")
 
     def write(self, image: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Appends an RGB frame."""
         self._writer.write(image[:, :, ::-1].copy())
 
     def close(self) -> None:
-        """Finishes the file."""
         self._writer.release()

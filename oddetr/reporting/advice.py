@@ -1,11 +1,12 @@
 """The first lines of a report: whether a detector is good enough to use, on what it fails, and what to do next."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int64
 
+from oddetr.common.untrusted import is_number
+from oddetr.reporting.findings import Findings
+from oddetr.reporting.record import Record
 from oddetr.reporting.stability import Kind
 
 GOOD, HELPFUL, WEAK = 0.9, 0.75, 0.5
@@ -28,37 +29,6 @@ RISING = 0.02
 """A run is called too short if its AP rose this much in its last third."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The results of a run's best detector on its validation images, as far as advice needs them.
-
-    Attributes:
-        names: the classes.
-        confusion: counts at `threshold`. Rows are true classes, columns found ones; the last column counts missed
-            objects, and the last row false alarms.
-        threshold: the score with the highest F1, in [0, 1].
-        f1: the F1 of all detections at that threshold and IoU 0.5, in [0, 1].
-        ap, ap_small: COCO's AP of all and of small objects, in [0, 1]; NaN if there are none.
-        small: number of small objects.
-        duplicates: AP that duplicate detections cost.
-        aps: the teacher's AP at each validation.
-        enlargeable: whether the images have more pixels than the detector sees.
-        run: the run's folder.
-    """
-
-    names: Sequence[str]
-    confusion: Int64[np.ndarray, "truth found"]
-    threshold: float
-    f1: float
-    ap: float
-    ap_small: float
-    small: int
-    duplicates: float
-    aps: Sequence[float]
-    enlargeable: bool
-    run: str
-
-
 @dataclass(frozen=True)
 class Advice:
     """A verdict in words, what it rests on, and sentences on failures and on what to do next; code in backticks."""
@@ -70,22 +40,23 @@ class Advice:
     steps: list[str] = field(default_factory=list[str])
 
 
-def advise(outcome: Outcome) -> Advice:
-    """Judge a detector by the F1 of its detections at its best score threshold."""
-    table = outcome.confusion
-    objects, found = table[:-1].sum(axis=1), np.diag(table)[:-1]
-    total, shown = int(objects.sum()), int(table[:, :-1].sum())
+def advise(record: Record, findings: Findings) -> Advice:
+    """Judge a run's best detector by the F1 of its detections at its best score threshold."""
+    table = findings.confusion
+    total, right, shown = int(table[:-1].sum()), int(np.trace(table[:-1, :-1])), int(table[:, :-1].sum())
     if not total:
         return Advice("unknown", "Not known", "There is no object on the validation images.")
-    kind, verdict = _verdict(outcome.f1)
+    kind, verdict = _verdict(findings.f1)
     seen = (
-        f"At a score of {outcome.threshold:.2f} it finds {int(found.sum())} of {total} objects with the right class, "
-        f"and {int(found.sum())} of its {shown} detections are right (validation images, IoU 0.5)."
+        f"At a score of {findings.threshold:.2f} it finds {right} of {total} objects with the right class, "
+        f"and {right} of its {shown} detections are right (validation images, IoU 0.5)."
     )
     if total < FEW:
         seen += " So few objects say little."
-    failures, steps = _failures(outcome, objects, found)
-    return Advice(kind, verdict, seen, failures, [*steps, *_next_step(outcome)])
+    size = record.configuration.get("image_size") or 0
+    enlargeable = is_number(size) and size < float(np.median(findings.truth.sizes.min(axis=1)))
+    failures, steps = _failures(findings, enlargeable)
+    return Advice(kind, verdict, seen, failures, [*steps, _next_step(record)])
 
 
 def _verdict(f1: float) -> tuple[Kind, str]:
@@ -98,11 +69,10 @@ def _verdict(f1: float) -> tuple[Kind, str]:
     return "unstable", "Not usable yet"
 
 
-def _failures(
-    outcome: Outcome, objects: Int64[np.ndarray, " classes"], found: Int64[np.ndarray, " classes"]
-) -> tuple[list[str], list[str]]:
-    """What it fails on, and what helps against each."""
-    table, names = outcome.confusion, outcome.names
+def _failures(findings: Findings, enlargeable: bool) -> tuple[list[str], list[str]]:
+    """What it fails on, and what helps; `enlargeable`: the images have more pixels than the detector sees."""
+    table, names, metrics = findings.confusion, findings.source.classes.names, findings.metrics
+    objects, found = table[:-1].sum(axis=1), np.diag(table)[:-1]
     failures: list[str] = []
     steps: list[str] = []
     recall = np.where(objects >= FEW_OF_A_KIND, found / np.maximum(objects, 1), np.inf)
@@ -118,23 +88,24 @@ def _failures(
     if alarms > CONFUSED * shown:
         failures.append(f"{alarms} of {shown} detections show no labelled object, or one that was found already.")
         steps.append("Look at these in the pictures below: are there objects that nobody has labelled?")
-    if outcome.small >= FEW_OF_A_KIND and outcome.ap_small < SMALL_BEHIND * outcome.ap:
-        failures.append(f"Small objects: AP {outcome.ap_small:.2f}, and {outcome.ap:.2f} of all.")
-        if outcome.enlargeable:
+    if findings.objects_by_size["small"] >= FEW_OF_A_KIND and metrics.ap_small < SMALL_BEHIND * metrics.ap:
+        failures.append(f"Small objects: AP {metrics.ap_small:.2f}, and {metrics.ap:.2f} of all.")
+        if enlargeable:
             steps.append("Show the detector larger images (`--image-size`), or tiles of them (`--slice`).")
-    if outcome.duplicates >= COSTLY:
-        failures.append(f"Duplicate detections cost {outcome.duplicates:.2f} AP.")
+    duplicates = findings.distinct.ap - metrics.ap
+    if duplicates >= COSTLY:
+        failures.append(f"Duplicate detections cost {duplicates:.2f} AP.")
     if not failures and recall[worst] < 1:
         failures.append(f"{names[worst]}, the weakest class: {found[worst]} of {objects[worst]} are found.")
     return failures, steps
 
 
-def _next_step(outcome: Outcome) -> list[str]:
+def _next_step(record: Record) -> str:
     """The next step that does not depend on a failure: the length of the run, or a score on test images."""
-    aps = outcome.aps
+    aps = record.scores("teacher", "AP").y
     last = aps[-1 - len(aps) // 3 :]
     if len(aps) > 3 and last[-1] - last[0] > RISING:
-        return ["Train longer (`--epochs`): AP still rose in the last third of the run."]
+        return "Train longer (`--epochs`): AP still rose in the last third of the run."
     if len(aps) > 3 and int(np.argmax(aps)) < len(aps) // 2:
-        return ["It was best in the first half of the run: train shorter, or label more images."]
-    return [f"Score it on images that nothing was chosen by: `oddetr evaluate {outcome.run} --split test`."]
+        return "It was best in the first half of the run: train shorter, or label more images."
+    return f"Score it on images that nothing was chosen by: `oddetr evaluate {record.folder} --split test`."

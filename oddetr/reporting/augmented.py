@@ -13,7 +13,7 @@ from oddetr.boxes import cxcywh_to_xyxy
 from oddetr.common.durable import write_file
 from oddetr.data.augmentation import training_data
 from oddetr.data.batches import EpochSampler, Key
-from oddetr.data.dataset import ClassTable, DetectionData, Source
+from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.reading_config import ReadingConfig
 from oddetr.data.sources import open_training_sources
 from oddetr.data.transforms import AugmentConfig, Example
@@ -111,21 +111,17 @@ def _keys(length: int, epochs: int, seed: int) -> Iterator[Key]:
 
 
 def _picture(source: Source, key: Key, example: Example) -> dict[str, Any]:
+    """An example, whose pixels are in [0, 1], with its boxes as a data URL."""
     epoch, index = key
+    height, width = example.image.shape[1:]
+    boxes = cxcywh_to_xyxy(example.boxes).numpy() * np.array([width, height, width, height], np.float32)
+    objects = Detections(boxes, np.ones(len(boxes), np.float32), example.labels.numpy())
+    pixels = (example.image * 255).round().byte().permute(1, 2, 0).numpy()
     name = source.files[index] if isinstance(source, DetectionData) else f"scene {index}"
     return {
         "name": name,
         "epoch": epoch + 1,
         "objects": len(example.labels),
-        "size": tuple(example.image.shape[:0:-1]),
-        "url": data_url(_drawn(example, source.classes), _SIDE),
+        "size": (width, height),
+        "url": data_url(draw_detections(pixels, objects, source.classes, scores=False), _SIDE),
     }
-
-
-def _drawn(example: Example, classes: ClassTable) -> Any:
-    """The example, whose pixels are in [0, 1], and its boxes."""
-    height, width = example.image.shape[1:]
-    boxes = cxcywh_to_xyxy(example.boxes).numpy() * np.array([width, height, width, height], np.float32)
-    objects = Detections(boxes, np.ones(len(boxes), np.float32), example.labels.numpy())
-    pixels = (example.image * 255).round().byte().permute(1, 2, 0).numpy()
-    return draw_detections(pixels, objects, classes, scores=False)

@@ -141,8 +141,6 @@ def _plot(lines: Sequence[Curve], x_label: str, y_label: str) -> tuple[Figure, A
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
     handles = axes.get_lines()
-    if not handles:
-        return
     names = shortened([str(handle.get_label()) for handle in handles])
     numbers = [str(number) for number in range(len(names))]  # matplotlib leaves out names that begin with _
     columns = 1 if max(map(len, names)) > _WIDE else 2

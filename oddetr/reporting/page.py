@@ -14,11 +14,10 @@ from PIL import Image
 
 from oddetr import __version__
 from oddetr.common.nested import flat
-from oddetr.common.untrusted import is_number
 from oddetr.evaluation.detections import Detections
 from oddetr.evaluation.scores_json import MODELS
 from oddetr.prediction.drawing import draw_detections
-from oddetr.reporting.advice import Advice, Outcome, advise
+from oddetr.reporting.advice import advise
 from oddetr.reporting.curves import Curve, Drawing, curves, precision_recall
 from oddetr.reporting.findings import Findings
 from oddetr.reporting.record import Record
@@ -44,7 +43,7 @@ def run_page(record: Record, found: Findings | None, missing: str) -> str:
         "run.html.jinja",
         run=record,
         headline=headline(record, found),
-        advice=advice(record, found) if found else None,
+        advice=advise(record, found) if found else None,
         drawings=drawings(record),
         stability=record.stability(),
         instability=_instability_drawings(record),
@@ -107,49 +106,21 @@ def headline(record: Record, found: Findings | None = None) -> list[Row]:
             ("AP50", _number(scores.get("AP50")), "at IoU 0.5"),
             ("best epoch", f"{record.best['epoch']} of {epochs}", "by the teacher's AP"),
         ]
-    rows += _resources(record.epochs[-1] if record.epochs else {})
+    last = record.epochs[-1] if record.epochs else {}
+    seconds, training, share = (last.get(name) for name in ("seconds", "training_seconds", "waiting_share"))
+    if seconds is not None:
+        other = "" if training is None else f"{clock(seconds - training)} of it validations and checkpoints"
+        rows.append(("time", clock(seconds), other))
+    if last.get("images_per_second") is not None:
+        waiting = "" if share is None else f"{100 * share:.0f} % of the time waiting for data"
+        rows.append(("images/s", f"{last['images_per_second']:.1f}", waiting))
+    if not math.isnan(last.get("peak_memory_gib") or math.nan):
+        rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
     if found and (metrics := found.metrics).ap_without_duplicates is not None and not math.isnan(metrics.ap):
         ap, distinct = _number(metrics.ap), _number(metrics.ap_without_duplicates)
         remark = f"AP on {len(found.truth):,} images: {ap}; after class-wise NMS at IoU 0.6: {distinct}"
         rows.append(("duplicates cost", f"{max(metrics.ap_without_duplicates - metrics.ap, 0.0):.3f} AP", remark))
     return rows
-
-
-def _resources(last: dict[str, Any]) -> list[Row]:
-    """Time, speed and memory, as far as the last epoch has them."""
-    rows: list[Row] = []
-    seconds, training = last.get("seconds"), last.get("training_seconds")
-    if seconds is not None:
-        other = "" if training is None else f"{clock(seconds - training)} of it validations and checkpoints"
-        rows.append(("time", clock(seconds), other))
-    if last.get("images_per_second") is not None:
-        share = last.get("waiting_share")
-        waiting = "" if share is None else f"{100 * share:.0f} % of the time waiting for data"
-        rows.append(("images/s", f"{last['images_per_second']:.1f}", waiting))
-    if not math.isnan(last.get("peak_memory_gib") or math.nan):
-        rows.append(("memory", f"{last['peak_memory_gib']:.1f} GiB", "at most"))
-    return rows
-
-
-def advice(record: Record, found: Findings) -> Advice:
-    """Whether the detector is good enough, on what it fails, and what to do next."""
-    size = record.configuration.get("image_size") or 0
-    shorter = float(np.median(found.truth.sizes.min(axis=1)))
-    return advise(
-        Outcome(
-            names=found.source.classes.names,
-            confusion=found.confusion,
-            threshold=found.threshold,
-            f1=found.f1,
-            ap=found.metrics.ap,
-            ap_small=found.metrics.ap_small,
-            small=found.objects_by_size["small"],
-            duplicates=found.distinct.ap - found.metrics.ap,
-            aps=record.scores("teacher", "AP").y,
-            enlargeable=is_number(size) and size < shorter,
-            run=str(record.folder),
-        )
-    )
 
 
 def drawings(record: Record) -> list[Drawing]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointError, CheckpointInfo, find_checkpoint, read_info
+from oddetr.common.nested import flat
 from oddetr.common.untrusted import is_number, read_json
 from oddetr.reporting.curves import Curve
 from oddetr.reporting.stability import Stability, stability
@@ -98,12 +99,6 @@ class Record:
         return out_of_patience(teacher_aps(self.validated), patience) if isinstance(patience, int) else ""
 
     @property
-    def distilled(self) -> bool:
-        """Whether OD-DETR was on."""
-        distillation = self.configuration.get("distillation")
-        return isinstance(distillation, dict) and bool(distillation.get("enabled"))
-
-    @property
     def command(self) -> str:
         """The command that trains with the same configuration."""
         return f"oddetr train --config {shlex.quote(str(self.folder / CONFIGURATION))} --out NEW_FOLDER"
@@ -148,9 +143,10 @@ class Record:
         gaps = [after - before for before, after in pairwise(epochs)]
         if len(gaps) > 1 and gaps[-1] < gaps[-2]:
             epochs, values = epochs[:-1], values[:-1]
-        optimizer = self.configuration.get("optimizer")
-        cosine = isinstance(optimizer, dict) and optimizer.get("schedule") == "cosine"
-        return stability(epochs, values, cosine, calmed=self.distilled or self.info is None)
+        options = flat(self.configuration)
+        distilled = bool(options.get("distillation.enabled"))
+        cosine = options.get("optimizer.schedule") == "cosine"
+        return stability(epochs, values, cosine, calmed=distilled or self.info is None)
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:

@@ -82,9 +82,8 @@ def draw(found: Found, chosen: Detections, classes: ClassTable) -> Image.Image:
 
 
 def tabulate(chosen: Detections, classes: ClassTable) -> list[list[str]]:
-    """Makes a row of `HEADERS` for each detection, best first; boxes in pixels of the original image."""
-    best = chosen.top(len(chosen))
-    rows = zip(best.labels.tolist(), best.scores.tolist(), best.boxes.tolist(), strict=True)
+    """Makes a row of `HEADERS` for each detection; boxes in pixels of the original image."""
+    rows = zip(chosen.labels.tolist(), chosen.scores.tolist(), chosen.boxes.tolist(), strict=True)
     return [[classes.names[label], f"{score:.3f}", *(f"{side:.1f}" for side in box)] for label, score, box in rows]
 
 

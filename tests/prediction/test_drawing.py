@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from oddetr.data.dataset import ClassTable
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.drawing import PALETTE, class_colour, draw_detections, ink_on, place_label
+from tests.helpers import contrast
 
 CLASSES = ClassTable(names=("cell", "worm"), ids=(7, 1))
 GREY = (90, 90, 90)
@@ -83,12 +84,4 @@ def test_names_when_not_latin_or_too_long_then_drawn_without_error() -> None:
 
 
 def test_label_colours_when_written_on_then_contrast_is_enough_for_text() -> None:
-    def luminance(colour: tuple[int, ...]) -> float:
-        """WCAG 2's relative luminance."""
-        shares = [part / 255 for part in colour]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in shares]
-        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-    for colour in PALETTE:
-        low, high = sorted(luminance(each) for each in (colour, ink_on(colour)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5
+    assert all(contrast(colour, ink_on(colour)) >= 4.5 for colour in PALETTE)

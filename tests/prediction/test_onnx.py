@@ -49,30 +49,6 @@ def test_export_when_done_then_file_has_standard_operators_and_classes(exported:
     assert json.loads({each.key: each.value for each in model.metadata_props}["classes"]) == list("0123456789")
 
 
-def test_export_when_run_on_any_number_of_images_then_finds_what_predict_finds(exported: Path, trained: Path) -> None:
-    """Images of the size of evaluation (the shorter side is 96): nothing is resized; one is narrower, so padded."""
-    session = onnxruntime.InferenceSession(exported)
-    predictor = Predictor.load(trained)
-    for count in (1, 3):
-        generator = np.random.default_rng(count)
-        sizes = [(96, 160)] * (count - 1) + [(96, 128)]
-        images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-        canvas = np.zeros((count, 96, 160, 3), np.uint8)
-        for place, image in zip(canvas, images, strict=True):
-            place[: image.shape[0], : image.shape[1]] = image
-        padded = [np.zeros((96, 160, 3), np.uint8), *images]  # so that the last is padded here too
-        expected = predictor.detect(padded)[1:]
-        boxes, scores, labels = session.run(None, {"images": canvas, "sizes": np.array(sizes)})
-        assert (boxes.dtype, scores.dtype, labels.dtype) == (np.float32, np.float32, np.int64)
-        for index, ((height, width), found) in enumerate(zip(sizes, expected, strict=True)):
-            np.testing.assert_allclose(scores[index], found.scores, atol=1e-5)
-            clear = np.flatnonzero(np.diff(found.scores) < -1e-5)[:20]  # where two score alike, either may come first
-            clear = clear[np.isin(clear - 1, [-1, *clear])]
-            assert len(clear)
-            np.testing.assert_allclose(boxes[index][clear] * ([width, height] * 2), found.boxes[clear], atol=0.05)
-            assert labels[index][clear].tolist() == found.labels[clear].tolist()
-
-
 def test_example_when_run_without_torch_then_prints_what_predict_finds(
     exported: Path, trained: Path, tmp_path: Path
 ) -> None:

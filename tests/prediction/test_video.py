@@ -36,8 +36,13 @@ def clip(tmp_path: Path) -> Path:
     """A white bar that jumps, one place a frame; nothing in the last frame. Lossless."""
     file = tmp_path / "clips" / "clip.avi"
     file.parent.mkdir()
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"FFV1"), RATE, (192, 128))
-    for image in frames():
+    return write_video(file, "FFV1", frames())
+
+
+def write_video(file: Path, codec: str, images: list[np.ndarray]) -> Path:
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*codec), RATE, (width, height))
+    for image in images:
         writer.write(image)
     writer.release()
     return file
@@ -80,11 +85,8 @@ def test_predict_when_videos_are_broken_or_empty_then_processes_the_rest(
 ) -> None:
     (clip.parent / "broken.mp4").write_bytes(b"no video" * 50)
     (clip.parent / "none.mov").write_bytes(b"")
-    cut = clip.parent / "cut.avi"
-    writer = cv2.VideoWriter(str(cut), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
-    for _ in range(20):
-        writer.write(np.random.default_rng(0).integers(0, 100, (64, 64, 3), dtype=np.uint8))
-    writer.release()
+    noise = np.random.default_rng(0).integers(0, 100, (64, 64, 3), dtype=np.uint8)
+    cut = write_video(clip.parent / "cut.avi", "MJPG", [noise] * 20)
     cut.write_bytes(cut.read_bytes()[:-30000])
     Image.fromarray(frames()[0]).save(clip.parent / "image.png")
     assert cli.main(["predict", "any", str(clip.parent), "--out", str(tmp_path / "out")]) == 0
@@ -101,10 +103,7 @@ def test_predict_when_videos_are_broken_or_empty_then_processes_the_rest(
 def test_predict_when_a_video_has_a_side_too_long_for_mpeg_4_then_skips_it(tmp_path: Path) -> None:
     folder, out = tmp_path / "clips", tmp_path / "out"
     folder.mkdir()
-    long = folder / "a.avi"
-    writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 8192))
-    writer.write(np.zeros((8192, 64, 3), np.uint8))
-    writer.release()
+    long = write_video(folder / "a.avi", "MJPG", [np.zeros((8192, 64, 3), np.uint8)])
     Image.fromarray(frames()[0]).save(folder / "b.png")
     report = oddetr.predict("any", folder, out)
     assert f"Cannot draw on the video {long}: its frames have 64 x 8192 pixels" in report.unreadable[long]

@@ -16,7 +16,7 @@ from oddetr.reporting.page import confusion_table, differing, drawings
 from oddetr.reporting.record import Record
 from oddetr.reporting.report import report
 from tests.browser import browser
-from tests.helpers import without_checksums
+from tests.helpers import contrast, without_checksums
 from tests.squares import HOSTILE
 
 
@@ -92,14 +92,6 @@ def test_pages_in_a_browser_fit_load_nothing_and_sort(learned: Path, copied: Pat
             assert len(shown) == 2
             assert shown == sorted(shown, reverse=order == "descending")
             assert table.locator(f"th[aria-sort={order}]").inner_text() == "objects"
-
-
-def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
-    """WCAG 2's contrast ratio, from 1 (equal) to 21 (black on white); text needs 4.5."""
-    shares = [np.array(each) / 255 for each in (first, second)]
-    linear = [np.where(each <= 0.04045, each / 12.92, ((each + 0.055) / 1.055) ** 2.4) for each in shares]
-    low, high = sorted(float(np.dot(each, (0.2126, 0.7152, 0.0722))) for each in linear)
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_colours_of_the_page_are_legible_in_both_schemes() -> None:

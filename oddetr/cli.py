@@ -14,7 +14,7 @@ from rich.table import Table
 
 from oddetr import __version__
 from oddetr.common.parsing import ConfigFile, Parser, make_parser
-from oddetr.common.terminal import Terminal
+from oddetr.common.terminal import Terminal, print_line
 
 _CHECKPOINT = {"help": "a run's folder (its best), a checkpoint in it, or hf:user/name on the Hub"}
 
@@ -29,10 +29,6 @@ def _parser(function: Callable[..., Any], epilog: str | None = None, **positiona
         parser.add_argument(name, **usual | options)
     parser.add_function_arguments(function, as_group=False, skip={"console", *positionals})
     return parser
-
-
-def _print(console: Console, text: object, style: str | None = None) -> None:
-    console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -78,7 +74,7 @@ def models(arguments: Sequence[str], console: Console) -> int:
         weights = "in the cache" if model.cached else f"{4 * model.parameters} MB"
         table.add_row(name, model.images, f"{model.parameters} M", f"{model.coco_ap:.3f}", weights)
     console.print(table)
-    _print(
+    print_line(
         console,
         f"AP on COCO val2017 is the authors' figure. All weights are {LICENCE}, by their model cards.\n"
         "They need transformers (pip install 'oddetr[transformers]') and are downloaded when first used.\n"
@@ -94,7 +90,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
 
     values = _parser(verb, checkpoint=_CHECKPOINT).values(arguments)
     metrics = verb(**values, console=console)
-    _print(console, f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1")
+    print_line(console, f"{values['checkpoint']}, the {values['weights']}'s weights, on {values['split']}, in 0-1")
     table = _table("score", "value")
     for name, value in metrics.to_json().items():
         for part, score in value.items() if isinstance(value, dict) else (("", value),):
@@ -111,8 +107,8 @@ def report(arguments: Sequence[str], console: Console) -> int:
     values = _parser(verb, runs=runs).values(arguments)
     written = verb(**values, console=console)
     if written.missing:
-        _print(console, written.missing, "yellow")
-    _print(console, f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB")
+        print_line(console, written.missing, "yellow")
+    print_line(console, f"{written.file}   {written.file.stat().st_size / 2**20:.1f} MB")
     return 0
 
 
@@ -138,11 +134,11 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     values = _parser(verb, _OUTPUTS, checkpoint=checkpoint, paths=paths).values(arguments)
     report = verb(**values, console=console)
     for reason in report.unreadable.values():
-        _print(console, f"skipped: {reason}", "yellow")
+        print_line(console, f"skipped: {reason}", "yellow")
     read = f"{report.images} images" + (f" and {report.frames} frames" if report.frames else "")
     skipped = f", {len(report.unreadable)} files skipped" if report.unreadable else ""
     formats = values["formats"].split(",") if isinstance(values["formats"], str) else values["formats"]
-    _print(console, f"{report.objects} objects in {read}{skipped}: {', '.join(formats)} in {values['out']}")
+    print_line(console, f"{report.objects} objects in {read}{skipped}: {', '.join(formats)} in {values['out']}")
     return 0 if report.images or report.frames else 1
 
 
@@ -154,7 +150,7 @@ def convert(arguments: Sequence[str], console: Console) -> int:
     file = {"help": "the .pth file, or the folder with config.json"}
     folder = verb(**_parser(verb, file=file).values(arguments))
     info = read_info(folder)
-    _print(console, f"{info.detector.summary}, {len(info.classes)} classes: {folder}")
+    print_line(console, f"{info.detector.summary}, {len(info.classes)} classes: {folder}")
     return 0
 
 
@@ -172,10 +168,12 @@ def export(arguments: Sequence[str], console: Console) -> int:
     values = parser.values(arguments)
     report = verb(**values)
     size = f"{report.file.stat().st_size / 2**20:.1f} MB"
-    _print(console, f"{report.file}   {size}   opset {OPSET}   differs from PyTorch by at most {report.difference:.0e}")
+    print_line(
+        console, f"{report.file}   {size}   opset {OPSET}   differs from PyTorch by at most {report.difference:.0e}"
+    )
     for side, tensors in (("in", report.inputs), ("out", report.outputs)):
         for name, kind in tensors.items():
-            _print(console, f"  {side:<4}{name:<13}{kind}")
+            print_line(console, f"  {side:<4}{name:<13}{kind}")
     return 0
 
 
@@ -183,7 +181,7 @@ def push(arguments: Sequence[str], console: Console) -> int:
     """Upload a detector and its model card to the Hugging Face Hub: oddetr push CHECKPOINT --to USER/NAME."""
     from oddetr.prediction.predictor import push as verb
 
-    _print(console, verb(**_parser(verb, checkpoint=_CHECKPOINT).values(arguments)))
+    print_line(console, verb(**_parser(verb, checkpoint=_CHECKPOINT).values(arguments)))
     return 0
 
 
@@ -199,7 +197,7 @@ def check(arguments: Sequence[str], console: Console) -> int:
     report = verb(**values, console=console)
     print_report(report, console, every)
     if values["mend"] is not None and report.folder is not None:
-        _print(console, f"A clean copy is in {values['mend']}; changes.txt there lists every change.")
+        print_line(console, f"A clean copy is in {values['mend']}; changes.txt there lists every change.")
     return 0 if report.ok else 1
 
 
@@ -209,7 +207,7 @@ def augment(arguments: Sequence[str], console: Console) -> int:
 
     data = {"type": str, "metavar": "DIR", "help": "a folder of COCO, Pascal VOC or YOLO layout, or digits"}
     page = verb(**_parser(verb, data=data).values(arguments), console=console)
-    _print(console, f"{page.examples} examples with {page.objects} objects: {page.file}")
+    print_line(console, f"{page.examples} examples with {page.objects} objects: {page.file}")
     return 0
 
 
@@ -233,7 +231,7 @@ def digits(arguments: Sequence[str], console: Console) -> int:
     length = count if split == "train" else None
     source = DigitScenes(split, length, objects=values["objects"], heights=values["heights"])
     folder = write_coco(source, values["out"], split, count)
-    _print(console, f"{len(list(folder.iterdir()))} scenes in {folder}")
+    print_line(console, f"{len(list(folder.iterdir()))} scenes in {folder}")
     return 0
 
 
@@ -278,7 +276,7 @@ def replay(arguments: Sequence[str], console: Console) -> int:
     from oddetr.training.safety.replay import replay as verb
 
     found = verb(**_parser(verb, file={"help": "replay_step_N.pt in the run's folder"}).values(arguments))
-    _print(console, "\n".join(found.lines()))
+    print_line(console, "\n".join(found.lines()))
     table = _table("part of the loss", "in the run", *(f"again, {trial.precision}" for trial in found.trials))
     for name, value in found.recorded.items():
         if name.startswith("loss"):
@@ -330,30 +328,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     console, errors = Terminal(), Terminal(stderr=True)
     if words[:1] == ["--version"]:
-        _print(console, __version__)
+        print_line(console, __version__)
         return 0
     if not words or words[0] in ("-h", "--help"):
-        _print(console, _usage())
+        print_line(console, _usage())
         return 0 if words else 2
     if words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        _print(errors, f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}")
+        print_line(errors, f"oddetr: There is no verb {words[0]!r}.{meant}\n\n{_usage()}")
         return 2
     undecoded = next((word for word in words if re.search("[\ud800-\udfff]", word)), None)
     if undecoded:
-        _print(errors, f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name.")
+        print_line(errors, f"oddetr {words[0]}: {undecoded} is not UTF-8. Give the file or folder another name.")
         return 2
     try:
         return VERBS[words[0]](words[1:], console)
     except KeyboardInterrupt as stopped:
         if not stopped.args:
-            _print(errors, f"oddetr {words[0]}: stopped.")
+            print_line(errors, f"oddetr {words[0]}: stopped.")
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if not str(error) or type(error) is RuntimeError:
             raise
-        _print(errors, f"oddetr {words[0]}: {error}", "red")
+        print_line(errors, f"oddetr {words[0]}: {error}", "red")
         return 1
 
 

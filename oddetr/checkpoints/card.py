@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.common.nested import flat
@@ -41,6 +41,7 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     title = PurePosixPath(name).name
+    teacher, student = (info.metrics.get(each, {}) for each in ("teacher", "student"))
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="object-detection",
@@ -55,20 +56,19 @@ def model_card(
         title=in_markdown(title),
         detector=in_markdown(info.detector.summary),
         code_name=json.dumps(name, ensure_ascii=False),
-        trained=bool(info.configuration),
-        class_rows=_class_rows(info),
+        info=info,
+        teacher=teacher,
+        student=student,
+        scores=[name for name in _SCORES if teacher.get(name) is not None or student.get(name) is not None],
+        score=_score,
+        in_markdown=in_markdown,
         data=_data(info),
         recipe=_recipe(info),
         distillation=_distillation(info),
-        scores=_score_rows(info),
-        epoch=info.epoch,
         part=_validated_part(info),
         stability=_stability(info),
-        student="student" in weights,
-        size=info.image_size,
-        images=info.images,
+        student_is_here="student" in weights,
         detections=detections,
-        threshold="the one with each class's best F1 on the validation images" if info.thresholds else 0.3,
         versions=", ".join(f"{in_markdown(key)} {in_markdown(value)}" for key, value in info.versions.items()),
     )
 
@@ -123,25 +123,7 @@ def _index(info: CheckpointInfo) -> "list[EvalResult]":
     ]
 
 
-def _score_rows(info: CheckpointInfo) -> list[str]:
-    teacher, student = (info.metrics.get(weights, {}) for weights in ("teacher", "student"))
-    return [
-        _row(name, _score(teacher.get(name)), _score(student.get(name)))
-        for name in _SCORES
-        if teacher.get(name) is not None or student.get(name) is not None
-    ]
-
-
-def _class_rows(info: CheckpointInfo) -> list[str]:
-    """One row per class: original id, name, the teacher's AP."""
-    scores = info.metrics.get("teacher", {}).get("per_class", {})
-    return [
-        _row(category, in_markdown(name), *([_score(scores.get(name))] if info.metrics else []))
-        for category, name in zip(info.classes.ids, info.classes.names, strict=True)
-    ]
-
-
-def _recipe(info: CheckpointInfo) -> list[str]:
+def _recipe(info: CheckpointInfo) -> dict[str, Any]:
     run = info.configuration
     optimizer, accumulate = run.get("optimizer", {}), run.get("accumulate") or 1
     start = run.get("init") or (run.get("model") if str(run.get("model")).startswith("hf:") else None)
@@ -156,7 +138,7 @@ def _recipe(info: CheckpointInfo) -> list[str]:
         "seed": run.get("seed"),
         "initial weights": start or ("ImageNet weights of the backbone" if run and info.detector.pretrained else None),
     }
-    return [_row(name, in_markdown(value)) for name, value in facts.items() if value is not None]
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _distillation(info: CheckpointInfo) -> str | None:
@@ -180,7 +162,3 @@ def _stability(info: CheckpointInfo) -> str | None:
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"

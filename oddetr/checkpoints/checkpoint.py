@@ -273,12 +273,6 @@ def _damage_error(folder: Path, problem: str) -> CheckpointError:
     return CheckpointError(f"The checkpoint {folder} cannot be read: {problem}. {instead}")
 
 
-def files_of(weights: Weights) -> list[str]:
-    """The files of a repository on the Hub that a detector with these weights needs."""
-    other = {file for model, file in WEIGHT_FILES.items() if model not in ("teacher", weights)}
-    return [file for file in FILES if file not in other]
-
-
 def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
     """Find the checkpoint's folder for a path.
 
@@ -290,8 +284,7 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
         CheckpointError: there is none; HubError: the repository is not available.
     """
     if on_hub(path):
-        repository, revision = split_name(path)
-        return require_checkpoint(fetch(repository, files_of(weights), revision=revision), repository)
+        return fetch_checkpoint(path, weights)
     if path.suffix.lower() == ".onnx" and not path.is_dir():
         raise CheckpointError(f"{path} is an exported file, which `oddetr predict` takes. Give the checkpoint here.")
     folder = path if path.is_dir() else path.parent
@@ -309,12 +302,20 @@ def find_checkpoint(path: Path, weights: Weights = "teacher") -> Path:
     )
 
 
-def require_checkpoint(folder: Path, repository: str) -> Path:
-    """Return the folder of a repository on the Hub if it is a checkpoint.
+def fetch_checkpoint(name: Path | str, weights: Weights, revision: str | None = None, **options: Any) -> Path:
+    """Fetch the files that a detector with these weights needs from the Hub, and return their folder.
+
+    Args:
+        name: user/name[@revision], with or without `hf:`.
+        options: see `fetch`.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the repository is no checkpoint; HubError: it is not available.
     """
+    repository, marked = split_name(name)
+    other = {file for model, file in WEIGHT_FILES.items() if model not in ("teacher", weights)}
+    files = [file for file in FILES if file not in other]
+    folder = fetch(repository, files, revision=revision or marked, **options)
     missing = [name for name in (DESCRIPTION, WEIGHT_FILES["teacher"]) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

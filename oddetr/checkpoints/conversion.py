@@ -9,7 +9,6 @@ from oddetr.checkpoints.checkpoint import DESCRIPTION, CheckpointInfo, save_chec
 from oddetr.checkpoints.foreign import Foreign, load_official_state, read_foreign
 from oddetr.data.dataset import ClassTable
 from oddetr.data.transforms import LEAST_SIDE, MOST_SIDE
-from oddetr.models.backbone import Backbone
 from oddetr.models.families.build import build_detector
 
 _COCO: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -49,9 +48,7 @@ def convert(file: Path | str, to: Path | str, classes: Path | str | None = None,
     table, foreign = _with_classes(foreign, names)
     detector = build_detector(foreign.config, len(table)).eval()
     load_official_state(detector, foreign.state)
-    backbone = detector.backbone
-    assert isinstance(backbone, Backbone)
-    info = CheckpointInfo(foreign.config, table, image_size, backbone.mean, backbone.std)
+    info = CheckpointInfo(foreign.config, table, image_size, detector.mean, detector.std)
     save_checkpoint(folder, {"teacher": detector}, info)
     return folder
 

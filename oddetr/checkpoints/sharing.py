@@ -7,16 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from oddetr.checkpoints.card import LIBRARY, model_card
-from oddetr.checkpoints.checkpoint import (
-    FILES,
-    CheckpointInfo,
-    files_of,
-    load_checkpoint,
-    require_checkpoint,
-    save_checkpoint,
-)
-from oddetr.checkpoints.hub import fetch, upload
-from oddetr.common.hub_names import PREFIX, on_hub, split_name
+from oddetr.checkpoints.checkpoint import FILES, CheckpointInfo, fetch_checkpoint, load_checkpoint, save_checkpoint
+from oddetr.checkpoints.hub import upload
+from oddetr.common.hub_names import PREFIX, on_hub
 from oddetr.common.nested import without_key
 from oddetr.models.detector import Detector
 from oddetr.models.transformers.config import MODEL_PATH
@@ -68,9 +61,7 @@ class Pretrained(ABC):
         """
         path = Path(pretrained_model_name_or_path)
         if not path.exists():
-            repository, marked = split_name(pretrained_model_name_or_path)
-            folder = fetch(repository, files_of(weights), revision=revision or marked, **options)
-            path = require_checkpoint(folder, repository)
+            path = fetch_checkpoint(pretrained_model_name_or_path, weights, revision, **options)
         return cls.load(path, weights)
 
     def save_pretrained(

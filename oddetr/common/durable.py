@@ -23,11 +23,6 @@ def new_path(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
-def old_path(path: Path) -> Path:
-    """Where the previous content of `path` is kept."""
-    return path.with_name(path.name + ".old")
-
-
 def checksum(file: Path) -> str:
     """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
     with file.open("rb") as stream:
@@ -92,19 +87,20 @@ def sync_files(folder: Path) -> None:
 def replace_folder(folder: Path, keep: bool) -> None:
     """Replace `folder` by `new_path(folder)`, a folder of files.
 
-    At every moment `folder` is whole or, between the two renames, `old_path(folder)` and `new_path(folder)` are.
+    At every moment `folder` is whole or, between the two renames, `FOLDER.old` and `new_path(folder)` are.
 
     Args:
-        keep: leave the previous content in `old_path(folder)` until the next call.
+        keep: leave the previous content in `FOLDER.old` until the next call.
     """
-    sync_files(new_path(folder))
+    new, old = new_path(folder), folder.with_name(f"{folder.name}.old")
+    sync_files(new)
     if folder.exists():
-        shutil.rmtree(old_path(folder), ignore_errors=True)
-        folder.rename(old_path(folder))
-    new_path(folder).rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
     sync(folder.parent)
     if not keep:
-        shutil.rmtree(old_path(folder), ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

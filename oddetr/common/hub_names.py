@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PREFIX = "hf:"
-"""Marks a name on the Hub where a path is expected: hf:user/name or hf:user/name@revision."""
+"""Marks a name on the Hub, or a folder of transformers: hf:user/name, hf:user/name@revision or hf:PATH."""
 
 
 def on_hub(path: Path | str) -> bool:

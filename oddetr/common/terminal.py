@@ -24,3 +24,8 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape a string before rich renders it; rich calls this for every string."""
         return super().render_str(shown_lines(text), **options)
+
+
+def print_line(console: Console, text: object, style: str | None = None) -> None:
+    """Print a text as it is: rich neither colours the numbers in it nor breaks its lines."""
+    console.print(text, style=style, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from oddetr.common.durable import write_file, writing
 from oddetr.common.nested import merged, nested
-from oddetr.common.terminal import Terminal
+from oddetr.common.terminal import Terminal, print_line
 from oddetr.common.untrusted import read_json
 from oddetr.comparison.config import SET_HERE, ComparisonConfig, read_config
 from oddetr.comparison.jobs import Failure, run_jobs
@@ -81,7 +81,7 @@ def compare(
     only = ["--arms", ",".join(arms)] if arms else []
     command = shlex.join(["oddetr", "compare", str(config.out / CONFIGURATION), *only])
     if adopted:
-        _say(console, f"adopted from {adopted}: {adopt(Path(adopted), config)} runs")
+        print_line(console, f"adopted from {adopted}: {adopt(Path(adopted), config)} runs")
     failures = _train(config, arms or [*config.arms], command, console) if config.jobs else []
     return _report(config, arms, failures, command, console)
 
@@ -93,12 +93,12 @@ def _train(config: ComparisonConfig, arms: Sequence[str], command: str, console:
     wanted = [_job(config, arm, seed) for arm, seed in config.pairs() if arm in arms]
     missing = [job for job in wanted if job.seed not in {run.seed for run in finished[job.arm]}]
     runs = f"runs to do: {len(missing)} of {len(wanted)}"
-    _say(console, f"{runs}   at a time: {config.jobs}   scored on: {config.split}")
+    print_line(console, f"{runs}   at a time: {config.jobs}   scored on: {config.split}")
     try:
         return run_jobs(missing, config.jobs, len(wanted) - len(missing), console)
     except KeyboardInterrupt as stopped:
         message = f"Stopped; no run is left running. To continue, or with --jobs 0 to tabulate:\n{command}"
-        _say(console, message)
+        print_line(console, message)
         raise KeyboardInterrupt(message) from stopped
 
 
@@ -114,11 +114,11 @@ def _report(
     reported = _with_seeds_of(config, finished)
     if config.jobs or not (config.out / CONFIGURATION).exists():
         _save(reported)
-    _say(console, write_report(reported, shown, command))
+    print_line(console, write_report(reported, shown, command))
     if failures:
         names = "; ".join(f"{failure.job.name} ({failure.log})" for failure in failures)
-        _say(console, f"Failed: {names}. To try them again:\n{command}", "red")
-    _say(console, f"report: {config.out / TABLE}")
+        print_line(console, f"Failed: {names}. To try them again:\n{command}", "red")
+    print_line(console, f"report: {config.out / TABLE}")
     return ComparisonReport(config.out, shown, failures)
 
 
@@ -209,7 +209,3 @@ def _save(config: ComparisonConfig) -> None:
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         write_file(config.out / CONFIGURATION, yaml.safe_dump(content, sort_keys=False))
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, highlight=False, soft_wrap=True)

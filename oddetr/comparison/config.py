@@ -1,7 +1,6 @@
 """Configuration of a comparison, and the YAML file that `oddetr compare` reads."""
 
 import argparse
-import dataclasses
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -109,9 +108,9 @@ class ComparisonConfig:
 
     def train_config(self, arm: str, seed: int) -> TrainConfig:
         """The configuration of one run."""
-        values = _plain(merged(self.base, self.changes(arm)))
-        if values.get("data", DIGITS) != DIGITS:
-            values["data"] = str(Path(values["data"]).resolve())
+        values = merged(self.base, self.changes(arm))
+        if str(values.get("data", DIGITS)) != DIGITS:
+            values["data"] = Path(values["data"]).resolve()
         shared = _train_config(values, f"arm {arm!r}")
         return with_fixed_defaults(replace(shared, seed=seed, out=self.out / arm / f"seed_{seed}", resume=True))
 
@@ -127,8 +126,7 @@ class ComparisonConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, which `read_config` reads from YAML."""
-        values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        return _plain(values | {"seeds": list(self.seeds)})
+        return json.loads(json.dumps(vars(self), default=str))
 
     def _standard(self, arm: str) -> str | None:
         """The name of the standard arm that `arm` is or starts from."""
@@ -180,7 +178,7 @@ def _parser(kind: type[ComparisonConfig] | type[TrainConfig]) -> Parser:
 def _train_config(values: dict[str, Any], where: str) -> TrainConfig:
     """Parse a run's configuration, with numbers in any YAML notation; `where` prefixes error messages."""
     try:
-        return _parsed(json.dumps(_plain(values)))
+        return _parsed(json.dumps(values, default=str))
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
@@ -190,10 +188,3 @@ def _parsed(values: str) -> TrainConfig:
     parser = _parser(TrainConfig)
     parsed = parser.parse_object(upgraded(nested(json.loads(values))))
     return TrainConfig(**parser.instantiate(parsed).as_dict())
-
-
-def _plain(value: Any) -> Any:
-    """Convert paths in nested dicts to strings."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return str(value) if isinstance(value, Path) else value

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from oddetr.common.terminal import print_line
 from oddetr.comparison.job import BUSY
 from oddetr.comparison.records import LOG, RESULT, Job
 from oddetr.training.config import chosen
@@ -123,7 +124,7 @@ class ComparisonProgress:
         else:
             text = _result_text(job)
         style = "red" if failure else None
-        self.console.print(f"{text}   {self._count()}", style=style, highlight=False, soft_wrap=True)
+        print_line(self.console, f"{text}   {self._count()}", style)
 
     def _count(self) -> str:
         gained = self.done() - self.before

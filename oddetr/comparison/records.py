@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from oddetr.common.durable import write_file, writing
 from oddetr.common.untrusted import read_json
 from oddetr.training.config import TrainConfig
 from oddetr.training.old_configs import GoneFieldError
-from oddetr.training.safety.resume import differences
+from oddetr.training.safety.resume import differences, has_checkpoint
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 
@@ -65,8 +64,7 @@ class Job:
             ValueError: the folder holds a run of another configuration (the fields are named), or a damaged file.
         """
         file = self.folder / RESULT
-        started = any((self.folder / name).exists() for name in (RESULT, "last", "last.old"))
-        if started and (self.folder / JOB).is_file():
+        if (file.exists() or has_checkpoint(self.folder)) and (self.folder / JOB).is_file():
             with _reading(self.folder / JOB) as content:
                 different = differences(dict(content["config"]), self.config.to_json())
             if different:
@@ -120,21 +118,6 @@ class RunResult:
         values = {event["epoch"]: (event.get(model) or {}).get(score) for event in self.epochs}
         values = {epoch: [None, *value][-1] if isinstance(value, list) else value for epoch, value in values.items()}
         return {epoch: value for epoch, value in values.items() if value is not None}
-
-    def mean(self, model: str, score: str) -> float | None:
-        """The mean of a curve over the run; None where it is empty."""
-        return mean(self.curve(model, score).values())
-
-    @property
-    def carried(self) -> float | None:
-        """Mean over epochs of the share of objects whose query of the teacher the student has too; None if unknown."""
-        return mean(event.get("matching_carried") for event in self.epochs)
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None without any."""
-    kept = [value for value in values if value is not None]
-    return statistics.fmean(kept) if kept else None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from oddetr.checkpoints.checkpoint import find_checkpoint, read_info
+from oddetr.common.hub_names import PREFIX, on_hub
 from oddetr.common.text import KINDS, unknown_option
 from oddetr.common.untrusted import refuse_imports
 from oddetr.data.reading_config import MOST_PIXELS, ReadingConfig
@@ -33,8 +34,6 @@ DEFAULT_MODEL = "deformable_detr_refine_tiny"
 SCRATCH = "scratch"
 """The name of no model: a preset is chosen, whose backbone alone is pretrained."""
 Value = TypeVar("Value")
-HUGGING_FACE = "hf:"
-"""Prefix of the name of a model of transformers."""
 _KINDS: dict[str, Callable[[Any], Any]] = {
     **{"data": str, "out": Path, "init": Path, "backbone_weights": Path},
     "loggers": lambda names: tuple(dict.fromkeys(names)),
@@ -268,7 +267,7 @@ class TrainConfig:
         if self.model and self.model not in (*PRESETS, SCRATCH) and not self.hugging_face:
             raise ValueError(
                 f"There is no model {self.model!r}; there are {', '.join((*CATALOGUE, *PRESETS))}, {SCRATCH}, and "
-                f"{HUGGING_FACE}PATH_OR_NAME."
+                f"{PREFIX}PATH_OR_NAME."
             )
         if self.init and self.model:
             raise ValueError(f"init brings its own detector; leave model ({self.model}) out, or init ({self.init}).")
@@ -289,7 +288,7 @@ class TrainConfig:
         """The folder or hub name of a model of transformers."""
         if self.model in CATALOGUE:
             return CATALOGUE[self.model].address
-        return self.model.removeprefix(HUGGING_FACE) if self.model and self.model.startswith(HUGGING_FACE) else None
+        return self.model.removeprefix(PREFIX) if self.model and on_hub(self.model) else None
 
     def set_up(self, detector: Detector) -> None:
         """Freeze the parts of a new detector that are not to be trained, and save memory if that is asked for."""

@@ -52,25 +52,15 @@ class TrainingModule(LightningModule):
         scored_epoch: the epoch, from 1, of these scores; 0 before the first.
 
     Args:
-        task: computes the loss of a batch.
-        optimizer_config: learning rate and schedule.
+        watch: checks that the steps of its task are finite.
         source: the validation data.
         seed: dropout is a function of (seed, epoch, batch, process), so that a resumed run equals an uninterrupted one.
-        watch: checks that steps are finite; default: one that stops the training.
     """
 
-    def __init__(
-        self,
-        task: DistillationTask,
-        optimizer_config: OptimizerConfig,
-        source: Source,
-        seed: int,
-        watch: StepWatch | None = None,
-    ) -> None:
+    def __init__(self, watch: StepWatch, optimizer_config: OptimizerConfig, source: Source, seed: int) -> None:
         super().__init__()
-        self.task = task
-        self.watch = watch or StepWatch(task)
-        self.optimizer_config = optimizer_config
+        self.task = task = watch.task
+        self.watch, self.optimizer_config = watch, optimizer_config
         self.validation = Validation(source, self.detectors, task.matching)
         self.seed = seed
         self.scored_epoch = 0
@@ -177,8 +167,3 @@ class TrainingModule(LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
-
-    @property
-    def learning_rate(self) -> float:
-        """The current learning rate of the main parameters."""
-        return cast(Optimizer, self.optimizers()).param_groups[0]["lr"]

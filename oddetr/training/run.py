@@ -1,7 +1,6 @@
 """Train a detector: from a configuration to a run's folder."""
 
 import gc
-import math
 import os
 import signal
 import time
@@ -16,7 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from oddetr.common.terminal import Terminal
+from oddetr.common.terminal import Terminal, print_line
 from oddetr.data.augmentation import training_data
 from oddetr.data.batches import (
     AccumulatedLoader,
@@ -29,12 +28,12 @@ from oddetr.data.batches import (
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.transforms import EvalTransform
 from oddetr.distillation.task import DistillationTask
-from oddetr.training.config import Precision, TrainConfig, chosen
+from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.distributed import SameSettings, end_others, lost_another
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import limited
-from oddetr.training.plan.forecast import Pace, TimedRun, forecast, is_long, measure
-from oddetr.training.plan.hours import KeepingTime, timed_for, with_length, with_saving
+from oddetr.training.plan.forecast import forecast, is_long, measure
+from oddetr.training.plan.hours import KeepingTime, with_length, with_saving
 from oddetr.training.plan.preparation import Prepared, aspects_of, factors_of, prepare
 from oddetr.training.processes import is_first_process, several_processes
 from oddetr.training.records.logged import parameters
@@ -43,7 +42,7 @@ from oddetr.training.records.progress import REPORTED, ProgressLine
 from oddetr.training.safety.memory import BatchMemoryError, watching_memory
 from oddetr.training.safety.nonfinite import NonFiniteStep, StepWatch
 from oddetr.training.safety.replay import save_replay
-from oddetr.training.safety.resume import agreed, save_plan
+from oddetr.training.safety.resume import agreed, has_checkpoint, save_plan
 from oddetr.training.safety.signals import Stopping
 from oddetr.training.saving import Recorder
 from oddetr.training.trainer import make_trainer, quiet
@@ -62,23 +61,22 @@ def run(
     """Train a detector and return the run's folder; `oddetr.train` is this with the configuration's fields.
 
     Args:
-        console: where to print.
         compared: whether the run is part of a comparison, which has its own forecast and report.
         given: see `prepare`.
         report: writes the run's report (`oddetr.report`); a very short run has none.
     """
     console = (console or Terminal()) if is_first_process() else Console(quiet=True)
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    start = time.monotonic()
-    planner = _HoursPlanner(say, start)
+    say = partial(print_line, console)
+    keeping = KeepingTime()
     try:
-        prepared = prepare(config, say, console, given, planner)
+        prepared = prepare(config, say, console, given, partial(_plan_hours, keeping, say, time.monotonic()))
         with watching_memory(prepared.config, prepared.out):
-            return _train(prepared, console, say, compared, report, planner)
+            return _train(prepared, console, say, compared, report, keeping)
     except BatchMemoryError as error:
-        smaller = None if compared or config.resume or several_processes(config.trainer) else error.smaller(config)
-        if smaller is None or any((error.out / name).exists() for name in ("last", "last.old")):
+        only_one = not (compared or config.resume or several_processes(config.trainer))
+        if not (only_one and error.changes) or has_checkpoint(error.out):
             raise
+        smaller = replace(config, out=error.out, **error.changes)
         say(f"{error}\nStarting again with --batch-size {smaller.batch_size} --accumulate {smaller.accumulate}.")
     gc.collect()  # what the attempt held went with its error
     torch.cuda.empty_cache()
@@ -91,35 +89,33 @@ def _train(
     say: Callable[[str], None],
     compared: bool,
     report: Callable[..., Any] | None,
-    planner: "_HoursPlanner",
+    keeping: KeepingTime,
 ) -> Path:
-    """Train a prepared run; its length is forecast unless the planner chose it."""
+    """Train a prepared run; its length is forecast unless it fills given hours."""
     config, out = prepared.config, prepared.out
     save_plan(out, config, None if prepared.state else prepared.messages)
-    recorder = Recorder(out, prepared.describe, prepared.steps_done, prepared.state, config.patience)
+    recorder = Recorder(prepared)
     task = DistillationTask(prepared.detector, 1, config.distillation, config.loss, config.matching, config.groups)
     keep, files = partial(_keep, prepared, task), partial(_files, prepared.sources["train"])
     watch = StepWatch(task, config.non_finite, keep, files, say)
-    module = TrainingModule(task, config.optimizer, prepared.sources["val"], config.seed, watch)
+    module = TrainingModule(watch, config.optimizer, prepared.sources["val"], config.seed)
     with quiet(), shared_with_workers():
         same = SameSettings(agreed(config, prepared.sources, prepared.steps_done))
-        keeping = KeepingTime(planner.pace, planner.end, planner.batches)
-        callbacks = [same, keeping, recorder, Stopping(recorder, say), ProgressLine(console, out, recorder)]
+        callbacks = [same, keeping, recorder, Stopping(recorder, say), ProgressLine(console, recorder)]
         trainer = make_trainer(config, callbacks)
         loaders = _loaders(prepared, trainer, say)
-        alone = not compared and is_long(config, loaders[0])
-        if (
-            prepared.state is None and alone and not planner.pace and trainer.world_size == 1
-        ):  # none can time its steps alone
+        alone = not compared and is_long(config, len(loaders[0]))
+        # One of several processes cannot time its steps alone.
+        if prepared.state is None and alone and not keeping.pace and trainer.world_size == 1:
             with suppress(FloatingPointError):  # the run itself reports such a step, and may skip it
-                device = trainer.strategy.root_device
-                say(f"time: {forecast(TimedRun(task, config, prepared.sources['val'], *loaders, device))}")
+                pace = measure(prepared, task, *loaders, trainer.strategy.root_device)
+                say(f"time: {forecast(pace, config, len(loaders[0]))}")
         logged = LoggedRun(out, prepared.steps_done, parameters(prepared.describe(0, {})))
         trainer.loggers = open_loggers(config.loggers, logged, say)
         _fit(trainer, module, loaders, prepared)
-    if planner.pace:
-        late = (time.monotonic() - planner.end) / 3600
-        say(f"time: {planner.hours + late:.3g} of {planner.hours:g} hours, {task.teacher.steps:,} steps")
+    if keeping.pace:
+        late = (time.monotonic() - keeping.end) / 3600
+        say(f"time: {keeping.hours + late:.3g} of {keeping.hours:g} hours, {task.teacher.steps:,} steps")
     if watch.skipped:
         say(f"skipped steps: {watch.skipped}, whose loss or gradient was not finite")
     if recorder.stopped:
@@ -131,38 +127,23 @@ def _train(
     return out
 
 
-class _HoursPlanner:
-    """Time a run, and choose its epochs so that it fits into its hours.
-
-    Attributes:
-        pace: that was measured; None before, and for a run without `hours`.
-        batches: of an epoch with all images, or as many as the user allows.
-        hours: from the run's start to its end.
-        end: of these hours, by `time.monotonic`.
-
-    Args:
-        say: prints what is done.
-        start: when the run began, by `time.monotonic`.
-    """
-
-    def __init__(self, say: Callable[[str], None], start: float) -> None:
-        self.say, self.start = say, start
-        self.pace: Pace | None = None
-        self.hours, self.end, self.batches = 0.0, math.inf, 0
-
-    def __call__(self, trial: Prepared, wanted: TrainConfig) -> tuple[TrainConfig, str]:
-        """Time `trial`, and return `wanted` with the epochs that fit, and the reason."""
-        config, self.hours = trial.config, chosen(wanted.hours)
-        self.end = self.start + 3600 * self.hours
-        self.say(f"timing steps and a validation, to fill {self.hours:g} hours")
-        task = DistillationTask(trial.detector, 1, config.distillation, config.loss, config.matching, config.groups)
-        with quiet(), shared_with_workers(), watching_memory(config, trial.out):
-            trainer = make_trainer(config, [])
-            loaders, device = _loaders(trial, trainer, self.say), trainer.strategy.root_device
-            pace = measure(TimedRun(task, config, trial.sources["val"], *loaders, device), timed_for(self.hours))
-        self.pace = with_saving(pace, task, trial)
-        self.batches = limited(len(loaders[0]), config.trainer, "train")
-        return with_length(replace(wanted, out=trial.out), self.pace, self.batches, self.end - time.monotonic())
+def _plan_hours(
+    keeping: KeepingTime, say: Callable[[str], None], start: float, trial: Prepared, wanted: TrainConfig
+) -> tuple[TrainConfig, str]:
+    """Time `trial`, a run that began at `start`, and tell `keeping`; return `wanted` with the epochs that fit into its
+    hours, and the reason."""
+    config, hours = trial.config, chosen(wanted.hours)
+    say(f"timing steps and a validation, to fill {hours:g} hours")
+    task = DistillationTask(trial.detector, 1, config.distillation, config.loss, config.matching, config.groups)
+    with quiet(), shared_with_workers(), watching_memory(config, trial.out):
+        trainer = make_trainer(config, [])
+        loaders, device = _loaders(trial, trainer, say), trainer.strategy.root_device
+        seconds = min(max(0.03 * 3600 * hours, 5.0), 120.0)
+        pace = measure(trial, task, *loaders, device, batches=1_000_000, seconds=seconds)
+    keeping.pace = pace = with_saving(pace, task, trial)
+    keeping.hours, keeping.end = hours, start + 3600 * hours
+    keeping.most = limited(len(loaders[0]), config.trainer, "train")
+    return with_length(replace(wanted, out=trial.out), pace, keeping.most, keeping.end - time.monotonic())
 
 
 def _loaders(prepared: Prepared, trainer: Trainer, say: Callable[[str], None]) -> Loaders:
@@ -211,8 +192,8 @@ def _fit(trainer: Trainer, module: TrainingModule, loaders: Loaders, prepared: P
 
 
 def _keep(prepared: Prepared, task: DistillationTask, step: NonFiniteStep) -> Path:
-    precision: Precision = chosen(prepared.config.precision)
-    return save_replay(prepared.out, task, prepared.describe(step.place.epoch, {}), precision, step)
+    info = prepared.describe(step.place.epoch, {})
+    return save_replay(prepared.out, task, info, chosen(prepared.config.precision), step)
 
 
 def _files(source: Source, ids: Sequence[int]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from oddetr.checkpoints.checkpoint import RESUME, CheckpointInfo, save_of_run
-from oddetr.common.durable import writing
+from oddetr.common.durable import sync, writing
 from oddetr.structures import Batch
 from oddetr.training.module import AGREE_EVERY, TrainingModule
+from oddetr.training.plan.preparation import Prepared
 from oddetr.training.records.log import RunLog, Speed, StepMeans, out_of_patience, peak_memory_gib, teacher_aps
 from oddetr.training.records.logged import logged_values
 from oddetr.training.safety.resume import restore
@@ -39,29 +39,16 @@ class Recorder(Callback):
         aps: the teacher's, by epoch, over all parts of a resumed run.
         trained: seconds of training before this process resumed the run.
         saved_step: optimizer steps of the last checkpoint that this process wrote.
-
-    Args:
-        folder: the run's.
-        describe: (epochs trained, scores) -> the description to write beside the weights.
-        steps_done: where a resumed run continues.
-        state: the state from which it continues.
-        patience: validations without a better AP after which the training ends; 0: it never does.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        describe: Callable[[int, dict[str, Any]], CheckpointInfo],
-        steps_done: int,
-        state: Path | None = None,
-        patience: int = 0,
-    ) -> None:
-        self.folder, self.describe, self.state, self.patience = folder, describe, state, patience
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared, self.folder, self.state = prepared, prepared.out, prepared.state
+        steps_done = prepared.steps_done
         self.stopping = False
         self.saved_step = -1
         self.speed = Speed()
         self.loss = math.nan
-        self.events = RunLog(folder, steps_done)
+        self.events = RunLog(self.folder, steps_done)
         before = self.events.before
         self.aps = teacher_aps(before)
         last = before[-1] if before else {}
@@ -79,7 +66,7 @@ class Recorder(Callback):
     @property
     def stopped(self) -> str:
         """Why the training ends before its last epoch; empty if it goes on."""
-        return out_of_patience(self.aps, self.patience)
+        return out_of_patience(self.aps, self.prepared.config.patience)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train no step of a run that has stopped early."""
@@ -171,7 +158,7 @@ class Recorder(Callback):
         means = self._means.read(trainer.global_step)
         self.loss = means.get("loss", self.loss)
         if means:
-            rate = cast(TrainingModule, trainer.lightning_module).learning_rate
+            rate = trainer.optimizers[0].param_groups[0]["lr"]  # of the main parameters
             self._record(trainer, "train", means | {"learning_rate": rate})
 
     def _record(self, trainer: Trainer, kind: str, values: dict[str, Any]) -> None:
@@ -192,7 +179,7 @@ class Recorder(Callback):
 
     def _save(self, trainer: Trainer, module: TrainingModule, epoch: int, scores: dict[str, Any]) -> None:
         self._saved = time.monotonic()
-        info, state = self.describe(epoch, scores), self.folder / RESUME
+        info, state = self.prepared.describe(epoch, scores), self.folder / RESUME
         try:
             trainer.save_checkpoint(state)
             if trainer.is_global_zero:
@@ -207,7 +194,7 @@ class Recorder(Callback):
         trainer.strategy.barrier("written")  # else torchrun may kill a process that still writes when another one ends
 
     def _write(self, module: TrainingModule, info: CheckpointInfo, scores: dict[str, Any], state: Path) -> None:
-        self.events.sync()
+        sync(self.events.file)  # so that no checkpoint is newer than the records beside it
         ap = scores["teacher"]["AP"] if scores else None
         if (ap is not None and ap > self.best) or (scores and self.best < 0):
             save_of_run(self.folder / "best", module.detectors, info)

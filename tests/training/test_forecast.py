@@ -8,15 +8,17 @@ from oddetr.distillation.task import DistillationTask
 from oddetr.structures import Batch
 from oddetr.training.config import TrainConfig
 from oddetr.training.plan import forecast as room
-from oddetr.training.plan.forecast import Forecast
+from oddetr.training.plan.forecast import Pace, forecast
 from oddetr.training.run import run
 from tests.training.helpers import assert_same_weights, quiet
 
 
 def test_forecast_is_shown_in_minutes_or_hours() -> None:
-    short, long = Forecast(0.5, 2499, 14.0, 16), Forecast(2.0, 9000, 0.25, 3)
-    assert str(short) == "about 25 minutes: 2,499 batches of 0.5 s, 16 validations of 14 s"
-    assert str(long) == "about 5.0 hours: 9,000 batches of 2 s, 3 validations of 0.25 s"
+    config = TrainConfig(epochs=16, validate_every=1, trainer={"limit_train_batches": 156})
+    short = forecast(Pace(0.5, 14.0), config, 2499)
+    assert short == "about 25 minutes: 2,496 batches of 0.5 s, 16 validations of 14 s"
+    long = forecast(Pace(2.0, 0.25), TrainConfig(epochs=10, validate_every=4), 900)
+    assert long == "about 5.0 hours: 9,000 batches of 2 s, 3 validations of 0.25 s"
 
 
 def test_a_forecast_times_steps_and_changes_no_weights(

@@ -1,15 +1,19 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from oddetr.training.config import TrainConfig
+from oddetr.training.plan.preparation import Prepared
 from oddetr.training.records.log import RunLog, Speed, StepMeans, read_events
 from oddetr.training.records.logged import best_values, logged_values, plain_names
 from oddetr.training.saving import Recorder
+from tests.models.helpers import SMALL, small_detector
 
 
 def test_means_sum_the_batches_of_a_step_and_leave_out_skipped_steps_and_missing_parts() -> None:
@@ -119,8 +123,10 @@ def test_a_resumed_recorder_knows_the_best_ap_and_the_time_passed(tmp_path: Path
         for epoch, pair in enumerate(scores, start=1)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    recorder = Recorder(tmp_path, lambda epoch, scores: None, steps_done=40)
+    torch.save({"global_step": 40}, tmp_path / "resume.ckpt")
+    new = Prepared(TrainConfig(), tmp_path, None, {}, small_detector("plain"), SMALL, {})
+    recorder = Recorder(replace(new, state=tmp_path / "resume.ckpt"))
     assert recorder.best == 0.3
     assert recorder.trained == 20.0
     assert math.isnan(recorder.loss)
-    assert Recorder(tmp_path, lambda epoch, scores: None, steps_done=0).best == -1.0
+    assert Recorder(new).best == -1.0

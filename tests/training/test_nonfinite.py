@@ -255,7 +255,7 @@ def test_fp16_continues_while_the_scaler_searches_and_stops_at_a_nan_image() -> 
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[scales],
     )  # fmt: skip
-    module = TrainingModule(task, optimizer, DigitScenes("val"), seed=0)
+    module = TrainingModule(StepWatch(task), optimizer, DigitScenes("val"), seed=0)
     with pytest.raises(FloatingPointError, match=r"Step 12 .*the ids 1: the detector predicts NaN"):
         trainer.fit(module, DataLoader(batches, batch_size=None))
     assert [steps for _, _, steps in scales.seen] == [*range(1, 13)]

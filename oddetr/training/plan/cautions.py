@@ -31,7 +31,7 @@ def cautions(
     """Return cautions, a sentence each, with what to do.
 
     Args:
-        train, val: annotations; at least one object in `train`.
+        train, val: at least one object in `train`.
         names: of the classes.
         image_size: shorter side that images are resized to, in pixels.
         queries: the most objects that the detector can find in an image; None if unknown.

@@ -13,7 +13,6 @@ from torch import nn
 from torch.optim import AdamW
 
 from oddetr.data.batches import AccumulatedLoader
-from oddetr.data.dataset import Source
 from oddetr.distillation.task import DistillationTask
 from oddetr.evaluation.validation import Validation
 from oddetr.models.detector import Detector
@@ -21,20 +20,13 @@ from oddetr.structures import Batch, Weights
 from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.module import parameter_groups
 from oddetr.training.plan.choice import limited
+from oddetr.training.plan.preparation import Prepared
 from oddetr.training.precision import computing_in
 
 WARM = 2
 """Warm-up batches."""
 LEAST = 100
 """Batches from which on a run has a forecast and a report."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """The timed batches, and the seconds after which a measurement ends, of training and of validation."""
-
-    batches: int = 8
-    seconds: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -46,64 +38,40 @@ class Pace:
     saving: float = 0.0
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Seconds of a batch and of a validation, and their numbers."""
-
-    batch: float
-    batches: int
-    validation: float
-    validations: int
-
-    def __str__(self) -> str:
-        minutes = (self.batch * self.batches + self.validation * self.validations) / 60
-        about = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-        return (
-            f"about {about}: {self.batches:,} batches of {self.batch:.2g} s, {self.validations} validations of "
-            f"{self.validation:.2g} s"
-        )
+def is_long(config: TrainConfig, batches: int) -> bool:
+    """Whether a run whose epochs have so many batches is long enough for a forecast and a report."""
+    return _batches(config, batches) >= LEAST
 
 
-def is_long(config: TrainConfig, training: AccumulatedLoader) -> bool:
-    """Return whether the run is long enough for a forecast and a report."""
-    return limited(len(training), config.trainer, "train") * chosen(config.epochs) >= LEAST
+def forecast(pace: Pace, config: TrainConfig, batches: int) -> str:
+    """Forecast the time of a run whose epochs have so many batches; a term that fades makes it a little faster."""
+    epochs = chosen(config.epochs)
+    batches, validations = _batches(config, batches), math.ceil(epochs / chosen(config.validate_every))
+    minutes = (pace.batch * batches + pace.validation * validations) / 60
+    about = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    return (
+        f"about {about}: {batches:,} batches of {pace.batch:.2g} s, {validations} validations of "
+        f"{pace.validation:.2g} s"
+    )
 
 
-@dataclass(frozen=True)
-class TimedRun:
-    """A run that is about to start, to be timed.
+def measure(
+    prepared: Prepared,
+    task: DistillationTask,
+    training: AccumulatedLoader,
+    validation: AccumulatedLoader,
+    device: torch.device,
+    batches: int = 8,
+    seconds: float = 20.0,
+) -> Pace:
+    """Time a run with a copy of its task, at its start. The run is not changed: all its randomness is keyed.
 
-    Attributes:
-        task, config: the run's.
-        source: the validation data.
+    Args:
         training, validation: the run's loaders.
-        device: the run's.
+        batches, seconds: after which of them the training and the validation are timed well enough, each.
     """
-
-    task: DistillationTask
-    config: TrainConfig
-    source: Source
-    training: AccumulatedLoader
-    validation: AccumulatedLoader
-    device: torch.device
-
-
-def forecast(run: TimedRun) -> Forecast:
-    """Forecast the time of a run from a few batches.
-
-    A term that fades makes the run a little faster than the forecast.
-    """
-    epochs = chosen(run.config.epochs)
-    batches = limited(len(run.training), run.config.trainer, "train") * epochs
-    pace = measure(run)
-    return Forecast(pace.batch, batches, pace.validation, math.ceil(epochs / chosen(run.config.validate_every)))
-
-
-def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
-    """Time batches with a copy of the task, at the start of its run. The run is not changed: all its randomness is
-    keyed."""
-    config, device = run.config, run.device
-    copy = deepcopy(run.task).to(device).train()
+    config = prepared.config
+    copy = deepcopy(task).to(device).train()
     copy.steps = sys.maxsize
     optimizer = AdamW(parameter_groups(copy, config.optimizer), fused=config.precision != "fp16")
 
@@ -116,10 +84,10 @@ def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
         optimizer.step()
         copy.update_teacher()
 
-    each, _ = _seconds(run.training, device, step, timed)
+    each, _ = _seconds(training, device, step, batches, seconds)
     detectors: dict[Weights, Detector] = {"teacher": copy.teacher.detector, "student": copy.student}
     copy.eval()
-    validator = Validation(run.source, detectors, run.task.matching)
+    validator = Validation(prepared.sources["val"], detectors, task.matching)
     validator.start()
 
     @torch.inference_mode()
@@ -127,25 +95,30 @@ def measure(run: TimedRun, timed: Timed = Timed()) -> Pace:
         with computing_in(chosen(config.precision), device):
             validator.add(batch.to(device, non_blocking=True))
 
-    batch, count = _seconds(run.validation, device, validate, timed)
+    batch, count = _seconds(validation, device, validate, batches, seconds)
     start = _now(device)
     validator.finish(processes=1)
     scoring = (_now(device) - start) / count
-    return Pace(each, (batch + scoring) * limited(len(run.validation), config.trainer, "val"))
+    return Pace(each, (batch + scoring) * limited(len(validation), config.trainer, "val"))
 
 
 def _seconds(
-    loader: Iterable[Batch], device: torch.device, work: Callable[[Batch], None], timed: Timed
+    loader: Iterable[Batch], device: torch.device, work: Callable[[Batch], None], batches: int, seconds: float
 ) -> tuple[float, int]:
     """Return the mean seconds of some batches, of loading and `work` together, and the number of batches."""
     times = [_now(device)]
-    for batch in islice(loader, WARM + timed.batches):
+    for batch in islice(loader, WARM + batches):
         work(batch)
         times.append(_now(device))
-        if len(times) > WARM + 1 and times[-1] - times[0] > timed.seconds:
+        if len(times) > WARM + 1 and times[-1] - times[0] > seconds:
             break
     first = min(WARM, len(times) - 2)
     return (times[-1] - times[first]) / (len(times) - 1 - first), len(times) - 1
+
+
+def _batches(config: TrainConfig, batches: int) -> int:
+    """The batches of the whole run."""
+    return limited(batches, config.trainer, "train") * chosen(config.epochs)
 
 
 def _now(device: torch.device) -> float:

@@ -19,7 +19,7 @@ from oddetr.structures import Weights
 from oddetr.training.config import TrainConfig
 from oddetr.training.module import TrainingModule
 from oddetr.training.plan.choice import validation_period
-from oddetr.training.plan.forecast import Pace, Timed
+from oddetr.training.plan.forecast import Pace
 from oddetr.training.plan.preparation import Prepared
 from oddetr.training.trainer import StateFile
 
@@ -29,11 +29,6 @@ CLOSE = 0.02
 """Whole epochs are trained where they come this close to the time; else every epoch leaves out a few images."""
 RECENT = 4
 """Epochs whose pace tells that of the further ones."""
-
-
-def timed_for(hours: float) -> Timed:
-    """How long training and validation are timed before the start, each: 3 % of the run, within 5 and 120 s."""
-    return Timed(1_000_000, min(max(0.03 * 3600 * hours, 5.0), 120.0))
 
 
 def with_saving(pace: Pace, task: DistillationTask, prepared: Prepared) -> Pace:
@@ -106,14 +101,15 @@ class KeepingTime(Callback):
     are added. With the number of steps the schedule of the learning rate changes. A resumed run continues the plan of
     its checkpoint without looking at the clock.
 
-    Args:
+    Attributes:
         pace: that was measured before the start; None for a run without `hours`, whose plan stays.
-        end: when the run must end, by `time.monotonic`.
+        hours: from the run's start to its end; end: when that is, by `time.monotonic`.
         most: batches of an epoch with all images, or as many as the user allows.
     """
 
-    def __init__(self, pace: Pace | None = None, end: float = math.inf, most: int = 0) -> None:
-        self.pace, self.end, self.most = pace, end, most
+    def __init__(self) -> None:
+        self.pace: Pace | None = None
+        self.hours, self.end, self.most = 0.0, math.inf, 0
         self._plan: dict[str, int] = {}
         self._times: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._mark = math.nan
@@ -122,14 +118,11 @@ class KeepingTime(Callback):
         """The epochs, the batches of each further one, and the steps of the run; empty if it was not planned anew."""
         return self._plan
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._trainer = trainer
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore them, before Lightning counts the batches."""
-        self._plan = state_dict
-        self._trainer.fit_loop.max_epochs = state_dict["epochs"]
-        self._trainer.limit_train_batches = state_dict["batches"]
+        if plan := checkpoint["callbacks"].get(self.state_key):
+            self._plan = plan
+            trainer.fit_loop.max_epochs, trainer.limit_train_batches = plan["epochs"], plan["batches"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(TrainingModule, pl_module)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from oddetr.checkpoints.checkpoint import CheckpointInfo, read_info
 from oddetr.common.durable import writing
-from oddetr.common.hub_names import on_hub
+from oddetr.common.hub_names import PREFIX, on_hub
 from oddetr.common.text import listed
 from oddetr.data.dataset import DetectionData, Source
 from oddetr.data.repeats import Factors, epoch_length, repeat_factors
@@ -21,14 +21,14 @@ from oddetr.data.tiles import tiled
 from oddetr.models.detector import Detector
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families.build import build_detector
-from oddetr.training.config import HUGGING_FACE, TrainConfig, chosen
+from oddetr.training.config import TrainConfig, chosen
 from oddetr.training.initial_weights import load_initial_weights
 from oddetr.training.plan.cautions import cautions, never_strong
 from oddetr.training.plan.choice import Facts, Machine, choose, steps_of, with_fixed_defaults
 from oddetr.training.processes import is_first_process, process_count, several_processes
 from oddetr.training.records.log import out_of_patience, read_events, teacher_aps
 from oddetr.training.records.loggers import check_packages
-from oddetr.training.safety.resume import CONFIGURATION, check_classes, resumed, steps_done
+from oddetr.training.safety.resume import CONFIGURATION, resumed, steps_done
 from oddetr.training.trainer import check_flags
 
 Say = Callable[[str], None]
@@ -43,11 +43,10 @@ class Prepared:
     """A run that is about to train.
 
     Attributes:
-        config: the complete configuration.
-        out: the run's folder.
+        config: complete.
         state: the state to continue from; None for a new run.
         sources: train and val, and test if there is one.
-        detector, spec: with its initial weights, and its configuration.
+        detector: with its initial weights.
         messages: what was printed of the data, the choices and the cautions.
     """
 
@@ -89,7 +88,6 @@ def prepare(
     """Prepare a run, new or resumed.
 
     Args:
-        say: prints for the user.
         console: shows the progress of reading.
         given: dotted names of the fields that were given, if only with their default.
         planner: chooses the length of a run that has `hours`.
@@ -218,10 +216,18 @@ def _checked(config: TrainConfig) -> TrainConfig:
 
 
 def _continued(config: TrainConfig, state: Path, train: Source, say: Say) -> TrainConfig:
-    """Complete the configuration of a run that continues from `state`, and print where that is."""
-    check_classes(state, train.classes)
-    out, config = state.parent.parent, with_fixed_defaults(config)
-    epoch, done = read_info(state.parent).epoch, steps_done(state)
+    """Complete the configuration of a run that continues from `state`, and print where that is.
+
+    Raises:
+        ValueError: the data has other classes than the run.
+    """
+    out, info, config = state.parent.parent, read_info(state.parent), with_fixed_defaults(config)
+    if info.classes.names != train.classes.names:
+        raise ValueError(
+            f"The run {out} was trained on the classes {', '.join(info.classes.names)}; this data has "
+            f"{', '.join(train.classes.names)}. Resume it with its own data, or start a new run."
+        )
+    epoch, done = info.epoch, steps_done(state)
     early = out_of_patience(teacher_aps(event for event in read_events(out) if event["step"] <= done), config.patience)
     if early or epoch >= chosen(config.epochs):
         why = early or f"all its {config.epochs} epochs are done"
@@ -250,7 +256,7 @@ def other_steps(epoch: int, done: int, each: int, images: int) -> str:
 
 def _new_folder(config: TrainConfig) -> Path:
     """Make runs/DATA-MODEL-N; the folder is made at once, so that no other run takes it."""
-    model = [config.model.removeprefix(HUGGING_FACE).rpartition("/")[2]] if config.model else []
+    model = [config.model.removeprefix(PREFIX).rpartition("/")[2]] if config.model else []
     data = Path(config.data).resolve()
     name, number = "-".join([(data.parent if data.is_file() else data).name, *model]), 1
     with writing(Path("runs")):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oddetr.common.durable import sync, write_file, writing
+from oddetr.common.durable import write_file, writing
 from oddetr.common.regular_files import require_regular
 from oddetr.common.untrusted import read_count, read_number
 from oddetr.evaluation.scores_json import MODELS, PER_CLASS, read_scores
@@ -147,7 +147,6 @@ class RunLog:
         before: the events that a resumed run keeps, oldest first.
 
     Args:
-        folder: the run's.
         steps_done: where a resumed run continues; later events are dropped, since their steps are repeated.
     """
 
@@ -165,10 +164,6 @@ class RunLog:
             stream.write(json.dumps(event) + "\n")
         if event["kind"] == "epoch":
             self._write_table()
-
-    def sync(self) -> None:
-        """Wait until the events are on the disk, so that no checkpoint is newer than the records beside it."""
-        sync(self.file)
 
     def _write_table(self) -> None:
         epochs = (event for event in read_events(self.file.parent) if event["kind"] == "epoch")

@@ -30,13 +30,8 @@ class LoggerError(RuntimeError):
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run that starts or is resumed, for a logger.
-
-    Attributes:
-        folder: the run's.
-        steps_done: optimizer steps done before; 0 for a new run.
-        parameters: see `oddetr.training.records.logged.parameters`.
-    """
+    """A run that starts or is resumed, for a logger: its folder, the optimizer steps that are done already, and its
+    configuration as `oddetr.training.records.logged.parameters` names it."""
 
     folder: Path
     steps_done: int
@@ -44,14 +39,7 @@ class LoggedRun:
 
 
 class GuardedLogger(Logger):
-    """Drop a logger at its first failure, with a message, and let the training continue.
-
-    Args:
-        kind: its name.
-        logger: Lightning's.
-        run: what it logs.
-        say: prints for the user.
-    """
+    """Drop a logger at its first failure, with a message, and let the training continue."""
 
     def __init__(self, kind: LoggerName, logger: Logger, run: LoggedRun, say: Callable[[str], None]) -> None:
         super().__init__()

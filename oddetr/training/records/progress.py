@@ -3,17 +3,18 @@
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from oddetr.common.terminal import print_line
 from oddetr.evaluation.scores_json import MODELS
 from oddetr.structures import Batch
 from oddetr.training.module import TrainingModule
 from oddetr.training.records.log import peak_memory_gib
+from oddetr.training.safety.resume import has_checkpoint
 from oddetr.training.saving import Recorder
 
 REPORTED = "the end of the run was reported already"
@@ -24,14 +25,11 @@ class ProgressLine(Callback):
     """Show epoch, loss; AP, normalised instability and unstable score of the last decoder layer, all in 0-1; images per
     second, share of time spent waiting for data, memory, and time left.
 
-    Args:
-        console: where to print.
-        folder: the run's.
-        recorder: provides the numbers; its callback comes before this one.
+    The recorder provides the numbers; its callback comes before this one.
     """
 
-    def __init__(self, console: Console, folder: Path, recorder: Recorder) -> None:
-        self.console, self.folder, self.recorder = console, folder, recorder
+    def __init__(self, console: Console, recorder: Recorder) -> None:
+        self.console, self.recorder = console, recorder
         self._start = 0.0
         self._steps_before = 0
         self._bar = Progress(
@@ -56,25 +54,22 @@ class ProgressLine(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._print(f"{self._epoch(trainer)}  {self._status(trainer)}")
+            print_line(self.console, f"{self._epoch(trainer)}  {self._status(trainer)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print how to resume, after Ctrl-C or an error of the system."""
         self._bar.stop()
         if not (trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | OSError)):
             return
-        hint = "There is no checkpoint to go on from."
-        if any((self.folder / name).exists() for name in ("last", "last.old")):
+        hint, folder = "There is no checkpoint to go on from.", self.recorder.folder
+        if has_checkpoint(folder):
             saved = self.recorder.stopping and self.recorder.saved_step == trainer.global_step
             after = "this step" if saved else "the last checkpoint"
-            hint = f"Go on after {after}: oddetr train --out {self.folder} --resume"
-        self._print(f"Stopped in {self._epoch(trainer)}, step {trainer.global_step:,}. {hint}")
+            hint = f"Go on after {after}: oddetr train --out {folder} --resume"
+        print_line(self.console, f"Stopped in {self._epoch(trainer)}, step {trainer.global_step:,}. {hint}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._bar.stop()
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
 
     def _epoch(self, trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

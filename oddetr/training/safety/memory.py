@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,31 +13,22 @@ class BatchMemoryError(RuntimeError):
     """The device's memory is too small for the batches of a run; the message says what to do.
 
     Attributes:
-        config: the run's complete configuration.
         out: the run's folder.
+        changes: the next smaller batch whose multiple is the same step, as fields of `TrainConfig`; none at one image.
     """
 
     def __init__(self, config: TrainConfig, out: Path, reason: str) -> None:
-        self.config, self.out = config, out
         size, images = chosen(config.batch_size), f"images of {config.image_size} px"
+        smaller = max((part for part in range(1, size) if size % part == 0), default=0)
+        self.out = out
+        self.changes = {"batch_size": smaller, "accumulate": config.accumulate * size // smaller} if smaller else {}
         advice = "Train smaller images (--image-size)"
         if not config.gradient_checkpointing:
             advice += ", keep less of them for the backward pass (--gradient-checkpointing true)"
-        if changes := self._changes():
-            options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changes.items())
+        if self.changes:
+            options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.changes.items())
             advice += f", or in a new run the same steps of smaller batches ({options})"
         super().__init__(f"The memory of the device is too small for batches of {size} {images} ({reason}). {advice}.")
-
-    def _changes(self) -> dict[str, int]:
-        """The next smaller batch whose multiple is the same step."""
-        size = chosen(self.config.batch_size)
-        smaller = max((part for part in range(1, size) if size % part == 0), default=0)
-        return {"batch_size": smaller, "accumulate": self.config.accumulate * size // smaller} if smaller else {}
-
-    def smaller(self, wanted: TrainConfig) -> TrainConfig | None:
-        """Return `wanted`, what the run was started with, with smaller batches in its folder; None at one image."""
-        changes = self._changes()
-        return replace(wanted, out=self.out, **changes) if changes else None
 
 
 @contextmanager

@@ -111,11 +111,9 @@ class StepWatch:
         step_skipped: whether the last step was skipped.
 
     Args:
-        task: the task that is trained.
         policy: of `TrainConfig.non_finite`.
         keep: writes a replay file.
         files: looks up the files of image ids; may return none.
-        say: prints for the user.
     """
 
     def __init__(

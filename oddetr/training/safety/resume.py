@@ -11,7 +11,7 @@ from oddetr.checkpoints.checkpoint import RESUME, WEIGHT_FILES, CheckpointError,
 from oddetr.common.durable import sync, write_file, writing
 from oddetr.common.nested import flat
 from oddetr.common.untrusted import read_json, read_weights_only
-from oddetr.data.dataset import ClassTable, Source
+from oddetr.data.dataset import Source
 from oddetr.training.config import TrainConfig
 from oddetr.training.old_configs import PADDED_BEFORE, upgraded
 from oddetr.training.processes import is_first_process
@@ -29,6 +29,11 @@ _CHECKPOINTS = ("last", _UNFINISHED, "last.old")
 _SWITCH = "distillation.enabled"
 _IDLE = tuple(f"distillation.{name}" for name in ("memory", "queries", "matching.", "prediction.", "auxiliary."))
 """Fields without effect when distillation is off. The horizon is not one: it is the EMA's, too."""
+
+
+def has_checkpoint(out: Path) -> bool:
+    """Whether the run in `out` has saved anything, whole or damaged."""
+    return any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
 
 
 def find_state(out: Path, say: Callable[[str], None]) -> Path | None:
@@ -89,7 +94,6 @@ def resumed(
     None, unless arguments were given; if there is no run, `config` and None.
 
     Args:
-        say: prints for the user, of damage that is worked around.
         given: dotted names of fields that were given, if only with their default.
 
     Raises:
@@ -98,8 +102,7 @@ def resumed(
         ValueError: arguments contradict the run, or an older oddetr wrote it, without a teacher.
     """
     if not config.resume:
-        saved = any((out / name).exists() for name in _CHECKPOINTS if name != _UNFINISHED)
-        if saved or _problem(out / _UNFINISHED) is None:
+        if has_checkpoint(out) or _problem(out / _UNFINISHED) is None:
             raise FileExistsError(
                 f"{out} holds a run already. Go on with it by --resume, or give another folder by --out."
             )
@@ -147,20 +150,6 @@ def agreed(config: TrainConfig, sources: Mapping[str, Source], steps: int) -> di
     facts = {name: value for name, value in flat(config.to_json()).items() if name.partition(".")[0] not in own}
     facts |= {f"{split} images": len(source) for split, source in sources.items()}
     return facts | {"steps done": steps, "classes": sources["train"].classes.names}
-
-
-def check_classes(state: Path, classes: ClassTable) -> None:
-    """Compare the data's classes with those of the run that is resumed from `state`.
-
-    Raises:
-        ValueError: they differ.
-    """
-    known = read_info(state.parent).classes
-    if known.names != classes.names:
-        raise ValueError(
-            f"The run {state.parent.parent} was trained on the classes {', '.join(known.names)}; this data has "
-            f"{', '.join(classes.names)}. Resume it with its own data, or start a new run."
-        )
 
 
 def _restarted(config: TrainConfig, out: Path, say: Callable[[str], None], given: frozenset[str]) -> TrainConfig:

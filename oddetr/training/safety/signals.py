@@ -15,13 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping(Callback):
-    """Ask the recorder to stop at the first signal; a second one has its usual effect.
+    """Ask the recorder to write a checkpoint and stop at the first signal; a second one has its usual effect.
 
     Signals reach the main thread only: a training in another thread cannot be stopped this way.
-
-    Args:
-        recorder: writes the checkpoint and ends the training.
-        say: prints for the user.
     """
 
     def __init__(self, recorder: Recorder, say: Callable[[str], None]) -> None:

@@ -43,27 +43,14 @@ def test_formats_when_known_box_then_known_corners() -> None:
 
 
 @given(any_boxes, any_boxes)
-def test_iou_when_any_boxes_then_between_zero_and_one_and_symmetric(first: Tensor, second: Tensor) -> None:
-    pairs = iou(first[:, None], second[None])
-    assert pairs.shape == (len(first), len(second))
-    assert ((pairs >= 0) & (pairs <= 1 + 1e-6)).all()
-    assert torch.equal(pairs, iou(second[:, None], first[None]).T)
-
-
-@given(any_boxes, any_boxes)
-def test_generalized_iou_when_any_boxes_then_between_minus_one_and_iou_and_symmetric(
-    first: Tensor, second: Tensor
-) -> None:
-    pairs = generalized_iou(first[:, None], second[None])
-    assert (pairs >= -1 - 1e-6).all()
-    assert (pairs <= iou(first[:, None], second[None]) + 1e-6).all()
-    assert torch.equal(pairs, generalized_iou(second[:, None], first[None]).T)
-
-
-@given(visible_boxes)
-def test_iou_when_box_with_itself_then_one(boxes: Tensor) -> None:
-    torch.testing.assert_close(iou(boxes, boxes), torch.ones(len(boxes)))
-    torch.testing.assert_close(generalized_iou(boxes, boxes), torch.ones(len(boxes)))
+def test_overlaps_when_any_boxes_then_in_range_and_symmetric(first: Tensor, second: Tensor) -> None:
+    """IoU in [0, 1], GIoU in [-1, IoU]."""
+    overlap, generalized = (measure(first[:, None], second[None]) for measure in (iou, generalized_iou))
+    assert overlap.shape == (len(first), len(second))
+    assert ((overlap >= 0) & (overlap <= 1 + 1e-6)).all()
+    assert ((generalized >= -1 - 1e-6) & (generalized <= overlap + 1e-6)).all()
+    assert torch.equal(overlap, iou(second[:, None], first[None]).T)
+    assert torch.equal(generalized, generalized_iou(second[:, None], first[None]).T)
 
 
 @given(visible_boxes, visible_boxes)
@@ -73,12 +60,6 @@ def test_overlaps_when_all_pairs_then_equal_torchvision(first: Tensor, second: T
     torch.testing.assert_close(
         generalized_iou(first[:, None], second[None]), generalized_box_iou(*corners), rtol=0, atol=1e-6
     )
-
-
-def test_generalized_iou_when_boxes_are_apart_then_minus_the_gap() -> None:
-    left, right = torch.tensor([0.125, 0.5, 0.25, 1.0]), torch.tensor([0.875, 0.5, 0.25, 1.0])
-    assert generalized_iou(left, right).item() == pytest.approx(-0.5)
-    assert iou(left, right).item() == 0
 
 
 @pytest.mark.parametrize("measure", [iou, generalized_iou])
@@ -109,26 +90,22 @@ def test_generalized_iou_when_any_boxes_then_gradient_norm_is_finite(first: Tens
     assert first.grad.norm().isfinite()
 
 
-@pytest.mark.parametrize("measure", [iou, generalized_iou])
-def test_overlaps_when_bfloat16_then_computed_in_float32(measure) -> None:
-    low = torch.rand(8, 2, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_boxes_when_half_precision_then_computed_in_float32(dtype: torch.dtype) -> None:
+    low = torch.rand(8, 2, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     first, second = low.unbind(1)
-    assert torch.equal(measure(first, second), measure(first.float(), second.float()))
-    assert measure(first, second).dtype == torch.float32
-    assert measure(first.double(), second.double()).dtype == torch.float64
-
-
-@pytest.mark.parametrize("convert", [cxcywh_to_xyxy, xyxy_to_cxcywh])
-def test_formats_when_half_precision_then_float32(convert) -> None:
-    boxes = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).half()
-    assert torch.equal(convert(boxes), convert(boxes.float()))
+    for measure in (iou, generalized_iou, pairwise_l1):
+        assert torch.equal(measure(first, second), measure(first.float(), second.float()))
+        assert measure(first, second).dtype == torch.float32
+        assert measure(first.double(), second.double()).dtype == torch.float64
+    for convert in (cxcywh_to_xyxy, xyxy_to_cxcywh):
+        assert torch.equal(convert(low), convert(low.float()))
 
 
 @given(any_boxes, any_boxes)
 def test_pairwise_l1_when_all_pairs_then_sum_of_differences(first: Tensor, second: Tensor) -> None:
     by_hand = (first[:, None] - second[None]).abs().sum(dim=-1)
     torch.testing.assert_close(pairwise_l1(first, second), by_hand, rtol=0, atol=1e-6)
-    assert pairwise_l1(first.bfloat16(), second.bfloat16()).dtype == torch.float32
 
 
 def test_pairwise_measures_when_an_image_is_empty_then_empty() -> None:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from oddetr.distillation.config import AuxiliaryConfig
 from oddetr.distillation.group import Assigned, Group, Term
+from oddetr.distillation.teacher import TeacherView
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import cheapest, marked_queries
 from oddetr.models.detector import Detector
-from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
+from oddetr.structures import AssignedQueries, GroundTruth, Queries
 
 MOST_QUERIES = 512
 """Upper limit of the group's size, or twice the detector's own queries if that is more: above it each object gets fewer
@@ -69,9 +70,7 @@ def candidates_and_rivals(
 
 def auxiliary_group(
     teacher: Detector,
-    initial: Queries,
-    predictions: Predictions,
-    cost: Float[Tensor, "layers batch queries objects"],
+    view: TeacherView,
     truth: GroundTruth,
     config: AuxiliaryConfig,
     loss: LossConfig,
@@ -89,15 +88,13 @@ def auxiliary_group(
 
     Args:
         teacher: the averaged detector.
-        initial: the initial queries that the teacher decoded.
-        predictions: the teacher's predictions for them.
-        cost: the matching cost of these predictions.
+        view: the queries that it decoded, its predictions for them, and their matching cost.
         truth: the objects.
         config: numbers of candidates and rivals.
         loss: loss weights.
         weight: w_a.
     """
-
+    initial, predictions, cost = view.queries, view.predictions, view.cost
     with torch.no_grad():
         objects, queries = truth.labels.shape[1], cost.shape[2]
         most = max(MOST_QUERIES, 2 * queries) // (config.candidates * objects) - 1

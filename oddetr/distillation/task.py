@@ -10,7 +10,7 @@ for batch in loader:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -24,20 +24,18 @@ from oddetr.distillation.group_detr import ExtraGroups, GroupsConfig
 from oddetr.distillation.imitation import Imitated
 from oddetr.distillation.normalisation import ObjectCount
 from oddetr.distillation.own_queries import carrying, own_group, proposal_group
-from oddetr.distillation.teacher import AUTO_HORIZON, NonFiniteStudentError, Teacher, all_finite, all_values
+from oddetr.distillation.teacher import (
+    AUTO_HORIZON,
+    NonFiniteStudentError,
+    Teacher,
+    TeacherView,
+    all_finite,
+    all_values,
+)
 from oddetr.losses.detection import LossConfig
 from oddetr.losses.matching import MatchingWeights, NonFiniteCostError, matching_cost, solve
 from oddetr.models.detector import Detector
-from oddetr.structures import Batch, GroundTruth, InitialQueries, Memory, Predictions, Queries
-
-
-@dataclass(frozen=True)
-class TeacherView:
-    """The queries that the teacher decodes, its predictions, and their matching cost; all without gradient."""
-
-    queries: Queries
-    predictions: Predictions
-    cost: Float[Tensor, "layers batch queries objects"]
+from oddetr.structures import Batch, GroundTruth, InitialQueries, Memory, Predictions
 
 
 class DistillationTask(nn.Module):
@@ -138,23 +136,23 @@ class DistillationTask(nn.Module):
         view = self.view(batch, memory, initial) if w_matching or w_prediction or w_auxiliary else None
         taught = carrying(view.queries, initial) if view and w_matching else None
         own = own_group(initial, truth, loss, share, taught, w_matching)
-        imitation: tuple[Term, ...] = ()
+        own_terms = [*own.terms, *self.extra.own_terms(self.student, truth, loss)]
+        distilled: list[Group] = []
         if view and w_prediction:
-            imitation = (Term("prediction_", w_prediction * share, self.distilled_loss, Imitated(view.predictions)),)
-        own_terms = own.terms + self.extra.own_terms(self.student, truth, loss)
-        groups = [replace(own, terms=own_terms + (imitation if self.distillation.queries == "shared" else ()))]
-        groups += self.extra(memory, truth, loss)
+            imitation = Term("prediction_", w_prediction * share, self.distilled_loss, Imitated(view.predictions))
+            if self.distillation.queries == "shared":
+                own_terms.append(imitation)
+            else:
+                distilled.append(Group("teacher", view.queries, (imitation,)))
+        if view and w_auxiliary:
+            config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share
+            distilled.append(auxiliary_group(teacher, view, truth, config, self.distilled_loss, weight))
+        groups = [replace(own, terms=tuple(own_terms)), *self.extra(memory, truth, loss)]
         if initial.proposals:
             groups.append(proposal_group("proposal", initial, truth, loss, share))
         if self.student.denoising:
             groups.append(denoising_group(self.student.denoising(truth), truth, loss))
-        if view and imitation and self.distillation.queries == "teacher":
-            groups.append(Group("teacher", view.queries, imitation))
-        if view and w_auxiliary:
-            config, teacher, weight = self.distillation.auxiliary, self.teacher.detector, w_auxiliary * share
-            best = (view.queries, view.predictions, view.cost)
-            groups.append(auxiliary_group(teacher, *best, truth, config, self.distilled_loss, weight))
-        return groups, view
+        return groups + distilled, view
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Compute the loss of a batch.

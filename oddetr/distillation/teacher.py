@@ -7,11 +7,12 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from oddetr.common.text import listed
 from oddetr.models.detector import Detector
+from oddetr.structures import Predictions, Queries
 
 AUTO_HORIZON = 0.04
 """The default horizon as a fraction of the run's steps; see `DistillationConfig.horizon`."""
@@ -25,12 +26,8 @@ def horizon_at(step: int, most: float) -> float:
     return min(most, (10 + step) / 9)
 
 
-def all_values(detector: Detector) -> Iterator[torch.Tensor]:
-    """All parameters and buffers; tied ones occur once."""
-    return chain(detector.parameters(), detector.buffers())
-
-
-def _values(part: nn.Module | nn.Parameter) -> Iterator[torch.Tensor]:
+def all_values(part: nn.Module | nn.Parameter) -> Iterator[Tensor]:
+    """All parameters and buffers of a module, tied ones once; or the parameter."""
     return chain(part.parameters(), part.buffers()) if isinstance(part, nn.Module) else iter((part,))
 
 
@@ -47,7 +44,7 @@ class NonFiniteStudentError(FloatingPointError):
         )
 
 
-def all_finite(values: Sequence[torch.Tensor]) -> Bool[torch.Tensor, ""]:
+def all_finite(values: Sequence[Tensor]) -> Bool[Tensor, ""]:
     """Whether all values are finite and below about 10^19, by a single norm; stays on the device."""
     values = [value.detach() for value in values]  # of parameters, torch would compute each norm apart
     return nn.utils.get_total_norm(values).isfinite()
@@ -79,7 +76,7 @@ class _Pairs:
     def of(cls, teacher: Detector, student: Detector) -> "_Pairs":
         """Raises ValueError if the detectors differ in their number of values."""
         pairs = cls(student, student.frozen)
-        frozen = {id(value) for part in student.frozen for value in _values(part)}
+        frozen = {id(value) for part in student.frozen for value in all_values(part)}
         for place, (kept, name) in zip(_places(teacher), _places(student), strict=True):
             if id(kept[name]) not in frozen:
                 some = pairs.floats if kept[name].is_floating_point() else pairs.integers
@@ -98,8 +95,17 @@ def _places(detector: Detector) -> Iterator[Place]:
                     yield kept, name
 
 
-def _tensors(pairs: Sequence[tuple[Place, Place]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _tensors(pairs: Sequence[tuple[Place, Place]]) -> tuple[list[Tensor], list[Tensor]]:
     return [kept[name] for (kept, name), _ in pairs], [kept[name] for _, (kept, name) in pairs]
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """The queries that the teacher decodes, its predictions, and their matching cost; all without gradient."""
+
+    queries: Queries
+    predictions: Predictions
+    cost: Float[Tensor, "layers batch queries objects"]
 
 
 class Teacher(nn.Module):

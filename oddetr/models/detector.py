@@ -1,9 +1,9 @@
 """A detector: three steps from images to predictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -135,7 +135,7 @@ class ComposedDetector(Detector):
         backbone: nn.Module,
         pyramid: nn.Module,
         encoder: nn.Module,
-        query_source: Any,
+        query_source: QuerySource,
         decoder: nn.Module,
         denoising: nn.Module | None = None,
         top_k: int = 100,
@@ -144,44 +144,33 @@ class ComposedDetector(Detector):
         self.backbone = backbone
         self.pyramid = pyramid
         self.encoder = encoder
-        self.query_source = query_source
+        self.query_source: QuerySource = query_source  # pyright: ignore[reportIncompatibleVariableOverride]
         self.decoder = decoder
         self.denoising = denoising
         self.top_k = top_k
 
     @property
     def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
-        """See `Detector`."""
         return self.backbone, self.pyramid, self.encoder
 
     def class_rows(self) -> dict[str, tuple[int, ...]]:
         """The class outputs of all heads, and the label embedding of denoising, whose last row means "no class"."""
-        return dict(self._class_rows())
-
-    def _class_rows(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        assert self.query_source
+        rows: dict[str, tuple[int, ...]] = {}
         for name, module in self.named_modules():
             if isinstance(module, PredictionHead):
                 proposes = name.startswith("query_source.") and self.query_source.class_agnostic
-                for kind in ("weight", "bias"):
-                    yield f"{name}.classes.{kind}", (0,) if proposes else ()
-        if self.denoising:
-            yield "denoising.labels.weight", (-1,)
+                rows |= {f"{name}.classes.{kind}": (0,) if proposes else () for kind in ("weight", "bias")}
+        return rows | ({"denoising.labels.weight": (-1,)} if self.denoising else {})
 
     def encode(self, images: Images, padding_mask: PaddingMask) -> Memory:
-        """See `Detector`."""
         return self.encoder(self.pyramid(self.backbone(images)), padding_mask)
 
     def initial_queries(self, memory: Memory) -> InitialQueries:
-        """See `Detector`."""
-        assert self.query_source
         return self.query_source(memory)
 
     def decode(self, memory: Memory, groups: Mapping[str, Queries]) -> dict[str, Predictions]:
-        """See `Detector`."""
         return self.decoder(memory, groups)
 
     def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
-        """See `Detector`; the query source embeds positions that the decoder does not."""
-        assert self.query_source
+        """The query source embeds positions that the decoder does not."""
         return None if learned is None else self.query_source.position(anchors, learned)

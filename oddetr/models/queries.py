@@ -51,7 +51,7 @@ class LearnedQueries(QuerySource):
         """The same queries for each image; identity is the slot."""
         position, content = self.embedding.weight.chunk(2, dim=-1)
         anchors = self.reference_points(position).float().sigmoid()
-        return InitialQueries(_slots(memory, content, anchors, position))
+        return InitialQueries(same_queries(memory, content, anchors, position))
 
 
 class LearnedAnchors(QuerySource):
@@ -65,7 +65,7 @@ class LearnedAnchors(QuerySource):
     def forward(self, memory: Memory) -> InitialQueries:
         """The same queries for each image; identity is the slot."""
         anchors = self.anchor_logits.weight.float().sigmoid()
-        return InitialQueries(_slots(memory, self.content.weight, anchors, None))
+        return InitialQueries(same_queries(memory, self.content.weight, anchors, None))
 
 
 class ProposedQueries(QuerySource):
@@ -178,7 +178,7 @@ def gather_tokens(
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _slots(memory: Memory, content: Tensor, anchors: Tensor, position: Tensor | None) -> Queries:
+def same_queries(memory: Memory, content: Tensor, anchors: Tensor, position: Tensor | None) -> Queries:
     """The same queries for each image of a batch, whose number stays symbolic in an export; identity is the slot."""
     batch = memory.tokens.shape[0]
     return Queries(

@@ -66,7 +66,7 @@ def test_transformers_folder_when_it_has_code_then_runs_none(
         with pytest.raises(ValueError, match="strange cannot be trained here"):
             HuggingFaceConfig.read(str(folder))
     else:
-        assert HuggingFaceConfig.read(str(folder)).kind == kind
+        assert HuggingFaceConfig.read(str(folder)).family == kind
     assert not exploded.exists()
 
 

@@ -1,20 +1,19 @@
 import dataclasses
-import math
-from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oddetr.distillation import DistillationConfig, DistillationTask
+from oddetr.distillation import DistillationTask
 from oddetr.distillation.auxiliary import Chosen, auxiliary_group, candidates, candidates_and_rivals
 from oddetr.distillation.config import AuxiliaryConfig
-from oddetr.distillation.group import Assigned, Group, Solution
-from oddetr.distillation.task import TeacherView
+from oddetr.distillation.group import Assigned, Group
+from oddetr.distillation.teacher import TeacherView
 from oddetr.losses.detection import LossConfig
-from oddetr.structures import AssignedQueries, Batch, GroundTruth, Predictions, Queries
-from tests.models.helpers import VARIANTS, small_batch, small_detector
+from oddetr.structures import AssignedQueries, Batch, GroundTruth
+from tests.losses.helpers import padded
+from tests.models.helpers import VARIANTS, part_of, small_batch, small_detector
 
 COST = torch.tensor(
     [
@@ -38,8 +37,7 @@ def viewed(task: DistillationTask, batch: Batch) -> TeacherView:
 
 
 def group_of(task: DistillationTask, view: TeacherView, truth: GroundTruth, config: AuxiliaryConfig) -> Group:
-    teacher, loss = task.teacher.detector, LossConfig()
-    return auxiliary_group(teacher, view.queries, view.predictions, view.cost, truth, config, loss, 1.0)
+    return auxiliary_group(task.teacher.detector, view, truth, config, LossConfig(), 1.0)
 
 
 def assigned(group: Group) -> AssignedQueries:
@@ -61,24 +59,6 @@ def test_candidates_by_hand(count: int, expected: list) -> None:
     """A query that is cheap at two layers, as query 0 is for A, is chosen twice."""
     chosen = candidates(COST, torch.tensor([[True, True]]), count)
     assert [listed(chosen, item) for item in range(len(expected))] == expected
-
-
-@pytest.mark.parametrize(
-    ("count", "rivals", "valid", "expected"),
-    [
-        (1, 3, (True, True), [([(0, 0)], [(1, 1), (0, 2), (0, 4)]), ([(1, 3)], [(0, 2), (1, 4), (0, 1)])]),
-        (2, 3, (True, True), [([(0, 0), (1, 1)], [(0, 4), None, None]), ([(1, 3), (0, 2)], [(1, 4), None, None])]),
-        (1, 3, (True, False), [([(0, 0)], [(1, 1), (0, 2), (0, 3)]), ([None], [None] * 3)]),
-        (1, 9, (True, True), [([(0, 0)], [(1, 1), (0, 2), (0, 4), None, None])]),
-        (9, 1, (True, True), [([(0, 0), (1, 1), (0, 2), (0, 3), (0, 4)], [None])]),
-    ],
-    ids=["one", "two", "B is padding", "more rivals than queries", "more candidates than queries"],
-)
-def test_rivals_by_hand(count: int, rivals: int, valid: tuple[bool, ...], expected: list) -> None:
-    """The least costs of queries 0 to 4, and their layers: for A 1 (0), 3 (1), 4 (0), 5 (0), 9 (0); for B 3 (1), 8 (0),
-    2 (0), 1 (1), 4 (1)."""
-    first, others = candidates_and_rivals(COST, torch.tensor([valid]), count, rivals)
-    assert [(listed(first, item), listed(others, item)) for item in range(len(expected))] == expected
 
 
 @settings(max_examples=30, deadline=None)
@@ -167,6 +147,7 @@ def test_missing_rivals_are_padding() -> None:
         group = assigned(group_of(task, view, batch.truth, config))
         assert group.queries.padding.tolist() == [padding] * 2
         assert group.assignment.tolist() == [objects] * 2
+        assert group.repeats == config.candidates
 
 
 @pytest.mark.parametrize(("limit", "queries", "rivals"), [(32, 6, 3), (31, 6, 2), (23, 6, 1), (1, 6, 0), (1, 12, 2)])
@@ -183,38 +164,12 @@ def test_large_group_has_fewer_rivals_but_all_candidates(
     assert group.repeats == 2
 
 
-@pytest.mark.parametrize(("count", "rivals"), [(1, 0), (2, 0), (1, 1), (2, 1), (2, 3)])
-def test_auxiliary_loss_by_hand(count: int, rivals: int) -> None:
-    """One object (.5 .5 .4 .4) of one class, all logits 0 and boxes (.5 .5 .2 .2): IoU 1/4, L1 0.4, 1 - GIoU 3/4. A
-    candidate's QFL is (1/4)^2 ln 2, a rival's, whose target is 0, (1/2)^2 ln 2; each candidate has all rivals beside
-    it. The second image has only padding, which adds nothing."""
-    task, batch = DistillationTask(small_detector(), 10), small_batch((1, 0))
-    truth = dataclasses.replace(
-        batch.truth, labels=batch.truth.labels.clamp(max=0), boxes=torch.tensor([[[0.5, 0.5, 0.4, 0.4]], [[0.0] * 4]])
-    )
-    group = group_of(task, viewed(task, batch), truth, AuxiliaryConfig(candidates=count, rivals=rivals))
-    number = count * (1 + rivals)
-    assert group.queries.content.shape[1] == number
-    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(3, 2, number, 4)
-    found = Predictions(torch.zeros(3, 2, number, 1), boxes, torch.zeros(3, 2, number, 1))
-    loss = group.terms[0].supervision.loss(found, Solution(None, None), torch.tensor(1.0), "quality_focal")
-    assert loss.l1.tolist() == pytest.approx([0.4] * 3)
-    assert loss.giou.tolist() == pytest.approx([0.75] * 3)
-    assert loss.classes.tolist() == pytest.approx([(1 / 16 + rivals / 4) * math.log(2)] * 3)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sub_groups_do_not_attend_to_one_another(variant: str) -> None:
     task, batch = DistillationTask(small_detector(variant, num_queries=9), 10), small_batch((2, 1))
     memory = task.student.encode(batch.images, batch.padding_mask)
     queries = group_of(task, viewed(task, batch), batch.truth, AuxiliaryConfig()).queries
-
-    def part(start: int, stop: int) -> Queries:
-        names = ("content", "anchors", "position", "identity", "padding")
-        whole = (getattr(queries, name) for name in names)
-        return Queries(*(None if each is None else each[:, start:stop] for each in whole))
-
-    parts = {f"{start}": part(start, stop) for start, stop in pairwise((0, 8, 16))} | {"bare": part(0, 2)}
+    parts = {"0": part_of(queries, 0, 8), "8": part_of(queries, 8, 16), "bare": part_of(queries, 0, 2)}
     found = task.student.decode(memory, {"auxiliary": queries} | parts)
     real = ~queries.padding
     for name in ("logits", "boxes"):
@@ -226,15 +181,9 @@ def test_sub_groups_do_not_attend_to_one_another(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", ["refine", "dino"])
 def test_loss_ignores_padded_objects(variant: str) -> None:
-    batch = small_batch((2, 1))
-    truth = GroundTruth(
-        torch.nn.functional.pad(batch.truth.labels, (0, 3), value=-1),
-        torch.nn.functional.pad(batch.truth.boxes, (0, 0, 0, 3)),
-        batch.truth.counts,
-    )
-    task = DistillationTask(small_detector(variant), 10, DistillationConfig())
+    batch, task = small_batch((2, 1)), DistillationTask(small_detector(variant), 10)
     found: list[dict[str, torch.Tensor]] = []
-    for each in (batch, dataclasses.replace(batch, truth=truth)):
+    for each in (batch, dataclasses.replace(batch, truth=padded(batch.truth, 3))):
         torch.manual_seed(0)
         found.append(task(each))
     first, second = found

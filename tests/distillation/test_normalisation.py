@@ -56,16 +56,15 @@ def test_objects_of_one_process(batch: Batch, expected: float) -> None:
     assert found.item() == expected
 
 
-@pytest.mark.usefixtures("another_process")
-def test_objects_of_two_processes_are_averaged() -> None:
-    """3 here and 5 there: 4 for each. None here, 5 there: 2.5."""
-    assert ObjectCount(part_of(None)).per_process().item() == 4
-    assert ObjectCount(part_of(0)).per_process().item() == 2.5
-
-
-def test_objects_of_empty_processes_count_one_together(another_process: AnotherProcess) -> None:
-    another_process.objects = 0
-    assert ObjectCount(part_of(None, (0, 0))).per_process().item() == 0.5
+@pytest.mark.parametrize(
+    ("batch", "others", "expected"), [(part_of(None), 5, 4.0), (part_of(0), 5, 2.5), (part_of(None, (0, 0)), 0, 0.5)]
+)
+def test_objects_of_two_processes_are_averaged(
+    another_process: AnotherProcess, batch: Batch, others: int, expected: float
+) -> None:
+    """3 here and 5 there: 4 for each. None here: 2.5. None anywhere count as one."""
+    another_process.objects = others
+    assert ObjectCount(batch).per_process().item() == expected
 
 
 @pytest.mark.parametrize(("available", "initialized"), [(False, True), (True, False)])

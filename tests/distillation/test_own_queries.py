@@ -2,9 +2,7 @@ import pytest
 import torch
 
 from oddetr.distillation.own_queries import carried_over, carrying
-from oddetr.models.families.build import PRESETS, build_detector
-
-SMALL = {"pretrained": False, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1}
+from tests.models.helpers import small_batch, small_detector
 
 
 def test_assignment_of_slots_is_carried_over_unchanged() -> None:
@@ -22,15 +20,13 @@ def test_assignment_of_tokens_follows_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "own", "is_same"), [("refine", True, True), ("two_stage", False, True), ("two_stage", True, False)]
+    ("variant", "own", "is_same"), [("refine", True, True), ("two_stage", False, True), ("two_stage", True, False)]
 )
-def test_assignment_stays_the_same_where_queries_or_slots_are_the_same(preset: str, own: bool, is_same: bool) -> None:
-    detector = build_detector(PRESETS[f"deformable_detr_{preset}_tiny"].override(SMALL), 3)
-    memory = detector.encode(torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+def test_assignment_stays_the_same_where_queries_or_slots_are_the_same(variant: str, own: bool, is_same: bool) -> None:
+    detector, batch = small_detector(variant), small_batch((2, 1))
+    memory = detector.encode(batch.images, batch.padding_mask)
     initial, other = detector.initial_queries(memory), detector.initial_queries(memory)
-    assignment = torch.tensor([[[1, -1, 0, -1]]])
-
+    assignment = torch.tensor([1, -1, 0, -1, -1, -1]).expand(1, 2, -1)
     carry = carrying(other.queries if own else initial.queries, initial)
-
     assert carry(assignment).equal(assignment)
     assert (carry(assignment) is assignment) == is_same

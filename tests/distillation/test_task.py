@@ -1,7 +1,7 @@
 """OD-DETR's step as a whole."""
 
 import warnings
-from itertools import count, product
+from itertools import product
 from typing import Literal
 
 import pytest
@@ -10,10 +10,8 @@ import torch
 from oddetr.distillation import DistillationConfig, DistillationTask
 from oddetr.distillation.config import AuxiliaryConfig, MatchingConfig, PredictionConfig
 from oddetr.distillation.group_detr import GroupsConfig
-from oddetr.distillation.task import TeacherView
 from oddetr.losses.detection import LossConfig
-from oddetr.losses.matching import NonFiniteCostError, hungarian
-from oddetr.structures import Memory, Queries
+from oddetr.losses.matching import NonFiniteCostError
 from tests.distillation.test_baseline import gradients, one_image
 from tests.models.helpers import VARIANTS, ap50_of_two_scenes, small_batch, small_detector
 
@@ -126,7 +124,8 @@ def test_step_on_a_gpu_synchronises_twice(
 
 
 @pytest.mark.parametrize(("queries", "more"), [("shared", ()), ("teacher", ("teacher",))])
-def test_faded_terms_cost_nothing(queries: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faded_terms_cost_nothing(queries: str, more: tuple[str, ...]) -> None:
+    """Without any term the teacher is not asked either."""
     config = DistillationConfig(
         queries=queries,
         matching=MatchingConfig(fade_until=0.8),
@@ -134,143 +133,33 @@ def test_faded_terms_cost_nothing(queries: str, more: tuple[str, ...], monkeypat
         auxiliary=AuxiliaryConfig(fade_until=0.6),
     )
     task, batch = apart("refine", config), small_batch((2, 1))
-    seen: list[tuple[bool, set[str]]] = []
-    decode, views = task.student.decode, count()
-    view = task.view
-
-    def decoding(memory: object, groups: dict[str, Queries]) -> object:
-        seen.append((next(views) > 0, set(groups)))
-        return decode(memory, groups)
-
-    def viewing(*arguments: object) -> object:
-        next(views)
-        return view(*arguments)
-
-    monkeypatch.setattr(task.student, "decode", decoding)
-    monkeypatch.setattr(task, "view", viewing)
-    for steps in (0, 5, 7, 9):
-        task.teacher.steps, views = steps, count()
-        task(batch)
-    assert seen == [
-        (True, {"own", *more, "auxiliary"}),
-        (True, {"own", "auxiliary"}),
-        (True, {"own"}),
-        (False, {"own"}),
-    ]
+    memory = task.student.encode(batch.images, batch.padding_mask)
+    for steps, names in ((0, ["own", *more, "auxiliary"]), (5, ["own", "auxiliary"]), (7, ["own"]), (9, ["own"])):
+        task.teacher.steps = steps
+        groups, view = task.groups(batch, memory)
+        assert [group.name for group in groups] == names
+        assert (view is None) is (steps == 9)
 
 
 def test_distilled_student_has_the_baselines_parameters() -> None:
-    plain = small_detector("refine")
-    task = DistillationTask(small_detector("refine"), 10)
-    assert {n: v.shape for n, v in task.student.state_dict().items()} == {
-        n: v.shape for n, v in plain.state_dict().items()
-    }
-    assert {n.removeprefix("student.") for n, p in task.named_parameters() if p.requires_grad} == {
-        n for n, p in plain.named_parameters() if p.requires_grad
-    }
-    batch = small_batch((2, 1))
-    with torch.no_grad():
-        ours, theirs = (each.eval()(batch.images, batch.padding_mask) for each in (task.student, plain))
-    assert ours.logits.equal(theirs.logits)
-    assert ours.boxes.equal(theirs.boxes)
+    plain, task = small_detector("refine"), DistillationTask(small_detector("refine"), 10)
+    ours, theirs = task.student.state_dict(), plain.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(value.equal(theirs[name]) for name, value in ours.items())
+    learned = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert learned == {f"student.{name}" for name, parameter in plain.named_parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("variant", ["refine", "dino"])
-def test_teacher_decodes_over_the_students_memory(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, batch = apart(variant, distance=0.2), small_batch((3, 2))
-    seen: list[Memory] = []
-    decode = task.teacher.detector.decode
-
-    def decoding(memory: Memory, groups: dict[str, Queries]) -> object:
-        seen.append(memory)
-        return decode(memory, groups)
-
+def test_teacher_does_not_encode_where_it_reads_the_students_memory(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it predicts from there: test_terms.py."""
+    task, batch = apart(variant), small_batch((3, 2))
     monkeypatch.setattr(task.teacher.detector, "encode", None)
-    monkeypatch.setattr(task.teacher.detector, "decode", decoding)
     task(batch)["loss"].backward()
-    with torch.no_grad():
-        expected = task.student.encode(batch.images, batch.padding_mask)
-    assert len(seen) == 1
-    torch.testing.assert_close(seen[0].tokens.detach(), expected.tokens)
-    assert not task.view(batch, seen[0], task.student.initial_queries(seen[0])).predictions.logits.requires_grad
-
-
-@pytest.mark.parametrize("variant", ["refine", "dino"])
-def test_teacher_with_its_own_memory_predicts_as_if_alone(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DistillationConfig(memory="teacher", queries="teacher")
-    task, batch = apart(variant, config, distance=0.2), small_batch((3, 2))
-    views: list[TeacherView] = []
-    view = task.view
-    monkeypatch.setattr(task, "view", lambda *arguments: views.append(view(*arguments)) or views[-1])
-    task(batch)["loss"].backward()
-    alone = task.teacher.detector(batch.images, batch.padding_mask)
-    torch.testing.assert_close(views[0].predictions.logits, alone.logits)
-
-
-def test_two_stage_matching_is_carried_over_by_token() -> None:
-    """The student is near enough to its teacher to choose some of its tokens, but not all, in other places."""
-    config = DistillationConfig(
-        queries="teacher",
-        matching=MatchingConfig(),
-        prediction=PredictionConfig(weight=0.0),
-        auxiliary=AuxiliaryConfig(weight=0.0),
-    )
-    task, batch = DistillationTask(small_detector("two_stage", num_queries=20), 10, config), small_batch((9, 9))
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
-        weight = task.student.query_source.head.classes.weight
-        weight.add_(torch.randn(weight.shape, generator=generator) * weight.std())
     memory = task.student.encode(batch.images, batch.padding_mask)
-    initial = task.student.initial_queries(memory)
-    view, queries = task.view(batch, memory, initial), initial.queries
-    assert not queries.identity.equal(view.queries.identity)
-    shared = {
-        (image, token)
-        for image, tokens in enumerate(view.queries.identity.tolist())
-        for token in tokens
-        if token in queries.identity[image].tolist()
-    }
-    (assignment,) = hungarian(view.cost, counts=batch.truth.counts)
-    matched = {
-        (image, view.queries.identity[image, query].item()) for _, image, query in (assignment >= 0).nonzero().tolist()
-    }
-    assert 0 < len(matched & shared) < len(matched)
-    expected = sum(
-        (image, view.queries.identity[image, query].item()) in shared
-        for _, image, query in (assignment >= 0).nonzero().tolist()
-    )
-    found = task(batch)["matching_carried"].item() * assignment.shape[0] * batch.truth.total
-    assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("variant", ["refine", "dab", "two_stage", "dino"])
-def test_shared_queries_correspond_one_to_one(variant: str) -> None:
-    """Learned queries are the teacher's, which the optimizer does not move; proposed ones are the student's choice."""
-    task, batch = apart(variant, distance=0.2), small_batch((3, 2))
-    memory = task.student.encode(batch.images, batch.padding_mask)
-    student, teacher = (each.initial_queries(memory) for each in (task.student, task.teacher.detector))
-    view = task.view(batch, memory, student)
-    assert view.queries.identity.equal(student.queries.identity)
-    expected = student if student.proposals else teacher
-    assert view.queries.content.equal(expected.queries.content)
-    assert view.queries.anchors.equal(expected.queries.anchors)
-    assert not student.queries.anchors.equal(teacher.queries.anchors)
-    assert task(batch)["matching_carried"].item() == pytest.approx(1.0)
-
-
-def test_fading_matching_weight_interpolates_the_own_loss() -> None:
-    def loss(fade_until: float | None, steps: int) -> float:
-        matching = MatchingConfig(fade_until=fade_until)
-        config = DistillationConfig(
-            matching=matching, prediction=PredictionConfig(weight=0.0), auxiliary=AuxiliaryConfig(weight=0.0)
-        )
-        task = apart("plain", config, distance=0.2)
-        task.teacher.steps = steps
-        return task(small_batch((3, 2)))["loss"].item()
-
-    both, own = loss(None, 0), loss(0.5, 9)
-    assert both != pytest.approx(own, rel=1e-4)
-    assert loss(0.5, 2) == pytest.approx(0.6 * both + 0.4 * own, rel=1e-5)
+    assert not task.view(batch, memory, task.student.initial_queries(memory)).predictions.logits.requires_grad
 
 
 def test_no_agreement_is_logged_without_matching_distillation() -> None:
@@ -280,21 +169,24 @@ def test_no_agreement_is_logged_without_matching_distillation() -> None:
     assert found.keys() == {"loss"} | {f"loss_{name}{part}" for name in terms for part in ("classes", "l1", "giou")}
 
 
+@pytest.mark.parametrize("memory", ["student", "teacher"])
 def test_costs_and_losses_are_computed_outside_of_autocast(
-    monkeypatch: pytest.MonkeyPatch,
+    memory: Literal["student", "teacher"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, inside = apart("refine"), []
-    solutions = task.solutions
+    task, batch = apart("refine", DistillationConfig(memory=memory)), small_batch((2, 1))
+    solutions, inside = task.solutions, []
 
     def solving(*arguments: object) -> object:
         inside.append(torch.is_autocast_enabled("cpu"))
         return solutions(*arguments)
 
     monkeypatch.setattr(task, "solutions", solving)
+    exact = task(batch)["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        task(small_batch((2, 1)))
-    task(small_batch((2, 1)))
+        rough = task(batch)["loss"]
     assert inside == [False, False]
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.1)
 
 
 @pytest.mark.parametrize("variant", ["refine", "two_stage", "dino"])
@@ -318,27 +210,9 @@ def test_nan_of_the_teacher_raises(part: str) -> None:
         task(small_batch((1, 1)))
 
 
-@pytest.mark.parametrize("memory", ["student", "teacher"])
-def test_loss_in_bfloat16_is_float32_and_close(memory: Literal["student", "teacher"]) -> None:
-    task, batch = apart("refine", DistillationConfig(memory=memory)), small_batch((2, 1))
-    exact = task(batch)["loss"]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = task(batch)["loss"]
-    assert rough.dtype == torch.float32
-    assert rough.item() == pytest.approx(exact.item(), rel=0.1)
-
-
 def test_class_weight_of_the_distillation_groups() -> None:
     weights = [
         DistillationTask(small_detector(), 10, loss=loss).distilled_loss.class_weight
         for loss in (LossConfig(), LossConfig(classes=3.0), LossConfig("focal"), LossConfig("focal", classes=3.0))
     ]
     assert weights == [1.0, 3.0, 1.0, 1.0]
-
-
-def test_distillation_groups_use_quality_focal_loss_beside_focal() -> None:
-    task = DistillationTask(small_detector("refine"), 10, loss=LossConfig("focal"))
-    other = DistillationTask(small_detector("refine"), 10)
-    focal, quality = (each(small_batch((2, 1))) for each in (task, other))
-    assert focal["loss_auxiliary_classes"].equal(quality["loss_auxiliary_classes"])
-    assert not focal["loss_classes"].equal(quality["loss_classes"])

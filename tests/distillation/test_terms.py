@@ -12,6 +12,7 @@ from oddetr.distillation.group import agreement
 from oddetr.distillation.group_detr import GroupsConfig
 from oddetr.distillation.imitation import imitation_loss
 from oddetr.distillation.own_queries import carried_over
+from oddetr.distillation.teacher import TeacherView
 from oddetr.losses.detection import DetectionLoss, LossConfig, assigned_loss, detection_loss
 from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost, solve
 from oddetr.structures import Batch, GroundTruth, InitialQueries, Predictions
@@ -66,7 +67,8 @@ def by_hand(task: DistillationTask, batch: Batch) -> tuple[dict[str, tuple[float
     queries = initial["own"].queries if shared and initial["own"].proposals else teacher.initial_queries(read).queries
     answers = teacher.decode(read, {"own": queries})["own"]
     cost = matching_cost(answers, truth, COST)
-    auxiliary = auxiliary_group(teacher, queries, answers, cost, truth, config.auxiliary, DISTILLED, 2.0)
+    view = TeacherView(queries, answers, cost)
+    auxiliary = auxiliary_group(teacher, view, truth, config.auxiliary, DISTILLED, 2.0)
     groups = {name: each.queries for name, each in initial.items()}
     groups |= {"auxiliary": auxiliary.queries} | ({} if shared else {"teacher": queries})
     denoising = student.denoising and student.denoising(truth)
@@ -122,6 +124,10 @@ def test_every_term_agrees_with_the_step_by_hand(variant: str, memory: str, quer
     for name, value in agrees.items():
         assert found[name].equal(value)
     assert found["matching_disagreement"] > 0
+    if queries == "shared" or variant not in ("two_stage", "dino"):
+        assert found["matching_carried"].item() == pytest.approx(1.0)
+    else:
+        assert 0 < found["matching_carried"] < 1
     whole = sum(weight * loss.weighted(config) for weight, loss, config in terms.values())
     torch.testing.assert_close(found["loss"], whole)
 

@@ -1,9 +1,12 @@
 import math
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from oddetr.losses.detection import (
@@ -21,22 +24,19 @@ from oddetr.losses.detection import (
     position_supervised_loss,
     quality_focal_loss,
 )
-from oddetr.losses.matching import MatchingWeights, hungarian, matching_cost
+from oddetr.losses.matching import MatchingWeights
 from oddetr.structures import AssignedQueries, GroundTruth, Predictions, Queries
-from tests.losses.test_matching import random_case
-
-
-def assign(predictions: Predictions, truth: GroundTruth) -> torch.Tensor:
-    return hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)[0]
+from tests.losses.helpers import assign, padded, parts_of, predicted, random_case, truth_of
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_focal_loss_equals_torchvisions(seed: int) -> None:
+def test_focal_losses_of_hard_targets_equal_torchvisions(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(40, generator=generator) * 4
     targets = (torch.rand(40, generator=generator) < 0.5).float()
     torch.testing.assert_close(focal_loss(logits, targets), sigmoid_focal_loss(logits, targets))
+    torch.testing.assert_close(quality_focal_loss(logits, targets), sigmoid_focal_loss(logits, targets, alpha=-1))
 
 
 def test_detection_loss_by_hand() -> None:
@@ -44,14 +44,12 @@ def test_detection_loss_by_hand() -> None:
 
     All logits are 0, p = 1/2: focal = .25 * .25 * ln 2 at the object's class, .75 * .25 * ln 2 at the other three.
     """
-    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
-    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
-    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    truth = truth_of([1], [[0.5, 0.5, 0.4, 0.4]])
+    predictions = predicted([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]], classes=2)
     loss = detection_loss(predictions, truth, (torch.tensor([[[0, -1]]]),), 1.0, "focal")
-    assert loss.classes.item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
-    assert loss.l1.item() == pytest.approx(0.4)
-    assert loss.giou.item() == pytest.approx(0.75)
-    assert loss.weighted(LossConfig("focal")).item() == pytest.approx(2 * loss.classes.item() + 5 * 0.4 + 2 * 0.75)
+    classes = (0.25 + 3 * 0.75) * 0.25 * math.log(2)
+    assert parts_of(loss).flatten().tolist() == pytest.approx([classes, 0.4, 0.75])
+    assert loss.weighted(LossConfig("focal")).item() == pytest.approx(2 * classes + 5 * 0.4 + 2 * 0.75)
 
 
 @settings(max_examples=20, deadline=None)
@@ -60,29 +58,22 @@ def test_detection_loss_ignores_the_order_of_queries(seed: int, classification: 
     predictions, truth = random_case(seed, (3, 0, 2))
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
-    for part in ("classes", "l1", "giou"):
-        first, second = (
-            getattr(detection_loss(each, truth, (assign(each, truth),), 5.0, classification), part)
-            for each in (predictions, permuted)
-        )
-        torch.testing.assert_close(first, second)
+    first, second = (
+        parts_of(detection_loss(each, truth, (assign(each, truth),), 5.0, classification))
+        for each in (predictions, permuted)
+    )
+    torch.testing.assert_close(first, second)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), more=st.integers(1, 4), classification=st.sampled_from(["focal", "quality_focal"]))
 def test_detection_loss_ignores_padded_objects(seed: int, more: int, classification: str) -> None:
     predictions, truth = random_case(seed, (2, 1))
-    padded = GroundTruth(
-        torch.nn.functional.pad(truth.labels, (0, more), value=-1),
-        torch.nn.functional.pad(truth.boxes, (0, 0, 0, more)),
-        truth.counts,
-    )
     first, second = (
-        detection_loss(predictions, t, (assign(predictions, t),), 3.0, classification) for t in (truth, padded)
+        parts_of(detection_loss(predictions, t, (assign(predictions, t),), 3.0, classification))
+        for t in (truth, padded(truth, more))
     )
-    assert first.classes.equal(second.classes)
-    assert first.l1.equal(second.l1)
-    assert first.giou.equal(second.giou)
+    assert first.equal(second)
 
 
 def test_detection_loss_without_objects_trains_only_background() -> None:
@@ -115,20 +106,6 @@ def test_label_that_is_too_large_raises() -> None:
         one_hot_targets(torch.tensor([[[0]]]), truth, 3)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_quality_focal_loss_of_hard_targets_is_unbalanced_focal_loss(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(40, generator=generator) * 4
-    targets = (torch.rand(40, generator=generator) < 0.5).float()
-    torch.testing.assert_close(quality_focal_loss(logits, targets), sigmoid_focal_loss(logits, targets, alpha=-1))
-
-
-def test_quality_focal_loss_is_zero_if_the_score_is_the_quality() -> None:
-    targets = torch.tensor([0.0, 0.3, 0.9, 1.0])
-    assert quality_focal_loss(torch.logit(targets), targets)[1:3].abs().max() < 1e-12
-
-
 def test_detection_loss_of_two_assignments_by_hand() -> None:
     """Objects A: class 0, (.5 .5 .4 .4), and B: class 1, (.5 .5 .2 .2). Query 0 predicts A's box: IoU 1 with A, 1/4
     with B; query 1 predicts (.1 .1 .1 .1): IoU 0 with both. All logits 0: BCE = ln 2. Student: 0 -> A, 1 -> B; teacher:
@@ -138,15 +115,12 @@ def test_detection_loss_of_two_assignments_by_hand() -> None:
     Boxes: query 0 learns A by 4/5 and B by 1/5: L1 0.4 / 5, 1 - GIoU 0.75 / 5. Query 1 learns both by half:
     L1 (1.4 + 1.0) / 2, 1 - GIoU (1 + .2525/.4225 + 1 + .2525/.3025) / 2.
     """
-    truth = GroundTruth.stack([torch.tensor([0, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
-    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    truth = truth_of([0, 1], [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])
+    predictions = predicted([[0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]], classes=2)
     both = (torch.tensor([[[0, 1]]]), torch.tensor([[[1, 0]]]))
     loss = detection_loss(predictions, truth, both, 1.0, "quality_focal")
-    assert loss.classes.item() == pytest.approx(0.8125 * math.log(2))
-    assert loss.l1.item() == pytest.approx(0.08 + 1.2)
     far = (2 + 0.2525 / 0.4225 + 0.2525 / 0.3025) / 2
-    assert loss.giou.item() == pytest.approx(0.15 + far)
+    assert parts_of(loss).flatten().tolist() == pytest.approx([0.8125 * math.log(2), 0.08 + 1.2, 0.15 + far])
     focal, _ = class_targets(predictions, truth, both, "focal")
     assert focal.tolist() == [[[[1, 1], [1, 1]]]]
 
@@ -154,43 +128,26 @@ def test_detection_loss_of_two_assignments_by_hand() -> None:
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_class_target_of_two_objects_of_a_class_is_the_better(order: tuple[int, int]) -> None:
     """The query's box is object 0's; object 1 is of the same class, IoU 1/4. Either assignment may give either."""
-    truth = GroundTruth.stack([torch.tensor([1, 1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]])])
-    predictions = Predictions(torch.zeros(1, 1, 1, 2), truth.boxes[:, :1][None], torch.zeros(1, 1, 1, 1))
-    targets, _ = class_targets(predictions, truth, [torch.tensor([[[each]]]) for each in order], "quality_focal")
+    boxes = [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]]
+    assignments = [torch.tensor([[[each]]]) for each in order]
+    targets, _ = class_targets(predicted(boxes[:1], classes=2), truth_of([1, 1], boxes), assignments, "quality_focal")
     assert targets.flatten().tolist() == pytest.approx([0, 1])
-
-
-def test_empty_second_assignment_changes_nothing() -> None:
-    predictions, truth = random_case(0, (2, 1))
-    own = assign(predictions, truth)
-    none = torch.full_like(own, -1)
-    alone = detection_loss(predictions, truth, (own,), 3.0, "quality_focal")
-    for assignments in ((own, none), (none, own)):
-        found = detection_loss(predictions, truth, assignments, 3.0, "quality_focal")
-        for part in ("classes", "l1", "giou"):
-            torch.testing.assert_close(getattr(found, part), getattr(alone, part))
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), classification=st.sampled_from(["focal", "quality_focal"]))
-def test_equal_assignments_are_one_assignment_to_the_bit(seed: int, classification: str) -> None:
+def test_an_empty_or_equal_second_assignment_changes_nothing(seed: int, classification: str) -> None:
+    """An equal one not even a bit."""
     predictions, truth = random_case(seed, (3, 0, 2))
     own = assign(predictions, truth)
-    once = detection_loss(predictions, truth, (own,), 5.0, classification)
-    twice = detection_loss(predictions, truth, (own, own), 5.0, classification)
-    for part in ("classes", "l1", "giou"):
-        assert getattr(once, part).equal(getattr(twice, part))
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_box_shares_sum_to_one(seed: int) -> None:
-    predictions, truth = random_case(seed, (3, 0, 2))
-    own = assign(predictions, truth)
-    other = own.roll(1, dims=-1)
-    total = sum(box_shares(predictions, truth, (own, other)))
-    has = (own >= 0) | (other >= 0)
-    torch.testing.assert_close(total, has.float())
+    none = torch.full_like(own, -1)
+    once, twice, before, after = (
+        parts_of(detection_loss(predictions, truth, assignments, 5.0, classification))
+        for assignments in ((own,), (own, own), (own, none), (none, own))
+    )
+    assert once.equal(twice)
+    torch.testing.assert_close(before, once)
+    torch.testing.assert_close(after, once)
 
 
 def test_padding_queries_learn_nothing() -> None:
@@ -211,12 +168,13 @@ def test_default_class_weight_depends_on_the_loss() -> None:
     assert [config.for_denoising.class_weight for config in configs] == [2, 1, 0.5, 1, 3]
 
 
+@pytest.mark.parametrize(("config", "room"), [(LossConfig, "loss"), (MatchingWeights, "matching")])
 @pytest.mark.parametrize("name", ["classes", "l1", "giou"])
-def test_negative_loss_weight_is_named(name: str) -> None:
-    assert getattr(LossConfig(**{name: 0.0}), name) == 0
+def test_negative_weight_is_named(name: str, config: type, room: str) -> None:
+    assert getattr(config(**{name: 0.0}), name) == 0
     for wrong in (-0.5, math.nan):
-        with pytest.raises(ValueError, match=rf"^loss\.{name} is {wrong}; it must be at least 0\.$"):
-            LossConfig(**{name: wrong})
+        with pytest.raises(ValueError, match=rf"^{room}\.{name} is {wrong}; it must be at least 0\.$"):
+            config(**{name: wrong})
 
 
 def test_unknown_classification_loss_is_named() -> None:
@@ -226,28 +184,23 @@ def test_unknown_classification_loss_is_named() -> None:
         config.__post_init__()
 
 
-def test_classification_loss_selects_by_name() -> None:
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("focal", lambda logits, targets, positive: focal_loss(logits, targets)),
+        ("quality_focal", lambda logits, targets, positive: quality_focal_loss(logits, targets)),
+        ("mal", matchability_aware_loss),
+        ("position_supervised", position_supervised_loss),
+    ],
+)
+def test_classification_loss_is_the_named_one_in_float32(name: Classification, loss: Callable[..., Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, positive = torch.randn(2, 2, 3, 4, generator=generator), torch.zeros(2, 2, 3, 4)
+    logits, positive = torch.randn(2, 2, 3, 4, generator=generator).bfloat16(), torch.zeros(2, 2, 3, 4)
     positive[..., 0, 1] = 1
     targets = positive * torch.rand(2, 2, 3, 4, generator=generator)
-    for name, expected in {
-        "focal": focal_loss(logits, targets),
-        "quality_focal": quality_focal_loss(logits, targets),
-        "mal": matchability_aware_loss(logits, targets, positive),
-        "position_supervised": position_supervised_loss(logits, targets, positive),
-    }.items():
-        assert classification_loss(logits, targets, positive, name).equal(expected)
-
-
-def test_losses_of_half_precision_are_float32() -> None:
-    logits = torch.linspace(-4, 4, 8, dtype=torch.bfloat16).view(1, 1, 2, 4)
-    targets = torch.rand(1, 1, 2, 4, generator=torch.Generator().manual_seed(0))
-    positive = (targets > 0.5).float()
-    for name in ("focal", "quality_focal", "mal", "position_supervised"):
-        found = classification_loss(logits, targets, positive, name)
-        assert found.dtype == torch.float32
-        assert found.equal(classification_loss(logits.float(), targets, positive, name))
+    found = classification_loss(logits, targets, positive, name)
+    assert found.dtype == torch.float32
+    assert found.equal(loss(logits.float(), targets, positive))
 
 
 def test_focal_losses_use_their_constants() -> None:
@@ -257,6 +210,7 @@ def test_focal_losses_use_their_constants() -> None:
     ln = math.log(4 / 3)
     assert focal_loss(logit, one, alpha=0.1, gamma=3.0).item() == pytest.approx(0.1 / 64 * ln, rel=1e-4)
     assert quality_focal_loss(logit, one, beta=3.0).item() == pytest.approx(ln / 64, rel=1e-4)
+    assert quality_focal_loss(torch.logit(half), half).item() == 0
     expected = ln / 8 + 7 / 8 * math.log(4)
     assert matchability_aware_loss(logit, half, one, gamma=3.0).item() == pytest.approx(expected, rel=1e-4)
     four = (each.view(1, 1, 1, 1) for each in (logit, half, one))
@@ -268,61 +222,41 @@ def test_detection_loss_adds_up_over_layers_and_images() -> None:
     predictions, truth = random_case(5, (3, 1))
     own = assign(predictions, truth)
     padding = torch.tensor([[False] * 4 + [True], [True] + [False] * 4])
-    whole = detection_loss(predictions, truth, (own,), 4.0, "quality_focal", padding=padding)
-    for part in ("classes", "l1", "giou"):
-        assert getattr(whole, part).shape == (2,)
-        for layer in range(2):
-            total = 0.0
-            for image, count in enumerate(truth.counts):
-                here = (slice(layer, layer + 1), slice(image, image + 1))
-                alone = Predictions(predictions.logits[here], predictions.boxes[here], predictions.content[here])
-                objects = GroundTruth.stack([truth.labels[image, :count]], [truth.boxes[image, :count]])
-                one = (own[here],)
-                found = detection_loss(alone, objects, one, 1.0, "quality_focal", padding=padding[here[1]])
-                total += getattr(found, part).item()
-            assert getattr(whole, part)[layer].item() == pytest.approx(total / 4, rel=1e-4)
+    whole = parts_of(detection_loss(predictions, truth, (own,), 4.0, "quality_focal", padding=padding))
+    total = torch.zeros(3, 2)
+    for layer, (image, count) in product(range(2), enumerate(truth.counts)):
+        here = (slice(layer, layer + 1), slice(image, image + 1))
+        alone = Predictions(predictions.logits[here], predictions.boxes[here], predictions.content[here])
+        objects = GroundTruth.stack([truth.labels[image, :count]], [truth.boxes[image, :count]])
+        found = detection_loss(alone, objects, (own[here],), 1.0, "quality_focal", padding=padding[here[1]])
+        total[:, layer] += parts_of(found)[:, 0]
+    torch.testing.assert_close(whole, total / 4, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("classification", ["focal", "quality_focal", "mal", "position_supervised"])
-def test_assigned_loss_is_divided_by_repeats(
-    classification: Classification,
-) -> None:
+def test_assigned_loss_is_divided_by_repeats(classification: Classification) -> None:
     """The same assignment in all layers; padding learns nothing."""
     predictions, truth = random_case(1, (2, 1), queries=4)
     assignment = torch.tensor([[0, 1, 0, 1], [0, -1, 0, -1]])
     padding = torch.tensor([[False] * 4, [False, True, False, True]])
-    nothing = torch.zeros(2, 4, 1)
-    group = AssignedQueries(Queries(nothing, torch.zeros(2, 4, 2), None, assignment, padding), assignment, 2)
-    found = assigned_loss(predictions, truth, group, 3.0, classification)
+    queries = Queries(torch.zeros(2, 4, 1), torch.zeros(2, 4, 2), None, assignment, padding)
+    found = assigned_loss(predictions, truth, AssignedQueries(queries, assignment, 2), 3.0, classification)
     everywhere = (assignment.expand(2, -1, -1),)
     expected = detection_loss(predictions, truth, everywhere, 6.0, classification, padding=padding)
-    for part in ("classes", "l1", "giou"):
-        torch.testing.assert_close(getattr(found, part), getattr(expected, part))
+    torch.testing.assert_close(parts_of(found), parts_of(expected))
 
 
 def test_box_shares_by_hand() -> None:
     """The query's box is (.5 .5 .4 .4): IoU 1 with A and 1/4 with B of half its sides, 0 with C. A and B: 4/5 and 1/5.
     C and no object: C alone. C twice: halves. None at all: nothing."""
-    objects = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
-    truth = GroundTruth.stack([torch.tensor([0, 0, 0])], [objects])
-    boxes = objects[:1].expand(1, 1, 5, 4).clone().requires_grad_()
-    predictions = Predictions(torch.zeros(1, 1, 5, 1), boxes, torch.zeros(1, 1, 5, 1))
+    objects = [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]
+    predictions = predicted(objects[:1] * 5, classes=1)
+    predictions.boxes.requires_grad_()
     first, second = torch.tensor([[[0, 2, 2, -1, -1]]]), torch.tensor([[[1, -1, 2, 0, -1]]])
-    shares = box_shares(predictions, truth, (first, second))
+    shares = box_shares(predictions, truth_of([0, 0, 0], objects), (first, second))
     assert shares[0].flatten().tolist() == pytest.approx([0.8, 1, 0.5, 0, 0], rel=1e-4)
     assert shares[1].flatten().tolist() == pytest.approx([0.2, 0, 0.5, 1, 0], rel=1e-4)
     assert not shares[0].requires_grad
-
-
-def test_matchability_aware_loss_by_hand() -> None:
-    """Logits 0 (p = 1/2), gamma 1.5. At the object's class q = 1/4: BCE(1/2, 1/8) = ln 2. Elsewhere: (1/2)^1.5 ln 2. An
-    object that is missed wholly (q = 0) still counts fully: ln 2."""
-    targets, positive = torch.tensor([0.25, 0.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
-    found = matchability_aware_loss(torch.zeros(3), targets, positive)
-    assert found.tolist() == pytest.approx([0.6931472, 0.5**1.5 * 0.6931472, 0.6931472])
-    (certain,) = matchability_aware_loss(torch.tensor([2.0]), torch.tensor([0.25]), torch.tensor([1.0])).tolist()
-    p = 1 / (1 + math.exp(-2))
-    assert certain == pytest.approx(-(0.125 * math.log(p) + 0.875 * math.log(1 - p)))
 
 
 def test_background_weight_of_matchability_aware_loss_is_detached() -> None:
@@ -344,8 +278,10 @@ def test_position_supervised_loss_by_hand() -> None:
 
 
 def test_matchability_aware_loss_number_by_number() -> None:
+    """Of objects, one of which is missed wholly (q = 0) and still counts fully, and of background."""
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(12, generator=generator), torch.rand(12, generator=generator)
+    targets[0] = 0.0
     positive = (torch.arange(12) % 3 == 0).float()
     found = matchability_aware_loss(logits, targets * positive, positive).tolist()
     for x, q, is_object, value in zip(logits.tolist(), targets.tolist(), positive.tolist(), found, strict=True):
@@ -377,9 +313,8 @@ def test_position_supervised_target_of_a_bad_best_match() -> None:
 
 
 def test_missed_object_is_positive() -> None:
-    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.2, 0.2, 0.1, 0.1]])])
-    boxes = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])[None, None]
-    predictions = Predictions(torch.zeros(1, 1, 2, 2), boxes, torch.zeros(1, 1, 2, 1))
+    truth = truth_of([1], [[0.2, 0.2, 0.1, 0.1]])
+    predictions = predicted([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]], classes=2)
     targets, positive = class_targets(predictions, truth, (torch.tensor([[[0, -1]]]),), "mal")
     assert targets.flatten().tolist() == [0, 0, 0, 0]
     assert positive.flatten().tolist() == [0, 1, 0, 0]
@@ -387,16 +322,13 @@ def test_missed_object_is_positive() -> None:
 
 @pytest.mark.parametrize("classification", ["mal", "position_supervised"])
 def test_every_classification_loss_learns_from_both_assignments(classification: str) -> None:
-    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.3, 0.3]])[None, None]
-    logits = torch.zeros(1, 1, 2, 1, requires_grad=True)
-    predictions = Predictions(logits, boxes, torch.zeros(1, 1, 2, 1))
+    truth = truth_of([0], [[0.5, 0.5, 0.4, 0.4]])
+    predictions = predicted([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.3, 0.3]], classes=1)
+    logits = predictions.logits.requires_grad_()
     one, two = torch.tensor([[[0, -1]]]), torch.tensor([[[-1, 0]]])
-    (alone,) = torch.autograd.grad(
-        detection_loss(predictions, truth, (one,), 1.0, classification).classes.sum(), logits
-    )
-    (both,) = torch.autograd.grad(
-        detection_loss(predictions, truth, (one, two), 1.0, classification).classes.sum(), logits
+    alone, both = (
+        torch.autograd.grad(detection_loss(predictions, truth, each, 1.0, classification).classes.sum(), logits)[0]
+        for each in ((one,), (one, two))
     )
     assert alone[0, 0, 1] > 0
     assert both[0, 0, 1] < alone[0, 0, 1]

@@ -10,24 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from oddetr.losses.matching import MANY, MatchingWeights, NonFiniteCostError, cheapest, hungarian, matching_cost, solve
-from oddetr.structures import GroundTruth, Predictions
-
-
-def random_case(
-    seed: int, counts: tuple[int, ...], queries: int = 5, layers: int = 2
-) -> tuple[Predictions, GroundTruth]:
-    generator = torch.Generator().manual_seed(seed)
-    truth = GroundTruth.stack(
-        [torch.randint(4, (count,), generator=generator) for count in counts],
-        [torch.rand(count, 4, generator=generator) * 0.4 + 0.1 for count in counts],
-    )
-    shape = (layers, len(counts), queries)
-    predictions = Predictions(
-        torch.randn(*shape, 4, generator=generator),
-        torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1,
-        torch.zeros(*shape, 1),
-    )
-    return predictions, truth
+from tests.losses.helpers import assign, predicted, random_case, truth_of
 
 
 def test_cost_by_hand() -> None:
@@ -35,12 +18,8 @@ def test_cost_by_hand() -> None:
 
     f+ = .25 * .25 * ln 2 = 0.04332, f- = .75 * .25 * ln 2 = 0.12996: 2 * (f+ - f-) + 5 * 0.4 - 2 * 0.25 = 1.32671.
     """
-    truth = GroundTruth.stack([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.4, 0.4]])])
-    predictions = Predictions(
-        torch.zeros(1, 1, 1, 2), torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
-    )
-    cost = matching_cost(predictions, truth, MatchingWeights())
-    assert cost.item() == pytest.approx(1.32671, abs=1e-5)
+    truth, predictions = truth_of([1], [[0.5, 0.5, 0.4, 0.4]]), predicted([[0.5, 0.5, 0.2, 0.2]], classes=2)
+    assert matching_cost(predictions, truth, MatchingWeights()).item() == pytest.approx(1.32671, abs=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -64,37 +43,10 @@ def test_hungarian_is_the_cheapest_of_all_permutations(seed: int, counts: list[i
         assert total == pytest.approx(best, abs=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_permuted_queries_permute_the_assignment(seed: int) -> None:
-    predictions, truth = random_case(seed, (3, 0, 2))
-    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    permuted = Predictions(predictions.logits[:, :, order], predictions.boxes[:, :, order], predictions.content)
-    (first,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-    (second,) = hungarian(matching_cost(permuted, truth, MatchingWeights()), counts=truth.counts)
-    assert first[:, :, order].equal(second)
-
-
 def test_every_query_has_one_of_too_many_objects() -> None:
-    predictions, truth = random_case(0, (9,))
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+    assignment = assign(*random_case(0, (9,)))
     assert (assignment >= 0).all()
     assert all(len(set(row.tolist())) == 5 for row in assignment.flatten(0, 1))
-
-
-def test_nothing_is_assigned_without_objects() -> None:
-    predictions, truth = random_case(0, (0, 0))
-    (assignment,) = hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
-    assert (assignment == -1).all()
-
-
-def test_several_costs_are_solved_independently() -> None:
-    predictions, truth = random_case(3, (3, 1))
-    more, _ = random_case(4, (3, 1), queries=8, layers=1)
-    costs = [matching_cost(each, truth, MatchingWeights()) for each in (predictions, more)]
-    together = hungarian(*costs, counts=truth.counts)
-    for cost, assignment in zip(costs, together, strict=True):
-        assert hungarian(cost, counts=truth.counts)[0].equal(assignment)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -162,7 +114,7 @@ def test_nan_in_an_image_without_objects_is_caught(part: str) -> None:
     predictions, truth = random_case(0, (2, 0))
     getattr(predictions, part)[1, 1, 3, 2] = float("nan")
     with pytest.raises(NonFiniteCostError, match="image 1 of the batch"):
-        hungarian(matching_cost(predictions, truth, MatchingWeights()), counts=truth.counts)
+        assign(predictions, truth)
 
 
 @settings(max_examples=20, deadline=None)
@@ -170,25 +122,6 @@ def test_nan_in_an_image_without_objects_is_caught(part: str) -> None:
 def test_cheapest_equals_sorting(seed: int, count: int) -> None:
     cost = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(seed))
     assert cheapest(cost, count).equal(cost.argsort(dim=1)[:, :count])
-
-
-def test_position_modulated_cost_by_hand() -> None:
-    """Probability 1/2. The box is the object: GIoU 1, as without. Apart, side by side, as wide as the gap: intersection
-    0, union 2 of 3 parts: GIoU -1/3, (GIoU + 1) / 2 = 1/3, so that the probability is 1/2 sqrt(1/3). Where that is the
-    nearest, it counts as without; one twice as far off (2 of 4 parts, GIoU -1/2: 1/4) as 1/2 sqrt(3/4)."""
-    truth = GroundTruth.stack([torch.tensor([0])], [torch.tensor([[0.2, 0.5, 0.2, 0.2]])])
-    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]])[None, None]
-    predictions = Predictions(torch.zeros(1, 1, 2, 1), boxes, torch.zeros(1, 1, 2, 1))
-
-    def class_cost(p: float) -> float:
-        return 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
-
-    weights = MatchingWeights(classes=1.0, l1=0.0, giou=0.0, position_modulated=True)
-    found = matching_cost(predictions, truth, weights).flatten().tolist()
-    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(1 / 3))], abs=1e-5)
-    farther = torch.tensor([[0.6, 0.5, 0.2, 0.2], [0.8, 0.5, 0.2, 0.2]])[None, None]
-    found = matching_cost(replace(predictions, boxes=farther), truth, weights).flatten().tolist()
-    assert found == pytest.approx([class_cost(0.5), class_cost(0.5 * math.sqrt(3 / 4))], abs=1e-5)
 
 
 def giou_of(first: list[float], second: list[float]) -> float:
@@ -234,11 +167,3 @@ def test_cost_has_no_gradient() -> None:
     predictions, truth = random_case(0, (2,))
     predictions.logits.requires_grad_()
     assert not matching_cost(predictions, truth, MatchingWeights()).requires_grad
-
-
-@pytest.mark.parametrize("name", ["classes", "l1", "giou"])
-def test_negative_matching_weight_is_named(name: str) -> None:
-    assert getattr(MatchingWeights(**{name: 0.0}), name) == 0
-    for wrong in (-0.5, math.nan):
-        with pytest.raises(ValueError, match=rf"^matching\.{name} is {wrong}; it must be at least 0\.$"):
-            MatchingWeights(**{name: wrong})

@@ -1,5 +1,6 @@
 """Small detectors for tests."""
 
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -13,7 +14,7 @@ from oddetr.evaluation.coco import evaluate_detections
 from oddetr.evaluation.postprocessing import postprocess
 from oddetr.models.detector import Detector
 from oddetr.models.families.build import DetectorConfig, Variant, compose
-from oddetr.structures import Batch, GroundTruth, Predictions
+from oddetr.structures import Batch, GroundTruth, Predictions, Queries
 
 VARIANTS = get_args(Variant)
 
@@ -69,6 +70,25 @@ def small_batch(counts: tuple[int, ...] = (2, 0), size: int = 64, seed: int = 0,
         image_ids=tuple(range(len(counts))),
         original_sizes=torch.full((len(counts), 2), size),
     )
+
+
+def other_group(queries: Queries, count: int, point_or_box: int, seed: int = 0) -> Queries:
+    """A group of random queries of the same kind."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, _, width = queries.content.shape
+    return Queries(
+        content=torch.randn(batch, count, width, generator=generator),
+        anchors=torch.rand(batch, count, point_or_box, generator=generator),
+        position=None if queries.position is None else torch.randn(batch, count, width, generator=generator),
+        identity=torch.arange(count).expand(batch, -1),
+    )
+
+
+def part_of(queries: Queries, start: int, stop: int) -> Queries:
+    """Some queries of a group, which attend to one another."""
+    whole = {name: getattr(queries, name) for name in ("content", "anchors", "position", "identity", "padding")}
+    part = {name: each if each is None else each[:, start:stop] for name, each in whole.items()}
+    return replace(queries, **part, attention_mask=None)
 
 
 def assert_predictions_close(found: Predictions, expected: Predictions, tolerance: float = 1e-6) -> None:

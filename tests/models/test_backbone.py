@@ -67,24 +67,14 @@ def test_pretrained_layers_up_to_stride_4_are_frozen(name: str, frozen: tuple, l
             assert parameter.requires_grad is key.startswith(learning), key
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_are_loaded_from_a_file(suffix: str, tmp_path: Path) -> None:
-    source = timm.create_model(TINY)
-    file = tmp_path / f"weights{suffix}"
-    (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), file)
-    backbone = Backbone(TINY, frozen=True)
-    assert backbone.load_imagenet(file) == str(file)
-    for key, value in backbone.body.state_dict().items():
-        assert value.equal(source.state_dict()[key]), key
-
-
 def test_torchvision_weights_fit_timms_resnet(tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     source = resnet18()
-    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    file = tmp_path / "resnet18.pth"
+    torch.save(source.state_dict(), file)
     backbone = Backbone("resnet18", frozen=True).eval()
-    backbone.load_imagenet(tmp_path / "resnet18.pth")
+    assert backbone.load_imagenet(file) == str(file)
     source.eval()
     images = torch.randn(1, 3, 64, 64)
     x = source.maxpool(source.relu(source.bn1(source.conv1(images))))

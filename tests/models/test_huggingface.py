@@ -23,6 +23,8 @@ from tests.models.helpers import (
     ap50_of_two_scenes,
     assert_frozen_encoder_stays,
     assert_predictions_close,
+    other_group,
+    part_of,
     small_batch,
 )
 from tests.models.test_denoising import assert_groups_attend_to_themselves_and_own_queries
@@ -144,21 +146,11 @@ def test_groups_do_not_change_one_another(name: str) -> None:
     detector, batch = adapted(name), batch_of(2, 1)
     memory = detector.encode(batch.images, batch.padding_mask)
     own = detector.initial_queries(memory).queries
-    other = replace(
-        own,
-        content=torch.randn(2, 3, 32),
-        anchors=torch.rand(2, 3, own.anchors.shape[-1]) * 0.5 + 0.2,
-        position=None if own.position is None else torch.randn(2, 3, 32),
-        identity=own.identity[:, :3],
-        padding=torch.tensor([[False, False, True], [True, True, True]]),
-    )
-    together = detector.decode(memory, {"other": other, "own": own})
+    other = other_group(own, 3, own.anchors.shape[-1])
+    padded = replace(other, padding=torch.tensor([[False, False, True], [True, True, True]]))
+    together = detector.decode(memory, {"other": padded, "own": own})
     assert_predictions_close(together["own"], detector.decode(memory, {"own": own})["own"], 1e-5)
-    cut = {axis: getattr(other, axis) for axis in ("content", "anchors", "position", "identity")}
-    short = replace(
-        other, padding=None, **{axis: None if value is None else value[:, :2] for axis, value in cut.items()}
-    )
-    shorter = detector.decode(memory, {"short": short})["short"]
+    shorter = detector.decode(memory, {"short": part_of(other, 0, 2)})["short"]
     torch.testing.assert_close(together["other"].logits[:, 0, :2], shorter.logits[:, 0], atol=1e-5, rtol=1e-5)
     assert together["other"].logits.isfinite().all()
 

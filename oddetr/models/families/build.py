@@ -8,15 +8,13 @@ A preset is a `DetectorConfig`; `build_detector` composes the detector that it d
 
 from typing import Any
 
-import torch
-
 from oddetr.models.detector import Detector
 from oddetr.models.detector_spec import DetectorSpec
 from oddetr.models.families import dab, deformable_detr, dino
 from oddetr.models.families.config import DetectorConfig, Variant
 from oddetr.models.transformers.config import HuggingFaceConfig
 
-__all__ = ["PRESETS", "DetectorConfig", "Variant", "build_detector", "compose", "count_values", "read_config"]
+__all__ = ["PRESETS", "DetectorConfig", "Variant", "build_detector", "compose", "read_config"]
 
 FAMILIES = (deformable_detr, dab, dino)
 """A module for each family: its variants, its presets, and `build`, which composes its detectors."""
@@ -59,13 +57,3 @@ def compose(config: DetectorConfig, num_classes: int, backbone: Any) -> Detector
         raise ValueError(f"A detector needs at least one class, not {num_classes}.")
     family = next(family for family in FAMILIES if config.variant in family.VARIANTS)
     return family.build(config, num_classes, backbone)
-
-
-def count_values(config: DetectorSpec, num_classes: int) -> int:
-    """Count the detector's parameters without memory for them.
-
-    Raises:
-        ValueError: see `build_detector`.
-    """
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_detector(config, num_classes).parameters())

@@ -23,7 +23,7 @@ _LARGEST = 65_536
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """What a detector is made of; defaults are Deformable-DETR's (arXiv 2010.04159).
+    """What a detector is made of (a `DetectorSpec`); defaults are Deformable-DETR's (arXiv 2010.04159).
 
     Attributes:
         variant: of Deformable-DETR `plain`; `refine`: iterative box refinement; `two_stage`: that, with queries chosen
@@ -84,12 +84,10 @@ class DetectorConfig:
 
     @property
     def family(self) -> str:
-        """See `DetectorSpec`."""
         return {"dab": "dab-deformable-detr", "dino": "dino"}.get(self.variant, "deformable-detr")
 
     @property
     def summary(self) -> str:
-        """See `DetectorSpec`."""
         return (
             f"{NAMES[self.variant]} ({self.backbone}, {self.encoder_layers} + {self.decoder_layers} layers, "
             f"width {self.width}, {self.num_queries} queries)"
@@ -97,11 +95,10 @@ class DetectorConfig:
 
     @property
     def class_agnostic(self) -> bool:
-        """See `DetectorSpec`."""
         return self.variant == "two_stage"
 
     def override(self, changes: dict[str, Any]) -> "DetectorConfig":
-        """See `DetectorSpec`."""
+        """Change some fields; raises ValueError for an unknown field or a value that does not fit."""
         fields = [field.name for field in dataclasses.fields(self)]
         for name, value in changes.items():
             if name not in fields:
@@ -112,19 +109,18 @@ class DetectorConfig:
         return dataclasses.replace(self, **changes)
 
     def for_classes(self, names: Sequence[str]) -> "DetectorConfig":
-        """See `DetectorSpec`; it holds no classes."""
+        """Return itself, which holds no classes."""
         return self
 
     def without_paths(self) -> "DetectorConfig":
-        """See `DetectorSpec`; it holds no paths."""
+        """Return itself, which holds no paths."""
         return self
 
     def to_plain(self) -> dict[str, Any]:
-        """See `DetectorSpec`."""
         return dataclasses.asdict(self)
 
     def build(self, num_classes: int) -> Detector:
-        """See `DetectorSpec`; raises ValueError for no classes, or for a backbone that timm cannot build."""
+        """Build it; raises ValueError for no classes, or for a backbone that timm cannot build."""
         from oddetr.models.families.build import compose  # the builders read this configuration
 
         return compose(self, num_classes, Backbone(self.backbone, self.pretrained, self.maps))

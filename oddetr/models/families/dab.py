@@ -22,7 +22,7 @@ PRESETS = {"dab_deformable_detr_tiny": replace(TINY, variant="dab"), "dab_deform
 
 
 def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (see `presets.compose`)."""
+    """Compose it around `backbone` (see `build.compose`)."""
     heads = PredictionHead(config.width, num_classes).copies(config.decoder_layers)
     heads[0].start_with_size(-2.0)
     queries = LearnedAnchors(config.num_queries, config.width)

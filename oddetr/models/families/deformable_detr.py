@@ -36,7 +36,7 @@ PRESETS = {
 
 
 def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (see `presets.compose`).
+    """Compose it around `backbone` (see `build.compose`).
 
     Without refinement all layers share one head. Two-stage, the encoder has a head of its own, and the heads start
     without the official bias of -2 for widths and heights, since anchors bring sizes.

@@ -30,7 +30,7 @@ PRESETS = {
 
 
 def build(config: DetectorConfig, num_classes: int, backbone: Any) -> ComposedDetector:
-    """Compose it around `backbone` (see `presets.compose`); all decoder layers share one head."""
+    """Compose it around `backbone` (see `build.compose`); all decoder layers share one head."""
     head = PredictionHead(config.width, num_classes)
     heads = head.copies(1)
     queries = MixedQueries(config.num_queries, config.width, head)

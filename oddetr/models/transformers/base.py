@@ -45,7 +45,7 @@ class HuggingFaceDetector(Detector):
     query_source = None
     first_is_object: str | None = None
 
-    def __init__(self, model: Any, mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]) -> None:
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
         self._mean, self._std = mean, std
@@ -60,12 +60,10 @@ class HuggingFaceDetector(Detector):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """See `Detector`."""
         return self._mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """See `Detector`."""
         return self._std
 
     @property
@@ -119,7 +117,7 @@ class HuggingFaceDetector(Detector):
         return self.model.config
 
     def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
-        """See `Detector`; what was learned stays."""
+        """What was learned stays."""
         return learned
 
 

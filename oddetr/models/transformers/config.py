@@ -44,7 +44,7 @@ _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 @dataclass(frozen=True)
 class HuggingFaceConfig:
-    """What a detector of transformers is made of.
+    """What a detector of transformers is made of (a `DetectorSpec`).
 
     Attributes:
         content: of its config.json.
@@ -60,43 +60,35 @@ class HuggingFaceConfig:
     std: tuple[float, ...] = IMAGENET[1]
 
     def __post_init__(self) -> None:
-        check_kind(self.kind)
+        check_kind(self.family)
         if not isinstance(self.content.get("backbone_config"), dict):
             raise ValueError("there is no backbone_config, without which transformers looks elsewhere for a backbone")
         _check_fields(self.content)
 
     @property
-    def kind(self) -> str:
-        """`model_type`."""
+    def family(self) -> str:
+        """Its `model_type`."""
         return str(self.content.get("model_type"))
 
     @property
-    def family(self) -> str:
-        """See `DetectorSpec`."""
-        return self.kind
-
-    @property
     def summary(self) -> str:
-        """See `DetectorSpec`."""
-        return f"{self.kind} of transformers"
+        return f"{self.family} of transformers"
 
     @property
     def num_queries(self) -> int | None:
-        """See `DetectorSpec`; Deformable-DETR's pretrained weights fix the number."""
-        return self.content.get("num_queries") if self.kind in REAL_TIME else None
+        """Deformable-DETR's pretrained weights fix the number."""
+        return self.content.get("num_queries") if self.family in REAL_TIME else None
 
     @property
     def class_agnostic(self) -> bool:
-        """See `DetectorSpec`."""
-        return bool(self.kind == "deformable_detr" and self.content.get("two_stage"))
+        return bool(self.family == "deformable_detr" and self.content.get("two_stage"))
 
     @property
     def pretrained(self) -> bool:
-        """See `DetectorSpec`: its weights are the whole model's."""
+        """Its weights are the whole model's."""
         return False
 
     def to_plain(self) -> dict[str, Any]:
-        """See `DetectorSpec`."""
         return asdict(self)
 
     @classmethod
@@ -126,20 +118,19 @@ class HuggingFaceConfig:
             return cls(_configuration(content).to_dict(), *_normalisation(processor, str(content["model_type"])))
 
     def override(self, changes: dict[str, Any]) -> "HuggingFaceConfig":
-        """See `DetectorSpec`; the fields of its config.json."""
+        """Change fields of its config.json."""
         for name in changes:
             if name not in self.content:
-                raise ValueError(f"transformers' {self.kind} has no field {name!r}; its config.json lists them.")
+                raise ValueError(f"transformers' {self.family} has no field {name!r}; its config.json lists them.")
         return replace(self, content=self.content | changes)
 
     def for_classes(self, names: Sequence[str]) -> "HuggingFaceConfig":
-        """See `DetectorSpec`."""
         labels = {str(index): name for index, name in enumerate(names)}
         content = self.content | {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
         return replace(self, content=content)
 
     def without_paths(self) -> "HuggingFaceConfig":
-        """See `DetectorSpec`. (Class names that look like paths stay.)"""
+        """Without the folder that it was read from; class names that look like paths stay."""
         return replace(self, content=without_key(self.content, MODEL_PATH))
 
     def build(self, num_classes: int) -> HuggingFaceDetector:
@@ -151,7 +142,7 @@ class HuggingFaceConfig:
         _need_transformers()
         from transformers import AutoModelForObjectDetection
 
-        with _explained(f"transformers cannot make its {self.kind}"):
+        with _explained(f"transformers cannot make its {self.family}"):
             model = AutoModelForObjectDetection.from_config(_configuration(self.content), trust_remote_code=False)
             detector = adapt(model, self.mean, self.std)
         detector.initialise()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from oddetr.models.encoder import resize_mask
 from oddetr.models.heads import inverse_sigmoid
-from oddetr.models.queries import gather_tokens, token_anchors
+from oddetr.models.queries import gather_tokens, same_queries, token_anchors
 from oddetr.models.transformers.base import HuggingFaceDetector, attention_mask, level_arguments, split_groups
 from oddetr.structures import Anchors, Embeddings, Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
 
@@ -23,7 +23,6 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
 
     @property
     def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
-        """See `Detector`."""
         inner = self.model.model
         return self.backbone, inner.input_proj, inner.level_embed, inner.encoder
 
@@ -72,10 +71,8 @@ class HuggingFaceDeformableDetr(HuggingFaceDetector):
             proposals = Predictions(logits[None].float(), boxes[None].float(), content[None])
             return InitialQueries(Queries(slots, best, position, chosen), proposals, class_agnostic=True)
         position, content = inner.query_position_embeddings.weight.split(width, dim=1)
-        batch = memory.tokens.shape[0]
-        identity = torch.arange(len(content), device=content.device).expand(batch, -1)
-        anchors = inner.reference_points(position).float().sigmoid().expand(batch, -1, -1)
-        return InitialQueries(Queries(content.expand(batch, -1, -1), anchors, position.expand(batch, -1, -1), identity))
+        anchors = inner.reference_points(position).float().sigmoid()
+        return InitialQueries(same_queries(memory, content, anchors, position))
 
     def position(self, anchors: Anchors, learned: Embeddings | None) -> Embeddings | None:
         """What was learned goes along; a two-stage detector's is computed from the anchors."""

@@ -11,13 +11,7 @@ from torch.nn import functional as F
 from oddetr.models.denoising import ContrastiveDenoising
 from oddetr.models.encoder import valid_ratio
 from oddetr.models.queries import gather_tokens
-from oddetr.models.transformers.base import (
-    IMAGENET,
-    HuggingFaceDetector,
-    attention_mask,
-    level_arguments,
-    split_groups,
-)
+from oddetr.models.transformers.base import HuggingFaceDetector, attention_mask, level_arguments, split_groups
 from oddetr.structures import Images, InitialQueries, Memory, PaddingMask, Predictions, Queries
 
 _LAYERS_FIRST = ("d_fine", "deimv2")
@@ -40,7 +34,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
 
     knows_padding = False
 
-    def __init__(self, model: Any, mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]) -> None:
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__(model, mean, std)
         config = model.config
         self.top_k = max(self.top_k, config.num_queries)
@@ -51,7 +45,7 @@ class HuggingFaceRealTimeDetr(HuggingFaceDetector):
 
     @property
     def encoding(self) -> tuple[nn.Module | nn.Parameter, ...]:
-        """See `Detector`; DEIMv2 projects the backbone's maps in its `conv_encoder`."""
+        """DEIMv2 projects the backbone's maps in its `conv_encoder`."""
         inner = self.model.model
         first = (inner.conv_encoder,) if hasattr(inner, "conv_encoder") else (inner.backbone, inner.encoder_input_proj)
         return *first, inner.encoder, inner.decoder_input_proj

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from oddetr.common.terminal import print_line
 from oddetr.common.text import shown
 from oddetr.data.transforms import LEAST_SIDE
 from oddetr.evaluation.detections import Detections
 from oddetr.prediction.classes import choose_labels, split_words
-from oddetr.prediction.inputs import count_views, find_files, is_video, read_views, unique_names
+from oddetr.prediction.inputs import View, count_views, find_files, is_video, read_views, unique_names
 from oddetr.prediction.onnx_predictor import Runtime, open_predictor
 from oddetr.prediction.outputs import FORMATS, Pictures, open_outputs, picture_file
 from oddetr.prediction.slicing import detect_sliced
@@ -40,6 +41,12 @@ class PredictionReport:
     objects: int = 0
     pictures: list[Path] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def count(self, view: View, found: Detections) -> None:
+        """Add a view to the numbers."""
+        self.images += view.frame is None
+        self.frames += view.frame is not None
+        self.objects += len(found)
 
 
 def predict(
@@ -103,8 +110,7 @@ def predict(
     """
     kinds, folder, console = split_words(formats), Path(out), console or Console(quiet=True)
     _check_options(threshold, batch_size, top_k, slice, kinds)
-    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
-    _check_files(names, folder, kinds)
+    names = _find_named(paths, folder, kinds)
     predictor = open_predictor(checkpoint, weights, runtime)
     least = predictor.thresholds if threshold is None else threshold
     labels = None if classes is None else choose_labels(split_words(classes), predictor.classes)
@@ -117,11 +123,9 @@ def predict(
         return [found if top_k is None else found.top(top_k) for found in sliced]
 
     report = PredictionReport()
-    origin = f"{checkpoint} ({weights})"
-    outputs = open_outputs(kinds, folder, predictor.classes, list(names), origin, slice or None)
+    outputs = open_outputs(kinds, folder, predictor.classes, list(names), f"{checkpoint} ({weights})", slice or None)
     try:
-        progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-        with ExitStack() as closing, progress as bar:
+        with ExitStack() as closing, _progress(console) as bar:
             for output in outputs:
                 closing.callback(output.close)
             task = bar.add_task("", total=sum(map(count_views, names)))
@@ -132,16 +136,19 @@ def predict(
                     found = found.clipped(*view.size)
                     for output in outputs:
                         output.write(view, found)
-                    report.images += view.frame is None
-                    report.frames += view.frame is not None
-                    report.objects += len(found)
+                    report.count(view, found)
                 bar.advance(task, len(views))
     except KeyboardInterrupt as stopped:
         message = f"Stopped after {report.images} images and {report.frames} frames; they are in {folder}."
-        console.print(message, highlight=False, soft_wrap=True)
+        print_line(console, message)
         raise KeyboardInterrupt(message) from stopped
     report.pictures += [file for output in outputs if isinstance(output, Pictures) for file in output.files]
     return report
+
+
+def _progress(console: Console) -> Progress:
+    """A bar on a terminal; silent elsewhere."""
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def _check_options(
@@ -159,8 +166,9 @@ def _check_options(
         raise ValueError(f"{found}; there are {', '.join(FORMATS)}.")
 
 
-def _check_files(names: dict[Path, str], folder: Path, formats: list[str]) -> None:
-    """Raises ValueError where an output cannot take the files."""
+def _find_named(paths: str | Path | Sequence[str | Path], folder: Path, formats: list[str]) -> dict[Path, str]:
+    """The files with the names of their results; raises ValueError where an output cannot take them."""
+    names = unique_names(find_files([paths] if isinstance(paths, str | Path) else paths, without=folder))
     pictures = {picture_file(folder, name, is_video(file)).resolve() for file, name in names.items()}
     overwritten = pictures & {file.resolve() for file in names}
     if "pictures" in formats and overwritten:
@@ -171,3 +179,4 @@ def _check_files(names: dict[Path, str], folder: Path, formats: list[str]) -> No
             f"{video} is a video, and pre-annotations for Label Studio are of images. Leave labelstudio out of "
             f"--formats, or save its frames first: ffmpeg -i {video.name} frames/%06d.png"
         )
+    return names

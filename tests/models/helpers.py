@@ -12,8 +12,9 @@ from oddetr.data.transforms import EvalTransform
 from oddetr.distillation.task import DistillationTask
 from oddetr.evaluation.coco import evaluate_detections
 from oddetr.evaluation.postprocessing import postprocess
-from oddetr.models.detector import Detector
+from oddetr.models.detector import ComposedDetector, Detector
 from oddetr.models.families.build import DetectorConfig, Variant, compose
+from oddetr.models.queries import QuerySource
 from oddetr.structures import Batch, GroundTruth, Predictions, Queries
 
 VARIANTS = get_args(Variant)
@@ -147,3 +148,9 @@ def assert_frozen_encoder_stays(detector: Detector, batch: Batch) -> None:
     averages = task.teacher.detector.state_dict()
     assert all(averages[name].equal(before[name]) for name in frozen & averages.keys())
     assert not any(averages[name].equal(before[name]) for name in moved if before[name].is_floating_point())
+
+
+def hollow(kind: type[ComposedDetector] = ComposedDetector) -> ComposedDetector:
+    """A detector without weights, for what does not run it."""
+    part = nn.Identity()
+    return kind(part, part, part, QuerySource(1, 1), part)

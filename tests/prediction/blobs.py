@@ -8,9 +8,8 @@ from sklearn.datasets import load_digits
 from oddetr.checkpoints.checkpoint import CheckpointInfo
 from oddetr.data.dataset import ClassTable
 from oddetr.evaluation.detections import Detections
-from oddetr.models.detector import ComposedDetector
 from oddetr.prediction.predictor import Predictor
-from tests.models.helpers import SMALL
+from tests.models.helpers import SMALL, hollow
 
 CLASSES = ClassTable(("grey", "white"), (3, 7))
 
@@ -43,7 +42,7 @@ detect_calls: list[list[tuple[int, int]]] = []
 def blob_predictor() -> BlobPredictor:
     detect_calls.clear()
     info = CheckpointInfo(SMALL, CLASSES, 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    return BlobPredictor(ComposedDetector(*[torch.nn.Identity()] * 5), info, torch.device("cpu"))
+    return BlobPredictor(hollow(), info, torch.device("cpu"))
 
 
 def scattered(height: int, width: int, step: int = 37) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from oddetr.models.detector import ComposedDetector, Detector
 from oddetr.prediction import onnx as export
 from oddetr.prediction.predictor import Predictor
 from oddetr.structures import Predictions
-from tests.models.helpers import SMALL, small_detector
+from tests.models.helpers import SMALL, hollow, small_detector
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -163,7 +163,7 @@ def test_export_when_asked_for_the_impossible_then_says_what(
             raise NotImplementedError("not today")
 
     with pytest.raises(export.ExportError, match=r"cannot export this detector .*not today"):
-        export.write_onnx(Stubborn(*[torch.nn.Identity()] * 5), INFO, tmp_path / "a.onnx", (64, 64))
+        export.write_onnx(hollow(Stubborn), INFO, tmp_path / "a.onnx", (64, 64))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert cli.main(["export", str(trained), "--out", str(tmp_path / "a.onnx")]) == 1
     assert "Export needs onnxscript: pip install onnx onnxscript onnxruntime." in capsys.readouterr().err

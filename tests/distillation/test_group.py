@@ -21,10 +21,11 @@ from tests.losses.helpers import assign, parts_of, random_case
 def test_agreement_by_hand(
     own: list[int], taught: list[int], teacher: list[int], carried: float, disagreement: float
 ) -> None:
-    """Of two layers that agree alike."""
-    log = agreement(*(torch.tensor(each).expand(2, 1, -1) for each in (own, taught, teacher)))
-    assert log["matching_carried"].item() == pytest.approx(carried)
-    assert log["matching_disagreement"].item() == pytest.approx(disagreement)
+    """Of one layer, and of two that agree alike."""
+    for layers in (1, 2):
+        log = agreement(*(torch.tensor(each).expand(layers, 1, -1) for each in (own, taught, teacher)))
+        assert log["matching_carried"].item() == pytest.approx(carried)
+        assert log["matching_disagreement"].item() == pytest.approx(disagreement)
 
 
 def test_matching_weight_interpolates_the_loss() -> None:

@@ -12,9 +12,9 @@ def test_assignment_of_slots_is_carried_over_unchanged() -> None:
 
 
 def test_assignment_of_tokens_follows_the_token() -> None:
-    """The teacher chose tokens 7, 3, 9, of which 7 has object 1 and 9 object 0; the student chose 9, 5, 7."""
-    taught = carried_over(torch.tensor([[[1, -1, 0]]]), torch.tensor([[7, 3, 9]]), torch.tensor([[9, 5, 7]]))
-    assert taught.tolist() == [[[0, -1, 1]]]
+    """The teacher chose tokens 7, 3, 9, of which 7 has object 1 and 9 object 0; the student chose 5, 9, 7, 2."""
+    taught = carried_over(torch.tensor([[[1, -1, 0]]]), torch.tensor([[7, 3, 9]]), torch.tensor([[5, 9, 7, 2]]))
+    assert taught.tolist() == [[[-1, 0, 1, -1]]]
     dropped = carried_over(torch.tensor([[[1, -1, 0]]]), torch.tensor([[7, 3, 9]]), torch.tensor([[5, 3, 7]]))
     assert dropped.tolist() == [[[-1, -1, 1]]]
 

@@ -144,6 +144,7 @@ class ComposedDetector(Detector):
         self.backbone = backbone
         self.pyramid = pyramid
         self.encoder = encoder
+        # `Detector` may have no query source, and this one always has.
         self.query_source: QuerySource = query_source  # pyright: ignore[reportIncompatibleVariableOverride]
         self.decoder = decoder
         self.denoising = denoising
